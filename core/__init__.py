@@ -1,0 +1,1 @@
+"""Everything of mamba-tui that runs without a screen."""

@@ -1,0 +1,1 @@
+"""The terminal: command line and Textual console. Never imports torch."""
