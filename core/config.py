@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.errors import UserError
+
 STANDARD = "standard"
 MAMBA = "mamba"
 MAMBA2 = "mamba2"
@@ -33,7 +35,7 @@ class Problem:
         return f"{self.key} is {show(self.value)}; accepted: {self.accepted}"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The configuration cannot be used. `problems` names every reason, not only the first."""
 
     def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
