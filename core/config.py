@@ -441,7 +441,7 @@ def replace(config: RunConfig, source: str = "configuration", /, **changes: obje
     if depth is not None and 1 <= depth <= 512:
         base["n_layer"] = depth
         for key in PER_LAYER:
-            base[key] = tuple(base[key][layer * config.model.n_layer // depth] for layer in range(depth))
+            base[key] = _stretch(base[key], depth)
         if "n_head" not in changes:
             widths = changes.get("n_embd", base["n_embd"])
             base["n_head"] = _fitting_heads(base["n_head"], widths)
@@ -454,6 +454,12 @@ def _new_depth(config: RunConfig, changes: Mapping[str, object]) -> int | None:
     asked += [len(value) for key in PER_LAYER if isinstance(value := changes.get(key), (list, tuple))]
     depths = [depth for depth in asked if type(depth) is int and depth != config.model.n_layer]
     return depths[0] if depths else None
+
+
+def _stretch(entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+    """The entries spread over another depth: both ends stay, the middle stays in the middle."""
+    step = (len(entries) - 1) / max(depth - 1, 1)
+    return tuple(entries[round(layer * step)] for layer in range(depth))
 
 
 def _fitting_heads(heads: tuple[int, ...], widths: object) -> tuple[int, ...]:
