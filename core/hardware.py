@@ -49,7 +49,8 @@ def resolve_device(name: str) -> str:
         raise UserError(f'device is "{name}"; accepted: auto, cpu, cuda, cuda:1 ..., mps')
     if name.partition(":")[0] not in available:
         raise UserError(
-            f'device is "{name}", which this machine does not have; accepted here: auto, {", ".join(available)}'
+            f'device is "{name}", which this machine does not have; '
+            f"accepted here: auto, {', '.join(available)}"
         )
     if ":" in name and (count := len(cuda_devices())) and int(name.partition(":")[2]) >= count:
         raise UserError(
