@@ -1,0 +1,61 @@
+"""Runs: directories that a trainer writes and everybody else reads (shared/DESIGN.md, docs/events.md).
+
+No torch here. The parts: `directory` (names, checkpoints, preparing), `events` (the history file),
+`history` (the history folded into curves), `control` (commands), `lock` (who is alive), `status`
+(a run at a glance), `launching` (starting a trainer and sending it commands).
+"""
+
+from core.runs.control import COMMANDS, Command, CommandInbox
+from core.runs.directory import (
+    CheckpointInfo,
+    Run,
+    check_name,
+    fixed_differences,
+    fixed_message,
+    list_runs,
+    next_run_name,
+    prepare_run,
+)
+from core.runs.events import EventReader, EventWriter, read_tail
+from core.runs.history import Follower, History, Series, preview
+from core.runs.launching import send_command, signal_trainer, start_trainer, wait_for_command
+from core.runs.lock import Holder, RunLock, boot_id, read_holder
+from core.runs.schema import SCHEMA, STATES, Event
+from core.runs.status import RunStatus, explain_log, is_alive, log_tail, status
+
+__all__ = [
+    "COMMANDS",
+    "SCHEMA",
+    "STATES",
+    "CheckpointInfo",
+    "Command",
+    "CommandInbox",
+    "Event",
+    "EventReader",
+    "EventWriter",
+    "Follower",
+    "History",
+    "Holder",
+    "Run",
+    "RunLock",
+    "RunStatus",
+    "Series",
+    "boot_id",
+    "check_name",
+    "explain_log",
+    "fixed_differences",
+    "fixed_message",
+    "is_alive",
+    "list_runs",
+    "log_tail",
+    "next_run_name",
+    "prepare_run",
+    "preview",
+    "read_holder",
+    "read_tail",
+    "send_command",
+    "signal_trainer",
+    "start_trainer",
+    "status",
+    "wait_for_command",
+]

@@ -1,0 +1,299 @@
+"""A run is a directory: its names, its checkpoints, and how one is made ready to be trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from core.config import SETTINGS, RunConfig, Value, differences, replace, show
+from core.errors import UserError
+from core.runs.lock import is_locked, read_holder, refusal
+
+Mode = Literal["auto", "resume", "fresh"]
+CHECKPOINT = re.compile(r"checkpoint_step_(\d{1,18})\.json")
+BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a manifest says. `problem` tells in words why the file cannot be used, "" when it looks whole."""
+
+    step: int
+    path: Path
+    bytes: int
+    sha256: str
+    train_loss: float | None
+    validation_loss: float | None
+    bits_per_byte: float | None
+    time: float
+    best: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's directory. Cheap to make; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """True when the directory holds a run."""
+        return self.config_path.is_file()
+
+    @property
+    def config_path(self) -> Path:
+        """The frozen configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The run's own tokenizer."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def events_path(self) -> Path:
+        """The history."""
+        return self.path / "events.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file whose lock means that the run is alive."""
+        return self.path / "run.lock"
+
+    @property
+    def control_path(self) -> Path:
+        """The folder that commands are put into."""
+        return self.path / "control"
+
+    @property
+    def log_path(self) -> Path:
+        """What the trainer printed."""
+        return self.path / "trainer.log"
+
+    def config(self) -> RunConfig:
+        """The frozen configuration. Raises UserError when it is missing or damaged."""
+        from core.config_files import load_file
+
+        if not self.exists:
+            raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
+        return load_file(self.config_path)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.path / f"checkpoint_step_{step}.pt"
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Every checkpoint with a manifest, by step. No manifest: the save never finished."""
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return []
+        found = [
+            info
+            for name in names
+            if (match := CHECKPOINT.fullmatch(name))
+            and (info := read_manifest(self.path / name, int(match[1])))
+        ]
+        found.sort(key=lambda info: info.step)
+        usable = [info for info in found if not info.problem and _known(info.validation_loss)]
+        best = min(usable, key=lambda info: info.validation_loss or 0.0, default=None)
+        return [dataclasses.replace(info, best=info is best) for info in found]
+
+
+def _known(loss: float | None) -> bool:
+    return loss is not None and math.isfinite(loss)
+
+
+def _number(values: Mapping[str, Any], key: str) -> float | None:
+    value = values.get(key)
+    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value)
+
+
+def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
+    """The checkpoint that a manifest describes; None when the file is no manifest. Never raises."""
+    try:
+        with open(path, "rb") as file:
+            values = json.loads(file.read(1 << 16))
+        size, digest = values["bytes"], values["sha256"]
+        if type(size) is not int or type(digest) is not str or values["step"] != step:
+            return None
+        moment = _number(values, "time") or 0.0
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+    file_path = path.with_suffix(".pt")
+    try:
+        found = file_path.stat().st_size
+    except OSError:
+        problem = "its file is missing"
+    else:
+        problem = "" if found == size else f"its file has {found:,} bytes instead of {size:,}"
+    return CheckpointInfo(
+        step=step,
+        path=file_path,
+        bytes=size,
+        sha256=digest,
+        train_loss=_number(values, "train_loss"),
+        validation_loss=_number(values, "validation_loss"),
+        bits_per_byte=_number(values, "bits_per_byte"),
+        time=moment,
+        best=False,
+        problem=problem,
+    )
+
+
+def list_runs(root: Path) -> list[Run]:
+    """The runs in a folder, by name; [] when there is no such folder."""
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    return [run for name in folders if (run := Run(Path(root) / name)).exists]
+
+
+def next_run_name(root: Path, stem: str = "run") -> str:
+    """The first free name: run-001, run-002, ..."""
+    number = 1
+    while (Path(root) / f"{stem}-{number:03d}").exists():
+        number += 1
+    return f"{stem}-{number:03d}"
+
+
+def check_name(name: str) -> None:
+    """Raise UserError unless `name` can be the name of a run's folder."""
+    good = name and len(name.encode(errors="replace")) <= 120 and not name.startswith((".", "-"))
+    if not good or any(not character.isprintable() or character in '/\\:*?"<>|' for character in name):
+        raise UserError(
+            f"--run is {name!r}; accepted: a name of letters, digits, spaces, dots, dashes and underscores"
+        )
+
+
+def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode = "auto") -> Run:
+    """Make a run ready for `start_trainer` and freeze its configuration.
+
+    "auto" goes on with the run when there is one, "resume" insists on one, "fresh" moves an older
+    one aside and starts over. `config` None keeps the frozen one. Raises UserError when the run is
+    alive, or when `config` changes what the run's checkpoints depend on.
+    """
+    check_name(name)
+    run = Run(Path(root) / name)
+    if is_locked(run.lock_path):
+        raise UserError(refusal(name, read_holder(run.lock_path)))
+    if mode == "resume" and not run.exists:
+        raise UserError(f'--resume: there is no run "{name}" in {root}')
+    if mode == "fresh" and run.path.exists():
+        _move_aside(run)
+    if run.exists:
+        if config is not None:
+            _apply_changes(run, config)
+        return run
+    if config is None:
+        raise UserError(f'run "{name}" in {root} has no configuration to go on with')
+    _make_folders(run)
+    _freeze(run, portable(config))
+    return run
+
+
+def portable(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths, so that a run can be resumed from any folder."""
+    changes = {"dataset_dir": _absolute(config.data.dataset_dir)}
+    if config.data.tokenizer not in BUILT_IN_TOKENIZERS:
+        changes["tokenizer"] = _absolute(config.data.tokenizer)
+    return replace(config, **changes)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _make_folders(run: Run) -> None:
+    try:
+        run.control_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{run.path} cannot be made ({error.strerror}); accepted: a folder that can be written to, "
+            "given by --checkpoints"
+        ) from None
+
+
+def _freeze(run: Run, config: RunConfig) -> None:
+    from core.config_files import save_file
+
+    save_file(config, run.config_path)
+
+
+def _move_aside(run: Run) -> None:
+    number = 1
+    while (aside := run.path.with_name(f"{run.name}.old-{number}")).exists():
+        number += 1
+    try:
+        run.path.rename(aside)
+    except OSError as error:
+        raise UserError(f"--fresh: {run.path} cannot be moved to {aside.name} ({error.strerror})") from None
+
+
+def _apply_changes(run: Run, config: RunConfig) -> None:
+    frozen = run.config()
+    wanted = portable(config)
+    changes = differences(frozen, wanted)
+    refused = fixed_differences(frozen, wanted)
+    if refused:
+        raise UserError(fixed_message(run.name, refused))
+    if changes:
+        _freeze(run, wanted)
+
+
+def fixed_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Value, Value]]:
+    """The changes that no checkpoint of the old configuration can take part in."""
+    return {key: pair for key, pair in differences(old, new).items() if SETTINGS[key].fixed}
+
+
+def fixed_message(name: str, refused: Mapping[str, tuple[Value, Value]]) -> str:
+    """Why a run cannot go on with these changes, and what to do instead."""
+    lines = [
+        f"  {key} is {show(old)} in the run, {show(new)} asked for" for key, (old, new) in refused.items()
+    ]
+    return (
+        f'run "{name}" cannot go on with another model or another reading of the text:\n'
+        + "\n".join(lines)
+        + "\nkeep the old values, start another run with --run NAME, or start this one over with --fresh "
+        "(the old run is moved aside, not deleted)"
+    )
+
+
+def directory_bytes(path: Path) -> int:
+    """What the files of a run weigh."""
+    total = 0
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    total += entry.stat(follow_symlinks=False).st_size if entry.is_file() else 0
+                except OSError:  # gone since
+                    continue
+    except OSError:
+        return total
+    return total
+
+
+def age_of(moment: float) -> float:
+    """Seconds since a moment; 0 when the clock was set back past it."""
+    return max(0.0, time.time() - moment)

@@ -1,0 +1,122 @@
+"""Starting a trainer that outlives whoever started it, and talking to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from core.errors import UserError
+from core.runs.control import COMMANDS, post_command, wait_for_answer
+from core.runs.directory import Run
+from core.runs.lock import is_locked, read_holder, refusal, signal_holder
+from core.runs.schema import Event
+from core.runs.status import ATTEMPT, explain_log, is_alive, log_tail, status
+
+START_SECONDS = 60.0
+LARGEST_LOG = 4 << 20
+
+# Trainers that this process started: kept so that their exits are collected, never to end them.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> int:
+    """Start `python -m core.train` on a prepared run and return its pid once it holds the run.
+
+    The process gets its own session, so that neither a closed terminal, nor Ctrl-C, nor the death
+    of this process touches it. Raises UserError when the run is alive already, or when the trainer
+    ends at once; the message is then the tail of trainer.log in words.
+    """
+    if is_alive(run):
+        raise UserError(refusal(run.name, read_holder(run.lock_path)))
+    _children[:] = [child for child in _children if child.poll() is None]
+    command = [sys.executable, "-P", "-m", "core.train", str(run.path.resolve())]
+    with _open_log(run) as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_environment(environment or {}),
+        )
+    _children.append(child)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = child.poll() is not None
+        holder = read_holder(run.lock_path)
+        if holder is not None and holder.pid == child.pid and is_locked(run.lock_path):
+            return child.pid
+        if ended:
+            if child.returncode in (0, 2, 130) and holder is not None and holder.pid == child.pid:
+                return child.pid  # it did its work, or wrote down why not, before we looked
+            raise UserError(_first_words(run, child.returncode))
+        time.sleep(0.01)
+    raise UserError(f"the trainer of {run.name} did not start in {START_SECONDS:g} s; see {run.log_path}")
+
+
+def _first_words(run: Run, code: int) -> str:
+    tail = log_tail(run.log_path)
+    if code == 2 and tail:
+        return tail
+    return f'the trainer of run "{run.name}" could not start: {explain_log(tail)}'
+
+
+def _open_log(run: Run) -> IO[bytes]:
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if run.log_path.stat().st_size > LARGEST_LOG:
+                os.replace(run.log_path, run.path / "trainer.log.1")
+        log = open(run.log_path, "ab", buffering=0)  # noqa: SIM115  (the caller closes it)
+        log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} ===\n".encode())
+    except OSError as error:
+        raise UserError(f"{run.log_path} cannot be written ({error.strerror})") from None
+    return log
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    # `-P` keeps the current folder, which may hold anything, off the path; the package must be on it.
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
+
+
+def send_command(run: Run, command: str, **arguments: object) -> str:
+    """Send a command to a run's trainer and return its id; a `command` event answers it.
+
+    Raises UserError when the command is unknown or nobody is there to take it.
+    """
+    if command not in COMMANDS:
+        raise UserError(f'"{command}" is no command; accepted: {", ".join(COMMANDS)}')
+    if not run.exists:
+        raise UserError(f'there is no run "{run.name}" in {run.path.parent}')
+    if not is_alive(run):
+        now = status(run)
+        raise UserError(
+            f'run "{run.name}" is not running ({now.state} at step {now.step}): it cannot {command}'
+        )
+    try:
+        return post_command(run.control_path, command, dict(arguments))
+    except OSError as error:
+        raise UserError(f"{run.control_path} cannot be written ({error.strerror})") from None
+
+
+def wait_for_command(run: Run, identity: str, seconds: float = 30.0) -> Event:
+    """The `command` event that answers a sent command. Raises UserError when none comes."""
+    return wait_for_answer(run.events_path, run.lock_path, identity, seconds)
+
+
+def signal_trainer(run: Run, number: int) -> int:
+    """Send a signal to a run's trainer, and to no other process ever; returns its pid."""
+    return signal_holder(run.lock_path, signal.Signals(number))

@@ -1,0 +1,235 @@
+"""Is a run alive? The answer is an OS lock that its trainer holds, which no crash can leave behind.
+
+Where no lock is to be had (no fcntl, a file system without locks) the lock file tells the process
+id, its start time, the boot and the host, and the trainer renews its date as a heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_LIMIT = 30.0
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds, or last held, a run's lock."""
+
+    pid: int
+    boot_id: str
+    process_start: str
+    host: str
+    since: float
+    method: str
+
+    @property
+    def here(self) -> bool:
+        """True when this process id means that very process: same host, same boot, same start."""
+        return (
+            self.pid > 0
+            and self.host == platform.node()
+            and self.boot_id == boot_id()
+            and self.process_start == process_start(self.pid) != ""
+        )
+
+    def __str__(self) -> str:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        where = "" if self.host == platform.node() else f" on {self.host}"
+        return f"process {self.pid}{where} since {moment}"
+
+
+def boot_id() -> str:
+    """A text that changes with every start of the machine; "" where it cannot be known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _ask("sysctl", "-n", "kern.boottime")
+
+
+def process_start(pid: int) -> str:
+    """When a process started, in the system's own words; "" when there is none or it is a zombie.
+
+    Together with the boot id it tells a process from a later one that was given the same id.
+    """
+    try:
+        # The second field is the program's name in parentheses and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (OSError, IndexError):
+        return "" if Path("/proc/self/stat").exists() else _ask("ps", "-o", "lstart=", "-p", str(pid))
+
+
+def _ask(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+class RunLock:
+    """The trainer's side. Use as a context manager around the trainer's whole life.
+
+    Raises UserError naming the other process when the run is held already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+        self._ended = threading.Event()
+
+    def __enter__(self) -> RunLock:
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        method = self._take()
+        holder = Holder(
+            os.getpid(), boot_id(), process_start(os.getpid()), platform.node(), time.time(), method
+        )
+        data = json.dumps(asdict(holder)).encode()
+        # In place: the lock is on this very file, a rename would leave it behind. Padded, so that
+        # there is no moment at which the file is empty or ends in the middle.
+        os.pwrite(self._descriptor, data.ljust(max(512, len(data))), 0)
+        if method == "heartbeat":
+            threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        elif hasattr(os, "register_at_fork"):
+            # A forked child would share the lock and keep a dead trainer alive.
+            os.register_at_fork(after_in_child=self._forget)
+        return self
+
+    def _take(self) -> str:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            holder = read_holder(self.path)
+            if fcntl is not None:
+                try:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # It may be a reader that asks whether we live: that takes microseconds.
+                    if time.monotonic() < deadline:
+                        time.sleep(0.02)
+                        continue
+                    os.close(self._descriptor)
+                    raise UserError(refusal(self.path.parent.name, holder)) from None
+                except OSError:
+                    pass  # a file system without locks
+                else:
+                    return "flock"
+            if holder is not None and holder.method == "heartbeat" and _beating(self.path, holder):
+                os.close(self._descriptor)
+                raise UserError(refusal(self.path.parent.name, holder))
+            return "heartbeat"
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def _forget(self) -> None:
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        holder = read_holder(self.path)
+        if holder is not None and holder.method == "heartbeat":
+            released = asdict(holder) | {"pid": 0}
+            with contextlib.suppress(OSError):
+                os.pwrite(self._descriptor, json.dumps(released).encode().ljust(512), 0)
+        self._forget()
+
+
+def refusal(name: str, holder: Holder | None) -> str:
+    """Why a second trainer may not start."""
+    who = str(holder) if holder else "another process"
+    return f'run "{name}" is already being trained by {who}; attach to it, or stop it first'
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who wrote the lock file; None when it is missing or makes no sense."""
+    try:
+        with open(path, "rb") as file:
+            values = json.loads(file.read(4096))
+        return Holder(
+            pid=int(values["pid"]),
+            boot_id=str(values["boot_id"]),
+            process_start=str(values["process_start"]),
+            host=str(values["host"]),
+            since=float(values["since"]),
+            method=str(values["method"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+
+
+def _beating(path: Path, holder: Holder) -> bool:
+    """Whether a holder without an OS lock still lives."""
+    if holder.host == platform.node():
+        return holder.here
+    try:
+        # abs(): a clock set back must not keep a dead run alive for ever.
+        return abs(time.time() - path.stat().st_mtime) < HEARTBEAT_LIMIT
+    except OSError:
+        return False
+
+
+def is_locked(path: Path) -> bool:
+    """True while a trainer holds the lock file at `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            except OSError:
+                pass
+        holder = read_holder(path)
+        return holder is not None and holder.method == "heartbeat" and _beating(path, holder)
+    finally:
+        os.close(descriptor)
+
+
+def signal_holder(path: Path, number: signal.Signals) -> int:
+    """Send a signal to the trainer that holds the lock, and to no other process ever.
+
+    Raises UserError when the run is not held, or its process cannot be told for certain.
+    """
+    name = path.parent.name
+    holder = read_holder(path)
+    if not is_locked(path) or holder is None:
+        raise UserError(f'run "{name}" has no trainer that could be signalled')
+    if not holder.here:
+        raise UserError(f'run "{name}" is held by {holder}, which cannot be reached from here')
+    if hasattr(os, "pidfd_open"):
+        descriptor = os.pidfd_open(holder.pid)
+        try:
+            # The descriptor pins the process: asked again now, the id cannot change hands any more.
+            if not holder.here:
+                raise UserError(f'run "{name}" has no trainer that could be signalled')
+            signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+    else:
+        os.kill(holder.pid, number)
+    return holder.pid

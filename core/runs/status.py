@@ -1,0 +1,175 @@
+"""What a run is doing, told from its lock and the tail of its history; never from memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from core.runs.directory import Run, age_of, directory_bytes
+from core.runs.events import read_tail
+from core.runs.lock import boot_id, is_locked, read_holder
+from core.runs.schema import STATES, Event
+
+LOG_BYTES = 16384
+LOG_LINES = 20
+ATTEMPT = "=== trainer started "
+
+ENDED = {"finished": "finished", "stopped": "stopped", "interrupted": "stopped", "failed": "failed"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run at a glance. `state` is new, one of the trainer's states, finished, stopped, failed or died."""
+
+    state: str
+    alive: bool
+    step: int
+    max_iters: int
+    train_loss: float | None
+    validation_loss: float | None
+    bits_per_byte: float | None
+    tokens_per_second: float | None
+    pid: int | None
+    since: float | None
+    age: float
+    bytes: int
+    message: str
+    log_tail: str
+
+
+def is_alive(run: Run) -> bool:
+    """True while a trainer holds the run."""
+    return is_locked(run.lock_path)
+
+
+def status(run: Run) -> RunStatus:
+    """Where a run stands. Costs the same for a history of ten events and of a million."""
+    # First the lock, then the events: a trainer that ends in between has written its last word.
+    alive = is_locked(run.lock_path)
+    holder = read_holder(run.lock_path)
+    newest = _newest(read_tail(run.events_path))
+    checkpoint = next((info for info in reversed(run.checkpoints()) if not info.problem), None)
+    start, end, step = newest.get("run"), newest.get("end"), newest.get("step")
+    evaluation = newest.get("eval")
+    log = log_tail(run.log_path)
+    state, message = _state(run, alive, newest, log)
+    last = max((event["time"] for event in newest.values()), default=_modified(run.path))
+    steps = [event["step"] for event in (step, end, evaluation) if event is not None]
+    validation = evaluation["validation_loss"] if evaluation else None
+    bits = evaluation["bits_per_byte"] if evaluation else None
+    if evaluation is None and checkpoint is not None:
+        validation, bits = checkpoint.validation_loss, checkpoint.bits_per_byte
+    return RunStatus(
+        state=state,
+        alive=alive,
+        step=max(steps, default=checkpoint.step if checkpoint else 0),
+        max_iters=start["max_iters"] if start else _max_iters(run),
+        train_loss=step["loss"] if step else checkpoint.train_loss if checkpoint else None,
+        validation_loss=validation,
+        bits_per_byte=bits,
+        tokens_per_second=step["tokens_per_second"] if step and alive else None,
+        pid=holder.pid if alive and holder else None,
+        since=holder.since if holder else None,
+        age=age_of(last),
+        bytes=directory_bytes(run.path),
+        message=message,
+        log_tail=log,
+    )
+
+
+def _newest(events: list[Event]) -> dict[str, Event]:
+    """The newest event of each kind that still counts: a new start takes the ending before it back."""
+    newest: dict[str, Event] = {}
+    for event in events:
+        if event["kind"] == "run":
+            resumed = event["resumed_from"] or 0
+            kept = ("eval", "step", "sample", "checkpoint")
+            newest = {
+                kind: newest[kind] for kind in kept if kind in newest and newest[kind]["step"] <= resumed
+            }
+        newest[event["kind"]] = event
+    return newest
+
+
+def _state(run: Run, alive: bool, newest: dict[str, Event], log: str) -> tuple[str, str]:
+    state, end, error = newest.get("state"), newest.get("end"), newest.get("error")
+    if alive:
+        name = state["state"] if state else "preparing"
+        return (name if name in STATES else "training"), (state["detail"] if state else "")
+    if end is not None:
+        message = end["message"]
+        if error is not None and end["reason"] == "failed":
+            message = f"{error['message']} {error['advice']}".strip()
+        return ENDED.get(end["reason"], "stopped"), message
+    if not newest and not log:
+        return "new", ""
+    if not newest or (newest.keys() == {"run"} and _traceback(log)):
+        return "failed", explain_log(log)
+    holder = read_holder(run.lock_path)
+    if holder is not None and holder.boot_id != boot_id():
+        return (
+            "died",
+            "the machine was restarted while the run was training; resume goes on from its last checkpoint",
+        )
+    return "died", explain_log(log) + "; resume goes on from its last checkpoint"
+
+
+def _max_iters(run: Run) -> int:
+    try:
+        return run.config().training.max_iters
+    except UserError:
+        return 0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def log_tail(path: Path, lines: int = LOG_LINES) -> str:
+    """The last lines that the newest trainer of a run printed."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    text = text.rpartition(ATTEMPT)[2].partition("\n")[2] if ATTEMPT in text else text
+    return "\n".join(text.rstrip().splitlines()[-lines:])
+
+
+# What a trainer's last words usually mean to the person who started it.
+_MEANINGS = (
+    (r"No module named '([\w.]+)'", "the Python package {0} is missing from this installation"),
+    (r"CUDA out of memory|OutOfMemoryError", "the device ran out of memory: lower batch_size or block_size"),
+    (r"MemoryError|Cannot allocate memory", "the machine ran out of memory: lower batch_size or block_size"),
+    (r"No space left on device", "the disk is full"),
+    (r"Read-only file system|Permission denied: '([^']*)'", "a file cannot be written: {0}"),
+    (r"CUDA driver|CUDA error|cudaGetDeviceCount", "the CUDA device cannot be used"),
+    (r"Segmentation fault", "the trainer crashed inside a native library"),
+)
+
+
+def _traceback(log: str) -> bool:
+    return "Traceback (most recent call last)" in log
+
+
+def explain_log(log: str) -> str:
+    """A trainer's last words in one sentence that a user can act on."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    for pattern, meaning in _MEANINGS:
+        match = re.search(pattern, log)
+        if match:
+            found = next((group for group in match.groups() if group), match[0])
+            return meaning.format(found) + (f" ({last})" if last else "")
+    if _traceback(log) and last:
+        return f"the trainer failed: {last}"
+    if last:
+        return f"the trainer ended without a word of its own; the last it printed: {last}"
+    return "the trainer was killed (by a person, or by the system for want of memory)"
