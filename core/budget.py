@@ -141,4 +141,5 @@ def lower_memory_advice(config: RunConfig, vocab_size: int, available: int, *, c
             )
     if not config.hardware.activation_checkpointing:
         return "set activation_checkpointing to true, or lower block_size or n_embd"
-    return f"lower block_size from {config.model.block_size} to {max(config.model.block_size // 2, 1)}, or n_embd"
+    block = config.model.block_size
+    return f"lower block_size from {block} to {max(block // 2, 1)}, or n_embd"

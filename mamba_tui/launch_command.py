@@ -1,0 +1,99 @@
+"""`mamba-tui launch`, `train` and `attach`: the console, headless training, or a run that goes on alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from core.config import RunConfig
+from core.errors import UserError
+from core.runs import EventReader, Run, is_alive, list_runs, next_run_name, prepare_run, start_trainer
+from mamba_tui.headless import TAIL_BYTES, follow, reader_at_end
+from mamba_tui.launch_options import LaunchOptions
+from mamba_tui.run_options import checkpoints_folder, configuration, run_mode
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out one of the three commands. Returns the exit code."""
+    if arguments.command == "attach":
+        return _attach(arguments)
+    config, path = configuration(arguments)
+    root = checkpoints_folder(arguments)
+    if not arguments.no_ui and not arguments.detach:
+        from mamba_tui.app import main
+
+        return main(
+            LaunchOptions(
+                config=config,
+                config_path=path,
+                checkpoints=root,
+                run_name=arguments.run,
+                mode=run_mode(arguments),
+                read_only=arguments.read_only,
+            )
+        )
+    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=arguments.dataset is not None)
+    name = arguments.run or _default_name(root, resume=arguments.resume)
+    prepared = prepare_run(root, name, config, mode=run_mode(arguments))
+    reader = reader_at_end(prepared)
+    pid = start_trainer(prepared)
+    if arguments.detach:
+        print(f"{prepared.name} is training; watch it: mamba-tui attach {prepared.name}")
+        return 0
+    return follow(prepared, reader, pid=pid)
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    root = checkpoints_folder(arguments)
+    followed = find_run(root, arguments.run)
+    if arguments.no_ui:
+        reader = EventReader(followed.events_path)
+        if followed.events_path.exists():
+            reader.skip_to_tail(TAIL_BYTES)
+        return follow(followed, reader)
+    from mamba_tui.app import main
+
+    return main(
+        LaunchOptions(
+            config=followed.config(), checkpoints=root, attach=followed.name, read_only=arguments.read_only
+        )
+    )
+
+
+def find_run(root: Path, name: str) -> Run:
+    """The run of that name. Raises UserError naming those there are."""
+    runs = {one.name: one for one in list_runs(root)}
+    if name not in runs:
+        known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
+        raise UserError(f'there is no run "{name}" in {root}; accepted: {known}')
+    return runs[name]
+
+
+def _default_name(root: Path, *, resume: bool) -> str:
+    if not resume:
+        return next_run_name(root)
+    waiting = [one for one in list_runs(root) if one.checkpoints() and not is_alive(one)]
+    if not waiting:
+        raise UserError(f"--resume found no run with a checkpoint in {root}; start one without --resume")
+    return max(waiting, key=lambda one: one.events_path.stat().st_mtime).name
+
+
+def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
+    """Offer the built-in sample where the default dataset folder holds nothing yet.
+
+    A folder that the user named (`given`) is never written to. Raises UserError when there is no text.
+    """
+    from core.sample_text import is_empty_dataset, write_sample
+
+    folder = Path(config.data.dataset_dir)
+    if given or not is_empty_dataset(folder):
+        return
+    offer = (
+        f"There is no text in {folder}/ yet. mamba-tui brings a sample: Python's language reference, 0.5 MB."
+    )
+    print(offer)
+    if ask and input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+        raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
+    count = len(write_sample(folder))
+    print(f"Wrote {count} files to {folder}/. Put your own .txt files there whenever you like.")
