@@ -355,7 +355,7 @@ def _clean(item: Setting, value: object, name: str, problems: list[Problem]) -> 
     good = not item.choices or result in item.choices
     if isinstance(result, (int, float)):
         good = (
-            math.isfinite(result)
+            (isinstance(result, int) or math.isfinite(result))
             and (item.low is None or result >= item.low)
             and (item.high is None or result <= item.high)
             and (item.above is None or result > item.above)

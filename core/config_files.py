@@ -6,6 +6,7 @@ under `config` as the seed does. Writing goes through a temporary name, so a cra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -122,7 +123,8 @@ def save_file(config: RunConfig, path: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
 
 
