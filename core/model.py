@@ -1,0 +1,427 @@
+"""The model: an hourglass of layers that mix over time by attention, Mamba (S6) or Mamba-2 (SSD).
+
+A model is a pure function of parameters, tokens and state to outputs and a new state, and cutting a text
+into chunks never changes the result. Every document starts from an empty state, wherever it starts: the
+convolution's taps, the recurrent state and attention all stop at `doc_start` (B, T).
+
+Shapes: B lanes, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a Mamba
+layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
+from core.ops.causal_conv import causal_conv
+from core.ops.linear_cross_entropy import linear_cross_entropy
+from core.ops.selective_scan import selective_scan
+from core.ops.ssd_scan import ssd_scan
+from core.ops.window_attention import Places, window_attention
+
+VOCABULARY_MULTIPLE = 64
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class AttentionState(NamedTuple):
+    """The last W - 1 keys, already turned to their place, and values: (B, H, W - 1, E) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class MambaState(NamedTuple):
+    """The convolution's last inputs (B, K - 1, channels) and the recurrent state.
+
+    `hidden` is (B, D, N), for Mamba-2 (B, H, E, N), in float32 at least.
+    """
+
+    tail: Tensor
+    hidden: Tensor
+
+
+LayerState = AttentionState | MambaState
+
+
+class ModelState(NamedTuple):
+    """All that a model remembers of the text so far. Shapes never change, so a step can be captured."""
+
+    position: Tensor
+    """Tokens of the current document so far, (B,) int64; cached keys from before them are never seen."""
+    layers: tuple[LayerState, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ModelState:
+        """A state with `function` applied to every tensor."""
+        layers = tuple(type(layer)(*map(function, layer)) for layer in self.layers)
+        return ModelState(function(self.position), layers)
+
+    def detach(self) -> ModelState:
+        """The same state, cut from the graph that made it."""
+        return self.map(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> ModelState:
+        """The same state on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def lanes(self, index: Tensor) -> ModelState:
+        """The lanes that `index` (M,) int64 names, in its order; a lane may be named more than once."""
+        return self.map(lambda tensor: tensor.index_select(0, index))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name, for a checkpoint."""
+        named = {"position": self.position}
+        for i, layer in enumerate(self.layers):
+            named |= {f"layers.{i}.{name}": tensor for name, tensor in layer._asdict().items()}
+        return named
+
+    @staticmethod
+    def from_tensors(named: dict[str, Tensor]) -> ModelState:
+        """The state whose `tensors()` these are. Raises KeyError if one is missing."""
+        count = len({name.split(".")[1] for name in named if name.startswith("layers.")})
+        layers: list[LayerState] = []
+        for i in range(count):
+            kind = AttentionState if f"layers.{i}.keys" in named else MambaState
+            layers.append(kind(*(named[f"layers.{i}.{name}"] for name in kind._fields)))
+        return ModelState(named["position"], tuple(layers))
+
+
+class Output(NamedTuple):
+    """What a forward pass gives: logits (B, T, V) without targets, the mean loss with them; the state."""
+
+    logits: Tensor | None
+    loss: Tensor | None
+    state: ModelState
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A projection without bias that keeps the variance of its input."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=inputs**-0.5)
+    return layer
+
+
+def silent_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A projection into the residual stream: zero at first, so that a new layer changes nothing."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def initial_dt_bias(channels: int) -> Tensor:
+    """The bias (channels,) whose softplus is spread evenly over the magnitudes of Mamba's step sizes."""
+    low, high = math.log(DT_MIN), math.log(DT_MAX)
+    dt = torch.exp(torch.rand(channels) * (high - low) + low).clamp(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal attention over the last W tokens of the document."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.n_embd[layer]
+        self.heads = config.n_head[layer]
+        self.past = config.block_size - 1
+        self.rope = config.position == "rope"
+        self.qkv = linear(width, 3 * width)
+        self.out = silent_linear(width, width)
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> AttentionState:
+        """An empty cache."""
+        shape = (batch_size, self.heads, self.past, self.out.in_features // self.heads)
+        empty = torch.zeros(shape, device=device, dtype=dtype)
+        return AttentionState(empty, empty.clone())
+
+    def forward(
+        self, x: Tensor, state: AttentionState | None, places: Places
+    ) -> tuple[Tensor, AttentionState]:
+        """(B, T, C) to (B, T, C), and the cache after it."""
+        q, k, v = self.qkv(x).unflatten(2, (3 * self.heads, -1)).chunk(3, 2)  # (B, T, H, E) each
+        if self.rope:
+            q, k = places.rotate(torch.cat((q, k), 2)).chunk(2, 2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if state is not None:
+            k = torch.cat((state.keys.to(k.dtype), k), 2)
+            v = torch.cat((state.values.to(v.dtype), v), 2)
+        mixed = window_attention(q, k, v, places)
+        return self.out(mixed.transpose(1, 2).flatten(2)), AttentionState(
+            self._newest(k, state and state.keys), self._newest(v, state and state.values)
+        )
+
+    def _newest(self, seen: Tensor, like: Tensor | None) -> Tensor:
+        """The last W - 1 slots of `seen` (B, H, S, E), empty ones in front where there are fewer."""
+        missing = max(0, self.past - seen.shape[2])
+        kept = F.pad(seen[:, :, max(0, seen.shape[2] - self.past) :], (0, 0, missing, 0))
+        return kept if like is None else kept.to(like.dtype)
+
+
+class MambaBlock(nn.Module):
+    """Mamba's mixer (arXiv 2312.00752) with norms on dt, B and C (Jamba, arXiv 2403.19887)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width, states = config.n_embd[layer], config.d_state
+        inner = config.expand * width
+        rank = math.ceil(width / 16)
+        self.split = (rank, states, states)
+        self.in_proj = linear(width, 2 * inner)
+        self.conv_weight = nn.Parameter(torch.empty(inner, config.d_conv))
+        self.conv_bias = nn.Parameter(torch.zeros(inner))
+        nn.init.uniform_(self.conv_weight, -(config.d_conv**-0.5), config.d_conv**-0.5)
+        self.x_proj = linear(inner, sum(self.split))
+        self.dt_norm, self.B_norm, self.C_norm = (nn.RMSNorm(size, eps=1e-6) for size in self.split)
+        self.dt_proj = nn.Linear(rank, inner, bias=False)
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        self.dt_bias = nn.Parameter(initial_dt_bias(inner))
+        self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out = silent_linear(inner, width)
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
+        """No inputs seen, nothing remembered."""
+        inner, taps = self.conv_weight.shape
+        wide = torch.promote_types(dtype, torch.float32)
+        return MambaState(
+            torch.zeros(batch_size, taps - 1, inner, device=device, dtype=dtype),
+            torch.zeros(batch_size, *self.A_log.shape, device=device, dtype=wide),
+        )
+
+    def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
+        """(B, T, C) to (B, T, C), and the state after it."""
+        tail, hidden = (None, None) if state is None else state
+        inputs, gate = self.in_proj(x).chunk(2, 2)
+        inputs, new_tail = causal_conv(
+            inputs, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset
+        )
+        dt, B, C = self.x_proj(inputs).split(self.split, 2)
+        y, hidden = selective_scan(
+            inputs,
+            self.dt_proj(self.dt_norm(dt)),
+            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            self.B_norm(B),
+            self.C_norm(C),
+            self.D,
+            z=gate,
+            dt_bias=self.dt_bias,
+            h0=hidden,
+            reset=places.reset,
+        )
+        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
+
+
+class Mamba2Block(nn.Module):
+    """Mamba-2's mixer (arXiv 2405.21060): one decay a head, all projections at once, a norm at the end."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width, self.states = config.n_embd[layer], config.d_state
+        self.inner, self.heads = config.expand * width, config.n_head[layer]
+        mixed = self.inner + 2 * self.states
+        self.in_proj = linear(width, self.inner + mixed + self.heads)
+        self.conv_weight = nn.Parameter(torch.empty(mixed, config.d_conv))
+        self.conv_bias = nn.Parameter(torch.zeros(mixed))
+        nn.init.uniform_(self.conv_weight, -(config.d_conv**-0.5), config.d_conv**-0.5)
+        self.dt_bias = nn.Parameter(initial_dt_bias(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(self.inner, eps=1e-6)
+        self.out = silent_linear(self.inner, width)
+
+    def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
+        """No inputs seen, nothing remembered."""
+        channels, taps = self.conv_weight.shape
+        hidden = (batch_size, self.heads, self.inner // self.heads, self.states)
+        return MambaState(
+            torch.zeros(batch_size, taps - 1, channels, device=device, dtype=dtype),
+            torch.zeros(hidden, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+        )
+
+    def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
+        """(B, T, C) to (B, T, C), and the state after it."""
+        tail, hidden = (None, None) if state is None else state
+        sizes = (self.inner, self.conv_weight.shape[0], self.heads)
+        gate, mixed, dt = self.in_proj(x).split(sizes, 2)
+        mixed, new_tail = causal_conv(mixed, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset)
+        inputs, B, C = mixed.split((self.inner, self.states, self.states), 2)
+        y, hidden = ssd_scan(
+            inputs.unflatten(2, (self.heads, -1)),
+            dt,
+            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            B,
+            C,
+            self.D,
+            dt_bias=self.dt_bias,
+            h0=hidden,
+            reset=places.reset,
+        )
+        y = self.norm(y.flatten(2) * F.silu(gate))
+        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
+
+
+class FeedForward(nn.Module):
+    """Works on each token by itself, and leads from a layer's width to the next one's."""
+
+    def __init__(self, width: int, next_width: int) -> None:
+        super().__init__()
+        self.up = linear(width, 4 * width)
+        self.down = silent_linear(4 * width, next_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, next C)."""
+        return self.down(F.gelu(self.up(x)))
+
+
+# A new mixer is one class with these three methods, one line here and its name in core/config.py.
+MIXERS: dict[str, type[MultiHeadAttention] | type[MambaBlock] | type[Mamba2Block]] = {
+    STANDARD: MultiHeadAttention,
+    MAMBA: MambaBlock,
+    MAMBA2: Mamba2Block,
+}
+
+
+class Block(nn.Module):
+    """One layer: mix over time, then work on each token, both beside a skip."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width, next_width = config.widths[layer], config.widths[layer + 1]
+        self.mixer_norm = nn.RMSNorm(width, eps=1e-6)
+        self.mixer = MIXERS[config.attention_type[layer]](config, layer)
+        self.feed_norm = nn.RMSNorm(width, eps=1e-6)
+        self.feed = FeedForward(width, next_width)
+        self.skip: nn.Module = nn.Identity()
+        if width != next_width:
+            self.skip = nn.Linear(width, next_width, bias=False)
+            nn.init.orthogonal_(self.skip.weight)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def mix(self, x: Tensor, state: LayerState | None, places: Places) -> tuple[Tensor, LayerState]:
+        """The first half: (B, T, C) to (B, T, C), and the mixer's state."""
+        mixed, state = self.mixer(self.mixer_norm(x), state, places)
+        return x + self.dropout(mixed), state
+
+    def forward(self, x: Tensor, state: LayerState | None, places: Places) -> tuple[Tensor, LayerState]:
+        """(B, T, C) to (B, T, next C), and the mixer's state."""
+        x, state = self.mix(x, state, places)
+        return self.skip(x) + self.dropout(self.feed(self.feed_norm(x))), state
+
+
+class GPT(nn.Module):
+    """A language model over `vocab_size` tokens.
+
+    The embedding has its rows padded to a multiple of 64 for the sake of fast products; the padding is
+    never predicted. `activation_checkpointing` trades time for memory in training.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.activation_checkpointing = False
+        rows = math.ceil(vocab_size / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        width = config.n_embd[0]
+        self.embedding = nn.Embedding(rows, width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.position_embedding: nn.Embedding | None = None
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, width)
+            nn.init.normal_(self.position_embedding.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, rows, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        else:
+            nn.init.normal_(self.head.weight, std=0.02)
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ModelState:
+        """The state of `batch_size` lanes before any text; by default where and what the parameters are."""
+        like = self.embedding.weight
+        device, dtype = torch.device(device or like.device), dtype or like.dtype
+        layers = tuple(block.mixer.initial_state(batch_size, device, dtype) for block in self._layers())
+        return ModelState(torch.zeros(batch_size, dtype=torch.int64, device=device), layers)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        doc_start: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Output:
+        """Read tokens (B, T) on from `state`; `doc_start` (B, T) bool marks where documents start.
+
+        Without a state the text starts at its first token. With `targets` (B, T), -100 to ignore, the
+        output has the mean loss in nats instead of logits.
+        """
+        features, state = self.features(tokens, state, doc_start)
+        if targets is None:
+            return Output(self.logits(features), None, state)
+        loss = linear_cross_entropy(
+            features.flatten(0, 1), self.head.weight, targets.flatten(), vocab_size=self.vocab_size
+        )
+        return Output(None, loss, state)
+
+    def features(
+        self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """What the head sees, (B, T, n_embd[0]), and the new state. Arguments as in `forward`."""
+        x, places = self._enter(tokens, state, doc_start)
+        layers = []
+        for i, block in enumerate(self._layers()):
+            before = None if state is None else state.layers[i]
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, after = checkpoint(
+                    block,
+                    x,
+                    before,
+                    places,
+                    use_reentrant=False,
+                    preserve_rng_state=self.config.dropout > 0,
+                )
+            else:
+                x, after = block(x, before, places)
+            layers.append(after)
+        return self.norm(x), ModelState(places.after, tuple(layers))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(B, T, n_embd[0]) to (B, T, V)."""
+        return self.head(features)[..., : self.vocab_size]
+
+    def encode(
+        self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
+    ) -> Tensor:
+        """The stream at the hourglass's waist, after the mixer of the last narrowest layer.
+
+        (B, T, min(n_embd)); arguments as in `forward`.
+        """
+        narrowest = min(self.config.n_embd)
+        waist = max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
+        x, places = self._enter(tokens, state, doc_start)
+        for i, block in enumerate(self._layers()):
+            before = None if state is None else state.layers[i]
+            if i == waist:
+                return block.mix(x, before, places)[0]
+            x, _ = block(x, before, places)
+        raise AssertionError("a model has a narrowest layer")
+
+    def _layers(self) -> Iterable[Block]:
+        return self.blocks  # type: ignore[return-value]
+
+    def _enter(
+        self, tokens: Tensor, state: ModelState | None, doc_start: Tensor | None
+    ) -> tuple[Tensor, Places]:
+        places = Places(tokens, None if state is None else state.position, doc_start, self.config.block_size)
+        x = self.embedding(tokens)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(places.position % self.config.block_size)
+        return self.dropout(x), places

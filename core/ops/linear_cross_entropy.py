@@ -1,0 +1,102 @@
+"""Output head and cross-entropy in one, over chunks of rows.
+
+The logits of a batch are by far its largest tensor: tokens x vocabulary. Here only one chunk of rows has
+logits at a time, and their gradient is formed at once, while they are there, so that nothing of that size
+is kept for the backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 23
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    vocab_size: int | None = None,
+) -> Tensor:
+    """Mean cross-entropy of the logits x weight^T against targets.
+
+    Args:
+        x: features, (M, C).
+        weight: head, (V, C).
+        targets: (M,) int64.
+        ignore_index: rows with this target count for nothing.
+        vocab_size: rows of `weight` that are tokens; those from there on are padding and never predicted.
+
+    Returns:
+        scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
+    """
+    vocab_size = weight.shape[0] if vocab_size is None else vocab_size
+    kept = targets != ignore_index
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    share = kept.to(wide) / kept.sum().clamp(min=1)
+    safe = torch.where(kept, targets, 0)
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(x, weight, safe, share, vocab_size, needs_gradient)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        share: Tensor,
+        vocab_size: int,
+        needs_gradient: bool,
+    ) -> Tensor:
+        wide = share.dtype
+        head = weight.to(x.dtype)
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        loss = torch.zeros((), dtype=wide, device=x.device)
+        if needs_gradient:
+            grad_x = torch.empty_like(x)
+            grad_weight = torch.zeros_like(weight, dtype=wide)
+        for start in range(0, x.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = (x[part] @ head.t()).to(wide)
+            logits[:, vocab_size:] = -torch.inf
+            target = targets[part].unsqueeze(1)
+            top = logits.amax(1, keepdim=True)
+            chosen = logits.gather(1, target) - top
+            logits.sub_(top).exp_()
+            total = logits.sum(1, keepdim=True)
+            weights = share[part].unsqueeze(1)
+            loss += ((total.log() - chosen) * weights).sum()
+            if needs_gradient:
+                # softmax minus one-hot, each row by its share of the mean
+                logits.mul_(weights / total)
+                logits.scatter_add_(1, target, -weights)
+                narrow = logits.to(x.dtype)
+                torch.mm(narrow, head, out=grad_x[part])
+                if x.dtype == wide:
+                    grad_weight.addmm_(narrow.t(), x[part])
+                else:
+                    grad_weight += narrow.t() @ x[part]
+        if needs_gradient:
+            ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight = ctx.saved_tensors
+        return (
+            grad_x * grad_loss.to(grad_x.dtype),
+            grad_weight * grad_loss.to(grad_weight.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
