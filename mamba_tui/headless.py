@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.config import RunConfig
-from core.runs import EventReader, Run, is_alive, status
+from core.runs import EventReader, Run, is_alive, status, trainer_exit_code
 from core.runs.schema import Event
 from mamba_tui.widgets.numbers import duration
 from mamba_tui.widgets.safe_text import visible
@@ -93,16 +93,14 @@ def _interrupts(display: Display, run: Run, pid: int | None) -> Iterator[list[in
 def _alive(run: Run, pid: int | None) -> bool:
     if pid is None:
         return is_alive(run)
-    # WNOWAIT leaves the exit code to be read at the end.
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    return trainer_exit_code(pid) is None
 
 
 def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> int:
     """Say how the run ended, in words, and turn it into an exit code."""
     end = display.end
     if pid is not None:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        code = 1 if code < 0 else code
+        code = trainer_exit_code(pid) or 0
     else:
         code = EXIT_CODES.get(end["reason"], 1) if end else 1
     if display.error is not None:

@@ -8,18 +8,20 @@ from pathlib import Path
 
 from core.config import RunConfig
 from core.errors import UserError
-from core.runs import EventReader, Run, is_alive, list_runs, next_run_name, prepare_run, start_trainer
+from core.runs import EventReader, Run, list_runs, next_run_name, prepare_run, start_trainer
 from mamba_tui.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.launch_options import LaunchOptions
-from mamba_tui.run_options import checkpoints_folder, configuration, run_mode
+from mamba_tui.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out one of the three commands. Returns the exit code."""
     if arguments.command == "attach":
         return _attach(arguments)
-    config, path = configuration(arguments)
     root = checkpoints_folder(arguments)
+    resumed = run_to_resume(arguments, root)
+    config, path = configuration(arguments, resumed)
+    name = resumed.name if resumed else arguments.run
     if not arguments.no_ui and not arguments.detach:
         from mamba_tui.app import main
 
@@ -28,14 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
                 config=config,
                 config_path=path,
                 checkpoints=root,
-                run_name=arguments.run,
+                run_name=name,
                 mode=run_mode(arguments),
                 read_only=arguments.read_only,
             )
         )
     ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=arguments.dataset is not None)
-    name = arguments.run or _default_name(root, resume=arguments.resume)
-    prepared = prepare_run(root, name, config, mode=run_mode(arguments))
+    prepared = prepare_run(root, name or next_run_name(root), config, mode=run_mode(arguments))
     reader = reader_at_end(prepared)
     pid = start_trainer(prepared)
     if arguments.detach:
@@ -68,15 +69,6 @@ def find_run(root: Path, name: str) -> Run:
         known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
         raise UserError(f'there is no run "{name}" in {root}; accepted: {known}')
     return runs[name]
-
-
-def _default_name(root: Path, *, resume: bool) -> str:
-    if not resume:
-        return next_run_name(root)
-    waiting = [one for one in list_runs(root) if one.checkpoints() and not is_alive(one)]
-    if not waiting:
-        raise UserError(f"--resume found no run with a checkpoint in {root}; start one without --resume")
-    return max(waiting, key=lambda one: one.events_path.stat().st_mtime).name
 
 
 def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:

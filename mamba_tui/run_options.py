@@ -9,6 +9,7 @@ from core.config import RunConfig, replace
 from core.config_files import WORKING_FILE, apply_settings, load_file, preset, save_file
 from core.errors import UserError
 from core.hardware import has_cuda, resolve_device
+from core.runs import Run, is_alive, list_runs
 
 CHECKPOINTS = "checkpoints"
 
@@ -42,15 +43,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def configuration(arguments: argparse.Namespace) -> tuple[RunConfig, Path | None]:
+def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tuple[RunConfig, Path | None]:
     """The configuration that the options ask for, and the file it came from if it came from one.
 
-    Without --config and --preset it is the working file, which is written first where none exists.
-    Raises UserError or ConfigError.
+    Without --config and --preset it is that of the run to go on with, if there is one, or else the
+    working file, which is written first where none exists. Raises UserError or ConfigError.
     """
     path: Path | None = None
     if arguments.preset:
         config = preset(arguments.preset, cuda=_on_cuda(arguments.device))
+    elif run is not None and not arguments.config:
+        config = run.config()
     else:
         path = Path(arguments.config) if arguments.config else WORKING_FILE
         if not arguments.config and not path.exists():
@@ -88,3 +91,24 @@ def checkpoints_folder(arguments: argparse.Namespace) -> Path:
             f"--checkpoints is {path}, which is a file; accepted: a folder, or a name for a new one"
         )
     return path
+
+
+def run_to_resume(arguments: argparse.Namespace, root: Path) -> Run | None:
+    """The run that the options ask to go on with: the one named, or with --resume alone the newest.
+
+    None when a new run is to begin. Raises UserError when --resume finds nothing to go on with.
+    """
+    if arguments.fresh:
+        return None
+    if arguments.run:
+        run = Run(root / arguments.run)
+        if arguments.resume and not run.exists:
+            known = ", ".join(one.name for one in list_runs(root)) or "none"
+            raise UserError(f'--resume: there is no run "{arguments.run}" in {root}; runs there: {known}')
+        return run if run.exists else None
+    if not arguments.resume:
+        return None
+    waiting = [run for run in list_runs(root) if run.events_path.exists() and not is_alive(run)]
+    if not waiting:
+        raise UserError(f"--resume found no run to go on with in {root}; start one without --resume")
+    return max(waiting, key=lambda run: run.events_path.stat().st_mtime)

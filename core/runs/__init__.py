@@ -18,7 +18,13 @@ from core.runs.directory import (
 )
 from core.runs.events import EventReader, EventWriter, read_tail
 from core.runs.history import Follower, History, Series, preview
-from core.runs.launching import send_command, signal_trainer, start_trainer, wait_for_command
+from core.runs.launching import (
+    send_command,
+    signal_trainer,
+    start_trainer,
+    trainer_exit_code,
+    wait_for_command,
+)
 from core.runs.lock import Holder, RunLock, boot_id, read_holder
 from core.runs.schema import SCHEMA, STATES, Event
 from core.runs.status import RunStatus, explain_log, is_alive, log_tail, status
@@ -57,5 +63,6 @@ __all__ = [
     "signal_trainer",
     "start_trainer",
     "status",
+    "trainer_exit_code",
     "wait_for_command",
 ]

@@ -61,6 +61,13 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
     raise UserError(f"the trainer of {run.name} did not start in {START_SECONDS:g} s; see {run.log_path}")
 
 
+def trainer_exit_code(pid: int) -> int | None:
+    """The exit code of a trainer that this process started; None while it runs. Killed counts as 1."""
+    child = next(child for child in _children if child.pid == pid)
+    code = child.poll()
+    return code if code is None or code >= 0 else 1
+
+
 def _first_words(run: Run, code: int) -> str:
     tail = log_tail(run.log_path)
     if code == 2 and tail:
