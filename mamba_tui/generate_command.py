@@ -87,15 +87,15 @@ def _checkpoint(arguments: argparse.Namespace) -> Path:
             known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
             raise UserError(f'--run is "{arguments.run}", which is not in {root}; accepted: {known}')
         return _newest(runs[arguments.run]) or _no_checkpoint(arguments.run)
-    newest = [path for one in runs.values() if (path := _newest(one))]
+    newest = [found for one in runs.values() if (found := _newest(one))]
     if not newest:
         raise UserError(f"no run in {root} has a checkpoint yet; train one first: mamba-tui launch")
-    return max(newest, key=lambda path: path.stat().st_mtime)
+    return max(newest, key=lambda found: found.stat().st_mtime)
 
 
 def _newest(one: Run) -> Path | None:
-    checkpoints = one.checkpoints()
-    return max(checkpoints, key=lambda info: info.step).path if checkpoints else None
+    checkpoints = [info for info in one.checkpoints() if not info.problem]
+    return checkpoints[-1].path if checkpoints else None
 
 
 def _no_checkpoint(name: str) -> Path:

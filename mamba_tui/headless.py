@@ -210,20 +210,20 @@ class PlainDisplay(Display):
     def __init__(self, console: Console, config: RunConfig) -> None:
         super().__init__(console, config)
         self._shown_at = -math.inf
-        self._shown: tuple[object, ...] = ()
+        self._shown: object = None
 
     def tick(self) -> None:
         """Print the newest progress, or a new state, if its time has come."""
-        state = (self.state["state"], self.state["detail"]) if self.state else ()
-        training = bool(state) and state[0] == "training"
+        state = (self.state["state"], self.state["detail"]) if self.state else ("", "")
+        training = state[0] == "training"
         now = time.monotonic()
-        news = (self.step["step"],) if training and self.step else state
-        if news == self._shown or (now - self._shown_at < PLAIN_LINE_SECONDS and (training or not news)):
+        news = self.step["step"] if training and self.step else state
+        if news == self._shown or (training and now - self._shown_at < PLAIN_LINE_SECONDS):
             return
         self._shown, self._shown_at = news, now
         if training and self.step:
             self.say(self.progress())
-        elif state and state[0] in ("preparing", "compiling", "paused", "stopping"):
+        elif state[0] in ("preparing", "compiling", "paused", "stopping"):
             self.say(": ".join(part for part in state if part))
 
 

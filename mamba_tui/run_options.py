@@ -10,6 +10,7 @@ from core.config_files import WORKING_FILE, apply_settings, load_file, preset, s
 from core.errors import UserError
 from core.hardware import has_cuda, resolve_device
 from core.runs import Run, is_alive, list_runs
+from mamba_tui.launch_options import Mode
 
 CHECKPOINTS = "checkpoints"
 
@@ -78,7 +79,7 @@ def _overridden(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
     return config
 
 
-def run_mode(arguments: argparse.Namespace) -> str:
+def run_mode(arguments: argparse.Namespace) -> Mode:
     """How to treat a run that exists: "resume", "fresh", or "auto" (go on with it if it is named)."""
     return "resume" if arguments.resume else "fresh" if arguments.fresh else "auto"
 
