@@ -5,9 +5,9 @@ No torch here. The parts: `directory` (names, checkpoints, preparing), `events` 
 (a run at a glance), `launching` (starting a trainer and sending it commands).
 """
 
+from core.runs.checkpoints import CheckpointInfo, checkpoint_path, find_checkpoints, prune, verify
 from core.runs.control import COMMANDS, Command, CommandInbox
 from core.runs.directory import (
-    CheckpointInfo,
     Run,
     check_name,
     fixed_differences,
@@ -26,6 +26,7 @@ from core.runs.launching import (
     wait_for_command,
 )
 from core.runs.lock import Holder, RunLock, boot_id, read_holder
+from core.runs.meter import StepMeter
 from core.runs.schema import SCHEMA, STATES, Event
 from core.runs.status import RunStatus, explain_log, is_alive, log_tail, status
 
@@ -46,9 +47,12 @@ __all__ = [
     "RunLock",
     "RunStatus",
     "Series",
+    "StepMeter",
     "boot_id",
     "check_name",
+    "checkpoint_path",
     "explain_log",
+    "find_checkpoints",
     "fixed_differences",
     "fixed_message",
     "is_alive",
@@ -57,6 +61,7 @@ __all__ = [
     "next_run_name",
     "prepare_run",
     "preview",
+    "prune",
     "read_holder",
     "read_tail",
     "send_command",
@@ -64,5 +69,6 @@ __all__ = [
     "start_trainer",
     "status",
     "trainer_exit_code",
+    "verify",
     "wait_for_command",
 ]

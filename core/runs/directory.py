@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from core.config import SETTINGS, RunConfig, Value, differences, replace, show
 from core.errors import UserError
+from core.runs.checkpoints import CheckpointInfo, find_checkpoints
 from core.runs.lock import is_locked, read_holder, refusal
 
 Mode = Literal["auto", "resume", "fresh"]
-CHECKPOINT = re.compile(r"checkpoint_step_(\d{1,18})\.json")
 BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a manifest says. `problem` tells in words why the file cannot be used, "" when it looks whole."""
-
-    step: int
-    path: Path
-    bytes: int
-    sha256: str
-    train_loss: float | None
-    validation_loss: float | None
-    bits_per_byte: float | None
-    time: float
-    best: bool
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,71 +72,9 @@ class Run:
             raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
         return load_file(self.config_path)
 
-    def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
-        return self.path / f"checkpoint_step_{step}.pt"
-
     def checkpoints(self) -> list[CheckpointInfo]:
         """Every checkpoint with a manifest, by step. No manifest: the save never finished."""
-        try:
-            names = os.listdir(self.path)
-        except OSError:
-            return []
-        found = [
-            info
-            for name in names
-            if (match := CHECKPOINT.fullmatch(name))
-            and (info := read_manifest(self.path / name, int(match[1])))
-        ]
-        found.sort(key=lambda info: info.step)
-        usable = [info for info in found if not info.problem and _known(info.validation_loss)]
-        best = min(usable, key=lambda info: info.validation_loss or 0.0, default=None)
-        return [dataclasses.replace(info, best=info is best) for info in found]
-
-
-def _known(loss: float | None) -> bool:
-    return loss is not None and math.isfinite(loss)
-
-
-def _number(values: Mapping[str, Any], key: str) -> float | None:
-    value = values.get(key)
-    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value)
-
-
-def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
-    """The checkpoint that a manifest describes; None when the file is no manifest. Never raises."""
-    try:
-        with open(path, "rb") as file:
-            values = json.loads(file.read(1 << 16))
-        size, digest = values["bytes"], values["sha256"]
-        if type(size) is not int or type(digest) is not str or values["step"] != step:
-            return None
-        moment = _number(values, "time") or 0.0
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return None
-    file_path = path.with_suffix(".pt")
-    try:
-        found = file_path.stat().st_size
-    except OSError:
-        problem = "its file is missing"
-    else:
-        problem = "" if found == size else f"its file has {found:,} bytes instead of {size:,}"
-    return CheckpointInfo(
-        step=step,
-        path=file_path,
-        bytes=size,
-        sha256=digest,
-        train_loss=_number(values, "train_loss"),
-        validation_loss=_number(values, "validation_loss"),
-        bits_per_byte=_number(values, "bits_per_byte"),
-        time=moment,
-        best=False,
-        problem=problem,
-    )
+        return find_checkpoints(self.path)
 
 
 def list_runs(root: Path) -> list[Run]:

@@ -129,6 +129,11 @@ class History:
 
     def _start(self, event: Event) -> None:
         step = event["resumed_from"] or 0
+        if self.starts and (self.starts[-1]["pid"], self.starts[-1]["started"]) == (
+            event["pid"],
+            event["started"],
+        ):
+            self.starts.pop()  # the same trainer, which now knows its model too
         self.starts.append(event)
         self.steps.cut(step)
         self.evaluations.cut(step)

@@ -1,0 +1,99 @@
+"""Steps gathered into events: a thousand steps a second must not become a thousand lines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from core.runs.events import EventWriter
+
+EVENT_SECONDS = 0.1
+
+
+class StepMeter:
+    """Writes at most one `step` event per `interval` seconds; the first step's at once."""
+
+    def __init__(
+        self,
+        writer: EventWriter,
+        tokens_per_step: int,
+        *,
+        tokens: int = 0,
+        interval: float = EVENT_SECONDS,
+        clock: Callable[[], float] = time.perf_counter,
+        device_memory: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.tokens = tokens
+        self._writer = writer
+        self._tokens_per_step = tokens_per_step
+        self._interval = interval
+        self._clock = clock
+        self._device_memory = device_memory
+        self._last_written = -math.inf
+        self._clear()
+        self.restart()
+
+    def _clear(self) -> None:
+        self._losses: list[float] = []
+        self._norm = 0.0
+        self._waited = 0.0
+        self._newest: tuple[int, float, float] = (0, 0.0, 0.0)
+
+    def restart(self) -> None:
+        """Begin the clock of the coming steps here: what lies between (an evaluation) is not their time."""
+        self._began = self._clock()
+
+    @property
+    def due(self) -> bool:
+        """True when steps added now would be written."""
+        return self._clock() - self._last_written >= self._interval
+
+    def add(
+        self,
+        *,
+        step: int,
+        loss: float,
+        gradient_norm: float,
+        learning_rate: float,
+        waited: float,
+        epoch: float,
+    ) -> None:
+        """Count one optimiser step; `waited` are its seconds without data."""
+        self._losses.append(loss)
+        # Of several the largest: a spike must not be averaged away. `not <=` lets NaN win.
+        if not gradient_norm <= self._norm and not math.isnan(self._norm):
+            self._norm = gradient_norm
+        self._waited += waited
+        self._newest = (step, learning_rate, epoch)
+        self.tokens += self._tokens_per_step
+        if self.due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last event: before a save, an evaluation, an end."""
+        if not self._losses:
+            return
+        now = self._clock()
+        seconds = max(now - self._began, 1e-9)
+        step, learning_rate, epoch = self._newest
+        count = len(self._losses)
+        finite = all(map(math.isfinite, self._losses))
+        mean = math.fsum(self._losses) / count if finite else math.nan
+        self._writer.step(
+            step=step,
+            steps=count,
+            loss=mean if count > 1 else self._losses[0],
+            loss_min=min(self._losses),
+            loss_max=max(self._losses),
+            learning_rate=learning_rate,
+            gradient_norm=self._norm,
+            tokens_per_second=round(count * self._tokens_per_step / seconds, 1),
+            tokens=self.tokens,
+            data_wait=round(min(1.0, self._waited / seconds), 4),
+            device_memory=self._device_memory(),
+            epoch=round(epoch, 4),
+        )
+        self._last_written = now
+        self._clear()
+        self.restart()
