@@ -1,0 +1,332 @@
+"""The configuration being edited: values that may be wrong for a moment, their problems, undo and redo.
+
+No Textual here, so that every operation on layers can be tested as plain data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core import config as configuration
+from core.config import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, Problem, RunConfig
+
+UNDO_LIMIT = 500
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Values at one moment and what was done to reach them."""
+
+    values: Mapping[str, Any]
+    action: str
+
+
+class Document:
+    """A configuration with history. `config` is meaningful while there are no problems."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._past: list[Snapshot] = []
+        self._future: list[Snapshot] = []
+        self._now = Snapshot(configuration.flat(config), "")
+        self._before: Snapshot | None = None
+        self._saved: Mapping[str, Any] = self._now.values
+        self._check()
+
+    def _check(self) -> None:
+        self.config, problems = configuration.check(self._now.values)
+        self.problems: dict[str, Problem] = {}
+        for problem in problems:
+            self.problems.setdefault(problem.key, problem)
+
+    # ------------------------------------------------------------- reading
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The flat values as they stand, wrong ones too."""
+        return self._now.values
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers there are."""
+        return len(self.values["n_embd"])
+
+    def layer(self, index: int) -> tuple[Any, Any, Any]:
+        """Type, width and heads of a layer."""
+        values = self.values
+        return values["attention_type"][index], values["n_embd"][index], values["n_head"][index]
+
+    def problem(self, key: str, layer: int | None = None) -> Problem | None:
+        """What is wrong with a key, or with its value in one layer."""
+        return self.problems.get(key if layer is None else f"{key}[{layer}]")
+
+    @property
+    def changed(self) -> bool:
+        """Whether the values differ from those last saved or loaded."""
+        return self.values != self._saved
+
+    def saved(self) -> None:
+        """The values are in a file now."""
+        self._saved = self.values
+
+    # ------------------------------------------------------------- history
+
+    def _become(self, values: Mapping[str, Any], action: str) -> None:
+        self.drop()
+        if values == self._now.values:
+            return
+        self._past.append(self._now)
+        del self._past[:-UNDO_LIMIT]
+        self._future.clear()
+        self._now = Snapshot(values, action)
+        self._check()
+
+    def undo(self) -> str | None:
+        """Take the last change back; what it was, or None when there is none."""
+        self.drop()
+        if not self._past:
+            return None
+        undone = self._now.action
+        self._future.append(self._now)
+        self._now = self._past.pop()
+        self._check()
+        return undone
+
+    def redo(self) -> str | None:
+        """Make the change again that was taken back last."""
+        self.drop()
+        if not self._future:
+            return None
+        self._past.append(self._now)
+        self._now = self._future.pop()
+        self._check()
+        return self._now.action
+
+    # ------------------------------------------------------- while typing
+
+    def attempt(self, key: str, value: Any, layer: int | None = None) -> None:
+        """Take a value on trial, so that everything on screen shows its consequences at once."""
+        if self._before is None:
+            self._before = self._now
+        where = key
+        if layer is not None:
+            entries = list(self.values[key])
+            entries[layer] = value
+            value, where = tuple(entries), f"layer {layer + 1}: {key}"
+        shown = value if layer is None else value[layer]
+        self._now = Snapshot({**self._now.values, key: value}, f"{where} = {configuration.show(shown)}")
+        self._check()
+
+    def keep(self) -> None:
+        """The value on trial stays, as one step of undo."""
+        before, self._before = self._before, None
+        if before is not None and before.values != self._now.values:
+            self._past.append(before)
+            del self._past[:-UNDO_LIMIT]
+            self._future.clear()
+
+    def drop(self) -> None:
+        """Back to the value before the trial."""
+        if self._before is not None:
+            self._now, self._before = self._before, None
+            self._check()
+
+    # ------------------------------------------------------------- editing
+
+    def set(self, key: str, value: Any) -> None:
+        """Give a setting a value, right or wrong."""
+        self._become({**self.values, key: value}, f"{key} = {configuration.show(value)}")
+
+    def replace(self, config: RunConfig, action: str, *, saved: bool = False) -> None:
+        """Take over a whole configuration."""
+        self._become(configuration.flat(config), action)
+        if saved:
+            self.saved()
+
+    def _set_layers(self, layers: list[tuple[Any, Any, Any]], action: str) -> None:
+        kinds, widths, heads = zip(*layers)
+        changes = {"attention_type": kinds, "n_embd": widths, "n_head": heads, "n_layer": len(layers)}
+        self._become({**self.values, **changes}, action)
+
+    @property
+    def layers(self) -> list[tuple[Any, Any, Any]]:
+        """Type, width and heads of every layer."""
+        return [self.layer(index) for index in range(self.layer_count)]
+
+    def set_layer(self, index: int, key: str, value: Any) -> None:
+        """Change one value of one layer."""
+        entries = list(self.values[key])
+        entries[index] = value
+        action = f"layer {index + 1}: {key} = {configuration.show(value)}"
+        self._become({**self.values, key: tuple(entries)}, action)
+
+    def add_layer(self, after: int) -> int:
+        """Add a layer after another, of its shape and the next type; the new layer's index."""
+        layers = self.layers
+        if len(layers) >= int(SETTINGS["n_layer"].high or 512):
+            return after
+        kind, width, heads = layers[after]
+        other = {"mamba": STANDARD}.get(kind, "mamba")
+        layers.insert(after + 1, (other, width, heads))
+        self._set_layers(layers, f"add layer {after + 2}")
+        return after + 1
+
+    def remove_layer(self, index: int) -> int:
+        """Remove a layer, but never the last one; the index that takes its place."""
+        layers = self.layers
+        if len(layers) > 1:
+            del layers[index]
+            self._set_layers(layers, f"remove layer {index + 1}")
+        return min(index, self.layer_count - 1)
+
+    def duplicate_layer(self, index: int) -> int:
+        """Put a copy of a layer after it; the copy's index."""
+        layers = self.layers
+        if len(layers) >= int(SETTINGS["n_layer"].high or 512):
+            return index
+        layers.insert(index + 1, layers[index])
+        self._set_layers(layers, f"duplicate layer {index + 1}")
+        return index + 1
+
+    def move_layer(self, index: int, by: int) -> int:
+        """Move a layer up or down; its new index."""
+        target = index + by
+        if not 0 <= target < self.layer_count:
+            return index
+        layers = self.layers
+        layers.insert(target, layers.pop(index))
+        self._set_layers(layers, f"move layer {index + 1} {'up' if by < 0 else 'down'}")
+        return target
+
+    def mirror(self) -> None:
+        """Make the second half the mirror image of the first; the middle layer stays."""
+        layers = self.layers
+        half = layers[: (len(layers) + 1) // 2]
+        rest = half[: len(layers) // 2][::-1]
+        self._set_layers(half + rest, "mirror the layers")
+
+    def ramp(self, first: int, last: int, *, geometric: bool, begin: int = 0, end: int | None = None) -> None:
+        """Widths from `first` to `last` over layers [begin, end], rounded to what their heads divide."""
+        stop = self.layer_count - 1 if end is None else end
+        layers = self.layers
+        for index in range(begin, stop + 1):
+            share = (index - begin) / max(1, stop - begin)
+            width = first * (last / first) ** share if geometric else first + (last - first) * share
+            kind, _, heads = layers[index]
+            layers[index] = (kind, round_width(width, width_unit(heads)), heads)
+        shape = "geometric" if geometric else "even"
+        self._set_layers(layers, f"{shape} ramp {first} to {last}")
+
+    def paste(self, text: str) -> str:
+        """Take a list of widths, heads or types; what was understood. Raises ValueError in words.
+
+        The list decides the number of layers. `heads 4,4,8` gives heads, words give types, and
+        plain numbers give widths.
+        """
+        words = text.replace("[", " ").replace("]", " ").replace('"', " ").replace("'", " ")
+        key, _, rest = words.replace("=", " ").replace(":", " ").strip().partition(" ")
+        named = {"heads": "n_head", "n_head": "n_head", "widths": "n_embd", "n_embd": "n_embd"}
+        named |= {"types": "attention_type", "attention_type": "attention_type"}
+        entries = (rest if key in named else words).replace(",", " ").replace(";", " ").split()
+        if not entries:
+            raise ValueError("the list is empty; accepted: 256, 192, 128 or mamba, standard, mamba")
+        if len(entries) > int(SETTINGS["n_layer"].high or 512):
+            raise ValueError(f"the list has {len(entries)} entries; accepted: at most 512 layers")
+        if all(entry.isascii() and entry.isdigit() and len(entry) < 10 for entry in entries):
+            target, values = named.get(key, "n_embd"), [int(entry) for entry in entries]
+        else:
+            target, values = "attention_type", [type_name(entry) for entry in entries]
+        if target == "attention_type" and not all(isinstance(value, str) for value in values):
+            raise ValueError("types are words; accepted: " + ", ".join(ATTENTION_TYPES))
+        self._paste_values(target, values)
+        what = {"n_embd": "widths", "n_head": "heads", "attention_type": "types"}[target]
+        return f"{len(values)} {what}"
+
+    def _paste_values(self, target: str, values: list[Any]) -> None:
+        old = self.layers
+        place = ("attention_type", "n_embd", "n_head").index(target)
+        layers = []
+        for index, value in enumerate(values):
+            layer = list(old[min(index, len(old) - 1)])
+            layer[place] = value
+            if target == "n_embd" and isinstance(layer[2], int) and not fits(self.values, *layer):
+                layer[2] = nearest_heads(self.values, layer[0], value, layer[2])
+            layers.append((layer[0], layer[1], layer[2]))
+        self._set_layers(layers, f"list of {len(values)} layers")
+
+
+def type_name(word: str) -> str:
+    """A mixer's full name from any unique start of it: `m`, `a`, `std`, `mamba2`. Raises ValueError."""
+    low = word.lower()
+    aliases = {"attention": STANDARD, "attn": STANDARD, "std": STANDARD, "m2": MAMBA2, "ssd": MAMBA2}
+    if low in ATTENTION_TYPES:
+        return low
+    for name, kind in aliases.items():
+        if low == name or (low and name.startswith(low)):
+            return kind
+    for kind in ATTENTION_TYPES:
+        if low and kind.startswith(low):
+            return kind
+    raise ValueError(f'"{word[:40]}" is no type; accepted: {", ".join(ATTENTION_TYPES)}')
+
+
+def fits(values: Mapping[str, Any], kind: str, width: Any, heads: Any) -> bool:
+    """Whether a head count suits a layer, by the same rules as the configuration's own check."""
+    if not (isinstance(width, int) and isinstance(heads, int)) or width < 1 or heads < 1:
+        return False
+    if kind == STANDARD:
+        even = values.get("position") != "rope" or (width // heads) % 2 == 0
+        return width % heads == 0 and even
+    expand = values.get("expand", 2)
+    if kind == MAMBA2 and isinstance(expand, int):
+        return (width * expand) % heads == 0
+    return True
+
+
+def fitting_heads(values: Mapping[str, Any], kind: str, width: int) -> list[int]:
+    """All head counts up to 1024 that suit a layer, rising."""
+    most = min(1024, width * (int(values.get("expand", 2)) if kind == MAMBA2 else 1))
+    return [heads for heads in range(1, most + 1) if fits(values, kind, width, heads)]
+
+
+def nearest_heads(values: Mapping[str, Any], kind: str, width: int, heads: int) -> int:
+    """The fitting head count nearest to a wish."""
+    choices = fitting_heads(values, kind, width) if 0 < width <= 65536 else []
+    return min(choices, key=lambda choice: abs(math.log(choice / max(1, heads))), default=heads)
+
+
+def width_unit(heads: Any) -> int:
+    """What a layer's width should be a multiple of: 2 a head (rope turns pairs), at least 8."""
+    count = heads if isinstance(heads, int) and 0 < heads <= 1024 else 1
+    return math.lcm(8, 2 * count) if count <= 64 else 2 * count
+
+
+def round_width(width: float, unit: int) -> int:
+    """The nearest positive multiple of `unit`."""
+    return max(unit, round(width / unit) * unit)
+
+
+def parse_setting(key: str, text: str) -> Any:
+    """What a person typed for a key, in the key's type where it can be, else the text itself."""
+    item = SETTINGS[key]
+    stripped = text.strip()
+    if item.kind is str:
+        return stripped
+    if item.kind is bool:
+        words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        return words.get(stripped.lower(), stripped)
+    try:
+        plain = stripped.replace("_", "").replace(" ", "")
+        if item.kind is int:
+            number = float(plain) if any(c in plain for c in ".eE") else int(plain)
+            return int(number) if isinstance(number, int) or number.is_integer() else number
+        return float(plain)
+    except (ValueError, OverflowError):
+        return stripped
+
+
+def other_settings() -> list[str]:
+    """Every key that is not edited in the layer table."""
+    return [key for key in SETTINGS if key not in PER_LAYER and key != "n_layer"]

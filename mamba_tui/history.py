@@ -1,0 +1,296 @@
+"""What the console remembers of a run: its events folded into a bounded amount of memory.
+
+A run may write a million events. `Table` keeps at most `capacity` rows; when it is full, neighbours
+are merged two by two, with the smallest and largest loss kept, so that a spike stays visible for ever.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Event = Mapping[str, Any]
+Floats = NDArray[np.float64]
+
+STEP_COLUMNS = (
+    *("step", "time", "tokens", "loss", "loss_min", "loss_max"),
+    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory", "epoch", "steps"),
+)
+EVAL_COLUMNS = ("step", "time", "train_loss", "validation_loss", "bits_per_byte", "train_bits_per_byte")
+SAMPLES_KEPT = 200
+NOTES_KEPT = 500
+
+
+def number(event: Event, key: str) -> float:
+    """A number of an event; NaN where there is none."""
+    value = event.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+class Table:
+    """Rows of numbers with rising `step`, in at most `capacity` rows."""
+
+    def __init__(self, columns: tuple[str, ...], capacity: int = 1 << 15) -> None:
+        self.columns = columns
+        self.capacity = capacity
+        self.count = 0
+        self.merged = 0
+        self._data = np.empty((len(columns), 256))
+
+    def add(self, event: Event) -> None:
+        """Append an event; rows that it takes back (the trainer went back in steps) go first."""
+        row = [number(event, name) for name in self.columns]
+        if not math.isfinite(row[0]):
+            return
+        if self.count and row[0] <= self._data[0, self.count - 1]:
+            self.cut(row[0] - 1)
+        if self.count == self._data.shape[1]:
+            self._make_room()
+        self._data[:, self.count] = row
+        self.count += 1
+
+    def _make_room(self) -> None:
+        if self.count < self.capacity:
+            wider = np.empty((len(self.columns), min(2 * self.count, self.capacity)))
+            wider[:, : self.count] = self._data
+            self._data = wider
+            return
+        half = self.count // 2
+        first, second = self._data[:, 0 : 2 * half : 2], self._data[:, 1 : 2 * half : 2]
+        merged = (first + second) / 2
+        for name in ("step", "time", "tokens", "epoch"):
+            if name in self.columns:
+                merged[self.columns.index(name)] = second[self.columns.index(name)]
+        # Not finite in one half shows as a gap; what is finite of the range is kept.
+        if "loss_min" in self.columns:
+            low, high = self.columns.index("loss_min"), self.columns.index("loss_max")
+            merged[low] = np.fmin(first[low], second[low])
+            merged[high] = np.fmax(first[high], second[high])
+        if "steps" in self.columns:
+            merged[self.columns.index("steps")] *= 2
+        self._data[:, :half] = merged
+        self.count = half
+        self.merged += 1
+
+    def cut(self, step: float) -> None:
+        """Forget the rows after `step`."""
+        self.count = int(np.searchsorted(self._data[0, : self.count], step, side="right"))
+        self.merged += 1
+
+    def column(self, name: str) -> Floats:
+        """A view on one column; do not keep it over the next `add`."""
+        return self._data[self.columns.index(name), : self.count]
+
+    def last(self, name: str) -> float | None:
+        """The newest value of a column."""
+        return float(self.column(name)[-1]) if self.count else None
+
+
+class Smoother:
+    """An exponential average over steps (`width` of them), corrected for its start, gaps left as gaps."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self.table = table
+        self.name = name
+        self.width = 0.0
+        self._done = 0
+        self._merged = -1
+        self._sum = self._weight = 0.0
+        self._values = np.empty(256)
+
+    def values(self, width: float) -> Floats:
+        """The smoothed column; only rows that are new since the last call are computed."""
+        raw = self.table.column(self.name)
+        if width <= 0:
+            return raw
+        if width != self.width or self.table.merged != self._merged or self._done > len(raw):
+            self.width, self._merged = width, self.table.merged
+            self._done, self._sum, self._weight = 0, 0.0, 0.0
+        if len(raw) > len(self._values):
+            wider = np.empty(max(len(raw), 2 * len(self._values)))
+            wider[: self._done] = self._values[: self._done]
+            self._values = wider
+        if self._done < len(raw):
+            self._extend(raw)
+        return self._values[: len(raw)]
+
+    def _extend(self, raw: Floats) -> None:
+        start = self._done
+        steps = self.table.column("step")
+        before = steps[start - 1] if start else steps[0] - 1
+        distances = np.diff(steps[start:], prepend=before)
+        fresh = raw[start:].tolist()
+        kept = np.exp(-distances / self.width).tolist()
+        total, weight, result = self._sum, self._weight, []
+        for value, keep in zip(fresh, kept):
+            if math.isfinite(value):
+                total = keep * total + (1 - keep) * value
+                weight = keep * weight + (1 - keep)
+                result.append(total / weight if weight else value)
+            else:
+                result.append(math.nan)
+        self._values[start : len(raw)] = result
+        self._done, self._sum, self._weight = len(raw), total, weight
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a step: a checkpoint, a pause, a new start."""
+
+    kind: str
+    step: float
+    time: float
+    label: str
+
+
+@dataclass
+class RunHistory:
+    """One run's events, folded. `version` changes whenever something did."""
+
+    steps: Table = field(default_factory=lambda: Table(STEP_COLUMNS))
+    evaluations: Table = field(default_factory=lambda: Table(EVAL_COLUMNS, 1 << 13))
+    samples: deque[Event] = field(default_factory=lambda: deque(maxlen=SAMPLES_KEPT))
+    notes: deque[Event] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    marks: list[Mark] = field(default_factory=list)
+    run: Event | None = None
+    state: Event | None = None
+    last_step: Event | None = None
+    last_eval: Event | None = None
+    end: Event | None = None
+    error: Event | None = None
+    answers: dict[str, Event] = field(default_factory=dict)
+    started: float = 0.0
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        self.loss = Smoother(self.steps, "loss")
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take new events in the order of the file."""
+        for event in events:
+            self.version += 1
+            kind = event.get("kind")
+            if kind == "step":
+                self.steps.add(event)
+                self.last_step = event
+            elif isinstance(kind, str) and (take := getattr(self, f"_take_{kind}", None)):
+                take(event)
+
+    def _take_run(self, event: Event) -> None:
+        resumed = event.get("resumed_from")
+        if self.run is None:
+            self.started = number(event, "time")
+        step = resumed if isinstance(resumed, int) else 0
+        self.steps.cut(step)
+        self.evaluations.cut(step)
+        self.samples = deque((s for s in self.samples if s.get("step", 0) <= step), maxlen=SAMPLES_KEPT)
+        self.marks = [mark for mark in self.marks if mark.step <= step]
+        if self.run is not None:
+            self._mark("start", event, f"resumed from step {step:,}", step)
+        self.run, self.state, self.end, self.error = event, None, None, None
+        self.notes.append(event)
+
+    def _take_state(self, event: Event) -> None:
+        was = self.state.get("state") if self.state else None
+        now = event.get("state")
+        if now == "paused" and was != "paused":
+            self._mark("pause", event, "paused")
+        elif was == "paused" and now != "paused":
+            self._mark("go", event, "went on")
+        self.state = event
+
+    def _take_eval(self, event: Event) -> None:
+        self.evaluations.add(event)
+        self.last_eval = event
+        self.notes.append(event)
+
+    def _take_sample(self, event: Event) -> None:
+        self.samples.append(event)
+
+    def _take_checkpoint(self, event: Event) -> None:
+        best = event.get("best") is True
+        self._mark("best" if best else "checkpoint", event, "best checkpoint" if best else "checkpoint")
+        self.notes.append(event)
+
+    def _take_command(self, event: Event) -> None:
+        self.notes.append(event)
+        self.answers[str(event.get("id"))] = event
+        while len(self.answers) > 100:
+            del self.answers[next(iter(self.answers))]
+
+    def _take_warning(self, event: Event) -> None:
+        self.notes.append(event)
+
+    def _take_error(self, event: Event) -> None:
+        self.error = event
+        self.notes.append(event)
+
+    def _take_end(self, event: Event) -> None:
+        self.end = event
+        self.notes.append(event)
+
+    def _mark(self, kind: str, event: Event, label: str, step: float | None = None) -> None:
+        at = number(event, "step") if step is None else float(step)
+        self.marks.append(Mark(kind, at, number(event, "time"), f"{label}, step {at:,.0f}"))
+        # A day of checkpoints is thousands of marks; past a point only every second old one stays.
+        if len(self.marks) > 2000:
+            self.marks = self.marks[:1000:2] + self.marks[1000:]
+
+    # ------------------------------------------------------------- reading
+
+    @property
+    def step(self) -> int:
+        """The newest step known."""
+        candidates = [number(event, "step") for event in (self.last_step, self.state) if event]
+        finite = [value for value in candidates if math.isfinite(value)]
+        return int(max(finite, default=0.0))
+
+    @property
+    def max_iters(self) -> int:
+        """How many steps the run is to take; 0 when not known."""
+        value = number(self.run, "max_iters") if self.run else math.nan
+        return int(value) if math.isfinite(value) else 0
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the steps done."""
+        return min(1.0, self.step / self.max_iters) if self.max_iters else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time to the last step, from the pace of the last few hundred events."""
+        if self.run is None or self.steps.count < 2 or not self.max_iters:
+            return None
+        steps, times = self.steps.column("step"), self.steps.column("time")
+        start = max(0, self.steps.count - 200)
+        # The pace of this start only: a night between two starts is not training.
+        begun = number(self.run, "time")
+        start = max(start, bisect.bisect_left(times, begun, 0, self.steps.count))
+        if start >= self.steps.count - 1:
+            return None
+        pace = (times[-1] - times[start]) / max(1.0, steps[-1] - steps[start])
+        left = (self.max_iters - self.step) * pace
+        return float(left) if math.isfinite(left) and left >= 0 else None
+
+    def x_values(self, table: Table, axis: str) -> Floats:
+        """The x column of a table: step, tokens, time since the start, or time of day."""
+        if axis == "clock":
+            return np.maximum.accumulate(table.column("time")) if table.count else table.column("time")
+        if axis == "duration":
+            moments = table.column("time")
+            return np.maximum.accumulate(moments) - self.started if table.count else moments
+        if axis == "tokens":
+            return self.tokens_at(table.column("step"))
+        return table.column("step")
+
+    def tokens_at(self, steps: Floats) -> Floats:
+        """Tokens read by the given steps."""
+        per_step = number(self.run, "tokens_per_step") if self.run else math.nan
+        return steps * (per_step if math.isfinite(per_step) else 1.0)

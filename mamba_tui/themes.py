@@ -1,0 +1,82 @@
+"""Colour themes, and the series colours that go with them.
+
+Series and layer types use the Okabe-Ito palette, which people with any common colour blindness can
+tell apart (https://jfly.uni-koeln.de/color/); on light backgrounds its darker relatives.
+"""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+# Order: training, validation, then overlays and further series.
+DARK_SERIES = ("#56b4e9", "#e69f00", "#2fbf8f", "#cc79a7", "#f0e442", "#d5703b", "#9aa7ff", "#b0b0b0")
+LIGHT_SERIES = ("#0060a0", "#a85a00", "#007a57", "#9c3f74", "#7a6a00", "#b03a00", "#4a4fc4", "#606060")
+CONTRAST_SERIES = ("#66ccff", "#ffb000", "#00ff9c", "#ff8ad8", "#ffff00", "#ff7a3d", "#b3b9ff", "#ffffff")
+
+
+def _variables(series: tuple[str, ...], faint: str) -> dict[str, str]:
+    return {
+        **{f"series-{index}": color for index, color in enumerate(series)},
+        "series-faint": faint,
+        "layer-mamba": series[0],
+        "layer-standard": series[1],
+        "layer-mamba2": series[2],
+    }
+
+
+THEMES = (
+    Theme(
+        name="mamba-dark",
+        primary="#3b82b8",
+        secondary="#5b6b7b",
+        accent="#f2b134",
+        warning="#e6a23c",
+        error="#e5534b",
+        success="#57ab5a",
+        foreground="#d7dde4",
+        background="#0f1419",
+        surface="#161c23",
+        panel="#26303a",
+        dark=True,
+        variables=_variables(DARK_SERIES, "#2b4254"),
+    ),
+    Theme(
+        name="mamba-light",
+        primary="#2f6f9f",
+        secondary="#7a8794",
+        accent="#9a5b00",
+        warning="#9a6700",
+        error="#b3261e",
+        success="#1f7a3a",
+        foreground="#1d242b",
+        background="#fbfaf7",
+        surface="#f1efe9",
+        panel="#dcd9d0",
+        dark=False,
+        variables=_variables(LIGHT_SERIES, "#c3d3df"),
+    ),
+    Theme(
+        name="mamba-contrast",
+        primary="#4fa3ff",
+        secondary="#ffffff",
+        accent="#ffd500",
+        warning="#ffd500",
+        error="#ff6b6b",
+        success="#5dff8f",
+        foreground="#ffffff",
+        background="#000000",
+        surface="#000000",
+        panel="#3a3a3a",
+        dark=True,
+        text_alpha=1.0,
+        variables=_variables(CONTRAST_SERIES, "#1f4a66"),
+    ),
+)
+DEFAULT = THEMES[0].name
+NAMES = tuple(theme.name for theme in THEMES)
+
+
+def fallback_variables(dark: bool) -> dict[str, str]:
+    """The series colours for Textual's own themes, which do not bring them."""
+    theme = THEMES[0] if dark else THEMES[1]
+    return dict(theme.variables)
