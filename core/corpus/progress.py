@@ -1,0 +1,59 @@
+"""How far preparing has come, told often and cheaply."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report: what is being done, on which file, and how much of it in bytes."""
+
+    stage: str
+    done: int
+    total: int
+    file: str
+    rate: float
+    seconds_left: float | None
+
+    @property
+    def fraction(self) -> float:
+        """0 to 1."""
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
+
+Callback = Callable[[Progress], None]
+
+
+class Reporter:
+    """Calls back at most `per_second` times a second. An exception from the callback ends the work."""
+
+    def __init__(self, callback: Callback | None, per_second: float = 10.0) -> None:
+        self._callback = callback
+        self._interval = 1 / per_second
+        self._last = 0.0
+        self.begin("listing", 0)
+
+    def begin(self, stage: str, total: int) -> None:
+        """A new stage of `total` bytes."""
+        self.stage, self.total, self.done = stage, total, 0
+        self._began = time.monotonic()
+        self.tell("", force=True)
+
+    def add(self, amount: int, file: str) -> None:
+        """So many bytes more are done."""
+        self.done += amount
+        self.tell(file)
+
+    def tell(self, file: str, force: bool = False) -> None:
+        """Call back, if it is time."""
+        now = time.monotonic()
+        if self._callback is None or (not force and now - self._last < self._interval):
+            return
+        self._last = now
+        elapsed = now - self._began
+        rate = self.done / elapsed if elapsed > 0 else 0.0
+        left = (self.total - self.done) / rate if rate > 0 else None
+        self._callback(Progress(self.stage, self.done, self.total, file, rate, left))

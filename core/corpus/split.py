@@ -1,0 +1,101 @@
+"""Which text is held out: whole documents when there are enough, else the tail of each.
+
+A decision once made is kept, by name and by content: books that arrive later never move a book from
+one side to the other. Copies of one text always share a side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+TRAIN = "train"
+VALIDATION = "validation"
+TAIL = "tail"
+SIDES = (VALIDATION, TAIL, TRAIN)  # where copies disagree, the first of these that one of them has
+
+ENOUGH_DOCUMENTS = 4
+# How far from the wanted share whole documents may be before tails are the better way.
+MOST_OVER = 1.25
+MOST_OVER_ALONE = 2.5
+LEAST = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What the split needs to know of a file."""
+
+    name: str
+    content: str
+    size: int
+
+
+Decisions = dict[str, tuple[str, str]]
+"""By name: the content's hash, and the side."""
+
+
+def decide(
+    documents: Iterable[Document], known: Mapping[str, tuple[str, str]], seed: int, fraction: float
+) -> Decisions:
+    """The side of every document, keeping what `known` says, about `fraction` of the bytes held out.
+
+    Depends only on the documents, what is known, seed and fraction. Of at least two different
+    documents without a past at least one is held out, in whole or by its tail.
+    """
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(document.content, []).append(document)
+    sides = _remembered(groups, known)
+    sizes = {content: members[0].size for content, members in groups.items()}
+    fresh = sorted(set(groups) - set(sides), key=lambda content: _rank(seed, content))
+    sides |= _choose(fresh, sides, sizes, fraction, first=not known)
+    return {
+        document.name: (content, sides[content])
+        for content, members in groups.items()
+        for document in members
+    }
+
+
+def _remembered(groups: Mapping[str, list[Document]], known: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    by_content: dict[str, set[str]] = {}
+    for content, side in known.values():
+        by_content.setdefault(content, set()).add(side)
+    sides = {}
+    for content, members in groups.items():
+        past = set(by_content.get(content, ()))
+        past |= {known[document.name][1] for document in members if document.name in known}
+        if past:
+            sides[content] = next(side for side in SIDES if side in past)
+    return sides
+
+
+def _choose(
+    fresh: list[str], sides: Mapping[str, str], sizes: Mapping[str, int], fraction: float, first: bool
+) -> dict[str, str]:
+    """Sides for documents without a past, walked through in an order that the seed decides."""
+    if first and len(fresh) < ENOUGH_DOCUMENTS:
+        return dict.fromkeys(fresh, TAIL)
+    target = fraction * sum(sizes.values())
+    share = {TRAIN: 0.0, VALIDATION: 1.0, TAIL: fraction}
+    held = sum(sizes[content] * share[side] for content, side in sides.items())
+    chosen = dict.fromkeys(fresh, TRAIN)
+    for content in fresh:
+        size = sizes[content]
+        if held + size <= MOST_OVER * target and size < 2 * (target - held):
+            chosen[content] = VALIDATION
+            held += size
+    if held == 0 and fresh:
+        nearest = min(fresh, key=lambda content: abs(sizes[content] - target))
+        if sizes[nearest] > MOST_OVER_ALONE * target:
+            return dict.fromkeys(fresh, TAIL)
+        chosen[nearest] = VALIDATION
+    elif held < LEAST * target:
+        rest = [content for content in fresh if chosen[content] == TRAIN]
+        if rest:
+            chosen[max(rest, key=lambda content: sizes[content])] = TAIL
+    return chosen
+
+
+def _rank(seed: int, content: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{content}".encode(), digest_size=8).digest()

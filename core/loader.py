@@ -1,0 +1,251 @@
+"""Token stream to batches: lanes that read on, jump now and then, and resume bit for bit.
+
+The stream is cut into chunks of `block_size` tokens, `carry_chunks` chunks in a row make a segment.
+In an epoch the segments are dealt to the lanes in a shuffled order, each exactly once; a lane reads
+its segment chunk by chunk, the model's state carried along, then jumps to the next one dealt. The
+lanes' first segments are cut to different lengths, so that afterwards only a few lanes jump at a time.
+Drawings are in docs/text.md. NumPy only: positions are numbers, and CUDA gathers from them itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import UserError
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+IGNORE = -100
+
+
+class Stream(Protocol):
+    """What a loader needs of a token stream."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, starts: Int64, count: int) -> npt.NDArray[np.integer[Any]]:
+        """Tokens (len(starts), count), row b beginning at position starts[b]."""
+        ...
+
+
+class Batch(NamedTuple):
+    """Tokens x (B, T), the tokens that follow them y (B, T), and where the model's state restarts."""
+
+    x: Int64
+    y: Int64
+    doc_start: Bool
+
+
+@dataclass
+class _Lane:
+    """Where a lane reads next, how many chunks its segment still holds, and whether it just jumped."""
+
+    start: int
+    remaining: int
+    jumped: bool = True
+
+
+class SequentialLoader:
+    """Endless batches of training text.
+
+    Raises UserError where the stream is shorter than one chunk and its last target.
+    """
+
+    def __init__(
+        self, stream: Stream, eot: int, batch_size: int, block_size: int, carry_chunks: int, seed: int
+    ) -> None:
+        if len(stream) < block_size + 1:
+            raise UserError(
+                f"the training text has {len(stream):,} tokens, fewer than the {block_size + 1:,} that "
+                f"one chunk of block_size {block_size} needs: add text or lower block_size"
+            )
+        self.stream = stream
+        self.eot = eot
+        self.batch_size = batch_size
+        self.block_size = block_size
+        self.chunks = (len(stream) - 1) // block_size
+        self.seed = seed
+        # With fewer segments than lanes some lanes would read the same text side by side.
+        self.carry_chunks = min(carry_chunks, max(1, self.chunks // batch_size))
+        self._consumed = 0
+        self._epoch = 0
+        self._cursor = 0
+        self._pending: list[tuple[int, int]] = []
+        self._deck: list[tuple[int, int]] | None = None
+        if carry_chunks == 0:
+            self._lanes = [_Lane(lane * self.chunks // batch_size, 0) for lane in range(batch_size)]
+            for lane in self._lanes:
+                lane.start *= block_size
+        else:
+            self._lanes = [_Lane(*self._deal()) for _ in range(batch_size)]
+            self._stagger()
+
+    @property
+    def epoch(self) -> float:
+        """How often the training text has been read, as a fraction."""
+        return self._consumed / self.chunks
+
+    def next_positions(self) -> tuple[Int64, Bool]:
+        """Where each lane's next chunk begins (B,), and which lanes have jumped there (B,)."""
+        starts = np.array([lane.start for lane in self._lanes], np.int64)
+        jumped = np.array([lane.jumped for lane in self._lanes], np.bool_)
+        for lane in self._lanes:
+            self._advance(lane)
+        self._consumed += len(self._lanes)
+        return starts, jumped
+
+    def next_batch(self) -> Batch:
+        """The next batch, read from the stream."""
+        starts, jumped = self.next_positions()
+        return make_batch(self.stream, self.eot, starts, jumped, self.block_size)
+
+    def _advance(self, lane: _Lane) -> None:
+        lane.start += self.block_size
+        lane.jumped = False
+        if self.carry_chunks == 0:
+            if lane.start + self.block_size + 1 > len(self.stream):
+                lane.start, lane.jumped = 0, True
+            return
+        lane.remaining -= 1
+        if lane.remaining == 0:
+            lane.start, lane.remaining = self._deal()
+            lane.jumped = True
+
+    def _deal(self) -> tuple[int, int]:
+        """The next segment: (first token, chunks)."""
+        if self._pending:
+            return self._pending.pop(0)
+        if self._deck is None:
+            self._deck = self._shuffle(self._epoch)
+        segment = self._deck[self._cursor]
+        self._cursor += 1
+        if self._cursor == len(self._deck):
+            self._epoch, self._cursor, self._deck = self._epoch + 1, 0, None
+        return segment
+
+    def _shuffle(self, epoch: int) -> list[tuple[int, int]]:
+        """The segments of an epoch in the order they are dealt; a function of seed and epoch alone.
+
+        Each epoch shifts the grid of chunks within the tokens that do not fill a chunk, and the grid
+        of segments within the chunks, so that borders fall elsewhere.
+        """
+        rng = np.random.default_rng([self.seed, epoch])
+        slack = (len(self.stream) - 1) % self.block_size
+        offset = int(rng.integers(slack + 1))
+        first = int(rng.integers(1, self.carry_chunks + 1))
+        edges = [0, *range(min(first, self.chunks), self.chunks, self.carry_chunks), self.chunks]
+        segments = [
+            (offset + low * self.block_size, high - low)
+            for low, high in itertools.pairwise(edges)
+            if high > low
+        ]
+        return [segments[index] for index in rng.permutation(len(segments))]
+
+    def _stagger(self) -> None:
+        """Cut the first segments to lengths spread over 1..carry_chunks; the rests are dealt next."""
+        rng = np.random.default_rng([self.seed, 0, 1])
+        for index, lane in zip(rng.permutation(len(self._lanes)), self._lanes, strict=True):
+            keep = min(lane.remaining, 1 + int(index) * self.carry_chunks // len(self._lanes))
+            if keep < lane.remaining:
+                self._pending.append((lane.start + keep * self.block_size, lane.remaining - keep))
+                lane.remaining = keep
+        self._pending = [self._pending[index] for index in rng.permutation(len(self._pending))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the batches to come, as JSON-able values."""
+        return {
+            "tokens": len(self.stream),
+            "block_size": self.block_size,
+            "carry_chunks": self.carry_chunks,
+            "seed": self.seed,
+            "consumed": self._consumed,
+            "epoch": self._epoch,
+            "cursor": self._cursor,
+            "pending": [list(segment) for segment in self._pending],
+            "lanes": [[lane.start, lane.remaining, int(lane.jumped)] for lane in self._lanes],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        With another number of lanes the segments under way are finished by the lanes there are. After
+        a change of the text or the shape of chunks the old positions mean nothing: the loader then
+        starts a new epoch, in an order of its own.
+        """
+        same = all(state[key] == self.state_dict()[key] for key in ("tokens", "block_size", "carry_chunks"))
+        if not same or state["seed"] != self.seed:
+            self._restart(int(state["epoch"]) + 1)
+            return
+        self._consumed = int(state["consumed"])
+        self._epoch, self._cursor, self._deck = int(state["epoch"]), int(state["cursor"]), None
+        lanes = [_Lane(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["lanes"]]
+        self._pending = [(int(start), int(length)) for start, length in state["pending"]]
+        if len(lanes) != len(self._lanes) and self.carry_chunks:
+            under_way = [(lane.start, lane.remaining) for lane in lanes]
+            self._pending = under_way + self._pending
+            lanes = [_Lane(*self._deal()) for _ in self._lanes]
+        if len(lanes) == len(self._lanes):
+            self._lanes = lanes
+
+    def _restart(self, epoch: int) -> None:
+        self._epoch, self._cursor, self._deck, self._pending = epoch, 0, None, []
+        self._consumed = epoch * self.chunks
+        if self.carry_chunks:
+            self._lanes = [_Lane(*self._deal()) for _ in self._lanes]
+            self._stagger()
+
+
+class EvaluationLoader:
+    """The same batches every time: lanes spread evenly over the stream, each reading on.
+
+    Iterating gives at most `batches` batches of (B, T), fewer where the text is shorter. A stream
+    with less than a chunk gives one batch whose missing targets are -100.
+    """
+
+    def __init__(self, stream: Stream, eot: int, batch_size: int, block_size: int, batches: int) -> None:
+        if len(stream) < 2:
+            raise UserError(f"the text to evaluate has {len(stream)} tokens; at least 2 are needed")
+        self.stream = stream
+        self.eot = eot
+        self.batch_size = batch_size
+        self.block_size = block_size
+        self.chunks = (len(stream) - 1) // block_size
+        self.batches = min(batches, max(1, self.chunks // batch_size))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def positions(self) -> Iterator[tuple[Int64, Bool]]:
+        """Where each lane's chunk begins (B,) and whether its state restarts (B,), batch by batch."""
+        lanes = np.arange(self.batch_size, dtype=np.int64)
+        if self.chunks >= self.batch_size:
+            first = lanes * self.chunks // self.batch_size
+        else:
+            first = lanes % max(self.chunks, 1)
+        for batch in range(self.batches):
+            yield (first + batch) * self.block_size, np.full(self.batch_size, batch == 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for starts, jumped in self.positions():
+            yield make_batch(self.stream, self.eot, starts, jumped, self.block_size)
+
+
+def make_batch(stream: Stream, eot: int, starts: Int64, jumped: Bool, block_size: int) -> Batch:
+    """Read chunks at `starts` (B,) into x, y and doc_start (B, T)."""
+    count = min(block_size, len(stream) - 1)
+    window = stream.gather(starts, count + 1).astype(np.int64)
+    x, y = window[:, :-1], window[:, 1:]
+    if count < block_size:
+        missing = ((0, 0), (0, block_size - count))
+        x = np.pad(x, missing, constant_values=eot)
+        y = np.pad(y, missing, constant_values=IGNORE)
+    doc_start = x == eot
+    doc_start[:, 0] |= jumped
+    return Batch(np.ascontiguousarray(x), np.ascontiguousarray(y), doc_start)
