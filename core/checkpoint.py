@@ -1,0 +1,267 @@
+"""Checkpoints: saved whole or not at all, verified before use, and never able to run code.
+
+The file is `torch.save`'s, read with `weights_only=True`. Order of a save: temporary file, fsync,
+rename, manifest, directory fsync; whatever interrupts it, the older checkpoints are untouched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from core.config import ConfigError, ModelConfig, RunConfig, build
+from core.errors import UserError
+from core.model import GPT
+from core.runs.atomic import sync_directory
+from core.runs.checkpoints import CheckpointInfo, held, read_manifest, verify, write_manifest
+from core.tokenizer import Tokenizer
+
+FORMAT = 1
+Payload = dict[str, Any]
+REQUIRED = ("format", "step", "config", "vocab_size", "tokenizer", "model")
+
+
+class _Hashed:
+    """A file that is hashed while it is written, and that remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        size = memoryview(data).nbytes
+        self.bytes += size
+        return size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def to_host(value: Any) -> Any:
+    """A copy of nested containers with every tensor copied to host memory, so that training can go on.
+
+    Tensors that share memory (a head tied to the embedding) share it in the copy too.
+    """
+    copies: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def copy(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            key = (item.data_ptr(), item.dtype, tuple(item.shape), item.stride(), item.device)
+            if key not in copies:
+                copies[key] = item.detach().to("cpu", copy=True)
+            return copies[key]
+        if isinstance(item, dict):
+            return {name: copy(entry) for name, entry in item.items()}
+        return type(item)(map(copy, item)) if isinstance(item, (list, tuple)) else item
+
+    return copy(value)
+
+
+def payload_bytes(value: Any) -> int:
+    """What the tensors of a payload weigh."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(payload_bytes, value.values()))
+    return sum(map(payload_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointInfo:
+    """Write a checkpoint and then its manifest, from whose `losses` and `step` the values are taken.
+
+    Returns the manifest as written. Raises OSError (ENOSPC when the disk is full, before anything is
+    written where that can be foreseen); the older checkpoints are then as they were.
+    """
+    needed = payload_bytes(payload) + (1 << 16)
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed", str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            hashed = _Hashed(file)
+            try:
+                torch.save(payload, hashed)  # type: ignore[arg-type]
+            except (RuntimeError, OSError) as error:
+                raise hashed.error or error from error
+            file.flush()
+            os.fsync(file.fileno())
+        # Never a new file beside an old manifest: between the two steps there is simply no checkpoint.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    info = dataclasses.replace(
+        manifest, path=path, bytes=hashed.bytes, sha256=hashed.digest.hexdigest(), time=time.time()
+    )
+    write_manifest(info)
+    sync_directory(path.parent)
+    return info
+
+
+def load(path: Path, map_location: torch.device | str = "cpu") -> Payload:
+    """Read a checkpoint after comparing it with its manifest.
+
+    Raises UserError, in words, when it is missing, truncated, changed, not a checkpoint, or holds
+    code instead of weights (which is then not run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the path of a checkpoint_step_<N>.pt")
+    step = path.stem.rpartition("_")[2]
+    info = read_manifest(path.with_suffix(".json"), int(step)) if step.isdecimal() else None
+    if info is None:
+        raise UserError(
+            f"{path} is not a checkpoint: it has no manifest {path.stem}.json beside it "
+            "(a save that did not finish, or a file from elsewhere)"
+        )
+    problem = verify(info)
+    if problem:
+        raise UserError(f"{path} is damaged: {problem}; use another checkpoint of the run")
+    with held(path):
+        payload = _unpickle(path, map_location)
+    missing = [key for key in REQUIRED if not isinstance(payload, dict) or key not in payload]
+    if missing:
+        raise UserError(f"{path} is not a checkpoint of mamba-tui: it has no {', '.join(missing)}")
+    if payload["format"] != FORMAT:
+        raise UserError(
+            f"{path} is a checkpoint of format {payload['format']}; this version reads format {FORMAT}"
+        )
+    return payload
+
+
+def _unpickle(path: Path, map_location: torch.device | str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights only" in str(error).lower() and ("GLOBAL" in str(error) or "nsupported" in str(error)):
+            raise UserError(
+                f"{path} carries program code instead of plain weights, so it was not opened; "
+                "use checkpoints that mamba-tui made"
+            ) from None
+        raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # torch.load fails in many ways on bytes that are no checkpoint
+        raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
+
+
+def config_of(payload: Payload, path: Path) -> RunConfig:
+    """The configuration a checkpoint was made with. Raises UserError when it makes no sense here."""
+    try:
+        return build(payload["config"], str(path))
+    except ConfigError as error:
+        raise UserError(f"{path} comes from another version of mamba-tui:\n{error}") from None
+
+
+def load_weights(model: GPT, payload: Payload, path: Path) -> None:
+    """Put a checkpoint's weights into a model. Raises UserError saying what does not fit."""
+    own, found = model.state_dict(), payload["model"]
+    differing = [
+        f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
+        for name in [*own, *(name for name in found if name not in own)]
+        if _shape(found.get(name)) != _shape(own.get(name))
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(f"{path} comes from another model: " + "; ".join(differing[:3]) + more)
+    model.load_state_dict(found)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "missing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tokenizer, Payload]:
+    """A model ready to write, its tokenizer, and the checkpoint they come from. Raises UserError."""
+    path = Path(path)
+    payload = load(path, "cpu")
+    model_config: ModelConfig = config_of(payload, path).model
+    tokenizer = Tokenizer.from_dict(payload["tokenizer"], str(path))
+    if tokenizer.vocab_size != payload["vocab_size"]:
+        raise UserError(
+            f"{path} holds a tokenizer of {tokenizer.vocab_size:,} tokens and a model of "
+            f"{payload['vocab_size']:,}: they do not belong together"
+        )
+    model = GPT(model_config, payload["vocab_size"])
+    load_weights(model, payload, path)
+    return model.to(device).eval(), tokenizer, payload
+
+
+_SAFETENSORS_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def export_weights(path: Path, out: Path) -> int:
+    """Write a checkpoint's weights alone as a safetensors file; returns its size in bytes.
+
+    The format (huggingface.co/docs/safetensors): the header's length as 8 little-endian bytes, the
+    header as JSON (dtype, shape, data_offsets of each tensor), then the tensors. A tied head is
+    written once, as the embedding. Raises UserError as `load` does, and OSError from writing.
+    """
+    payload = load(path)
+    weights: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, ...]] = set()
+    for name, tensor in payload["model"].items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), *tensor.shape)
+        if place not in seen:
+            seen.add(place)
+            weights[name] = tensor.contiguous()
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "pt",
+            "step": str(payload["step"]),
+            "vocab_size": str(payload["vocab_size"]),
+            "config": json.dumps(payload["config"]),
+        }
+    }
+    position = 0
+    for name, tensor in weights.items():
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        position += tensor.nbytes
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for tensor in weights.values():
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        os.replace(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return 8 + len(head) + position

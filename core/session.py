@@ -1,0 +1,124 @@
+"""What a trainer is asked to do, by commands and signals. No torch: it listens from the first moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from core.runs import Command, CommandInbox, EventWriter, Run
+from core.runs.control import answered_ids
+from core.runs.events import read_tail
+from core.runs.meter import EVENT_SECONDS
+
+EVENT_SECONDS_VARIABLE = "MAMBA_TUI_EVENT_SECONDS"
+
+
+class StopRequestedError(Exception):
+    """Work was left because the run is asked to stop."""
+
+
+class Requests:
+    """Answers every command once and keeps what it asks for until the trainer gets to it."""
+
+    def __init__(self, run: Run, writer: EventWriter) -> None:
+        self.stopping = False
+        self.paused = False
+        self.signalled = 0
+        self.wanted: list[tuple[str, dict[str, Any]]] = []
+        self.event_seconds = _event_seconds()
+        self._ready = False
+        self._writer = writer
+        self._inbox = CommandInbox(run.control_path, answered_ids(read_tail(run.events_path)))
+        # Looked at before anybody can know that this trainer lives: these were meant for another one.
+        self._stale = list(self._inbox.poll())
+
+    def refuse_stale(self) -> None:
+        """Answer what was sent to a trainer before this one."""
+        for command in self._stale:
+            self._answer(command, "it was sent before this trainer started")
+        self._stale = []
+
+    def ready(self) -> None:
+        """From now on the trainer trains: commands other than stop make sense."""
+        self._ready = True
+
+    def listen(self, step: int) -> None:
+        """Take the commands that came, in order."""
+        for command in self._inbox.poll():
+            problem = command.problem or self._problem(command)
+            self._answer(command, problem, step)
+            if not problem:
+                self._take(command)
+
+    def listen_or_leave(self) -> None:
+        """Like `listen`, while nothing is there to be saved: raises StopRequestedError when asked to stop."""
+        self.listen(0)
+        if self.stopping:
+            raise StopRequestedError
+
+    def refuse_the_rest(self, reason: str) -> None:
+        """Answer what still lies there when the run has ended."""
+        for command in self._inbox.poll():
+            self._answer(command, reason)
+
+    def _problem(self, command: Command) -> str:
+        if self.stopping:
+            return "the run is stopping already"
+        if command.name == "stop":
+            return ""
+        if not self._ready:
+            return "the run is still preparing"
+        if command.name == "pause" and self.paused:
+            return "the run is paused already"
+        if command.name == "resume" and not self.paused:
+            return "the run is not paused"
+        return ""
+
+    def _take(self, command: Command) -> None:
+        if command.name == "stop":
+            self.stopping = True
+        elif command.name in ("pause", "resume"):
+            self.paused = command.name == "pause"
+        else:
+            self.wanted.append((command.name, command.arguments))
+
+    def _answer(self, command: Command, problem: str, step: int = 0) -> None:
+        message = problem or (f"at step {step}" if self._ready else "")
+        self._writer.command(id=command.id, command=command.name, accepted=not problem, message=message)
+
+    def catch_signals(self, at_once: Callable[[], None]) -> None:
+        """Make SIGINT and SIGTERM ask for a stop; a second one calls `at_once`, which ends the process."""
+
+        def caught(number: int, frame: FrameType | None) -> None:
+            self.signalled += 1
+            self.stopping = True
+            if self.signalled > 1:
+                at_once()
+
+        signal.signal(signal.SIGINT, caught)
+        signal.signal(signal.SIGTERM, caught)
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _event_seconds() -> float:
+    """How far apart step events are; the environment can bring them closer, to compare runs exactly."""
+    try:
+        return float(os.environ.get(EVENT_SECONDS_VARIABLE, EVENT_SECONDS))
+    except ValueError:
+        return EVENT_SECONDS
+
+
+def say(message: str) -> None:
+    """A line for trainer.log."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run_folder(arguments: list[str]) -> Path | None:
+    """The run directory named on the command line."""
+    return Path(arguments[0]) if len(arguments) == 1 and not arguments[0].startswith("-") else None
