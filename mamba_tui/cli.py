@@ -26,6 +26,7 @@ MODULES = {
     "save": "mamba_tui.runs_command",
     "logs": "mamba_tui.runs_command",
     "data": "mamba_tui.data_command",
+    "bench": "mamba_tui.bench_command",
 }
 
 
@@ -93,9 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("--lines", type=int, default=50, metavar="N", help="lines from the end (default 50)")
     add_run_place(logs)
 
+    from mamba_tui.bench_command import add_parser as add_bench
     from mamba_tui.data_command import add_parser as add_data
 
     add_data(commands)
+    add_bench(commands)
     return parser
 
 

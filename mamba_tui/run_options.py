@@ -25,23 +25,28 @@ def add_run_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a configuration and a run."""
+def add_configuration_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a configuration."""
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--config", metavar="FILE", help="a .json or .toml configuration")
     start.add_argument("--preset", metavar="NAME", help="book, seed or shakespeare-char")
     parser.add_argument("--dataset", metavar="DIR", help="folder of .txt files")
-    add_run_place(parser)
-    parser.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--resume", action="store_true", help="go on with the run (default: the newest)")
-    mode.add_argument("--fresh", action="store_true", help="start the run anew; the old one is moved aside")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, mps")
     parser.add_argument("--max-iters", type=int, metavar="N", help="optimiser steps in all")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="set any key, such as --set n_embd=[64,48,64]; repeatable",
     )  # fmt: skip
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a configuration and a run."""
+    add_configuration_options(parser)
+    add_run_place(parser)
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="go on with the run (default: the newest)")
+    mode.add_argument("--fresh", action="store_true", help="start the run anew; the old one is moved aside")
 
 
 def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tuple[RunConfig, Path | None]:
