@@ -13,6 +13,8 @@ from mamba_tui.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 
+from mamba_tui.widgets.safe_text import visible
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out one of the three commands. Returns the exit code."""
@@ -76,16 +78,15 @@ def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
 
     A folder that the user named (`given`) is never written to. Raises UserError when there is no text.
     """
-    from core.sample_text import is_empty_dataset, write_sample
+    from core.sample_text import has_texts, write_sample
 
     folder = Path(config.data.dataset_dir)
-    if given or not is_empty_dataset(folder):
+    if given or has_texts(folder):
         return
-    offer = (
-        f"There is no text in {folder}/ yet. mamba-tui brings a sample: Python's language reference, 0.5 MB."
-    )
-    print(offer)
-    if ask and input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
-        raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
-    count = len(write_sample(folder))
-    print(f"Wrote {count} files to {folder}/. Put your own .txt files there whenever you like.")
+    if ask:
+        print(
+            f"There is no text in {visible(folder)} yet; mamba-tui brings a sample, Python's own reference."
+        )
+        if input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
+    print(visible(write_sample(folder)))
