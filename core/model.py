@@ -157,8 +157,9 @@ class MultiHeadAttention(nn.Module):
 
     def _newest(self, seen: Tensor, like: Tensor | None) -> Tensor:
         """The last W - 1 slots of `seen` (B, H, S, E), empty ones in front where there are fewer."""
-        missing = max(0, self.past - seen.shape[2])
-        kept = F.pad(seen[:, :, max(0, seen.shape[2] - self.past) :], (0, 0, missing, 0))
+        kept = seen[:, :, max(0, seen.shape[2] - self.past) :]
+        if missing := self.past - kept.shape[2]:
+            kept = F.pad(kept, (0, 0, missing, 0))
         return kept if like is None else kept.to(like.dtype)
 
 

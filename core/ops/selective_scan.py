@@ -106,7 +106,7 @@ class _Chunks:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.raw = _time_major(dt, wide)
         if dt_bias is not None:
-            self.raw += dt_bias
+            self.raw = self.raw + dt_bias  # not in place: at L = 1 this is the input itself
         self.delta = F.softplus(self.raw)
         self.x = _time_major(x, wide)
         self.input = self.delta * self.x
