@@ -176,6 +176,8 @@ class Display:
 
     def _started(self, event: Event) -> None:
         self.end = self.error = None
+        if not event["parameters"]:
+            return  # the trainer is up, but has not built its model yet
         origin = f", resumed from step {event['resumed_from']:,}" if event["resumed_from"] is not None else ""
         self.say(
             f"{event['parameters']:,} parameters, {event['vocab_size']:,} tokens in the vocabulary, "

@@ -12,7 +12,6 @@ from core.runs import EventReader, Run, list_runs, next_run_name, prepare_run, s
 from mamba_tui.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
-
 from mamba_tui.widgets.safe_text import visible
 
 
