@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.hardware import describe, resolve_device
 from core.loader import SequentialLoader
 from core.model import GPT, ModelState
-from core.optim import apply_settings, make_optimizer
+from core.optim import AdamW, make_optimizer
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.step import EagerStep, TrainingStep, make_step
 from core.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ class Parts:
     corpus: Corpus
     tokenizer: Tokenizer
     model: GPT
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     loader: SequentialLoader
     training_step: TrainingStep
     tokens_per_step: int
@@ -176,7 +176,6 @@ def _check_changes(
 def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
     """Everything but the weights, as it was after the checkpoint's step."""
     parts.optimizer.load_state_dict(payload["optimizer"])
-    apply_settings(parts.optimizer, config.training)
     text = fingerprint(parts.corpus)
     if payload["data"] != text:
         parts.notices.append(

@@ -19,7 +19,7 @@ from torch import Tensor
 from core.config import RunConfig
 from core.loader import SequentialLoader
 from core.model import GPT, ModelState
-from core.optim import learning_rate
+from core.optim import AdamW, learning_rate
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EagerStep:
         self,
         model: GPT,
         forward: Callable[..., object],
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         loader: SequentialLoader,
         config: RunConfig,
         device: torch.device,
@@ -126,8 +126,7 @@ class EagerStep:
         if self._config.training.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.training.grad_clip, norm)
         bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        # Fused optimisers look at this tensor on the device and leave everything as it is when it is 1.
-        self._optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        self._optimizer.found_inf = bad.float()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
@@ -160,7 +159,7 @@ class EagerStep:
 def make_step(
     model: GPT,
     forward: Callable[..., object],
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     loader: SequentialLoader,
     config: RunConfig,
     device: torch.device,
