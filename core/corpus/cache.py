@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from core.corpus.listing import CACHE_FOLDER, Found
 from core.corpus.reading import Facts
 from core.corpus.split import Decisions
-from core.corpus.store import write_whole
+from core.corpus.store import JOURNAL, write_whole
 from core.errors import UserError
 from core.tokenizer import Tokenizer
 
@@ -21,6 +23,7 @@ from core.tokenizer import Tokenizer
 # systems that count in whole seconds have long ticks. Such files are read again the next time.
 _TICK = 100_000_000
 _LONG_TICK = 2_100_000_000
+STALE_DAYS = 30
 
 
 def cache_folder(dataset: str) -> Path:
@@ -56,6 +59,15 @@ def _usable(folder: Path) -> bool:
         return False
 
 
+def drop_stale(folder: Path) -> None:
+    """Delete the ids of tokenizers that nobody has used for STALE_DAYS."""
+    oldest = time.time() - STALE_DAYS * 86_400
+    for store in folder.glob("tokens-*"):
+        used = store / JOURNAL
+        if store.is_dir() and (not used.exists() or used.stat().st_mtime < oldest):
+            shutil.rmtree(store, ignore_errors=True)
+
+
 def _load(path: Path) -> Any:
     """JSON of a cache file; None where it is missing or damaged, which costs only time."""
     try:
@@ -85,6 +97,9 @@ class FactStore:
 
     def put(self, found: Found, facts: Facts, now_ns: int) -> None:
         """Remember facts found by a reading that began at `now_ns`."""
+        if facts.passing:
+            self._rows.pop(found.name, None)
+            return
         newest = max(found.signature[1:3])
         coarse = found.signature[1] % 1_000_000_000 == 0
         too_fresh = newest > now_ns - (_LONG_TICK if coarse else _TICK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,20 +35,33 @@ class Reporter:
         self._callback = callback
         self._interval = 1 / per_second
         self._last = 0.0
+        self._lock = threading.Lock()
         self.begin("listing", 0)
 
     def begin(self, stage: str, total: int) -> None:
         """A new stage of `total` bytes."""
-        self.stage, self.total, self.done = stage, total, 0
+        self.stage, self.total, self.done, self.file = stage, total, 0, ""
         self._began = time.monotonic()
-        self.tell("", force=True)
+        self.tell(force=True)
+
+    def wait(self, stage: str) -> None:
+        """Nothing can be done until something else ends."""
+        if self.stage != stage:
+            self.begin(stage, 0)
+        self.tell()
+
+    def count(self, amount: int, file: str) -> None:
+        """So many bytes more are done. For any thread; does not call back."""
+        with self._lock:
+            self.done += amount
+            self.file = file
 
     def add(self, amount: int, file: str) -> None:
-        """So many bytes more are done."""
-        self.done += amount
-        self.tell(file)
+        """So many bytes more are done; calls back, if it is time. For the thread that prepares."""
+        self.count(amount, file)
+        self.tell()
 
-    def tell(self, file: str, force: bool = False) -> None:
+    def tell(self, force: bool = False) -> None:
         """Call back, if it is time."""
         now = time.monotonic()
         if self._callback is None or (not force and now - self._last < self._interval):
@@ -56,4 +70,4 @@ class Reporter:
         elapsed = now - self._began
         rate = self.done / elapsed if elapsed > 0 else 0.0
         left = (self.total - self.done) / rate if rate > 0 else None
-        self._callback(Progress(self.stage, self.done, self.total, file, rate, left))
+        self._callback(Progress(self.stage, self.done, self.total, self.file, rate, left))

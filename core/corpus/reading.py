@@ -9,9 +9,11 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import os
 import re
+import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -60,14 +62,21 @@ class Facts:
     longest_line: int = 0
     notes: list[str] = field(default_factory=list)
     problem: str = ""
+    passing: bool = False  # the problem may be gone the next time, though the file is the same
 
     def to_list(self) -> list[Any]:
         """A compact JSON-able form."""
         return list(asdict(self).values())
 
 
-def survey(found: Found, options: ReadingOptions) -> Facts:
-    """Read a file once: which encoding it is in, how long it is, and what is remarkable about it."""
+def survey(
+    found: Found, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
+) -> Facts:
+    """Read a file once: which encoding it is in, how long it is, and what is remarkable about it.
+
+    `count` is told of every few bytes read; `stop` ends the reading, and the facts are then void.
+    """
+    watch = _Watch(count, stop)
     try:
         with _open(found.path) as file:
             head = file.read(SAMPLE)
@@ -75,34 +84,60 @@ def survey(found: Found, options: ReadingOptions) -> Facts:
             return Facts(problem="is empty")
         guess = first_guess(head)
         try:
-            return _survey_as(found, options, guess)
+            return _survey_as(found, options, guess, watch)
         except UnicodeDecodeError as error:
             if guess.encoding != "utf-8":
                 marked = "its mark says" if not guess.note else "its zeros say"
                 return Facts(problem=f"is not the {guess.encoding.upper()} that {marked} ({error.reason})")
         guess = next_guess(head, _around_error(found.path), options.encoding)
         try:
-            return _survey_as(found, options, guess)
+            return _survey_as(found, options, guess, watch)
         except UnicodeDecodeError as error:
             if options.encoding is not None:
                 return Facts(problem=f"is neither UTF-8 nor {options.encoding}, as declared ({error.reason})")
         note = f"not UTF-8, and not quite {guess.encoding}: decoded as latin-1, which was guessed"
-        return _survey_as(found, options, Guess("latin-1", note))
+        return _survey_as(found, options, Guess("latin-1", note), watch)
     except NotTextError as error:
         return Facts(problem=str(error))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         return Facts(problem=f"is a damaged gzip file ({error})")
     except OSError as error:
-        return Facts(problem=f"cannot be read: {error.strerror or error}")
+        return Facts(problem=f"cannot be read: {error.strerror or error}", passing=True)
 
 
-def _survey_as(found: Found, options: ReadingOptions, guess: Guess) -> Facts:
-    digest = hashlib.blake2b(digest_size=16)
+class _Watch:
+    """Follows a reading: a digest of its bytes, a report of how far it is, an end when it must stop."""
+
+    def __init__(self, count: Callable[[int], None], stop: threading.Event) -> None:
+        self.digest = hashlib.blake2b(digest_size=16)
+        self._count = count
+        self._stop = stop
+        self._counted = 0
+        self._seen = 0
+
+    def begin(self) -> None:
+        """From the top of the file, perhaps again: nothing is counted twice."""
+        self.digest = hashlib.blake2b(digest_size=16)
+        self._seen = 0
+
+    def see(self, block: bytes) -> None:
+        """A block was read."""
+        if self._stop.is_set():
+            raise OSError("stopped")
+        self.digest.update(block)
+        self._seen += len(block)
+        if self._seen > self._counted:
+            self._count(self._seen - self._counted)
+            self._counted = self._seen
+
+
+def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watch) -> Facts:
+    watch.begin()
     facts = Facts(encoding=guess.encoding, notes=[guess.note] if guess.note else [])
     cutter = GutenbergCutter() if options.strip_gutenberg else None
     controls = np.zeros(256, np.int64)
     line = 0
-    for fresh, text in clean_text(found, guess.encoding, options, cutter, digest):
+    for fresh, text in clean_text(found, guess.encoding, options, cutter, watch):
         data = text.encode()
         facts.documents += fresh
         facts.characters += len(text)
@@ -117,7 +152,7 @@ def _survey_as(found: Found, options: ReadingOptions, guess: Guess) -> Facts:
         else:
             line += len(data)
     facts.longest_line = max(facts.longest_line, line)
-    facts.content = digest.hexdigest()
+    facts.content = watch.digest.hexdigest()
     facts.notes += cutter.notes if cutter else []
     counted = {code: int(controls[code]) for code in CONTROLS if controls[code]}
     if counted:
@@ -147,17 +182,38 @@ def clean_text(
     encoding: str,
     options: ReadingOptions,
     cutter: GutenbergCutter | None = None,
-    digest: Any = None,
+    watch: _Watch | None = None,
 ) -> Iterator[tuple[bool, str]]:
     """The text of a file in stretches; True beside a stretch where a document begins.
 
     Raises UnicodeDecodeError where the file is not in `encoding`, OSError where it cannot be read.
     """
-    blocks = _decoded(found.path, encoding, digest)
+    blocks = _decoded(found.path, encoding, watch)
     if cutter is None and options.strip_gutenberg:
         cutter = GutenbergCutter()
     marked = _cut(blocks, cutter) if cutter else _mark_first(blocks)
     return _unwrapped(marked) if options.unwrap_lines else marked
+
+
+def seekable_text(found: Found, encoding: str, end: int, amount: int) -> Iterator[str] | None:
+    """About `amount` characters from all over the first `end` characters of a file, without the rest.
+
+    Only for plain UTF-8, where one can begin anywhere; None for other files. A character is at least
+    a byte, so no byte before `end` belongs to a character at or behind `end`.
+    """
+    if encoding not in ("utf-8", "utf-8-sig") or found.path.lower().endswith(".gz"):
+        return None
+    return _slices(found.path, min(end, found.size), amount)
+
+
+def _slices(path: str, end: int, amount: int) -> Iterator[str]:
+    count = max(1, amount // SAMPLE)
+    with open(path, "rb", buffering=0) as file:
+        for index in range(count):
+            low = index * end // count
+            file.seek(low, os.SEEK_SET)
+            data = file.read(min(SAMPLE, end - low))
+            yield data.decode("utf-8", "ignore").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _open(path: str) -> BinaryIO:
@@ -166,15 +222,15 @@ def _open(path: str) -> BinaryIO:
     return cast(BinaryIO, open(path, "rb", buffering=0))
 
 
-def _decoded(path: str, encoding: str, digest: Any) -> Iterator[str]:
+def _decoded(path: str, encoding: str, watch: _Watch | None) -> Iterator[str]:
     """Text blocks with LF line ends and no mark."""
     decoder = codecs.getincrementaldecoder(encoding)()
     held = ""
     with _open(path) as file:
         while True:
             block = file.read(BLOCK)
-            if digest is not None:
-                digest.update(block)
+            if watch is not None:
+                watch.see(block)
             text = held + decoder.decode(block, final=not block)
             held = ""
             if "\r" in text:

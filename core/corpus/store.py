@@ -123,6 +123,11 @@ class TokenStore:
         with contextlib.suppress(OSError):
             os.truncate(self.path, self.end * self.dtype.itemsize)
 
+    def touch(self) -> None:
+        """Note that these ids are in use."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / JOURNAL)
+
     def waste(self, used: set[str]) -> int:
         """Bytes that no entry in `used` needs."""
         kept = sum(entry.count for key, entry in self.entries.items() if key in used)

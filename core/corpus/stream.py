@@ -81,6 +81,9 @@ class TokenStream:
         return rows
 
 
+SKIPPED = "skipped"
+
+
 @dataclass
 class FileReport:
     """What became of one file. `split` is train, validation, tail (its end held out), or skipped."""
@@ -94,6 +97,7 @@ class FileReport:
     documents: int = 0
     longest_line: int = 0
     duplicate_of: str = ""
+    offset: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -112,6 +116,7 @@ class Corpus:
     report: list[FileReport]
     notices: list[str]
     cache: Path
+    tokens: Tokens
     encoded_files: int = 0
 
     @property
@@ -119,10 +124,16 @@ class Corpus:
         """Of the validation text: nats/token divided by this and by ln 2 are bits per byte."""
         return self.validation.bytes_per_token
 
+    def file_tokens(self, file: FileReport, start: int = 0, count: int | None = None) -> Tokens:
+        """The ids of one file as the model sees them, from its `start`th on."""
+        low = file.offset + min(max(start, 0), file.tokens)
+        high = file.offset + file.tokens
+        return np.array(self.tokens[low : high if count is None else min(low + count, high)])
+
     @property
     def read(self) -> list[FileReport]:
         """The files that are part of the corpus."""
-        return [file for file in self.report if file.split != "skipped"]
+        return [file for file in self.report if file.split != SKIPPED]
 
     def summary(self) -> str:
         """The corpus in a few lines: sizes, vocabulary, what is held out, what was passed over."""
@@ -141,7 +152,7 @@ class Corpus:
             f"{total:,} tokens ({self.tokenizer.kind}, {self.tokenizer.vocab_size:,} in the vocabulary)",
             f"held out for validation: {' and '.join(what)}: {len(self.validation):,} tokens, {share:.1%}",
         ]
-        skipped = [file for file in self.report if file.split == "skipped"]
+        skipped = [file for file in self.report if file.split == SKIPPED]
         if skipped:
             lines.append(
                 f"not read: {len(skipped):,} files, such as {skipped[0].name}, which {skipped[0].notes[0]}"
