@@ -8,11 +8,13 @@ from pathlib import Path
 
 from core.config import RunConfig
 from core.errors import UserError
-from core.runs import EventReader, Run, list_runs, next_run_name, prepare_run, start_trainer
+from core.runs import EventReader, Run, discard, list_runs, next_run_name, prepare_run, start_trainer
 from mamba_tui.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 from mamba_tui.widgets.safe_text import visible
+
+EXIT_BAD_INPUT = 2
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,13 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
     ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=arguments.dataset is not None)
-    prepared = prepare_run(root, name or next_run_name(root), config, mode=run_mode(arguments))
+    name = name or next_run_name(root)
+    begun = resumed is not None or Run(root / name).path.exists()
+    prepared = prepare_run(root, name, config, mode=run_mode(arguments))
     reader = reader_at_end(prepared)
     pid = start_trainer(prepared)
     if arguments.detach:
         print(f"{prepared.name} is training; watch it: mamba-tui attach {prepared.name}")
         return 0
-    return follow(prepared, reader, pid=pid)
+    code = follow(prepared, reader, pid=pid)
+    if code == EXIT_BAD_INPUT and not begun:
+        discard(prepared)
+    return code
 
 
 def _attach(arguments: argparse.Namespace) -> int:

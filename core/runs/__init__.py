@@ -10,6 +10,7 @@ from core.runs.control import COMMANDS, Command, CommandInbox
 from core.runs.directory import (
     Run,
     check_name,
+    discard,
     fixed_differences,
     fixed_message,
     list_runs,
@@ -51,6 +52,7 @@ __all__ = [
     "boot_id",
     "check_name",
     "checkpoint_path",
+    "discard",
     "explain_log",
     "find_checkpoints",
     "fixed_differences",

@@ -130,6 +130,15 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
     return run
 
 
+def discard(run: Run) -> None:
+    """Remove a run that never took a step, so that a mistyped option leaves nothing behind.
+
+    A run with a checkpoint, or whose trainer is alive, is left as it is.
+    """
+    if not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
 def portable(config: RunConfig) -> RunConfig:
     """The configuration with absolute paths, so that a run can be resumed from any folder."""
     changes = {"dataset_dir": _absolute(config.data.dataset_dir)}
