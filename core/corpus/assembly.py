@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.corpus.reading import ReadingOptions
 from core.corpus.split import TRAIN, VALIDATION
 from core.corpus.store import Entry, TokenStore
 from core.corpus.stream import SKIPPED, Corpus, FileReport, TokenStream
@@ -14,8 +13,6 @@ from core.tokenizer import Tokenizer
 
 def join(
     texts: list[Text],
-    options: ReadingOptions,
-    fraction: float,
     tokenizer: Tokenizer,
     store: TokenStore,
     skipped: dict[str, str],
@@ -26,14 +23,14 @@ def join(
     first_names: dict[str, str] = {}
     reports = []
     for text in texts:
-        entry = store.entries[text.key(options, fraction)]
+        entry = store.entries[text.key]
         before = len(sides[VALIDATION])
-        cut = entry.count if entry.cut is None else entry.cut
+        cut = entry.tokens if entry.cut is None else entry.cut
         if text.side == VALIDATION:
-            sides[VALIDATION].add(entry, 0, entry.count, entry.head_bytes)
+            sides[VALIDATION].add(entry, 0, entry.tokens, entry.head_bytes)
         else:
             sides[TRAIN].add(entry, 0, cut, entry.head_bytes)
-            sides[VALIDATION].add(entry, cut, entry.count, entry.tail_bytes)
+            sides[VALIDATION].add(entry, cut, entry.tokens, entry.tail_bytes)
         twin = first_names.setdefault(text.facts.content, text.found.name)
         reports.append(
             FileReport(
@@ -41,7 +38,7 @@ def join(
                 split=text.side,
                 encoding=text.facts.encoding,
                 bytes=entry.head_bytes + entry.tail_bytes,
-                tokens=entry.count,
+                tokens=entry.tokens,
                 validation_tokens=len(sides[VALIDATION]) - before,
                 documents=text.facts.documents,
                 longest_line=text.facts.longest_line,

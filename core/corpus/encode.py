@@ -61,7 +61,7 @@ def encode_texts(
 
     A text counts in the store at most COMMIT_SECONDS after it is finished, whatever happens then.
     """
-    missing = {text.key(options, fraction): text for text in texts}
+    missing = {text.key: text for text in texts}
     missing = {key: text for key, text in missing.items() if key not in store.entries}
     report.begin("encoding", sum(text.facts.bytes for text in missing.values()))
     if not missing:

@@ -12,10 +12,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -25,13 +24,12 @@ JOURNAL = "entries.jsonl"
 _WASTE_KEPT = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a text's ids lie: `documents` are the offsets of its openings, `cut` that of its tail."""
 
     offset: int
-    count: int
-    documents: tuple[int, ...]
+    tokens: int
+    documents: Sequence[int]
     cut: int | None
     head_bytes: int
     tail_bytes: int
@@ -59,9 +57,9 @@ class TokenStore:
             self.generation = int(rows[0]["tokens"]) if rows else 0
             size = self.path.stat().st_size // self.dtype.itemsize if rows else 0
             for row in rows[1:]:
-                key, offset, count, documents, *rest = row
-                if offset + count <= size:
-                    self.entries[key] = Entry(offset, count, tuple(documents), *rest)
+                entry = Entry._make(row[1:])
+                if entry.offset + entry.tokens <= size:
+                    self.entries[row[0]] = entry
                 else:
                     self.notice = "the token cache was cut short: what is missing is prepared again"
         except (ValueError, LookupError, TypeError, OSError):
@@ -73,7 +71,7 @@ class TokenStore:
             self._begin_journal(self.generation, {})
         elif len(whole) != len(raw):
             os.truncate(journal, len(whole))
-        self.end = max((entry.offset + entry.count for entry in self.entries.values()), default=0)
+        self.end = max((entry.offset + entry.tokens for entry in self.entries.values()), default=0)
         for path in self.folder.glob("tokens-*.bin"):
             if path != self.path:
                 path.unlink(missing_ok=True)
@@ -109,7 +107,7 @@ class TokenStore:
                 journal.flush()
                 os.fsync(journal.fileno())
         self.entries |= entries
-        self.end = max(self.end, *(entry.offset + entry.count for entry in entries.values()))
+        self.end = max(self.end, *(entry.offset + entry.tokens for entry in entries.values()))
 
     def close(self) -> None:
         """Close the file that ids are appended to."""
@@ -130,7 +128,7 @@ class TokenStore:
 
     def waste(self, used: set[str]) -> int:
         """Bytes that no entry in `used` needs."""
-        kept = sum(entry.count for key, entry in self.entries.items() if key in used)
+        kept = sum(entry.tokens for key, entry in self.entries.items() if key in used)
         return (self.end - kept) * self.dtype.itemsize
 
     def compact(self, used: set[str], force: bool = False) -> bool:
@@ -147,11 +145,11 @@ class TokenStore:
             with open(new, "wb") as file:
                 for key in kept:
                     entry = self.entries[key]
-                    for low in range(entry.offset, entry.offset + entry.count, 1 << 20):
-                        high = min(low + (1 << 20), entry.offset + entry.count)
+                    for low in range(entry.offset, entry.offset + entry.tokens, 1 << 20):
+                        high = min(low + (1 << 20), entry.offset + entry.tokens)
                         file.write(tokens[low:high].tobytes())
-                    moved[key] = replace(entry, offset=end)
-                    end += entry.count
+                    moved[key] = entry._replace(offset=end)
+                    end += entry.tokens
                 file.flush()
                 os.fsync(file.fileno())
             self._begin_journal(self.generation + 1, moved)
@@ -180,8 +178,7 @@ class TokenStore:
 
 
 def _line(key: str, entry: Entry) -> bytes:
-    values = [key, entry.offset, entry.count, entry.documents, entry.cut, entry.head_bytes, entry.tail_bytes]
-    return json.dumps(values).encode() + b"\n"
+    return json.dumps([key, *entry]).encode() + b"\n"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from core.corpus.listing import Found
 from core.corpus.progress import Reporter
-from core.corpus.reading import Facts, ReadingOptions, Tail
+from core.corpus.reading import Facts, Tail
 from core.corpus.split import TAIL, TRAIN
 
 A = TypeVar("A")
@@ -26,15 +26,17 @@ class Text:
     found: Found
     facts: Facts
     side: str = TRAIN
+    key: str = ""
+
+    def decide(self, side: str, options_key: str, fraction: float) -> None:
+        """Set the side, and with it the key: what decides the ids of this text under one tokenizer."""
+        self.side = side
+        cut = repr(fraction) if side == TAIL else ""
+        self.key = f"{self.facts.content}:{self.facts.encoding}:{options_key}:{cut}"
 
     def tail(self, fraction: float) -> Tail | None:
         """The part that is held out, where that is the end of this text."""
         return Tail.of(self.facts.characters, fraction) if self.side == TAIL else None
-
-    def key(self, options: ReadingOptions, fraction: float) -> str:
-        """What decides the ids of this text under one tokenizer."""
-        cut = repr(fraction) if self.side == TAIL else ""
-        return f"{self.facts.content}:{self.facts.encoding}:{options.key}:{cut}"
 
 
 def available_cores() -> int:
