@@ -219,6 +219,20 @@ class Document:
         shape = "geometric" if geometric else "even"
         self._set_layers(layers, f"{shape} ramp {first} to {last}")
 
+    def hourglass(self, first: int, waist: int, last: int, *, geometric: bool) -> None:
+        """Widths down from `first` to `waist` in the middle and up to `last`, as one change."""
+        count = self.layer_count
+        if count < 3:
+            self.ramp(first, waist if count == 2 else last, geometric=geometric)
+            return
+        middle = (count - 1) // 2
+        before = self._now
+        self.ramp(first, waist, geometric=geometric, end=middle)
+        self.ramp(waist, last, geometric=geometric, begin=count - 1 - middle)
+        # Both halves count as one step of undo.
+        while self._past and self._past[-1] is not before:
+            self._past.pop()
+
     def paste(self, text: str) -> str:
         """Take a list of widths, heads or types; what was understood. Raises ValueError in words.
 

@@ -1,0 +1,314 @@
+"""The console: tabs, what belongs to all of them, and the way out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+from textual.widgets import ContentSwitcher
+
+from core.errors import UserError
+from mamba_tui import keys, themes
+from mamba_tui.launch_options import LaunchOptions
+from mamba_tui.session import ENDED, Session
+from mamba_tui.widgets.bars import KeyBar, TabBar
+from mamba_tui.widgets.safe_text import clip, safe, visible
+
+if TYPE_CHECKING:
+    from mamba_tui.panes.base import Pane
+
+__all__ = ["LaunchOptions", "MambaTUI", "main"]
+
+TABS = (
+    ("configure", "F2", "Configure"),
+    ("train", "F3", "Train"),
+    ("checkpoints", "F4", "Checkpoints"),
+    ("generate", "F5", "Generate"),
+    ("data", "F6", "Data"),
+)
+FLUSH_SECONDS = 0.1
+
+
+class MambaTUI(App[int]):
+    """The application. Panes are imported and mounted when they are first looked at."""
+
+    TITLE = "mamba-tui"
+    ENABLE_COMMAND_PALETTE = True
+    CSS_PATH: ClassVar[str] = "app.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("app")
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (110, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (32, "-tall")]
+
+    tab = reactive("configure", init=False)
+
+    def __init__(self, options: LaunchOptions, *, state_path: Path | None = None) -> None:
+        super().__init__()
+        from mamba_tui.state import ConsoleState
+
+        self.options = options
+        self.session = Session(options)
+        self.state = ConsoleState.load(state_path)
+        for theme in themes.THEMES:
+            self.register_theme(theme)
+        self.theme = self.state.theme if self.state.theme in self.available_themes else themes.DEFAULT
+        self._dirty = False
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Series colours for themes that do not bring them."""
+        return themes.fallback_variables(self.current_theme.dark)
+
+    # ---------------------------------------------------------------- shape
+
+    def compose(self) -> ComposeResult:
+        """The frame; the panes come when they are looked at."""
+        yield TabBar([tab for tab in TABS if tab[0] != "data" or data_pane_exists()])
+        yield ContentSwitcher(id="panes")
+        yield KeyBar()
+
+    async def on_mount(self) -> None:
+        """Show the first pane, then begin everything that can wait."""
+        first = "train" if self.options.attach else "configure"
+        self.query_one(TabBar).active = first
+        await self._show(first)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        self.run_worker(self._watch(), group="session", name="watch")
+        self.set_interval(FLUSH_SECONDS, self._flush)
+
+    async def _watch(self) -> None:
+        from core.runs import Run
+
+        if self.options.attach:
+            self.session.follow(Run(self.options.checkpoints / self.options.attach))
+        else:
+            living = await self.session.newest_run()
+            if living is not None and self.session.run is None:
+                self.session.follow(living)
+                self.say(f"{living.name} is training: F3 shows it")
+        await self.session.follow_for_ever(self._changed)
+
+    def _changed(self) -> None:
+        self._dirty = True
+
+    def _flush(self) -> None:
+        """Show what is new, ten times a second at most, and only on the pane that is looked at."""
+        self._show_status()
+        if not self._dirty:
+            return
+        self._dirty = False
+        pane = self.pane
+        if pane is not None:
+            pane.session_changed()
+
+    def _show_status(self) -> None:
+        from mamba_tui.words import short_status
+
+        bar = self.query_one(TabBar)
+        bar.status, bar.status_style = short_status(self.session)
+
+    @property
+    def pane(self) -> Pane | None:
+        """The pane on screen."""
+        from mamba_tui.panes.base import Pane
+
+        current = self.query_one("#panes", ContentSwitcher).visible_content
+        return current if isinstance(current, Pane) else None
+
+    async def _show(self, tab: str) -> None:
+        switcher = self.query_one("#panes", ContentSwitcher)
+        if not switcher.query(f"#{tab}"):
+            await switcher.mount(make_pane(tab, self))
+        switcher.current = tab
+        self.tab = tab
+        self.query_one(TabBar).active = tab
+        pane = self.pane
+        if pane is not None:
+            pane.shown()
+
+    async def show_tab(self, tab: str) -> Pane:
+        """Go to a tab; its pane."""
+        await self._show(tab)
+        pane = self.pane
+        assert pane is not None
+        return pane
+
+    # -------------------------------------------------------------- talking
+
+    def say(self, message: object, *, problem: bool = False) -> None:
+        """A notice that goes by itself; foreign text in it is made visible."""
+        text = clip(visible(message), 600)
+        self.notify(text, severity="error" if problem else "information", markup=False,
+                    timeout=8 if problem else 4)  # fmt: skip
+
+    def action_help(self) -> None:
+        """All keys."""
+        from mamba_tui.widgets.dialogs import Page
+
+        if isinstance(self.screen, Page):
+            return
+        lines: list[Content | str] = []
+        for title, rows in keys.sections():
+            lines.append(Content.styled(f"{title}\n", "bold $accent"))
+            widest = 22
+            for names, text in rows:
+                lines.append(Content.assemble((f"  {names:<{widest}} ", "bold"), (f"{text}\n", "$text-muted")))
+            lines.append("\n")
+        self.push_screen(Page("Keys", Content.assemble(*lines)))
+
+    async def action_tab(self, tab: str) -> None:
+        """Go to a tab."""
+        if len(self.screen_stack) == 1 and any(name == tab for name, *_ in self.query_one(TabBar).tabs):
+            await self._show(tab)
+
+    async def action_next_tab(self, by: int) -> None:
+        """Go to a neighbouring tab."""
+        names = [name for name, *_ in self.query_one(TabBar).tabs]
+        await self.action_tab(names[(names.index(self.tab) + by) % len(names)])
+
+    async def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:
+        """A tab was clicked."""
+        await self._show(event.tab)
+
+    def action_next_theme(self) -> None:
+        """The next of our own themes; the palette knows all of them."""
+        at = themes.NAMES.index(self.theme) if self.theme in themes.NAMES else -1
+        self.theme = themes.NAMES[(at + 1) % len(themes.NAMES)]
+        self.say(f"theme {self.theme}")
+
+    def watch_theme(self, theme: str) -> None:
+        """Remember the theme."""
+        self.state.theme = theme
+
+    def action_screenshot_file(self) -> None:
+        """Write a picture of the screen beside the working folder's files."""
+        from mamba_tui.words import free_path
+
+        path = free_path(Path(f"mamba-tui-{self.tab}.svg"))
+        try:
+            path.write_text(self.export_screenshot(title="mamba-tui"), encoding="utf-8")
+        except OSError as error:
+            self.say(f"{path} cannot be written: {error.strerror}", problem=True)
+            return
+        self.say(f"wrote {path}")
+
+    async def action_start(self) -> None:
+        """Start training with the configuration on screen."""
+        if len(self.screen_stack) > 1:
+            return
+        from mamba_tui.panes.config import ConfigPane
+
+        pane = self.query(ConfigPane)
+        if not pane:
+            await self._show("configure")
+        self.run_worker(self.query_one(ConfigPane).start(), group="start", exclusive=True)
+
+    # -------------------------------------------------------------- the end
+
+    def action_leave(self) -> None:
+        """Quit; while a run trains, ask what is to become of it."""
+        self.run_worker(self._leave(), group="leave", exclusive=True)
+
+    async def action_quit(self) -> None:
+        """Textual's own quit (command palette) asks too."""
+        self.action_leave()
+
+    async def _leave(self) -> None:
+        from mamba_tui.widgets.dialogs import Answer, Question
+
+        session = self.session
+        if session.run is None or not session.alive or session.read_only:
+            self._exit()
+            return
+        if any(isinstance(screen, Question) for screen in self.screen_stack):
+            return
+        name = visible(session.run.name)
+        answer = await self.push_screen_wait(
+            Question(
+                "Quit",
+                f"{name} is training. It goes on without the console; "
+                f"`mamba-tui attach {name}` comes back to it.",
+                [
+                    Answer("detach", "Leave it training", "primary"),
+                    Answer("stop", "Save and stop it"),
+                    Answer("cancel", "Stay"),
+                ],
+            )
+        )
+        if answer == "detach":
+            self._exit(f"{name} goes on training. Come back: mamba-tui attach {name}")
+        elif answer == "stop":
+            try:
+                await session.command("stop")
+            except UserError as error:
+                self.say(error, problem=True)
+                return
+            self._exit(f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}")
+
+    def _exit(self, message: str = "") -> None:
+        for pane in self.query("#panes > *"):
+            remember = getattr(pane, "remember", None)
+            if remember is not None:
+                remember()
+        self.state.tab = self.tab
+        self.state.save()
+        self.exit(0, message=safe(message) if message else None)
+
+    async def on_unmount(self) -> None:
+        """End the generator with the console."""
+        from mamba_tui.panes.base import Pane
+
+        for pane in self.query(Pane):
+            await pane.close()
+
+
+def data_pane_exists() -> bool:
+    """Whether the Data pane is part of this installation."""
+    return (Path(__file__).parent / "panes" / "data.py").exists()
+
+
+def make_pane(tab: str, app: MambaTUI) -> Widget:
+    """Import and make a pane."""
+    if tab == "configure":
+        from mamba_tui.panes.config import ConfigPane
+
+        return ConfigPane(app.options, app.session, id=tab)
+    if tab == "train":
+        from mamba_tui.panes.train import TrainPane
+
+        return TrainPane(app.session, app.state, id=tab)
+    if tab == "checkpoints":
+        from mamba_tui.panes.checkpoints import CheckpointsPane
+
+        return CheckpointsPane(app.session, app.state, id=tab)
+    if tab == "generate":
+        from mamba_tui.panes.generate import GeneratePane
+
+        return GeneratePane(app.session, app.state, id=tab)
+    from mamba_tui.panes.data import DataPane
+
+    return DataPane(id=tab)
+
+
+def running(session: Session) -> bool:
+    """Whether the followed run is at work, by what its events say."""
+    return session.alive or (session.status is not None and session.status.state not in ENDED)
+
+
+def main(options: LaunchOptions) -> int:
+    """Open the console; the exit code of the program."""
+    from mamba_tui.state import default_path
+
+    # Textual takes NO_COLOR for itself; a trainer that we start should still find it.
+    no_color = os.environ.get("NO_COLOR")
+    app = MambaTUI(options, state_path=default_path(options.checkpoints))
+    if no_color is not None:
+        os.environ["NO_COLOR"] = no_color
+    result = app.run()
+    return app.return_code or (result or 0)

@@ -1,0 +1,381 @@
+"""Train: watch a run and steer it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import ContentSwitcher, Static
+
+from mamba_tui import keys
+from mamba_tui.history import RunHistory
+from mamba_tui.panes import train_charts as charts
+from mamba_tui.panes.base import Pane, css_beside
+from mamba_tui.panes.train_status import status_lines
+from mamba_tui.panes.train_views import LogView, SamplesView, sample_content
+from mamba_tui.session import Session, off_thread
+from mamba_tui.state import ConsoleState
+from mamba_tui.widgets.dialogs import Answer, Prompt, Question
+from mamba_tui.widgets.line_chart import LineChart
+from mamba_tui.widgets.safe_text import safe
+from mamba_tui.words import free_path, state_of
+
+VIEWS = ("charts", "samples", "log")
+EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
+ANSWER_SECONDS = 20.0
+
+
+class TrainPane(Pane):
+    """Status, charts, samples, log."""
+
+    DEFAULT_CSS = css_beside(__file__)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("train")
+
+    def __init__(self, session: Session, state: ConsoleState, *, id: str) -> None:
+        super().__init__(id=id)
+        self.session = session
+        self.state = state
+        axis = state.axis if state.axis in charts.AXES else "number"
+        self.options = charts.ChartOptions(axis, state.smoothing, state.bits)
+        self.overlays: set[str] = set()
+        self._overlay_histories: dict[str, RunHistory] = {}
+        self.maximised = ""
+        self._drawn: object = None
+        self._followed: object = None
+
+    def compose(self) -> ComposeResult:
+        """Status on top, one of three views below."""
+        yield Static(id="status")
+        with ContentSwitcher(initial="charts-view", id="views"):
+            with Vertical(id="charts-view"):
+                with Vertical(id="charts"):
+                    yield LineChart("Loss", empty=EMPTY, id="loss")
+                    with Horizontal(id="small"):
+                        for kind in charts.KINDS[1:]:
+                            yield LineChart(kind.title, unit=kind.unit, empty="-", id=kind.id)
+                with VerticalScroll(id="side", can_focus=False):
+                    yield Static(id="latest")
+            yield SamplesView(id="samples-view")
+            yield LogView(id="log-view")
+
+    def on_mount(self) -> None:
+        """Restore what was chosen last time, keep the clock in the status line going."""
+        self.query_one("#loss", LineChart).log_y = self.state.log_y
+        if self.state.chart in {kind.id for kind in charts.KINDS}:
+            self.maximise(self.state.chart)
+        self.set_interval(1.0, self._tick)
+
+    def shown(self) -> None:
+        """Charts have the keys."""
+        focused = self.screen.focused
+        if focused is None or self not in focused.ancestors:
+            self.focus_view()
+        self._drawn = None
+        self.session_changed()
+
+    @property
+    def view(self) -> str:
+        """charts, samples or log."""
+        current = self.query_one("#views", ContentSwitcher).current or "charts-view"
+        return current.removesuffix("-view")
+
+    def focus_view(self) -> None:
+        """Give the keys to what is on screen."""
+        if self.view == "charts":
+            self.query_one(f"#{self.maximised or 'loss'}").focus()
+        else:
+            self.query_one(f"#{self.view}-view").focus()
+
+    def remember(self) -> None:
+        """Keep the chart options."""
+        self.state.axis, self.state.smoothing = self.options.axis, self.options.smoothing
+        self.state.bits, self.state.chart = self.options.bits, self.maximised
+        self.state.log_y = self.query_one("#loss", LineChart).log_y
+
+    # ------------------------------------------------------------- showing
+
+    def _tick(self) -> None:
+        if self.console.pane is self:
+            self._show_status()
+            if self.view == "log":
+                self._show_log_soon()
+
+    def session_changed(self) -> None:
+        """New events: draw what is on screen."""
+        if self.session.run is not self._followed:
+            self._followed = self.session.run
+            for chart in self.query(LineChart):
+                chart.set_view(None, follow=True)
+                chart.crosshair = None
+        self._show_status()
+        if self.view == "charts":
+            self._show_charts()
+        elif self.view == "samples":
+            history = self.session.history
+            self.query_one(SamplesView).show(tuple(history.samples) if history else ())
+        else:
+            self._show_log_soon()
+
+    def _show_status(self) -> None:
+        width = max(20, self.size.width - 2)
+        self.query_one("#status", Static).update(status_lines(self.session, width))
+
+    def _show_charts(self) -> None:
+        history = self.session.history
+        main = self.query_one("#loss", LineChart)
+        if history is None:
+            main.set_data([])
+            return
+        state = (history, history.version, self.options, self.app.theme, tuple(self._overlay_histories))
+        if state == self._drawn:
+            return
+        self._drawn = state
+        colors = charts.Colors(self.app.theme_variables)
+        marks = charts.markers(history, self.options, colors)
+        lines = []
+        for index, (name, other) in enumerate(self._overlay_histories.items()):
+            lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
+        main.title = charts.loss_title(self.options)
+        main.empty = EMPTY if self.session.run is None else "The first loss comes soon."
+        for chart in self.query(LineChart):
+            chart.axis = self.options.axis if self.options.axis in ("duration", "clock") else "number"  # type: ignore[assignment]
+        main.set_data(lines + charts.loss_lines(history, self.options, colors), marks)
+        for kind in charts.KINDS[1:]:
+            chart = self.query_one(f"#{kind.id}", LineChart)
+            if chart.display or self.maximised == kind.id:
+                chart.set_data(charts.single_line(history, kind, self.options, colors), marks)
+        self._show_latest(history)
+
+    def _show_latest(self, history: RunHistory) -> None:
+        latest = self.query_one("#latest", Static)
+        if history.samples:
+            sample = history.samples[-1]
+            head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
+            latest.update(head + sample_content(sample, lines=False))
+        elif self.session.run is not None:
+            latest.update(Content.styled("The first sample comes with the first evaluation; g asks now.", "$text-muted"))
+        else:
+            latest.update("")
+
+    def _show_log_soon(self) -> None:
+        self.work(self._show_log(), "log")
+
+    async def _show_log(self) -> None:
+        run, history = self.session.run, self.session.history
+        if run is None or history is None:
+            self.query_one(LogView).show((), "No run yet.")
+            return
+        from core.runs import log_tail
+
+        printed = await off_thread(log_tail, run.log_path, 200)
+        self.query_one(LogView).show(tuple(history.notes), printed)
+
+    def on_line_chart_view_changed(self, event: LineChart.ViewChanged) -> None:
+        """All charts show the same part of the run."""
+        source = event.chart
+        for chart in self.query(LineChart):
+            if chart is not source:
+                chart.follow, chart.view, chart.crosshair = source.follow, source.view, source.crosshair
+
+    # -------------------------------------------------------------- steering
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that steer need a run that can be steered."""
+        if action in ("pause", "stop", "command", "sample"):
+            return not self.session.read_only and self.session.run is not None
+        if action == "resume":
+            return not self.session.read_only and self.session.run is not None and not self.session.alive
+        return True
+
+    def action_pause(self) -> None:
+        """Pause, or go on; an ended run is resumed."""
+        if not self.session.alive:
+            self.action_resume()
+            return
+        self.action_command("resume" if state_of(self.session) == "paused" else "pause")
+
+    def action_command(self, command: str) -> None:
+        """Send a command."""
+        self.work(self._command(command), f"command-{command}")
+
+    async def _command(self, command: str, **arguments: object) -> None:
+        import asyncio
+
+        identity = await self.session.command(command, **arguments)
+        history, waited = self.session.history, 0.0
+        while history is not None and identity not in history.answers and waited < ANSWER_SECONDS:
+            await asyncio.sleep(0.1)
+            waited += 0.1
+            history = self.session.history
+        answer = history.answers.get(identity) if history is not None else None
+        if answer is None:
+            self.console.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
+        elif not answer.get("accepted"):
+            self.console.say(f"{command} refused: {answer.get('message')}", problem=True)
+        else:
+            self.console.say(answer.get("message") or f"{command}: done")
+
+    def action_stop(self) -> None:
+        """Save, then end."""
+        if self.session.alive:
+            self.work(self._stop(), "stop")
+
+    async def _stop(self) -> None:
+        run = self.session.run
+        assert run is not None
+        answer = await self.app.push_screen_wait(
+            Question(
+                "Stop",
+                f"{run.name} saves a checkpoint and ends. It can be resumed from there with R.",
+                [Answer("stop", "Save and stop", "primary"), Answer("no", "Let it train")],
+            )
+        )
+        if answer == "stop":
+            await self._command("stop")
+
+    def action_sample(self) -> None:
+        """Ask for a sample."""
+        self.work(self._sample(), "sample")
+
+    async def _sample(self) -> None:
+        prompt = await self.app.push_screen_wait(
+            Prompt("Sample", "What the sample starts from; empty begins a document.", "")
+        )
+        if prompt is not None:
+            await self._command("sample", prompt=prompt)
+
+    def action_resume(self) -> None:
+        """Start an ended run again."""
+        self.work(self._resume(), "start")
+
+    async def _resume(self) -> None:
+        run = self.session.run
+        if run is not None and not self.session.alive:
+            await self.session.start(None, run.name, "resume")
+            self.console.say(f"{run.name} goes on")
+
+    # -------------------------------------------------------------- looking
+
+    def action_runs(self) -> None:
+        """The runs list."""
+        self.work(self._runs(), "runs")
+
+    action_overlay = action_runs
+
+    async def _runs(self) -> None:
+        from core.runs import Run
+        from mamba_tui.panes.runs_screen import RunsScreen
+
+        overlays = set(self.overlays)
+        name = await self.app.push_screen_wait(RunsScreen(self.session, overlays))
+        if name is not None and (self.session.run is None or self.session.run.name != name):
+            self.session.follow(Run(self.session.root / name))
+            overlays.discard(name)
+        self.overlays = overlays
+        await self._load_overlays()
+        self.session_changed()
+
+    async def _load_overlays(self) -> None:
+        from core.runs import Run
+        from core.runs.events import read_sample
+
+        histories = {}
+        for name in sorted(self.overlays):
+            events = await off_thread(read_sample, Run(self.session.root / name).events_path)
+            histories[name] = RunHistory()
+            histories[name].feed(events)
+        self._overlay_histories = histories
+        self._drawn = None
+
+    def action_next_view(self) -> None:
+        """Charts, samples, log."""
+        following = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+        self.query_one("#views", ContentSwitcher).current = f"{following}-view"
+        self._drawn = None
+        self.focus_view()
+        self.session_changed()
+
+    def maximise(self, chart: str) -> None:
+        """Show one chart alone; "" shows all."""
+        self.maximised = chart
+        self.set_class(bool(chart), "-maximised")
+        for kind in charts.KINDS:
+            widget = self.query_one(f"#{kind.id}", LineChart)
+            # None gives the decision back to the style sheet.
+            if chart:
+                widget.styles.display = "block" if kind.id == chart else "none"
+            else:
+                widget.styles.clear_rule("display")
+        small = self.query_one("#small")
+        small.display = chart != "loss"
+        if chart and chart != "loss":
+            small.styles.height = "1fr"
+        else:
+            small.styles.clear_rule("height")
+        self._drawn = None
+
+    def _focused_chart(self) -> str:
+        focused = self.screen.focused
+        return focused.id or "loss" if isinstance(focused, LineChart) else "loss"
+
+    def action_maximise(self) -> None:
+        """One chart alone, or all."""
+        if self.view == "charts":
+            self.maximise("" if self.maximised else self._focused_chart())
+            self.session_changed()
+
+    def action_next_chart(self, by: int) -> None:
+        """The next chart, also while one is alone."""
+        if self.view != "charts":
+            return
+        names = [
+            kind.id for kind in charts.KINDS if self.maximised or self.query_one(f"#{kind.id}").display
+        ]
+        current = self.maximised or self._focused_chart()
+        at = names.index(current) if current in names else 0
+        following = names[(at + by) % len(names)]
+        if self.maximised:
+            self.maximise(following)
+        self.query_one(f"#{following}").focus()
+        self.session_changed()
+
+    def _choose(self, **changes: object) -> None:
+        self.options = dataclasses.replace(self.options, **changes)  # type: ignore[arg-type]
+        self.session_changed()
+
+    def action_smooth(self, by: int) -> None:
+        """More or less smoothing."""
+        level = min(max(self.options.smoothing + by, 0), len(charts.SMOOTHING) - 1)
+        self._choose(smoothing=level)
+
+    def action_axis(self) -> None:
+        """The next x axis."""
+        at = charts.AXES.index(self.options.axis)
+        axis = charts.AXES[(at + 1) % len(charts.AXES)]
+        for chart in self.query(LineChart):
+            chart.view, chart.crosshair, chart.follow = None, None, True
+        self._choose(axis=axis)
+        self.console.say(f"x axis: {charts.AXIS_NAMES[axis]}")
+
+    def action_unit(self) -> None:
+        """Nats per token or bits per byte."""
+        if self.session.history is None or self.session.history.last_eval is None:
+            self.console.say("bits per byte are known from the first evaluation on")
+            return
+        self._choose(bits=not self.options.bits)
+
+    def action_write_file(self) -> None:
+        """Write the curves as CSV."""
+        self.work(self._write_file(), "write")
+
+    async def _write_file(self) -> None:
+        if self.session.history is None or self.session.run is None:
+            return
+        path = free_path(Path(f"{self.session.run.name}.csv"))
+        await off_thread(path.write_text, charts.csv_text(self.session.history))
+        self.console.say(safe(f"wrote {path}").plain)
