@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pickle
+import pickletools
 import shutil
 import time
 import warnings
@@ -155,16 +156,26 @@ def _unpickle(path: Path, map_location: torch.device | str) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights only" in str(error).lower() and ("GLOBAL" in str(error) or "nsupported" in str(error)):
+        if "GLOBAL" in str(error) or _is_program(path):
             raise UserError(
                 f"{path} carries program code instead of plain weights, so it was not opened; "
                 "use checkpoints that mamba-tui made"
             ) from None
         raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
-    except (torch.cuda.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception:  # torch.load fails in many ways on bytes that are no checkpoint
         raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is a complete pickle that calls something. It is looked through, never run."""
+    try:
+        with open(path, "rb") as file:
+            calls = {operation.name for operation, *_ in pickletools.genops(file)}
+    except Exception:  # the ways in which bytes fail to be a pickle are countless
+        return False
+    return bool(calls & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE"})
 
 
 def config_of(payload: Payload, path: Path) -> RunConfig:

@@ -18,6 +18,8 @@ from core.runs.schema import SCHEMA, Event, number_out, plain, valid
 READ_BYTES = 4 << 20
 LONGEST_LINE = 32 << 20
 LARGEST_BACKLOG = 1 << 20
+# How much of what was read must still be there: more than a line, so that a time stamp is among it.
+REMEMBERED = 512
 
 
 def torn_tail(descriptor: int) -> tuple[int, int]:
@@ -320,7 +322,7 @@ class EventReader:
                 break
             if wanted >= LONGEST_LINE:  # no writer of ours makes such a line: pass over it
                 self.offset += len(data)
-                self._before = data[-64:]
+                self._before = data[-REMEMBERED:]
                 return [b""]
             wanted *= 4
         lines = data[:end].split(b"\n")[:-1]
@@ -329,7 +331,7 @@ class EventReader:
             end = sum(len(line) + 1 for line in lines)
         if end:
             self.offset += end
-            self._before = data[max(0, end - 64) : end]
+            self._before = data[max(0, end - REMEMBERED) : end]
         return lines
 
 

@@ -104,7 +104,8 @@ class RunLock:
         data = json.dumps(asdict(holder)).encode()
         # In place: the lock is on this very file, a rename would leave it behind. Padded, so that
         # there is no moment at which the file is empty or ends in the middle.
-        os.pwrite(self._descriptor, data.ljust(max(512, len(data))), 0)
+        os.pwrite(self._descriptor, data.ljust(512), 0)
+        os.ftruncate(self._descriptor, max(512, len(data)))
         if method == "heartbeat":
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         elif hasattr(os, "register_at_fork"):
@@ -153,6 +154,9 @@ class RunLock:
             released = asdict(holder) | {"pid": 0}
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, json.dumps(released).encode().ljust(512), 0)
+        elif fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._forget()
 
 

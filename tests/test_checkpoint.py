@@ -1,0 +1,273 @@
+"""Checkpoints: whole or not at all, verified, unable to run code, and never in training's way."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import random
+import threading
+
+import pytest
+import torch
+
+import core.checkpoint as checkpoint_module
+from core.checkpoint import export_weights, load, load_model, load_weights, save, to_host
+from core.config import TrainingConfig, build, flat
+from core.errors import UserError
+from core.model import GPT
+from core.runs import CheckpointInfo, checkpoint_path, find_checkpoints, verify
+from core.saving import CheckpointSaver
+from core.tokenizer import byte_tokenizer
+
+CONFIG = build({"n_embd": [8], "n_head": 1, "attention_type": "mamba", "block_size": 4})
+
+
+def payload_of(step=5, config=CONFIG):
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(step)
+    return {
+        "format": 1,
+        "step": step,
+        "config": flat(config),
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.to_dict(),
+        "model": GPT(config.model, tokenizer.vocab_size).state_dict(),
+    }
+
+
+def manifest(folder, step, loss=None):
+    return CheckpointInfo(
+        step=step,
+        path=checkpoint_path(folder, step),
+        bytes=0,
+        sha256="",
+        train_loss=None,
+        validation_loss=loss,
+        bits_per_byte=None,
+        time=0.0,
+        best=False,
+    )
+
+
+def saved(folder, step=5, loss=None):
+    return save(checkpoint_path(folder, step), payload_of(step), manifest(folder, step, loss))
+
+
+def declare(path, data):
+    """Put bytes where a checkpoint is, with a manifest that vouches for them."""
+    path.write_bytes(data)
+    info = dataclasses.replace(
+        manifest(path.parent, 5), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+    from core.runs.checkpoints import write_manifest
+
+    write_manifest(info)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    info = saved(tmp_path, loss=2.5)
+    assert [found.step for found in find_checkpoints(tmp_path)] == [5]
+    assert verify(info) == ""
+    assert info.bytes == info.path.stat().st_size
+    payload = load(info.path)
+    for name, tensor in payload_of()["model"].items():
+        assert torch.equal(payload["model"][name], tensor)
+    model, tokenizer, _ = load_model(info.path)
+    assert not model.training
+    assert tokenizer.vocab_size == model.vocab_size == 257
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_a_tied_head_is_written_once(tmp_path):
+    payload = payload_of()
+    assert {"head.weight", "embedding.weight"} <= payload["model"].keys()
+    info = save(checkpoint_path(tmp_path, 5), to_host(payload), manifest(tmp_path, 5))
+    weights = sum(tensor.nbytes for name, tensor in payload["model"].items() if name != "head.weight")
+    assert info.bytes < weights + 40_000
+
+
+def test_the_copy_in_host_memory_shares_nothing_with_training():
+    model = {"a": torch.zeros(3), "list": [torch.zeros(2), 1, "x"]}
+    model["tied"] = model["a"]
+    copy = to_host(model)
+    model["a"] += 1
+    assert copy["a"].tolist() == [0, 0, 0]
+    assert copy["tied"].data_ptr() == copy["a"].data_ptr()
+    assert copy["list"][1:] == [1, "x"]
+
+
+def test_a_checkpoint_truncated_anywhere_is_refused(tmp_path):
+    info = saved(tmp_path)
+    data = info.path.read_bytes()
+    for part in range(16):
+        info.path.write_bytes(data[: len(data) * part // 16])
+        with pytest.raises(UserError, match=r"damaged: its file has .* bytes instead of"):
+            load(info.path)
+        # Even a manifest that vouches for the piece makes it no checkpoint.
+        declare(info.path, data[: len(data) * part // 16])
+        with pytest.raises(UserError, match="not a checkpoint"):
+            load(info.path)
+
+
+def test_one_flipped_byte_is_noticed_anywhere(tmp_path):
+    info = saved(tmp_path)
+    data = info.path.read_bytes()
+    for part in range(16):
+        changed = bytearray(data)
+        changed[len(data) * part // 16] ^= 0x10
+        info.path.write_bytes(changed)
+        with pytest.raises(UserError, match="its content has changed"):
+            load(info.path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = checkpoint_path(tmp_path, 5)
+    torch.save(payload_of() | {"model": Bomb()}, path)
+    modern = path.read_bytes()
+    for data in (modern, pickle.dumps(Bomb()), pickle.dumps({"model": Bomb()}, protocol=0)):
+        declare(path, data)
+        with pytest.raises(UserError, match="carries program code instead of plain weights"):
+            load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"PK\x03\x04" + b"\0" * 100, pickle.dumps([1, 2]), random.Random(1).randbytes(1000)],
+    ids=["empty", "text", "zip", "pickle", "noise"],
+)
+def test_what_is_no_checkpoint_is_refused_in_words(tmp_path, data):
+    path = checkpoint_path(tmp_path, 5)
+    declare(path, data)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load(path)
+
+
+def test_missing_file_missing_manifest_other_format(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "checkpoint_step_5.pt")
+    info = saved(tmp_path)
+    info.manifest_path.unlink()
+    with pytest.raises(UserError, match="no manifest"):
+        load(info.path)
+    save(info.path, payload_of() | {"format": 9}, manifest(tmp_path, 5))
+    with pytest.raises(UserError, match="of format 9; this version reads format 1"):
+        load(info.path)
+    save(info.path, {"format": 1, "step": 5}, manifest(tmp_path, 5))
+    with pytest.raises(UserError, match="it has no config, vocab_size, tokenizer, model"):
+        load(info.path)
+
+
+def test_another_model_is_refused_with_what_differs(tmp_path):
+    info = saved(tmp_path)
+    wider = build({"n_embd": [12], "n_head": 1, "attention_type": "mamba", "block_size": 4})
+    with pytest.raises(UserError, match=r"embedding\.weight is 320x8 there and 320x12 here"):
+        load_weights(GPT(wider.model, 257), load(info.path), info.path)
+    strange = payload_of() | {"config": flat(CONFIG) | {"n_rings": 3}}
+    save(info.path, strange, manifest(tmp_path, 5))
+    with pytest.raises(UserError, match=r"comes from another version of mamba-tui:\n.*n_rings is 3"):
+        load_model(info.path)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 20_000])
+def test_a_disk_that_fills_up_keeps_what_was_there(tmp_path, monkeypatch, room):
+    saved(tmp_path, 5)
+    real = checkpoint_module._Hashed.write
+
+    def write(self, data):
+        if self.bytes + memoryview(data).nbytes > room:
+            self.error = OSError(errno.ENOSPC, "No space left on device")
+            raise self.error
+        return real(self, data)
+
+    monkeypatch.setattr(checkpoint_module._Hashed, "write", write)
+    for step in (5, 10):
+        with pytest.raises(OSError, match="No space left"):
+            saved(tmp_path, step)
+    assert [(found.step, verify(found)) for found in find_checkpoints(tmp_path)] == [(5, "")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint_step_5.json",
+        "checkpoint_step_5.pt",
+    ]
+
+
+def test_a_disk_too_small_is_foreseen(tmp_path, monkeypatch):
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(checkpoint_module.shutil, "disk_usage", lambda path: Usage)
+    with pytest.raises(OSError, match="bytes are needed") as caught:
+        saved(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_happens_beside_training_and_is_told_only_when_it_is_true(tmp_path, monkeypatch):
+    saver = CheckpointSaver(tmp_path, TrainingConfig())
+    gate, real = threading.Event(), checkpoint_module.write_manifest
+
+    def slow(info):
+        assert gate.wait(60)
+        real(info)
+
+    monkeypatch.setattr(checkpoint_module, "write_manifest", slow)
+    payload = payload_of()
+    before = payload["model"]["embedding.weight"].clone()
+    saver.submit(payload, {"validation_loss": 1.5})
+    payload["model"]["embedding.weight"] += 1  # training goes on
+    assert saver.results() == []
+    assert find_checkpoints(tmp_path) == []
+    assert saver.has(5, evaluated=True)
+    gate.set()
+    saver.wait()
+    (result,) = saver.results()
+    assert (result.step, result.problem, result.info.best) == (5, "", True)
+    assert torch.equal(load(result.info.path)["model"]["embedding.weight"], before)
+
+
+def test_a_failed_save_is_told_and_can_be_tried_again(tmp_path, monkeypatch):
+    saver = CheckpointSaver(tmp_path, TrainingConfig())
+    monkeypatch.setattr(
+        checkpoint_module.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(5, "bad disk"))
+    )
+    saver.submit(payload_of(), {})
+    saver.wait()
+    assert [(result.info, result.problem) for result in saver.results()] == [(None, "bad disk")]
+    assert not saver.has(5, evaluated=False)
+    monkeypatch.undo()
+    saver.submit(payload_of(), {})
+    saver.wait()
+    assert saver.results()[0].info.step == 5
+
+
+def test_exported_weights_are_safetensors(tmp_path):
+    info = saved(tmp_path)
+    size = export_weights(info.path, tmp_path / "weights.safetensors")
+    data = (tmp_path / "weights.safetensors").read_bytes()
+    assert len(data) == size
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    assert header.pop("__metadata__")["step"] == "5"
+    body, expected = data[8 + length :], load(info.path)["model"]
+    assert header.keys() == expected.keys() - {"head.weight"}
+    ends = sorted(entry["data_offsets"] for entry in header.values())
+    assert ends[0][0] == 0
+    assert ends[-1][1] == len(body)
+    assert all(early[1] == late[0] for early, late in itertools.pairwise(ends))
+    for name, entry in header.items():
+        low, high = entry["data_offsets"]
+        assert entry["dtype"] == "F32"
+        tensor = torch.frombuffer(bytearray(body[low:high]), dtype=torch.float32).reshape(entry["shape"])
+        assert torch.equal(tensor, expected[name])
