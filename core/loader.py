@@ -77,7 +77,8 @@ class SequentialLoader:
         self._consumed = 0
         self._epoch = 0
         self._cursor = 0
-        self._pending: list[tuple[int, int]] = []
+        self._pending: list[tuple[int, int]] = []  # dealt before the deck
+        self._rests: list[tuple[int, int]] = []  # dealt behind the deck, before the next epoch
         self._deck: list[tuple[int, int]] | None = None
         if carry_chunks == 0:
             self._lanes = [_Lane(lane * self.chunks // batch_size, 0) for lane in range(batch_size)]
@@ -124,11 +125,13 @@ class SequentialLoader:
             return self._pending.pop(0)
         if self._deck is None:
             self._deck = self._shuffle(self._epoch)
-        segment = self._deck[self._cursor]
-        self._cursor += 1
         if self._cursor == len(self._deck):
-            self._epoch, self._cursor, self._deck = self._epoch + 1, 0, None
-        return segment
+            if self._rests:
+                return self._rests.pop(0)
+            self._epoch, self._cursor = self._epoch + 1, 0
+            self._deck = self._shuffle(self._epoch)
+        self._cursor += 1
+        return self._deck[self._cursor - 1]
 
     def _shuffle(self, epoch: int) -> list[tuple[int, int]]:
         """The segments of an epoch in the order they are dealt; a function of seed and epoch alone.
@@ -149,14 +152,17 @@ class SequentialLoader:
         return [segments[index] for index in rng.permutation(len(segments))]
 
     def _stagger(self) -> None:
-        """Cut the first segments to lengths spread over 1..carry_chunks; the rests are dealt next."""
+        """Cut the first segments to lengths spread over 1..carry_chunks.
+
+        The rests are dealt at the end of the epoch: sooner they would undo the spread.
+        """
         rng = np.random.default_rng([self.seed, 0, 1])
         for index, lane in zip(rng.permutation(len(self._lanes)), self._lanes, strict=True):
             keep = min(lane.remaining, 1 + int(index) * self.carry_chunks // len(self._lanes))
             if keep < lane.remaining:
-                self._pending.append((lane.start + keep * self.block_size, lane.remaining - keep))
+                self._rests.append((lane.start + keep * self.block_size, lane.remaining - keep))
                 lane.remaining = keep
-        self._pending = [self._pending[index] for index in rng.permutation(len(self._pending))]
+        self._rests = [self._rests[index] for index in rng.permutation(len(self._rests))]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the batches to come, as JSON-able values."""
@@ -169,6 +175,7 @@ class SequentialLoader:
             "epoch": self._epoch,
             "cursor": self._cursor,
             "pending": [list(segment) for segment in self._pending],
+            "rests": [list(segment) for segment in self._rests],
             "lanes": [[lane.start, lane.remaining, int(lane.jumped)] for lane in self._lanes],
         }
 
@@ -187,6 +194,7 @@ class SequentialLoader:
         self._epoch, self._cursor, self._deck = int(state["epoch"]), int(state["cursor"]), None
         lanes = [_Lane(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["lanes"]]
         self._pending = [(int(start), int(length)) for start, length in state["pending"]]
+        self._rests = [(int(start), int(length)) for start, length in state["rests"]]
         if len(lanes) != len(self._lanes) and self.carry_chunks:
             under_way = [(lane.start, lane.remaining) for lane in lanes]
             self._pending = under_way + self._pending
@@ -195,7 +203,8 @@ class SequentialLoader:
             self._lanes = lanes
 
     def _restart(self, epoch: int) -> None:
-        self._epoch, self._cursor, self._deck, self._pending = epoch, 0, None, []
+        self._epoch, self._cursor, self._deck = epoch, 0, None
+        self._pending, self._rests = [], []
         self._consumed = epoch * self.chunks
         if self.carry_chunks:
             self._lanes = [_Lane(*self._deal()) for _ in self._lanes]

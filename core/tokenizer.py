@@ -49,6 +49,8 @@ class Tokenizer:
         if missing or len(set(self.tokens)) != len(self.tokens):
             what = f"{len(missing)} of the 256 bytes are missing" if missing else "a token occurs twice"
             raise UserError(f"this vocabulary cannot be used: {what}, so texts would not survive it")
+        if kind == "byte" and self.tokens != tuple(map(_byte, range(256))):
+            raise UserError("this vocabulary is called byte, but its ids are not the bytes")
 
     @property
     def eot(self) -> int:
@@ -89,11 +91,11 @@ class Tokenizer:
         """Ids (N,) of a text, none of them `eot`. Half a surrogate pair becomes U+FFFD."""
         if not text:
             return np.empty(0, np.uint32)
-        if self._table is not None:
-            ids = self._look_up(text)
-            if ids is not None:
-                return ids
         try:
+            if self.kind == "byte":
+                return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
+            if self._table is not None and (ids := self._look_up(text)) is not None:
+                return ids
             return self.encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
@@ -140,10 +142,7 @@ class Tokenizer:
     def _look_up(self, text: str) -> Ids | None:
         """What the encoder gives, by table; None where a character is not in the vocabulary."""
         assert self._table is not None
-        try:
-            points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        except UnicodeEncodeError:
-            return None
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         ids = self._table[np.minimum(points, len(self._table) - 1)]
         return None if ids.min() < 0 else ids.astype(np.uint32)
 

@@ -71,7 +71,7 @@ class GutenbergCutter:
         """At the top of the file: wait for a START marker, or for enough text to do without."""
         yield from ()
         marker = self._search(_START)
-        if marker is None and not final and len(self._buffer) < HEADER_LIMIT:
+        if not final and (self._is_close(marker) if marker else len(self._buffer) < HEADER_LIMIT):
             return
         if marker is None or marker.start() > HEADER_LIMIT:
             marker = self._search(_SMALL_PRINT)
@@ -103,6 +103,8 @@ class GutenbergCutter:
         """Behind an END marker: gone if the file or another book follows soon, else text after all."""
         marker = self._search(_START)
         if marker is not None and marker.start() <= LICENCE_LIMIT:
+            if not final and self._is_close(marker):
+                return
             self.licence_characters += marker.start()
             self.header_characters -= marker.start()
             self._begin_book(marker.end())
@@ -114,6 +116,10 @@ class GutenbergCutter:
         elif final:
             self.licence_characters += len(self._buffer)
             self._buffer = ""
+
+    def _is_close(self, marker: re.Match[str]) -> bool:
+        """True where more of the marker, or of the empty lines behind it, may follow."""
+        return len(self._buffer) < marker.end() + LINE_LIMIT
 
     def _begin_book(self, end: int) -> None:
         rest = self._buffer[end:].lstrip("\n")
