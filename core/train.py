@@ -17,7 +17,6 @@ from typing import Any
 
 from core.config import RunConfig, flat
 from core.errors import UserError
-from core.hardware import resolve_device
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
 from core.session import Requests, StopRequestedError, run_folder, say
 
@@ -54,6 +53,7 @@ class Session:
         self.requests = Requests(run, self.writer)
         self.step = 0
         self.checkpoint: str | None = None
+        self._vocabulary = config.data.vocab_size or 4096
         self._told = 0.0
 
     def run(self) -> int:
@@ -94,6 +94,7 @@ class Session:
         parts = build_parts(run, config, found, self._preparing)
         self.requests.listen_or_leave()
         announce(run, config, parts, self.writer, base)
+        self._vocabulary = parts.tokenizer.vocab_size
         for notice in parts.notices:
             self.writer.warning(notice)
         self.requests.ready()
@@ -137,23 +138,23 @@ class Session:
 
     def _explain(self, error: Exception) -> int:
         """Turn what went wrong into words; the traceback goes with them."""
-        from core.trainer import DivergenceError, memory_advice, out_of_memory
-
+        trace = traceback.format_exc()
+        try:
+            from core.trainer import DivergenceError, memory_advice, out_of_memory
+        except Exception:  # torch itself is what does not work
+            return self._fail(FAILURE, f"torch cannot be used here: {error}", "install it again", trace)
         if isinstance(error, DivergenceError):
             return self._fail(FAILURE, str(error), "lower learning_rate or raise warmup_iters, then resume")
-        trace = traceback.format_exc()
         if out_of_memory(error):
-            vocabulary = self.config.data.vocab_size or 4096
-            message, advice = memory_advice(
-                self.config, vocabulary, resolve_device(self.config.hardware.device)
-            )
+            message, advice = memory_advice(self.config, self._vocabulary)
             return self._fail(FAILURE, message, advice, trace)
         last = f"{type(error).__name__}: {error}"
         return self._fail(FAILURE, f"training failed: {last}", "see trainer.log", trace)
 
     def _fail(self, code: int, message: str, advice: str = "", trace: str | None = None) -> int:
-        say(trace or "")
-        say(f"{message} {advice}".strip())
+        if trace:
+            say(trace)
+        say(f"{message}; {advice}" if advice else message)
         self.writer.error(message, advice, trace)
         self.writer.end(reason="failed", step=self.step, message=message, checkpoint=self.checkpoint)
         return code

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 
 from core.config import RunConfig, flat
-from core.errors import UserError
 from core.evaluation import Evaluation, evaluate, untouched_randomness
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
 from core.saving import CheckpointSaver
-from core.session import Requests, StopRequestedError
+from core.session import Requests, StopRequestedError, say
 from core.setup import Parts, payload_of
 
 PAUSE_SECONDS = 0.05
@@ -263,10 +262,9 @@ class Trainer:
                     if self.last_saved
                     else "nothing is saved yet"
                 )
-                self.writer.warning(
-                    f"the checkpoint of step {saved.step} could not be saved ({saved.problem}); "
-                    f"{kept}, training goes on"
-                )
+                message = f"the checkpoint of step {saved.step} could not be saved ({saved.problem}); {kept}"
+                say(message)  # the events may be on the same full disk
+                self.writer.warning(message)
                 continue
             self.last_saved = saved.info
             self.writer.checkpoint(
@@ -336,17 +334,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def memory_advice(config: RunConfig, vocab_size: int, device: str) -> tuple[str, str]:
+def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
     """(what happened, what to lower and to what) after memory ran out."""
     from core.budget import lower_memory_advice, training_memory
-    from core.hardware import describe
+    from core.hardware import describe, resolve_device
 
+    device = resolve_device(config.hardware.device)
     cuda = device.startswith("cuda")
-    try:
-        found = describe(device)
-        available = found.memory if cuda else found.memory_free
-    except UserError:
-        available = 0
+    found = describe(device)
+    available = found.memory if cuda else found.memory_free
     needed = training_memory(config, vocab_size, cuda=cuda)
     where = f"{device} has {available / 2**30:.1f} GiB" if available else device
     message = f"memory ran out on {where}: this configuration needs about {needed / 2**30:.1f} GiB"
