@@ -57,7 +57,8 @@ def test_western_encodings_are_found_and_guesses_reported(tmp_path, small_blocks
     assert facts.encoding == reported
     assert facts.characters == len(GERMAN)
     assert facts.bytes == len(GERMAN.encode())
-    assert (note in " ".join(facts.notes)) and bool(note) == bool(facts.notes)
+    assert note in " ".join(facts.notes)
+    assert bool(note) == bool(facts.notes)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_tail_is_never_empty_and_begins_where_it_should(text, block, fraction)
     assert head
     assert rest
     assert tail.target <= len(head) <= max(tail.limit, tail.target)
-    assert [part.opens for part in found if part.tail][0]
+    assert next(part.opens for part in found if part.tail)
 
 
 def test_slices_for_learning_stay_before_the_end(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections import Counter
 
@@ -235,7 +236,7 @@ def test_evaluation_reads_the_same_text_every_time_and_no_chunk_twice(shape, bat
     for a, b in zip(once, again):
         for left, right in zip(a, b):
             np.testing.assert_array_equal(left, right)
-    for before, after in zip(once, once[1:]):
+    for before, after in itertools.pairwise(once):
         np.testing.assert_array_equal(before.y[:, -1], after.x[:, 0])
         assert not after.doc_start.any()
     assert once[0].doc_start[:, 0].all()

@@ -188,8 +188,9 @@ def test_gpt2_ids_are_the_published_ones():
 
 def test_using_a_tokenizer_needs_neither_torch_nor_the_library_that_learns():
     code = (
-        "import sys; from core.tokenizer import byte_tokenizer; import core.vocabulary, core.corpus, core.loader;"
-        "byte_tokenizer().encoding; print([m for m in ('torch', 'tokenizers', 'textual') if m in sys.modules])"
+        "import sys, core.vocabulary, core.corpus, core.loader; from core.tokenizer import byte_tokenizer\n"
+        "byte_tokenizer().encoding\n"
+        "print([name for name in ('torch', 'tokenizers', 'textual') if name in sys.modules])"
     )
     root = Path(__file__).parent.parent
     result = subprocess.run(

@@ -1,7 +1,7 @@
 """Text files to token streams. `prepare` does it all; docs/text.md explains it with drawings."""
 
 from core.corpus.cache import cache_folder
-from core.corpus.prepare import prepare
+from core.corpus.pipeline import prepare
 from core.corpus.progress import Progress
 from core.corpus.stream import Corpus, FileReport, TokenStream
 

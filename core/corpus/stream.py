@@ -69,6 +69,8 @@ class TokenStream:
         starts = np.asarray(starts, np.int64)
         if len(starts) and (starts.min() < 0 or starts.max() + count > len(self)):
             raise IndexError(f"{count} tokens from {starts.max()} of a stream of {len(self)}")
+        if not count:
+            return np.empty((len(starts), 0), self.dtype)
         parts = np.searchsorted(self._starts, starts, "right") - 1
         inside = starts + count <= self._starts[parts + 1]
         rows = np.empty((len(starts), count), self.dtype)

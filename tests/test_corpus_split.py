@@ -1,0 +1,110 @@
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.corpus.split import TAIL, TRAIN, VALIDATION, Document, decide
+
+fractions = st.floats(0.01, 0.5)
+seeds = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def shelves(draw, most=40):
+    """Documents with different names; contents may repeat, and the same content has the same size."""
+    contents = draw(st.lists(st.integers(0, 30), min_size=1, max_size=most))
+    sizes = [draw(st.integers(1, 10**7)) for _ in range(31)]
+    return [Document(f"book {i}", f"text {c}", sizes[c]) for i, c in enumerate(contents)]
+
+
+def sides_by_content(decisions):
+    sides = defaultdict(set)
+    for content, side in decisions.values():
+        sides[content].add(side)
+    return sides
+
+
+@given(shelves(), seeds, fractions)
+def test_something_is_held_out_and_something_is_left(documents, seed, fraction):
+    decisions = decide(documents, {}, seed, fraction)
+    assert set(decisions) == {document.name for document in documents}
+    sides = {side for _, side in decisions.values()}
+    assert sides & {VALIDATION, TAIL}
+    assert sides & {TRAIN, TAIL}
+
+
+@given(shelves(), seeds, fractions)
+def test_copies_share_a_side(documents, seed, fraction):
+    assert all(len(sides) == 1 for sides in sides_by_content(decide(documents, {}, seed, fraction)).values())
+
+
+@given(shelves(), seeds, fractions, st.randoms())
+def test_the_order_of_the_files_does_not_matter(documents, seed, fraction, random):
+    shuffled = documents[:]
+    random.shuffle(shuffled)
+    assert decide(shuffled, {}, seed, fraction) == decide(documents, {}, seed, fraction)
+
+
+@given(shelves(), seeds, fractions, st.data())
+def test_books_that_arrive_later_move_no_book(documents, seed, fraction, data):
+    """However the books arrive: what was decided stays, under its name and under any other."""
+    known = {}
+    shelf = []
+    while len(shelf) < len(documents):
+        shelf = documents[: data.draw(st.integers(len(shelf) + 1, len(documents)))]
+        decisions = decide(shelf, known, seed, fraction)
+        for name, (_, side) in known.items():
+            assert decisions[name][1] == side
+        renamed = [Document(f"new name of {d.name}", d.content, d.size) for d in shelf]
+        again = decide(renamed, decisions, seed, fraction)
+        assert dict(again.values()) == dict(decisions.values())
+        known = known | decisions
+
+
+@given(shelves(), seeds, fractions)
+def test_an_edited_book_keeps_its_side(documents, seed, fraction):
+    known = decide(documents, {}, seed, fraction)
+    edited = [Document(d.name, f"{d.content} of {d.name}, edited", d.size + 1) for d in documents]
+    decisions = decide(edited, known, seed, fraction)
+    assert all(decisions[name][1] == side for name, (_, side) in known.items())
+
+
+def test_where_copies_disagree_nothing_held_out_becomes_training_text():
+    known = {"a": ("one", VALIDATION), "b": ("two", TRAIN), "c": ("three", TAIL)}
+    same = [Document(name, "one", 5) for name in "abc"]
+    assert {side for _, side in decide(same, known, 1, 0.1).values()} == {VALIDATION}
+
+
+def test_few_documents_are_held_out_by_their_tails():
+    few = [Document(f"{i}", f"{i}", 1000) for i in range(3)]
+    assert {side for _, side in decide(few, {}, 1, 0.1).values()} == {TAIL}
+
+
+@given(seeds)
+def test_many_documents_come_close_to_the_wanted_share(seed):
+    many = [Document(f"{i}", f"{i}", 900 + i % 200) for i in range(500)]
+    decisions = decide(many, {}, seed, 0.1)
+    held = sum(d.size for d in many if decisions[d.name][1] == VALIDATION)
+    assert 0.09 < held / sum(d.size for d in many) < 0.13
+
+
+@given(seeds)
+def test_six_novels_hold_out_one_of_sensible_size(seed):
+    sizes = [2068089, 2001188, 1847718, 1276201, 724725, 3359542]
+    novels = [Document(f"{i}", f"{i}", size) for i, size in enumerate(sizes)]
+    held = [d.size for d in novels if decide(novels, {}, seed, 0.1)[d.name][1] == VALIDATION]
+    assert held in ([1276201], [724725])
+
+
+def test_one_giant_among_notes_is_held_out_by_its_tail():
+    shelf = [Document("giant", "g", 10**9), *(Document(f"{i}", f"{i}", 100) for i in range(5))]
+    assert decide(shelf, {}, 1, 0.1)["giant"][1] == TAIL
+
+
+def test_seeds_choose_differently():
+    many = [Document(f"{i}", f"{i}", 1000) for i in range(50)]
+    chosen = {
+        tuple(name for name, (_, side) in decide(many, {}, seed, 0.1).items() if side == VALIDATION)
+        for seed in range(5)
+    }
+    assert len(chosen) == 5
