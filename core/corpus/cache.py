@@ -14,7 +14,7 @@ from typing import Any
 
 from core.corpus.listing import CACHE_FOLDER, Found
 from core.corpus.reading import Facts
-from core.corpus.split import Decisions
+from core.corpus.split import SIDES, Decisions
 from core.corpus.store import JOURNAL, write_whole
 from core.errors import UserError
 from core.tokenizer import Tokenizer
@@ -126,12 +126,21 @@ class SplitStore:
     def __init__(self, folder: Path, seed: int, fraction: float) -> None:
         self.path = folder / "split.json"
         self.key = f"{seed}:{fraction!r}"
+        self.notice = ""
         data = _load(self.path)
-        self._all: dict[str, Any] = data if isinstance(data, dict) else {}
+        self._all: dict[str, dict[str, list[str]]] = data if isinstance(data, dict) else {}
+        self._known: Decisions = {}
+        try:
+            rows = self._all.get(self.key, {}).items()
+            self._known = {name: (content, side) for name, (content, side) in rows if side in SIDES}
+        except (AttributeError, TypeError, ValueError):
+            self._all, data = {}, None
+        if data is None and self.path.exists():
+            self.notice = f"{self.path} was damaged: what is held out for validation is decided anew"
 
     def known(self) -> Decisions:
         """By name: content and side."""
-        return {name: (value[0], value[1]) for name, value in self._all.get(self.key, {}).items()}
+        return self._known
 
     def update(self, decisions: Mapping[str, tuple[str, str]]) -> None:
         """Add decisions; those of files that are gone stay."""

@@ -65,7 +65,7 @@ def prepare(
         if not texts:
             raise UserError(_nothing_usable(root, skipped))
         fraction = config.validation_fraction
-        _decide_sides(texts, options, folder, seed, fraction)
+        notices = [_decide_sides(texts, options, folder, seed, fraction)]
         if tokenizer is None:
             tokenizer = find_vocabulary(config, seed, texts, options, folder, report)
         drop_stale(folder)
@@ -73,7 +73,7 @@ def prepare(
         encoded = encode_texts(texts, options, fraction, tokenizer, store, report, workers)
         store.touch()
         store.compact({text.key for text in texts})
-        notices = [store.notice] if store.notice else []
+        notices = [notice for notice in (*notices, store.notice) if notice]
         corpus = join(texts, tokenizer, store, skipped, notices)
     corpus.encoded_files = encoded
     if len(corpus.train) < 2 or len(corpus.validation) < 2:
@@ -141,7 +141,8 @@ def _survey_all(
 
 def _decide_sides(
     texts: list[Text], options: ReadingOptions, folder: Path, seed: int, fraction: float
-) -> None:
+) -> str:
+    """Give every text its side; a sentence if that had to forget earlier decisions."""
     store = SplitStore(folder, seed, fraction)
     documents = [Document(text.found.name, text.facts.content, text.facts.bytes) for text in texts]
     decisions = decide(documents, store.known(), seed, fraction)
@@ -149,3 +150,4 @@ def _decide_sides(
     options_key = options.key
     for text in texts:
         text.decide(decisions[text.found.name][1], options_key, fraction)
+    return store.notice

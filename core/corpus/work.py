@@ -18,6 +18,8 @@ from core.corpus.split import TAIL, TRAIN
 A = TypeVar("A")
 B = TypeVar("B")
 
+PATIENCE = 0.1  # seconds between reports while nothing is finished
+
 
 @dataclass
 class Text:
@@ -60,7 +62,7 @@ def in_order(
         def oldest() -> tuple[A, B]:
             item, future = waiting.popleft()
             while not future.done():
-                wait([future], timeout=0.1)
+                wait([future], timeout=PATIENCE)
                 report.tell()
             return item, future.result()
 

@@ -1,0 +1,309 @@
+"""Preparing under real faults: processes killed, disks full, caches damaged, two at once."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.config import DataConfig
+from core.corpus import Progress, encode, prepare
+from core.corpus.store import JOURNAL, TokenStore, cache_lock
+from core.errors import UserError
+from tests.test_corpus import config, shelf, splits, story, text_of
+
+pytestmark = pytest.mark.faults
+ROOT = Path(__file__).parent.parent
+
+CHILD = """
+import sys, time
+from core.config import DataConfig
+from core.corpus import encode, pipeline, prepare
+encode.COMMIT_SECONDS = 0.0
+slow = float(sys.argv[2])
+def tell(progress):
+    print(progress.stage, progress.done, flush=True)
+    time.sleep(slow if progress.stage == "encoding" and progress.done else 0)
+pipeline.Reporter.__init__.__defaults__ = (1e9,)
+corpus = prepare(DataConfig(dataset_dir=sys.argv[1], tokenizer="byte"), 1, progress=tell)
+print("encoded", corpus.encoded_files, len(corpus.train), flush=True)
+"""
+
+
+def start(folder, slow=0.0):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), str(slow)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def whole(folder):
+    return sorted(path.read_text() for path in folder.glob("*.txt"))
+
+
+def read_back(corpus):
+    return sorted(text_of(corpus, corpus.train) + text_of(corpus, corpus.validation))
+
+
+def test_killed_in_the_middle_the_next_start_does_the_rest_only(tmp_path):
+    shelf(tmp_path, count=12)
+    child = start(tmp_path, slow=0.2)
+    finished = 0
+    for line in child.stdout:
+        finished += line.startswith("encoding") and not line.startswith("encoding 0")
+        if finished == 5:
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    corpus = prepare(config(tmp_path), 1)
+    assert 0 < corpus.encoded_files <= 12 - 4
+    assert read_back(corpus) == whole(tmp_path)
+
+
+def test_two_processes_at_once_do_the_work_once(tmp_path):
+    shelf(tmp_path, count=12)
+    children = [start(tmp_path, slow=0.02) for _ in range(2)]
+    outputs = [child.communicate(timeout=60)[0].splitlines() for child in children]
+    encoded = sorted(int(lines[-1].split()[1]) for lines in outputs)
+    assert encoded == [0, 12]
+    assert len({lines[-1].split()[2] for lines in outputs}) == 1
+    assert any("waiting" in line for lines in outputs for line in lines)
+
+
+class StopHereError(Exception):
+    pass
+
+
+def stop_after(count):
+    seen = []
+
+    def tell(progress):
+        if progress.stage == "encoding" and progress.done:
+            seen.append(progress)
+            if len(seen) > count:
+                raise StopHereError
+
+    return tell
+
+
+@pytest.fixture
+def every_file_at_once(monkeypatch):
+    """Commit after every file, report after every piece."""
+    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("core.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
+
+
+def test_cancelled_it_keeps_what_is_finished_and_leaves_no_thread(tmp_path, every_file_at_once):
+    shelf(tmp_path, count=12)
+    before = threading.active_count()
+    with pytest.raises(StopHereError):
+        prepare(config(tmp_path), 1, progress=stop_after(4))
+    assert threading.active_count() == before
+    corpus = prepare(config(tmp_path), 1)
+    assert corpus.encoded_files == 12 - 4
+    assert read_back(corpus) == whole(tmp_path)
+
+
+def test_cancelling_while_a_long_file_is_read_takes_effect_at_once(tmp_path, monkeypatch):
+    (tmp_path / "long.txt").write_text("word\n" * 2_000_000)
+    blocks = []
+    monkeypatch.setattr("core.corpus.reading.BLOCK", 1 << 12)
+    monkeypatch.setattr("core.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
+    monkeypatch.setattr("core.corpus.work.PATIENCE", 0.001)
+
+    def tell(progress):
+        blocks.append(progress.done)
+        if progress.stage == "reading" and progress.done:
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        prepare(config(tmp_path), 1, progress=tell)
+    assert max(blocks) < 10_000_000
+
+
+def test_learning_can_be_cancelled(tmp_path):
+    shelf(tmp_path)
+
+    def tell(progress):
+        if progress.stage == "learning a vocabulary":
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        prepare(config(tmp_path, tokenizer="auto"), 1, progress=tell)
+
+
+def test_progress_names_stages_rates_and_the_time_left(tmp_path, every_file_at_once):
+    shelf(tmp_path)
+    seen: list[Progress] = []
+    prepare(config(tmp_path, tokenizer="auto"), 1, progress=seen.append)
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages == ["listing", "reading", "learning a vocabulary", "encoding"]
+    encoding = [progress for progress in seen if progress.stage == "encoding"]
+    assert [p.done for p in encoding] == sorted(p.done for p in encoding)
+    assert encoding[-1].done == encoding[-1].total == sum(len(text.encode()) for text in whole(tmp_path))
+    assert encoding[-1].rate > 0
+    assert encoding[-1].seconds_left == 0
+    assert encoding[-1].file
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, every_file_at_once, monkeypatch):
+    shelf(tmp_path, count=12)
+    original = TokenStore._open
+    written = []
+
+    class FullDisk:
+        """A file on a disk that fills up in the middle of the sixth text."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            written.append(len(data))
+            if len(written) > 11:
+                if len(written) == 12:
+                    return self.file.write(data[:7])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenStore, "_open", lambda store: FullDisk(original(store)))
+        with pytest.raises(UserError, match="no room left") as caught:
+            prepare(config(tmp_path), 1)
+    assert "\n" not in str(caught.value)
+    corpus = prepare(config(tmp_path), 1)
+    assert corpus.encoded_files == 12 - 5
+    assert read_back(corpus) == whole(tmp_path)
+
+
+def test_a_disk_full_while_noting_what_is_known_is_a_sentence_too(tmp_path, monkeypatch):
+    shelf(tmp_path)
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("core.corpus.cache.write_whole", full)
+    with pytest.raises(UserError, match="no room left"):
+        prepare(config(tmp_path), 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "torn journal",
+        "cut tokens",
+        "no tokens",
+        "garbage journal",
+        "empty journal",
+        "garbage facts",
+        "no split",
+    ],
+)
+def test_a_damaged_cache_is_mended(tmp_path, damage):
+    shelf(tmp_path, count=8)
+    first = prepare(config(tmp_path), 1)
+    (store,) = first.cache.glob("tokens-*")
+    (tokens,) = store.glob("*.bin")
+    journal = store / JOURNAL
+    expected = first.train.read(0, len(first.train)).copy()
+    if damage == "torn journal":
+        journal.write_bytes(journal.read_bytes()[:-9])
+    elif damage == "cut tokens":
+        os.truncate(tokens, tokens.stat().st_size - 100)
+    elif damage == "no tokens":
+        tokens.unlink()
+    elif damage == "garbage journal":
+        journal.write_bytes(b'{"tokens": 0}\n[1, 2\nnonsense\n')
+    elif damage == "empty journal":
+        journal.write_bytes(b"")
+    elif damage == "garbage facts":
+        for path in first.cache.glob("files-*.json"):
+            path.write_text('{"book 0.txt": 7, "book 1.txt": [')
+    else:
+        (first.cache / "split.json").write_text("[")
+    again = prepare(config(tmp_path), 1)
+    np.testing.assert_array_equal(again.train.read(0, len(again.train)), expected)
+    assert read_back(again) == whole(tmp_path)
+    if damage == "no split":
+        assert any("decided anew" in notice for notice in again.notices)
+    if damage in ("cut tokens", "garbage journal", "no tokens"):
+        assert any("token cache" in notice for notice in again.notices)
+    assert prepare(config(tmp_path), 1).encoded_files == 0
+
+
+def test_facts_of_an_impossible_shape_are_read_anew(tmp_path):
+    shelf(tmp_path)
+    cache = prepare(config(tmp_path), 1).cache
+    (facts,) = cache.glob("files-*.json")
+    facts.write_text(json.dumps({f"book {n}.txt": [n] for n in range(6)}))
+    (cache / "split.json").write_text(json.dumps({"1:0.1": {"book 0.txt": 3}}))
+    assert read_back(prepare(config(tmp_path), 1)) == whole(tmp_path)
+
+
+def test_the_lock_is_the_systems_and_waits(tmp_path):
+    order = []
+    held = threading.Event()
+
+    def hold():
+        with cache_lock(tmp_path, lambda: None):
+            held.set()
+            time.sleep(0.2)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with cache_lock(tmp_path, lambda: order.append("waiting")):
+        order.append("second")
+    thread.join()
+    assert order[0] == "waiting"
+    assert order[-2:] == ["first", "second"]
+
+
+def test_memory_does_not_grow_with_the_length_of_a_line(tmp_path):
+    """A single line many times the size of everything that is held at once (the 2 GB one is in
+    benchmarks/corpus.py)."""
+    (tmp_path / "line.txt").write_text("lorem ipsum dolor sit amet " * 3_000_000)
+    code = (
+        "import resource, sys; from core.config import DataConfig; from core.corpus import prepare\n"
+        "low = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "corpus = prepare(DataConfig(dataset_dir=sys.argv[1], tokenizer='byte'), 1)\n"
+        "print(len(corpus.train), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - low)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    tokens, kilobytes = map(int, result.stdout.split())
+    assert tokens == pytest.approx(0.9 * 81_000_000, rel=1e-3)
+    assert kilobytes < 60_000
+
+
+def test_ten_thousand_files_are_opened_without_reading_them(tmp_path, monkeypatch):
+    """Scaled down: what counts is that no file is opened (the time is in benchmarks/corpus.py)."""
+    for number in range(1000):
+        folder = tmp_path / f"{number % 10}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.txt").write_text(story(number, 10))
+    monkeypatch.setattr("core.corpus.cache._TICK", -(10**12))
+    monkeypatch.setattr("core.corpus.cache._LONG_TICK", -(10**12))
+    first = prepare(config(tmp_path), 1)
+    assert len(splits(first)) == 1000
+    monkeypatch.setattr("core.corpus.reading._open", lambda path: pytest.fail("opened"))
+    assert len(prepare(DataConfig(dataset_dir=str(tmp_path), tokenizer="byte"), 1).train) == len(first.train)
