@@ -13,12 +13,15 @@ import platform
 import sys
 import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
 from core.session import Requests, StopRequestedError, run_folder, say
+
+if TYPE_CHECKING:
+    from core.trainer import Trainer
 
 PROGRESS_SECONDS = 0.2
 OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -51,8 +54,8 @@ class Session:
         self.config = config
         self.writer = EventWriter(run.events_path)
         self.requests = Requests(run, self.writer)
-        self.step = 0
-        self.checkpoint: str | None = None
+        self.trainer: Trainer | None = None
+        self.found: CheckpointInfo | None = None
         self._vocabulary = config.data.vocab_size or 4096
         self._told = 0.0
 
@@ -84,8 +87,7 @@ class Session:
         self.writer.state("preparing", found.step if found else 0, "loading torch")
         for problem in damaged:
             self.writer.warning(f"{problem}; going on from {found.path.name if found else 'the start'}")
-        self.step = found.step if found else 0
-        self.checkpoint = found.path.name if found else None
+        self.found = found
 
         from core.setup import build_parts
         from core.trainer import Trainer, announce
@@ -98,12 +100,19 @@ class Session:
         for notice in parts.notices:
             self.writer.warning(notice)
         self.requests.ready()
-        trainer = Trainer(run, config, parts, self.writer, self.requests)
-        try:
-            return trainer.train()
-        finally:
-            self.step = trainer.step
-            self.checkpoint = trainer.last_saved.path.name if trainer.last_saved else None
+        self.trainer = Trainer(run, config, parts, self.writer, self.requests)
+        return self.trainer.train()
+
+    @property
+    def step(self) -> int:
+        """How far training has come."""
+        return self.trainer.step if self.trainer else self.found.step if self.found else 0
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The file that a resumed run would go on from."""
+        saved = self.trainer.last_saved if self.trainer else self.found
+        return saved.path.name if saved else None
 
     def _announce(self, found: CheckpointInfo | None) -> dict[str, Any]:
         """Say that a trainer is here, before anything slow; what is not known yet is 0."""
@@ -166,9 +175,13 @@ class Session:
 
     def _end_at_once(self) -> None:
         """A second signal: no saving, no waiting. The last checkpoint is what remains."""
+        if self.trainer is not None:
+            self.trainer.note_saves()
+        # The signal may have come in the middle of an event: a writer of its own cuts off what is half.
+        writer = EventWriter(self.run_directory.events_path)
         message = "ended at once by a second signal, without saving"
-        self.writer.end(reason="interrupted", step=self.step, message=message, checkpoint=self.checkpoint)
-        self.writer.sync()
+        writer.end(reason="interrupted", step=self.step, message=message, checkpoint=self.checkpoint)
+        writer.sync()
         os._exit(INTERRUPTED)
 
 

@@ -24,6 +24,7 @@ from core.runs import (
     RunLock,
     boot_id,
     check_name,
+    discard,
     explain_log,
     find_checkpoints,
     list_runs,
@@ -248,6 +249,25 @@ def test_status_of_a_run_that_lives_and_of_one_that_died(root, dataset):
     run.lock_path.write_text(json.dumps(dataclasses.asdict(rebooted)))
     assert boot_id() != "before"
     assert "machine was restarted" in status(run).message
+
+
+def test_only_a_run_without_a_step_is_ever_discarded(root, dataset):
+    run = new_run(root, dataset)
+    write_history(run, end="failed", steps=1)
+    discard(run)
+    assert run.exists
+    run.events_path.unlink()
+    fake_checkpoint(run.path, 5)
+    discard(run)
+    assert run.exists
+    for info in run.checkpoints():
+        info.path.unlink()
+        info.manifest_path.unlink()
+    with RunLock(run.lock_path):
+        discard(run)
+        assert run.exists
+    discard(run)
+    assert not run.path.exists()
 
 
 def test_a_clock_set_back_makes_no_negative_age(root, dataset):

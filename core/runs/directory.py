@@ -13,6 +13,7 @@ from typing import Literal
 from core.config import SETTINGS, RunConfig, Value, differences, replace, show
 from core.errors import UserError
 from core.runs.checkpoints import CheckpointInfo, find_checkpoints
+from core.runs.events import read_tail
 from core.runs.lock import is_locked, read_holder, refusal
 
 Mode = Literal["auto", "resume", "fresh"]
@@ -134,9 +135,10 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
 def discard(run: Run) -> None:
     """Remove a run that never took a step, so that a mistyped option leaves nothing behind.
 
-    A run with a checkpoint, or whose trainer is alive, is left as it is.
+    A run with a step or a checkpoint, or whose trainer is alive, is left as it is.
     """
-    if not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
+    begun = any(event["kind"] == "step" for event in read_tail(run.events_path))
+    if not begun and not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
         shutil.rmtree(run.path, ignore_errors=True)
 
 
