@@ -40,10 +40,10 @@ class MambaTUI(App[int]):
 
     TITLE = "mamba-tui"
     ENABLE_COMMAND_PALETTE = True
-    CSS_PATH: ClassVar[str] = "app.tcss"
+    CSS_PATH = "app.tcss"
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("app")
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (110, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (32, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
 
     tab = reactive("configure", init=False)
 
@@ -80,7 +80,7 @@ class MambaTUI(App[int]):
 
     def _begin(self) -> None:
         self.run_worker(self._watch(), group="session", name="watch")
-        self.set_interval(FLUSH_SECONDS, self._flush)
+        self.set_interval(FLUSH_SECONDS, self._show_news)
 
     async def _watch(self) -> None:
         from core.runs import Run
@@ -97,7 +97,7 @@ class MambaTUI(App[int]):
     def _changed(self) -> None:
         self._dirty = True
 
-    def _flush(self) -> None:
+    def _show_news(self) -> None:
         """Show what is new, ten times a second at most, and only on the pane that is looked at."""
         self._show_status()
         if not self._dirty:
@@ -158,7 +158,7 @@ class MambaTUI(App[int]):
             lines.append(Content.styled(f"{title}\n", "bold $accent"))
             widest = 22
             for names, text in rows:
-                lines.append(Content.assemble((f"  {names:<{widest}} ", "bold"), (f"{text}\n", "$text-muted")))
+                lines.append(Content.assemble((f"  {names:<{widest}} ", "bold"), (f"{text}\n", "$muted")))
             lines.append("\n")
         self.push_screen(Page("Keys", Content.assemble(*lines)))
 
@@ -211,6 +211,22 @@ class MambaTUI(App[int]):
 
     # -------------------------------------------------------------- the end
 
+    def _handle_exception(self, error: Exception) -> None:
+        """An error of ours: its traceback goes to a file, the screen gets a sentence.
+
+        Under test it is raised, as Textual does.
+        """
+        if self.is_headless:
+            super()._handle_exception(error)
+            return
+        path = write_crash_report(error, self.options.checkpoints)
+        where = f"; details are in {visible(path)}" if path else ""
+        name = self.session.run.name if self.session.run else None
+        training = f" {visible(name)} goes on training." if name and self.session.alive else ""
+        self.exit(
+            1, return_code=1, message=safe(f"The console failed: {type(error).__name__}{where}.{training}")
+        )
+
     def action_leave(self) -> None:
         """Quit; while a run trains, ask what is to become of it."""
         self.run_worker(self._leave(), group="leave", exclusive=True)
@@ -224,7 +240,7 @@ class MambaTUI(App[int]):
 
         session = self.session
         if session.run is None or not session.alive or session.read_only:
-            self._exit()
+            self._close_console()
             return
         if any(isinstance(screen, Question) for screen in self.screen_stack):
             return
@@ -242,16 +258,18 @@ class MambaTUI(App[int]):
             )
         )
         if answer == "detach":
-            self._exit(f"{name} goes on training. Come back: mamba-tui attach {name}")
+            self._close_console(f"{name} goes on training. Come back: mamba-tui attach {name}")
         elif answer == "stop":
             try:
                 await session.command("stop")
             except UserError as error:
                 self.say(error, problem=True)
                 return
-            self._exit(f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}")
+            self._close_console(
+                f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}"
+            )
 
-    def _exit(self, message: str = "") -> None:
+    def _close_console(self, message: str = "") -> None:
         for pane in self.query("#panes > *"):
             remember = getattr(pane, "remember", None)
             if remember is not None:
@@ -266,6 +284,18 @@ class MambaTUI(App[int]):
 
         for pane in self.query(Pane):
             await pane.close()
+
+
+def write_crash_report(error: BaseException, folder: Path) -> Path | None:
+    """Write a traceback to a file in the runs folder; None where that cannot be."""
+    import traceback
+
+    path = folder / "console-error.log"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return None
+    return path
 
 
 def data_pane_exists() -> bool:

@@ -249,7 +249,8 @@ class Document:
         if len(entries) > int(SETTINGS["n_layer"].high or 512):
             raise ValueError(f"the list has {len(entries)} entries; accepted: at most 512 layers")
         if all(entry.isascii() and entry.isdigit() and len(entry) < 10 for entry in entries):
-            target, values = named.get(key, "n_embd"), [int(entry) for entry in entries]
+            target = named.get(key, "n_embd")
+            values: list[Any] = [int(entry) for entry in entries]
         else:
             target, values = "attention_type", [type_name(entry) for entry in entries]
         if target == "attention_type" and not all(isinstance(value, str) for value in values):

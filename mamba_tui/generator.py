@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -65,7 +66,8 @@ class GeneratorClient:
         self._reader = asyncio.create_task(self._read(self._process))
 
     async def _put(self, request: dict[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             await self._process.stdin.drain()
@@ -106,9 +108,7 @@ class GeneratorClient:
             if process.stdin is not None:
                 process.stdin.close()
             await asyncio.wait_for(process.wait(), 0.3)
-        except (OSError, asyncio.TimeoutError):
-            try:
+        except (TimeoutError, OSError):
+            with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            except ProcessLookupError:
-                pass
             await process.wait()

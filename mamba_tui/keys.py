@@ -41,6 +41,7 @@ CONTEXTS: dict[str, str] = {
     "generate": "Generate",
     "tokens": "Generate: the text",
     "prompt": "Generate: the prompt",
+    "knobs": "Generate: the knobs",
     "data": "Data",
     "table": "Lists",
 }
@@ -55,11 +56,13 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("f6", "tab('data')", "Data", "the text that is learned", priority=True),
         Key("ctrl+pagedown", "next_tab(1)", "Next tab", "next tab", priority=True),
         Key("ctrl+pageup", "next_tab(-1)", "Previous tab", "previous tab", priority=True),
-        Key("ctrl+r", "start", "Start", "start training with the configuration on screen", 1, priority=True),
+        Key("ctrl+r", "start", "Start", "start training with the configuration on screen", 40, priority=True),
         Key("ctrl+p", "command_palette", "Commands", "search all commands", priority=True),
         Key("ctrl+t", "next_theme", "Theme", "next colour theme", priority=True),
         Key("f12", "screenshot_file", "Picture", "write a picture of the screen (SVG)", priority=True),
-        Key("ctrl+q", "leave", "Quit", "quit; asks what happens to a run that is training", 91, priority=True),
+        Key(
+            "ctrl+q", "leave", "Quit", "quit; asks what happens to a run that is training", 91, priority=True
+        ),
         Key("tab", "app.focus_next", "Next part", "go to the next part of the screen"),
         Key("shift+tab", "app.focus_previous", "Previous part", "go to the previous part of the screen"),
     ),
@@ -123,7 +126,13 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("W", "write_file", "Write", "write the curves to a .csv file"),
     ),
     "chart": (
-        Key("plus,equals_sign,up", "zoom(1)", "Zoom in", "zoom in around the crosshair or the newest point", 20),
+        Key(
+            "plus,equals_sign,up",
+            "zoom(1)",
+            "Zoom in",
+            "zoom in around the crosshair or the newest point",
+            20,
+        ),
         Key("minus,down", "zoom(-1)", "Zoom out", "zoom out"),
         Key("left", "left_right(-1)", "Left", "move the crosshair, or the view, to the left"),
         Key("right", "left_right(1)", "Right", "move the crosshair, or the view, to the right"),
@@ -155,12 +164,27 @@ TABLE: dict[str, tuple[Key, ...]] = {
     "generate": (
         Key("ctrl+g", "generate", "Write", "write from the prompt", 2, priority=True),
         Key("escape", "halt", "Stop", "stop writing at once", 3),
-        Key("ctrl+k", "continue_text", "Continue", "go on after the last word", 4),
-        Key("ctrl+b", "regenerate", "Again", "write it again with the next seed", 5),
-        Key("ctrl+l", "choose", "Checkpoint", "choose the checkpoint", 6),
-        Key("ctrl+d", "beside", "Two", "a second checkpoint beside the first, same prompt and seed", 7),
-        Key("ctrl+u", "surprise", "Surprise", "shade each token by its probability", 8),
-        Key("ctrl+w", "write_file", "To file", "write the text to a file", 9),
+        Key("ctrl+n", "continue_text", "Go on", "go on after the last word", 4, priority=True),
+        Key("ctrl+b", "regenerate", "Again", "write it again with the next seed", 5, priority=True),
+        Key("ctrl+l", "choose", "Checkpoint", "choose the checkpoint", 6, priority=True),
+        Key(
+            "f7",
+            "beside",
+            "Two",
+            "a second checkpoint beside the first, same prompt and seed",
+            7,
+            priority=True,
+        ),
+        Key("f8", "surprise", "Surprise", "shade each token by how unlikely it was", 8, priority=True),
+        Key("f9", "write_file", "To file", "write the text to a file", 9, priority=True),
+    ),
+    "knobs": (
+        Key("left,h", "choose(-1)", "Previous", "previous knob"),
+        Key("right,l", "choose(1)", "Next", "next knob"),
+        Key("up,plus,equals_sign", "nudge(1)", "More", "a little more", 10),
+        Key("down,minus", "nudge(-1)", "Less", "a little less", 11),
+        Key("enter", "edit", "Edit", "type a value; typing a digit does too", 12),
+        Key("backspace,delete", "default", "Default", "back to the default"),
     ),
     "tokens": (
         Key("left,h", "move(-1)", "Previous", "previous token"),
@@ -171,7 +195,6 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("end", "edge(1)", "Last", "last token, and follow"),
         Key("enter", "alternatives", "Alternatives", "choose another token here and branch", 12),
         Key("b", "branch", "Branch", "write on from this token with another seed", 13),
-        Key("s", "surprise", "Surprise", "shade each token by its probability", 14),
         Key("y", "copy", "Copy", "copy the text (also over SSH)", 15),
     ),
     "prompt": (
@@ -249,10 +272,7 @@ def bindings(context: str) -> list[BindingType]:
 def bar_order() -> dict[tuple[str, str], int]:
     """For the key bar: (action, first key) -> place, of the keys shown there."""
     return {
-        (key.action, key.keys.split(",")[0]): key.bar
-        for table in TABLE.values()
-        for key in table
-        if key.bar
+        (key.action, key.keys.split(",")[0]): key.bar for table in TABLE.values() for key in table if key.bar
     }
 
 

@@ -14,10 +14,12 @@ LIGHT_SERIES = ("#0060a0", "#a85a00", "#007a57", "#9c3f74", "#7a6a00", "#b03a00"
 CONTRAST_SERIES = ("#66ccff", "#ffb000", "#00ff9c", "#ff8ad8", "#ffff00", "#ff7a3d", "#b3b9ff", "#ffffff")
 
 
-def _variables(series: tuple[str, ...], faint: str) -> dict[str, str]:
+def _variables(series: tuple[str, ...], faint: str, muted: str) -> dict[str, str]:
     return {
         **{f"series-{index}": color for index, color in enumerate(series)},
         "series-faint": faint,
+        # Textual's own $text-muted is a blend that only style sheets understand.
+        "muted": muted,
         "layer-mamba": series[0],
         "layer-standard": series[1],
         "layer-mamba2": series[2],
@@ -38,7 +40,7 @@ THEMES = (
         surface="#161c23",
         panel="#26303a",
         dark=True,
-        variables=_variables(DARK_SERIES, "#2b4254"),
+        variables=_variables(DARK_SERIES, "#2b4254", "#8b98a5"),
     ),
     Theme(
         name="mamba-light",
@@ -53,7 +55,7 @@ THEMES = (
         surface="#f1efe9",
         panel="#dcd9d0",
         dark=False,
-        variables=_variables(LIGHT_SERIES, "#c3d3df"),
+        variables=_variables(LIGHT_SERIES, "#c3d3df", "#5c6670"),
     ),
     Theme(
         name="mamba-contrast",
@@ -69,7 +71,7 @@ THEMES = (
         panel="#3a3a3a",
         dark=True,
         text_alpha=1.0,
-        variables=_variables(CONTRAST_SERIES, "#1f4a66"),
+        variables=_variables(CONTRAST_SERIES, "#1f4a66", "#d0d0d0"),
     ),
 )
 DEFAULT = THEMES[0].name

@@ -24,7 +24,7 @@ from mamba_tui.panes.layer_table import LayerTable
 from mamba_tui.panes.settings_list import SettingsList
 from mamba_tui.session import Session, off_thread
 from mamba_tui.widgets.dialogs import Answer, Choice, Page, Prompt, Question
-from mamba_tui.widgets.numbers import bytes_size, compact
+from mamba_tui.widgets.numbers import bytes_size, compact, duration
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
 WORKING_FILE = Path("current_configuration.json")
@@ -117,20 +117,22 @@ class ConfigPane(Pane):
         about = "" if cost.exact else "about "
         tokens = config.training.batch_size * config.model.block_size
         tokens *= config.training.gradient_accumulation_steps
+        nbsp = "\N{NO-BREAK SPACE}"
+        memory = f"{bytes_size(cost.memory)}"
         parts: list[Content | tuple[str, str]] = [
             (f"{about}{compact(cost.parameters)} parameters", "bold $foreground"),
-            (f"  {compact(cost.flops_per_token)}FLOP a token", ""),
-            (f"  {compact(tokens)} tokens a step", ""),
-            ("  memory ", ""),
-            (bytes_size(cost.memory), "$text-error bold" if not cost.fits else "$foreground"),
+            (f"   {compact(cost.flops_per_token)}FLOP a token", ""),
+            (f"   {compact(tokens)} tokens a step", ""),
+            ("\n", ""),
+            ("memory ", ""),
+            (memory.replace(" ", nbsp), "$foreground" if cost.fits else "bold $text-error"),
         ]
         if cost.memory_free:
             parts.append((f" of {bytes_size(cost.memory_free)} free on {cost.device}", ""))
         if cost.tokens_per_second:
             seconds = config.training.max_iters * tokens / cost.tokens_per_second
-            from mamba_tui.widgets.numbers import duration
-
-            parts.append((f"  about {compact(cost.tokens_per_second)} tokens/s, {duration(seconds)} in all", ""))
+            speed = compact(cost.tokens_per_second)
+            parts.append((f"   about {speed} tokens/s, {duration(seconds)} in all", ""))
         return Content.assemble(*parts)
 
     def _show_ready(self) -> None:
@@ -144,7 +146,7 @@ class ConfigPane(Pane):
             return
         changed = "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.path.name)
         name = f"run {visible(clip(self.run_name, 30))}" if self.run_name else "a new run"
-        ready.update(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$text-muted")))
+        ready.update(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$muted")))
 
     def _reason_against(self) -> str:
         if self.session.read_only:
@@ -222,7 +224,8 @@ class ConfigPane(Pane):
         )
         if answer != "sample":
             return False
-        self.console.say(await off_thread(write_sample, folder))
+        await off_thread(write_sample, folder)
+        self.console.say(f"wrote the sample to {folder}")
         self._survey_soon()
         return True
 
@@ -395,7 +398,9 @@ class ConfigPane(Pane):
         words = answer.replace(",", " ").split()
         numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 6]
         if len(numbers) not in (2, 3) or not all(1 <= number <= 65536 for number in numbers):
-            self.console.say("a ramp is two or three widths from 1 to 65536, such as: 256 128 even", problem=True)
+            self.console.say(
+                "a ramp is two or three widths from 1 to 65536, such as: 256 128 even", problem=True
+            )
             return
         geometric = any(word.startswith("g") for word in words)
         if len(numbers) == 2:
@@ -453,6 +458,8 @@ def difference_page(old: RunConfig, new: RunConfig) -> Content:
     lines: list[Content | str] = []
     for key, (before, after) in found.items():
         lines.append(Content.styled(f"{key}\n", "bold"))
-        lines.append(Content.assemble(("  there  ", "$text-muted"), visible(clip(show(before), 400)), "\n"))
-        lines.append(Content.assemble(("  here   ", "$text-muted"), (visible(clip(show(after), 400)), "$accent"), "\n"))
+        lines.append(Content.assemble(("  there  ", "$muted"), visible(clip(show(before), 400)), "\n"))
+        lines.append(
+            Content.assemble(("  here   ", "$muted"), (visible(clip(show(after), 400)), "$accent"), "\n")
+        )
     return Content.assemble(*lines)

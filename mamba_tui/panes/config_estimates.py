@@ -41,7 +41,15 @@ def survey(config: RunConfig, root: Any) -> Survey:
     except UserError:
         device = cpu_device()
     speed, flops, vocabularies = _last_run(root)
-    return Survey(len(found), sum(item.size for item in found), device.memory_free, device.name, speed, flops, vocabularies)
+    return Survey(
+        len(found),
+        sum(item.size for item in found),
+        device.memory_free,
+        device.name,
+        speed,
+        flops,
+        vocabularies,
+    )
 
 
 def _last_run(root: Any) -> tuple[float | None, float, tuple[tuple[tuple[Any, ...], int], ...]]:
@@ -55,7 +63,9 @@ def _last_run(root: Any) -> tuple[float | None, float, tuple[tuple[tuple[Any, ..
     runs = sorted(list_runs(root), key=lambda run: -_modified(run.events_path))[:8]
     for run in runs:
         events = read_tail(run.events_path)
-        start = next((event for event in reversed(_head(run.events_path) + events) if event["kind"] == "run"), None)
+        start = next(
+            (event for event in reversed(_head(run.events_path) + events) if event["kind"] == "run"), None
+        )
         if start is None:
             continue
         try:

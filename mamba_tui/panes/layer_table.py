@@ -74,7 +74,7 @@ class LayerTable(Rows):
     def header_segments(self, width: int) -> list[Segment]:
         """Column titles."""
         style, active = self.style_of("header"), self.style_of("accent")
-        segments = [Segment(" #  ", style)]
+        segments = [Segment("  # ", style)]
         for index, key in enumerate(COLUMNS):
             chosen = active if index == self.column and self.has_focus else style
             segments.append(Segment(pad(TITLES[key], CELLS[key], right=index > 0), chosen))
@@ -86,7 +86,7 @@ class LayerTable(Rows):
     def row_segments(self, index: int, width: int) -> list[Segment]:
         """Number, values, costs and bar of one layer."""
         muted = self.style_of("muted")
-        segments = [Segment(f"{index + 1:>2}  ", muted)]
+        segments = [Segment(f"{index + 1:>3} ", muted)]
         for place, key in enumerate(COLUMNS):
             segments += self._value(index, place, key)
         if index < len(self.costs):

@@ -111,7 +111,7 @@ class SettingsList(Rows):
         row = self.rows[index]
         if not row.key:
             title = GROUP_TITLES[row.group].upper()
-            return [Segment(pad(title, width), self.style_of("header"))]
+            return [Segment(pad(f" {title}", width), self.style_of("header"))]
         item = SETTINGS[row.key]
         key_cells = min(28, max(14, width * 2 // 5))
         value_cells = min(24, max(10, width // 4))
@@ -131,9 +131,13 @@ class SettingsList(Rows):
                 Segment(pad(text, value_cells - len(unit)) if not unit else text, style),
                 Segment(pad(unit, value_cells - len(text)) if unit else "", self.style_of("muted")),
             ]
-        note, style = (f"accepted: {problem.accepted}", self.style_of("problem")) if problem else (
-            item.help,
-            self.style_of("muted"),
+        note, style = (
+            (f"accepted: {problem.accepted}", self.style_of("problem"))
+            if problem
+            else (
+                item.help,
+                self.style_of("muted"),
+            )
         )
         rest = max(0, width - key_cells - value_cells - 2)
         return [
@@ -264,4 +268,6 @@ class SettingsList(Rows):
         unit = f" {item.unit}" if item.unit else ""
         default = shown_value(item.default) or "empty"
         fixed = "  Fixed once a run has begun." if item.fixed else ""
-        return f"{item.key}: {item.help}. Default {default}{unit}; {item.accepted}.{fixed}", self.style_of("muted")
+        return f"{item.key}: {item.help}. Default {default}{unit}; {item.accepted}.{fixed}", self.style_of(
+            "muted"
+        )

@@ -158,7 +158,9 @@ class TrainPane(Pane):
             head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
             latest.update(head + sample_content(sample, lines=False))
         elif self.session.run is not None:
-            latest.update(Content.styled("The first sample comes with the first evaluation; g asks now.", "$text-muted"))
+            latest.update(
+                Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
+            )
         else:
             latest.update("")
 
@@ -333,9 +335,7 @@ class TrainPane(Pane):
         """The next chart, also while one is alone."""
         if self.view != "charts":
             return
-        names = [
-            kind.id for kind in charts.KINDS if self.maximised or self.query_one(f"#{kind.id}").display
-        ]
+        names = [kind.id for kind in charts.KINDS if self.maximised or self.query_one(f"#{kind.id}").display]
         current = self.maximised or self._focused_chart()
         at = names.index(current) if current in names else 0
         following = names[(at + by) % len(names)]

@@ -27,7 +27,7 @@ def first_line(session: Session, width: int) -> Content:
     """Run, what it does in words, steps, progress bar, time left."""
     state = state_of(session)
     if not state:
-        return Content.styled(clip("No run yet. Ctrl+R starts one; a lists earlier runs.", width), "$text-muted")
+        return Content.styled(clip("No run yet. Ctrl+R starts one; a lists earlier runs.", width), "$muted")
     color = f"${STATE_COLOR.get(state, 'accent')}"
     name = clip(session.starting or (session.run.name if session.run else ""), 24)
     history = session.history
@@ -35,7 +35,7 @@ def first_line(session: Session, width: int) -> Content:
     words = clip(sentence(session), max(8, width - cell_len(name) - cell_len(right) - 6))
     left = f"{SIGN.get(state, '◌')} {name}  "
     gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))
-    return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$text-muted"))
+    return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
 
 
 def _progress(session: Session, history: RunHistory) -> str:
@@ -54,7 +54,7 @@ def second_line(session: Session, width: int) -> Content:
     """Losses, speed and the rest, as many as fit."""
     history = session.history
     if history is None or (history.last_step is None and history.last_eval is None):
-        return Content.styled(clip(_advice(session), width), "$text-muted")
+        return Content.styled(clip(_advice(session), width), "$muted")
     figures = _figures(history.last_step or {}, history.last_eval or {}, session)
     parts: list[Content | tuple[str, str]] = []
     used = 0
@@ -62,7 +62,7 @@ def second_line(session: Session, width: int) -> Content:
         cells = len(label) + len(value) + 1 + (3 if parts else 0)
         if used + cells > width:
             break
-        parts += [("   " if parts else "", ""), (f"{label} ", "$text-muted"), (value, "bold")]
+        parts += [("   " if parts else "", ""), (f"{label} ", "$muted"), (value, "bold")]
         used += cells
     advice = _advice(session)
     if advice and not session.alive and used + len(advice) + 3 <= width:
@@ -70,7 +70,9 @@ def second_line(session: Session, width: int) -> Content:
     return Content.assemble(*parts)
 
 
-def _figures(step: Mapping[str, Any], evaluation: Mapping[str, Any], session: Session) -> list[tuple[str, str]]:
+def _figures(
+    step: Mapping[str, Any], evaluation: Mapping[str, Any], session: Session
+) -> list[tuple[str, str]]:
     figures = []
     if step:
         figures.append(("loss", loss(number(step, "loss"))))

@@ -21,6 +21,9 @@ LONGEST_SAMPLE = 4000
 
 def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
     """Prompt in bold, then what was written."""
+    if not lines:
+        # One paragraph: line ends become spaces, everything else stays visible.
+        event = {key: " ".join(str(event.get(key, "")).split()) for key in ("prompt", "text")}
     prompt = visible(str(event.get("prompt", ""))[:LONGEST_SAMPLE], lines=lines)
     text = visible(str(event.get("text", ""))[:LONGEST_SAMPLE], lines=lines)
     if prompt and text.startswith(prompt):
@@ -121,9 +124,9 @@ class LogView(VerticalScroll, can_focus=True):
             moment = time.strftime("%H:%M:%S", time.localtime(float(note.get("time", 0))))
             kind = str(note.get("kind"))
             style = {"error": "$text-error", "warning": "$text-warning"}.get(kind, "")
-            lines += [Content.styled(f"{moment}  ", "$text-muted"), Content.styled(in_words(note), style), "\n"]
+            lines += [Content.styled(f"{moment}  ", "$muted"), Content.styled(in_words(note), style), "\n"]
         if printed.strip():
-            lines.append(Content.styled("\nprinted by the trainer\n", "bold $text-muted"))
+            lines.append(Content.styled("\nprinted by the trainer\n", "bold $muted"))
             lines.append(safe(printed[-8000:], lines=True))
         at_end = self.scroll_offset.y >= self.max_scroll_y - 1
         self.query_one(Static).update(Content.assemble(*lines) if lines else safe("Nothing yet."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,9 +139,7 @@ class ChartFrame:
             self.pieces.append((line, x[cut], y, low, high))
             inside = (x[cut] >= self.x_range[0]) & (x[cut] <= self.x_range[1])
             heights += [values[inside] for values in (y, low, high) if values is not None]
-        self.y_range = raster.value_range(
-            heights, self.view.log_y, ignore_outliers=self.view.ignore_outliers
-        )
+        self.y_range = raster.value_range(heights, self.view.log_y, ignore_outliers=self.view.ignore_outliers)
         self.y_ticks = self._y_ticks()
 
     def _scaled(self, values: Any, cut: slice) -> Floats | None:
@@ -256,7 +255,7 @@ class ChartFrame:
         changes = np.flatnonzero(np.diff(owners)) + 1
         bounds = [0, *changes.tolist(), len(text)]
         segments = []
-        for start, end in zip(bounds, bounds[1:]):
+        for start, end in pairwise(bounds):
             style = self.styles[int(owners[start])]
             if cross is None or not start <= cross < end:
                 segments.append(Segment(text[start:end], style))
@@ -308,7 +307,10 @@ class ChartFrame:
     # -------------------------------------------------------------- header
 
     def _header(self) -> list[Segment]:
-        entries = [(f" {LEGEND_DOT} {name} {value}", style) for name, value, style in self._legend()]
+        entries = [
+            (f" {LEGEND_DOT} {name} {value}" if name.strip() else f" {value}", style)
+            for name, value, style in self._legend()
+        ]
         notes = ["log"] if self.view.log_y else []
         if self.view.ignore_outliers:
             notes.append("outliers off")

@@ -76,7 +76,7 @@ class Question(Dialog):
             with Horizontal(classes="buttons"):
                 for answer in self.answers:
                     button = Button(safe(answer.label), compact=True, name=answer.value)
-                    button.variant = answer.variant  # type: ignore[assignment]
+                    button.variant = answer.variant
                     yield button
 
     def on_mount(self) -> None:

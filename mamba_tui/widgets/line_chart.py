@@ -72,7 +72,9 @@ class LineChart(Widget, can_focus=True):
             """The chart that changed."""
             return self.chart
 
-    def __init__(self, title: str = "", *, unit: str = "", empty: str = "no data yet", id: str | None = None):
+    def __init__(
+        self, title: str = "", *, unit: str = "", empty: str = "no data yet", id: str | None = None
+    ) -> None:
         super().__init__(id=id)
         self.title = title
         self.unit = unit
@@ -174,7 +176,9 @@ class LineChart(Widget, can_focus=True):
             ignore_outliers=self.ignore_outliers,
             crosshair=self.crosshair,
         )
-        return ChartFrame(size, self.title, self.unit, self.empty, self._lines, self._markers, view, self.look())
+        return ChartFrame(
+            size, self.title, self.unit, self.empty, self._lines, self._markers, view, self.look()
+        )
 
     # ---------------------------------------------------------------- view
 
@@ -308,9 +312,7 @@ class LineChart(Widget, can_focus=True):
         start, shown = self._drag
         shift = (start - event.x) / max(1, self._frame.plot_width) * (shown[1] - shown[0])
         if shift and self.view is not None and self.extent is not None:
-            self.set_view(
-                (shown[0] + shift, shown[1] + shift), follow=shown[1] + shift >= self.extent[1]
-            )
+            self.set_view((shown[0] + shift, shown[1] + shift), follow=shown[1] + shift >= self.extent[1])
 
     def on_mouse_up(self, event: events.MouseUp) -> None:
         """End a drag; a click in place sets the crosshair, a click on it removes it."""
@@ -321,7 +323,9 @@ class LineChart(Widget, can_focus=True):
         self.release_mouse()
         if abs(event.x - start) <= 0 and self._frame is not None:
             x = self._x_at(event.x)
-            same = self.crosshair is not None and self._frame.column_of(self.crosshair) == self._column(event.x)
+            same = self.crosshair is not None and self._frame.column_of(self.crosshair) == self._column(
+                event.x
+            )
             self._set_crosshair(None if same else x)
 
     def _column(self, x: int) -> int:

@@ -82,6 +82,11 @@ class Rows(Widget, can_focus=True):
             self.rows = rows
             self.x = x
 
+        @property
+        def control(self) -> Rows:
+            """The list."""
+            return self.rows
+
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.top = 0
