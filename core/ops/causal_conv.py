@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core.ops.dispatch import takes_triton
+
 
 def causal_conv(
     x: Tensor,
@@ -33,12 +35,16 @@ def causal_conv(
     Returns:
         the activated convolution (B, L, D) and the new tail (B, K - 1, D), zero before its newest reset.
     """
+    if takes_triton(x):
+        from core.ops.causal_conv_triton import causal_conv_triton
+
+        return causal_conv_triton(x, weight, bias, tail=tail, reset=reset)
     batch, length, channels = x.shape
     past = weight.shape[1] - 1
     if tail is None:
         tail = x.new_zeros(batch, past, channels)
     padded = torch.cat((tail.to(x.dtype), x), 1)
-    masks = None if reset is None else _tap_masks(reset, past)
+    masks = None if reset is None else _tap_masks(reset, past).to(x.dtype)
     new_tail = padded[:, length:]
     if reset is not None:
         # A tail entry survives if no reset lies after it.

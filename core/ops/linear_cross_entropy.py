@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core.ops.dispatch import takes_triton
+
 CHUNK_ELEMENTS = 1 << 23
 
 
@@ -36,6 +38,12 @@ def linear_cross_entropy(
     Returns:
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
     """
+    if takes_triton(x):
+        from core.ops.linear_cross_entropy_triton import linear_cross_entropy_triton
+
+        return linear_cross_entropy_triton(
+            x, weight, targets, ignore_index=ignore_index, vocab_size=vocab_size
+        )
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     kept = targets != ignore_index
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32

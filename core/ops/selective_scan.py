@@ -8,6 +8,7 @@ channels innermost, (time, B, N, D), so that one step is one contiguous fused mu
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core.ops.dispatch import takes_triton
+
 # Steps a chunk: short enough that its (chunk, B, N, D) buffers stay in the cache where they can, long
 # enough that the borders, one state a chunk, stay a small part of the memory.
 CHUNK_ELEMENTS = 1 << 20
 MIN_CHUNK, MAX_CHUNK = 8, 16
+LOG2_E = 1 / math.log(2)
 
 
 def selective_scan(
@@ -54,6 +58,10 @@ def selective_scan(
     Returns:
         y (B, L, D) in x's dtype and the last state (B, D, N), float32 (float64 if x is).
     """
+    if takes_triton(x):
+        from core.ops.selective_scan_triton import selective_scan_triton
+
+        return selective_scan_triton(x, dt, A, B, C, D, z=z, dt_bias=dt_bias, h0=h0, reset=reset)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if h0 is None:
         h0 = torch.zeros(x.shape[0], *A.shape, dtype=wide, device=x.device)
@@ -111,6 +119,7 @@ class _Chunks:
         self.x = _time_major(x, wide)
         self.input = self.delta * self.x
         self.A = A.to(wide).t().contiguous()
+        self.A_binary = self.A * LOG2_E
         self.B = _time_major(B, wide)
         self.keep = None if reset is None else (~reset).t().to(wide)[:, :, None, None]
         length, batch, width = self.x.shape
@@ -128,7 +137,8 @@ class _Chunks:
         """
         part = slice(start, start + self.size)
         delta = self.delta[part].unsqueeze(2)
-        decay = torch.mul(delta, self.A, out=self.decay_buffer[: len(delta)]).exp_()
+        # 2 to the power of: torch's exp is three times slower than its exp2 on CPU.
+        decay = torch.mul(delta, self.A_binary, out=self.decay_buffer[: len(delta)]).exp2_()
         if self.keep is not None:
             decay *= self.keep[part]
         states = torch.mul(
@@ -230,14 +240,15 @@ def _scan_backward(
         start = chunks.starts[i]
         part = slice(start, start + chunks.size)
         decay, states = chunks.states(start, borders[i])
-        torch.matmul(states, grad_y[part].unsqueeze(3), out=grad_C[part].unsqueeze(3))
+        # row times transposed matrix: as matrix times column the same product is ten times slower on CPU
+        torch.matmul(grad_y[part].unsqueeze(2), states.transpose(2, 3), out=grad_C[part].unsqueeze(2))
         grad = torch.mul(grad_y[part].unsqueeze(2), C[part].unsqueeze(3), out=buffer[: len(states)])
         grad[-1] += carried
         steps, factors = grad.unbind(), decay.unbind()
         for t in range(len(steps) - 2, -1, -1):
             steps[t].addcmul_(factors[t + 1], steps[t + 1])
         torch.matmul(chunks.B[part].unsqueeze(2), grad, out=grad_input[part].unsqueeze(2))
-        torch.matmul(grad, chunks.input[part].unsqueeze(3), out=grad_B[part].unsqueeze(3))
+        torch.matmul(chunks.input[part].unsqueeze(2), grad.transpose(2, 3), out=grad_B[part].unsqueeze(2))
         # From here `grad` becomes the gradient of the exponent delta A: g_t decay_t h_{t-1}.
         grad *= decay
         carried = grad[0].clone()

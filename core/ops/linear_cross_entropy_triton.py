@@ -1,0 +1,132 @@
+"""Output head and cross-entropy on CUDA: same function as `core.ops.linear_cross_entropy`.
+
+Products run in the narrow type on the tensor cores. One kernel turns a chunk's logits into their gradient in
+place, reading each row twice, the second time from the cache; the row's loss falls out on the way. So logits
+exist once, in the narrow type, for at most `CHUNK_BYTES`; the gradient of the head is added up in float32.
+"""
+# ruff: noqa: ANN001, ANN202
+# mypy: disallow-untyped-defs=False
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 1 << 30
+"""Logits held at a time."""
+PIECE = 4096
+"""Logits of a row that a program handles at a time."""
+
+
+@triton.jit
+def loss_kernel(
+    logits, targets, losses, rows, count, vocab_size, row_stride, ignore_index,
+    PIECE: tl.constexpr, WANTS_GRADIENT: tl.constexpr,
+):  # fmt: skip
+    """Each row's share of the mean loss; its logits become the gradient of that share."""
+    row = tl.program_id(0).to(tl.int64)
+    target = tl.load(targets + row)
+    kept = target != ignore_index
+    share = tl.where(kept, 1.0 / tl.maximum(tl.load(count).to(tl.float32), 1.0), 0.0)
+    line = logits + row * row_stride
+    column = tl.arange(0, PIECE)
+    top = tl.full((PIECE,), float("-inf"), tl.float32)
+    total = tl.zeros((PIECE,), tl.float32)
+    for start in range(0, vocab_size, PIECE):
+        inside = start + column < vocab_size
+        piece = tl.load(line + start + column, mask=inside, other=float("-inf")).to(tl.float32)
+        piece *= 1.4426950408889634
+        higher = tl.maximum(top, piece)
+        # A slot that has only seen padding has no top yet; -inf - -inf would be no number.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        total = total * tl.exp2(top - base) + tl.exp2(piece - base)
+        top = higher
+    highest = tl.max(top, 0)
+    norm = highest + tl.log2(tl.sum(total * tl.exp2(top - highest), 0))
+    chosen = tl.load(line + tl.where(kept, target, 0)).to(tl.float32)
+    loss = (norm * 0.6931471805599453 - chosen) * share
+    tl.store(losses + row, tl.where(kept, loss, 0.0))
+    if WANTS_GRADIENT:
+        for start in range(0, row_stride, PIECE):
+            here = start + column
+            piece = tl.load(line + here, mask=here < vocab_size, other=float("-inf")).to(tl.float32)
+            probability = tl.exp2(piece * 1.4426950408889634 - norm)
+            grad = tl.where(here == target, probability - 1.0, probability) * share
+            tl.store(line + here, grad.to(logits.dtype.element_ty), mask=here < row_stride)
+
+
+def linear_cross_entropy_triton(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    vocab_size: int | None = None,
+) -> Tensor:
+    """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
+    vocab_size = weight.shape[0] if vocab_size is None else vocab_size
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    narrow = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    return _LinearCrossEntropy.apply(x, weight, targets, ignore_index, vocab_size, wanted, narrow)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        ignore_index: int,
+        vocab_size: int,
+        wants_gradient: bool,
+        narrow: torch.dtype,
+    ) -> Tensor:
+        features, head = x.to(narrow), weight.to(narrow)
+        count = (targets != ignore_index).sum()
+        losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+        rows = max(1, CHUNK_BYTES // (weight.shape[0] * features.element_size()))
+        grad_x = torch.empty_like(features) if wants_gradient else None
+        grad_weight: Tensor | None = None
+        for start in range(0, x.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = features[part] @ head.t()
+            loss_kernel[(logits.shape[0],)](
+                logits, targets[part], losses[part], logits.shape[0], count, vocab_size, logits.shape[1],
+                ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=8,
+            )  # fmt: skip
+            if grad_x is not None:
+                torch.mm(logits, head, out=grad_x[part])
+                share = _wide_product(logits.t(), features[part])
+                grad_weight = share if grad_weight is None else grad_weight.add_(share)
+        if grad_x is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_x, grad_weight)
+            ctx.types = x.dtype, weight.dtype
+        return losses.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight = ctx.saved_tensors
+        x_type, weight_type = ctx.types
+        return (
+            (grad_x * grad_loss).to(x_type),
+            (grad_weight * grad_loss).to(weight_type),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in float32 from narrow factors."""
+    if a.dtype == torch.float32 or not a.is_cuda:
+        return (a @ b).float()
+    return torch.mm(a, b, out_dtype=torch.float32)
