@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -88,10 +89,11 @@ class MambaTUI(App[int]):
         if self.options.attach:
             self.session.follow(Run(self.options.checkpoints / self.options.attach))
         else:
-            living = await self.session.newest_run()
-            if living is not None and self.session.run is None:
-                self.session.follow(living)
-                self.say(f"{living.name} is training: F3 shows it")
+            newest = await self.session.newest_run()
+            if newest is not None and self.session.run is None and not self.session.starting:
+                self.session.follow(newest.run)
+                if newest.status.alive:
+                    self.say(f"{newest.name} is training: F3 shows it")
         await self.session.follow_for_ever(self._changed)
 
     def _changed(self) -> None:
@@ -321,9 +323,10 @@ def make_pane(tab: str, app: MambaTUI) -> Widget:
         from mamba_tui.panes.generate import GeneratePane
 
         return GeneratePane(app.session, app.state, id=tab)
-    from mamba_tui.panes.data import DataPane
-
-    return DataPane(id=tab)
+    # The Data pane is written by others and may be missing from this installation.
+    module = importlib.import_module("mamba_tui.panes.data")
+    pane: Widget = module.DataPane(id=tab)
+    return pane
 
 
 def running(session: Session) -> bool:

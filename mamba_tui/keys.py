@@ -162,7 +162,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("u,ctrl+z", "undelete", "Undo", "bring the last deleted one back"),
     ),
     "generate": (
-        Key("ctrl+g", "generate", "Write", "write from the prompt", 2, priority=True),
+        Key("ctrl+g", "generate", "Write", "write from the prompt", priority=True),
         Key("escape", "halt", "Stop", "stop writing at once", 3),
         Key("ctrl+n", "continue_text", "Go on", "go on after the last word", 4, priority=True),
         Key("ctrl+b", "regenerate", "Again", "write it again with the next seed", 5, priority=True),
@@ -241,9 +241,8 @@ _NAMES = {
 def key_name(key: str) -> str:
     """`ctrl+pagedown` as it stands on a keyboard: `Ctrl+PgDn`."""
     *modifiers, last = key.split("+")
-    if last.startswith("f") and last[1:].isdigit():
-        name = last.upper()
-    elif modifiers and len(last) == 1:
+    function_key = last.startswith("f") and last[1:].isdigit()
+    if function_key or (modifiers and len(last) == 1):
         name = last.upper()
     else:
         name = _NAMES.get(last, last)
@@ -291,7 +290,7 @@ def markdown() -> str:
     parts = [
         "# Keys",
         "",
-        "Made from `mamba_tui/keys.py` by `python -m mamba_tui.keys > docs/keys.md`; a test keeps it current.",
+        "Made by `python -m mamba_tui.keys > docs/keys.md`; a test keeps it current.",
     ]
     for title, rows in sections():
         parts += ["", f"## {title}", "", "| Keys | What they do |", "| --- | --- |"]

@@ -7,6 +7,7 @@ nothing here can keep the program from ending.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -50,10 +51,8 @@ async def off_thread(work: Callable[..., Result], *arguments: Any) -> Result:
             result = work(*arguments)
         except BaseException as caught:
             error = caught
-        try:
+        with contextlib.suppress(RuntimeError):  # the program ended meanwhile
             loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            pass  # the program ended meanwhile
 
     threading.Thread(target=body, daemon=True, name="console-work").start()
     return await future
@@ -132,7 +131,8 @@ class Session:
         """Take one slice of events; True when there is more to read at once."""
         from mamba_tui.history import RunHistory
 
-        assert self.reader is not None and self.history is not None
+        assert self.reader is not None
+        assert self.history is not None
         generation = self.reader.generation
         events = self.reader.poll(EVENTS_A_SLICE)
         if self.reader.generation != generation:
@@ -204,10 +204,10 @@ class Session:
         """Read the manifests anew next time."""
         self._checkpoint_cache.clear()
 
-    async def newest_run(self) -> Run | None:
-        """The run to show when none was named: one that lives, else None."""
+    async def newest_run(self) -> RunRow | None:
+        """The run to show when none was named: one that lives, else the newest."""
         rows = await self.run_rows()
-        return next((row.run for row in rows if row.status.alive), None)
+        return rows[0] if rows else None
 
     # ------------------------------------------------------------- actions
 

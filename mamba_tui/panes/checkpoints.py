@@ -268,7 +268,7 @@ class CheckpointsPane(Pane):
                     "New run from here",
                     "The checkpoint is at its last step. Train up to step:",
                     str(row.info.step + config.training.max_iters),
-                )  # fmt: skip
+                )
             )
             if not answer or not answer.strip().isdigit():
                 return
@@ -351,7 +351,7 @@ class CheckpointsPane(Pane):
                 "Export the weights",
                 "File to write (.safetensors):",
                 f"{row.run.name}-step-{row.info.step}.safetensors",
-            )  # fmt: skip
+            )
         )
         if name:
             self.console.say("exporting ...")

@@ -246,9 +246,8 @@ class ConfigPane(Pane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Nothing is changed in read-only mode."""
-        if self.session.read_only and action in ("undo", "redo", "save", "load", "preset", "name_run"):
-            return False
-        return True
+        changing = ("undo", "redo", "save", "load", "preset", "name_run")
+        return not (self.session.read_only and action in changing)
 
     def _all_changed(self) -> None:
         self.query_one(LayerTable).edit = None
@@ -413,7 +412,7 @@ class ConfigPane(Pane):
         answer = await self.app.push_screen_wait(
             Prompt(
                 "List",
-                "Widths (256,192,128), types (mamba,standard,m2) or `heads 4,4,8`. As many layers as entries.",
+                "Widths (256,192,128), types (mamba,standard,m2) or `heads 4,4,8`: one a layer.",
                 ",".join(str(width) for width in self.document.values["n_embd"]),
             )
         )

@@ -95,7 +95,9 @@ class GeneratePane(Pane):
         side = self.sides[slot]
         side.loading(f"{row.run.name} step {row.info.step:,}")
         self._show_lines()
-        side.request = await self.client.send("load", checkpoint=str(row.info.path), slot=slot, device="auto")
+        side.load_request = await self.client.send(
+            "load", checkpoint=str(row.info.path), slot=slot, device="auto"
+        )
         self._show_lines()
 
     async def _load_newest(self, slot: int) -> None:
@@ -185,8 +187,9 @@ class GeneratePane(Pane):
                 await self._generate()
                 return
             self._view(side).action_edge(1)
+            values["continue"] = True
             side.begin(await self.client.send(
-                "generate", prompt="", slot=side.slot, alternatives=ALTERNATIVES, **{**values, "continue": True}
+                "generate", prompt="", slot=side.slot, alternatives=ALTERNATIVES, **values
             ))  # fmt: skip
         self._show_lines()
 
@@ -276,7 +279,7 @@ class GeneratePane(Pane):
         events, self._events = self._events, []
         new: dict[int, list[Token]] = {0: [], 1: []}
         for event in events:
-            side = next((side for side in self.sides if side.request == event.get("id")), None)
+            side = next((side for side in self.sides if side.owns(event.get("id"))), None)
             problem = None
             if event["event"] == "ended":
                 for each in self.sides:

@@ -76,6 +76,7 @@ class Side:
         self.slot = slot
         self.name = ""
         self.about = ""
+        self.load_request = 0
         self.request = 0
         self.generation = 0
         self.writing = False
@@ -104,20 +105,23 @@ class Side:
         self.writing = self.is_loading = False
         self.name = self.about = self.speed = ""
 
+    def owns(self, request: object) -> bool:
+        """Whether an event answers what this side asked last."""
+        return request in (self.load_request, self.request) and request != 0
+
     def take(self, event: Event) -> list[Token]:
         """The tokens of an event; figures and states are noted."""
         kind = event["event"]
         if kind == "token":
-            self.is_loading = False
             self.count += 1
             return [token_of(event)]
         if kind == "loaded":
             self.is_loading = False
             self.about = f"{compact(_number(event, 'parameters'))} parameters on {event.get('device')}"
         elif kind == "error":
-            if self.is_loading:
-                self.name = ""
-            self.writing = self.is_loading = False
+            if event.get("id") == self.load_request:
+                self.name, self.is_loading = "", False
+            self.writing = False
         elif kind == "done":
             self.writing = False
             self.speed = self._figures(event)
