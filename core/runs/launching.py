@@ -95,6 +95,9 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
+        # Threads that wait by spinning make a step several times slower as soon as anything else
+        # wants a core, and the console does (benchmarks/RESULTS.md, "Waiting threads").
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         **extra,
     }
 
