@@ -58,6 +58,10 @@ class MambaTUI(App[int]):
         for theme in themes.THEMES:
             self.register_theme(theme)
         self.theme = self.state.theme if self.state.theme in self.available_themes else themes.DEFAULT
+        # Kept by hand: the screen on top may be a dialog, and near the end there may be none.
+        self.tab_bar = TabBar([tab for tab in TABS if tab[0] != "data" or data_pane_exists()])
+        self.panes = ContentSwitcher(id="panes")
+        self.generator_command: list[str] | None = None
         self._dirty = False
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -68,14 +72,14 @@ class MambaTUI(App[int]):
 
     def compose(self) -> ComposeResult:
         """The frame; the panes come when they are looked at."""
-        yield TabBar([tab for tab in TABS if tab[0] != "data" or data_pane_exists()])
-        yield ContentSwitcher(id="panes")
+        yield self.tab_bar
+        yield self.panes
         yield KeyBar()
 
     async def on_mount(self) -> None:
         """Show the first pane, then begin everything that can wait."""
         first = "train" if self.options.attach else "configure"
-        self.query_one(TabBar).active = first
+        self.tab_bar.active = first
         await self._show(first)
         self.call_after_refresh(self._begin)
 
@@ -112,24 +116,24 @@ class MambaTUI(App[int]):
     def _show_status(self) -> None:
         from mamba_tui.words import short_status
 
-        bar = self.query_one(TabBar)
-        bar.status, bar.status_style = short_status(self.session)
+        bar = self.tab_bar
+        bar.status, bar.short_status, bar.status_style = short_status(self.session)
 
     @property
     def pane(self) -> Pane | None:
         """The pane on screen."""
         from mamba_tui.panes.base import Pane
 
-        current = self.query_one("#panes", ContentSwitcher).visible_content
+        current = self.panes.visible_content
         return current if isinstance(current, Pane) else None
 
     async def _show(self, tab: str) -> None:
-        switcher = self.query_one("#panes", ContentSwitcher)
+        switcher = self.panes
         if not switcher.query(f"#{tab}"):
             await switcher.mount(make_pane(tab, self))
         switcher.current = tab
         self.tab = tab
-        self.query_one(TabBar).active = tab
+        self.tab_bar.active = tab
         pane = self.pane
         if pane is not None:
             pane.shown()
@@ -166,12 +170,12 @@ class MambaTUI(App[int]):
 
     async def action_tab(self, tab: str) -> None:
         """Go to a tab."""
-        if len(self.screen_stack) == 1 and any(name == tab for name, *_ in self.query_one(TabBar).tabs):
+        if len(self.screen_stack) == 1 and any(name == tab for name, *_ in self.tab_bar.tabs):
             await self._show(tab)
 
     async def action_next_tab(self, by: int) -> None:
         """Go to a neighbouring tab."""
-        names = [name for name, *_ in self.query_one(TabBar).tabs]
+        names = [name for name, *_ in self.tab_bar.tabs]
         await self.action_tab(names[(names.index(self.tab) + by) % len(names)])
 
     async def on_tab_bar_chosen(self, event: TabBar.Chosen) -> None:
@@ -206,10 +210,10 @@ class MambaTUI(App[int]):
             return
         from mamba_tui.panes.config import ConfigPane
 
-        pane = self.query(ConfigPane)
-        if not pane:
+        if not self.panes.query(ConfigPane):
             await self._show("configure")
-        self.run_worker(self.query_one(ConfigPane).start(), group="start", exclusive=True)
+        pane = self.panes.query_one(ConfigPane)
+        pane.work(pane.start(), "start")
 
     # -------------------------------------------------------------- the end
 
@@ -272,7 +276,7 @@ class MambaTUI(App[int]):
             )
 
     def _close_console(self, message: str = "") -> None:
-        for pane in self.query("#panes > *"):
+        for pane in self.panes.children:
             remember = getattr(pane, "remember", None)
             if remember is not None:
                 remember()
@@ -284,7 +288,7 @@ class MambaTUI(App[int]):
         """End the generator with the console."""
         from mamba_tui.panes.base import Pane
 
-        for pane in self.query(Pane):
+        for pane in self.panes.query(Pane):
             await pane.close()
 
 
@@ -322,7 +326,7 @@ def make_pane(tab: str, app: MambaTUI) -> Widget:
     if tab == "generate":
         from mamba_tui.panes.generate import GeneratePane
 
-        return GeneratePane(app.session, app.state, id=tab)
+        return GeneratePane(app.session, app.state, id=tab, command=app.generator_command)
     # The Data pane is written by others and may be missing from this installation.
     module = importlib.import_module("mamba_tui.panes.data")
     pane: Widget = module.DataPane(id=tab)

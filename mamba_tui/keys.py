@@ -43,6 +43,7 @@ CONTEXTS: dict[str, str] = {
     "prompt": "Generate: the prompt",
     "knobs": "Generate: the knobs",
     "data": "Data",
+    "text": "Data: the text",
     "table": "Lists",
 }
 
@@ -146,7 +147,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
     ),
     "runs": (),
     "checkpoints": (
-        Key("enter,g", "generate(0)", "Generate", "load it into Generate", 10),
+        Key("g,enter", "generate(0)", "Generate", "load it into Generate", 10),
         Key("G", "generate(1)", "Beside", "load it as the second checkpoint of Generate"),
         Key("space", "mark", "Mark", "mark for comparing; two can be marked", 11),
         Key("c", "compare", "Compare", "compare the two marked, or the marked and the current one", 12),
@@ -203,7 +204,21 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("alt+up,ctrl+up", "history(-1)", "Earlier", "earlier prompt (up on the first line does too)"),
         Key("alt+down,ctrl+down", "history(1)", "Later", "later prompt (down on the last line does too)"),
     ),
-    "data": (),
+    "data": (
+        Key("p", "prepare", "Prepare", "turn the text into tokens, or look at the folder again", 10),
+        Key("escape", "cancel", "Cancel", "stop preparing; what is finished stays", 11),
+        Key("greater_than_sign,full_stop", "turn(1)", "Read on", "the next stretch of the text", 12),
+        Key("less_than_sign,comma", "turn(-1)", "Back", "the previous stretch of the text", 13),
+        Key("s", "sample", "Sample text", "write the built-in sample into an empty dataset folder", 14),
+    ),
+    "text": (
+        Key("left,h", "move(-1)", "Previous", "previous token"),
+        Key("right,l", "move(1)", "Next", "next token"),
+        Key("up,k", "move_line(-1)", "Up", "line above"),
+        Key("down,j", "move_line(1)", "Down", "line below"),
+        Key("home", "edge(-1)", "First", "first token"),
+        Key("end", "edge(1)", "Last", "last token"),
+    ),
     "table": (
         Key("up,k", "move_cursor(-1)", "Up", "up"),
         Key("down,j", "move_cursor(1)", "Down", "down"),
@@ -211,7 +226,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("pagedown", "page(1)", "Page down", "a page down"),
         Key("home", "edge(-1)", "First", "first row"),
         Key("end", "edge(1)", "Last", "last row"),
-        Key("enter", "select", "Choose", "choose the row", 2),
+        Key("enter", "select", "Choose", "choose the row"),
     ),
 }
 
@@ -220,6 +235,10 @@ _NAMES = {
     "minus": "-",
     "equals_sign": "=",
     "slash": "/",
+    "greater_than_sign": ">",
+    "less_than_sign": "<",
+    "full_stop": ".",
+    "comma": ",",
     "pageup": "PgUp",
     "pagedown": "PgDn",
     "up": "↑",

@@ -22,7 +22,7 @@ class ConsoleState:
 
     theme: str = ""
     tab: str = ""
-    smoothing: int = 3
+    smoothing: int = 2
     axis: str = "number"
     log_y: bool = False
     view: str = "charts"

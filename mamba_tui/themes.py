@@ -40,7 +40,7 @@ THEMES = (
         surface="#161c23",
         panel="#26303a",
         dark=True,
-        variables=_variables(DARK_SERIES, "#2b4254", "#8b98a5"),
+        variables=_variables(DARK_SERIES, "#36566e", "#8b98a5"),
     ),
     Theme(
         name="mamba-light",
@@ -55,7 +55,7 @@ THEMES = (
         surface="#f1efe9",
         panel="#dcd9d0",
         dark=False,
-        variables=_variables(LIGHT_SERIES, "#c3d3df", "#5c6670"),
+        variables=_variables(LIGHT_SERIES, "#a9c3d6", "#5c6670"),
     ),
     Theme(
         name="mamba-contrast",
@@ -71,7 +71,7 @@ THEMES = (
         panel="#3a3a3a",
         dark=True,
         text_alpha=1.0,
-        variables=_variables(CONTRAST_SERIES, "#1f4a66", "#d0d0d0"),
+        variables=_variables(CONTRAST_SERIES, "#2f6a90", "#d0d0d0"),
     ),
 )
 DEFAULT = THEMES[0].name

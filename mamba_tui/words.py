@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mamba_tui import clock
 from mamba_tui.widgets.numbers import duration
 from mamba_tui.widgets.safe_text import visible
 
@@ -47,19 +47,22 @@ def state_of(session: Session) -> str:
     return status.state if status is not None else "looking"
 
 
-def short_status(session: Session) -> tuple[str, str]:
-    """For the tab bar: sign, run, state and percentage; and the theme variable of its colour."""
+def short_status(session: Session) -> tuple[str, str, str]:
+    """For the tab bar: sign, run, state and percentage; the same in few cells; its colour's variable."""
     state = state_of(session)
     if not state:
-        return ("read-only" if session.read_only else ""), ""
+        text = "read-only" if session.read_only else ""
+        return text, text, ""
     name = visible(session.starting or (session.run.name if session.run else ""))
     if len(name) > 24:
         name = name[:23] + "…"
     text = f"{SIGN.get(state, '◌')} {name} {state}"
+    short = f"{SIGN.get(state, '◌')} {state}"
     progress = session.history.progress if session.history else None
     if progress is not None and session.alive and state != "preparing":
         text += f" {progress:.0%}"
-    return text, STATE_COLOR.get(state, "accent")
+        short = f"{SIGN.get(state, '◌')} {progress:.0%}"
+    return text, short, STATE_COLOR.get(state, "accent")
 
 
 def sentence(session: Session, now: float | None = None) -> str:
@@ -80,7 +83,9 @@ def sentence(session: Session, now: float | None = None) -> str:
     if state in ("failed", "died", "finished", "stopped", "new"):
         message = visible(status.message) if status and status.message else ""
         if history.error is not None and state == "failed":
-            message = visible(history.error.get("message", "")) + " " + visible(history.error.get("advice", ""))
+            message = (
+                visible(history.error.get("message", "")) + " " + visible(history.error.get("advice", ""))
+            )
         return f"{state}: {message.strip()}" if message.strip() else state
     if state == "training":
         return detail or "training"
@@ -91,7 +96,7 @@ def sentence(session: Session, now: float | None = None) -> str:
         words += f" {progress:.0%}"
     since = event.get("time")
     if isinstance(since, (int, float)):
-        seconds = (time.time() if now is None else now) - since
+        seconds = (clock.now() if now is None else now) - since
         if seconds >= 2:
             words += f", {duration(seconds)}"
     return words

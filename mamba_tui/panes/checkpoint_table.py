@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,7 +45,6 @@ class CheckpointTable(Rows):
         self.sort = "time"
         self.reverse = False
         self.needle = ""
-        self.clock: Callable[[], float] = time.time
 
     @property
     def row_count(self) -> int:
@@ -123,6 +121,6 @@ class CheckpointTable(Rows):
             Segment(f"{loss(info.train_loss):>9}", muted),
             Segment(f"{loss(info.validation_loss):>9}", best),
             Segment(f"{loss(info.bits_per_byte):>8}", base),
-            Segment(f"{age(info.time, self.clock()):>8}", muted),
+            Segment(f"{age(info.time):>8}", muted),
             Segment(f"{bytes_size(info.bytes):>9}", muted),
         ]

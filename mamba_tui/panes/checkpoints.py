@@ -33,6 +33,7 @@ NONE = "No checkpoints yet. A run saves one at every evaluation; in Train, c sav
 class CheckpointsPane(Pane):
     """Table and details."""
 
+    SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("checkpoints")
 

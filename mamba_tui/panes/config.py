@@ -24,6 +24,7 @@ from mamba_tui.panes.layer_table import LayerTable
 from mamba_tui.panes.settings_list import SettingsList
 from mamba_tui.session import Session, off_thread
 from mamba_tui.widgets.dialogs import Answer, Choice, Page, Prompt, Question
+from mamba_tui.widgets.hourglass import Hourglass
 from mamba_tui.widgets.numbers import bytes_size, compact, duration
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
@@ -33,6 +34,7 @@ WORKING_FILE = Path("current_configuration.json")
 class ConfigPane(Pane):
     """The first thing a user sees."""
 
+    SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("config")
 
@@ -58,6 +60,7 @@ class ConfigPane(Pane):
                 with Horizontal(id="start-row"):
                     yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
                     yield Static(id="ready")
+                yield Hourglass(id="drawing")
             with Vertical(id="rest"):
                 yield Input(placeholder="find a setting; Esc ends", id="find")
                 yield SettingsList(self.document, read_only=read_only, id="settings")
@@ -98,6 +101,7 @@ class ConfigPane(Pane):
         if (config.data.dataset_dir, config.hardware.device) != self._surveyed and self._surveyed[0]:
             self._survey_soon()
         layers, totals = self.query_one(LayerTable), self.query_one("#totals", Static)
+        self.query_one(Hourglass).show(self.document.values["n_embd"], self.document.values["attention_type"])
         if self.document.problems:
             layers.show_costs(())
             count = len(self.document.problems)

@@ -37,6 +37,7 @@ ALTERNATIVES = 8
 class GeneratePane(Pane):
     """One or two texts, knobs, prompt."""
 
+    SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("generate")
 

@@ -113,8 +113,9 @@ class SettingsList(Rows):
             title = GROUP_TITLES[row.group].upper()
             return [Segment(pad(f" {title}", width), self.style_of("header"))]
         item = SETTINGS[row.key]
-        key_cells = min(28, max(14, width * 2 // 5))
-        value_cells = min(24, max(10, width // 4))
+        key_cells = 28 if width >= 44 else max(10, width * 2 // 3)
+        # Where there is no room for help, the line below the list has it.
+        value_cells = 24 if width >= 96 else 18 if width >= 66 else max(8, width - key_cells - 2)
         value = self.document.values[row.key]
         problem = self.document.problem(row.key)
         changed = value != item.default
@@ -140,6 +141,10 @@ class SettingsList(Rows):
             )
         )
         rest = max(0, width - key_cells - value_cells - 2)
+        if problem and not rest:
+            middle, rest = middle[:1], max(0, width - key_cells - 2 - middle[0].cell_length)
+            middle = [Segment(middle[0].text.rstrip(), middle[0].style)] if self.edit is None else middle
+            rest = max(0, width - key_cells - 2 - sum(part.cell_length for part in middle))
         return [
             Segment(" " + pad(row.key, key_cells), self.rich_style),
             *middle,

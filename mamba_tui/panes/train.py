@@ -33,6 +33,7 @@ ANSWER_SECONDS = 20.0
 class TrainPane(Pane):
     """Status, charts, samples, log."""
 
+    SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("train")
 
@@ -147,8 +148,11 @@ class TrainPane(Pane):
         main.set_data(lines + charts.loss_lines(history, self.options, colors), marks)
         for kind in charts.KINDS[1:]:
             chart = self.query_one(f"#{kind.id}", LineChart)
+            lines = charts.single_line(history, kind, self.options, colors)
+            # A CPU has no device memory to show: the room goes to the others.
+            chart.set_class(kind.id in ("memory", "wait") and not lines, "-nothing")
             if chart.display or self.maximised == kind.id:
-                chart.set_data(charts.single_line(history, kind, self.options, colors), marks)
+                chart.set_data(lines, marks)
         self._show_latest(history)
 
     def _show_latest(self, history: RunHistory) -> None:

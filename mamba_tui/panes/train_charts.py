@@ -47,7 +47,7 @@ KINDS = (
     Kind("speed", "Tokens/s", "tokens_per_second", color=2),
     Kind("rate", "Learning rate", "learning_rate", color=5),
     Kind("memory", "Device memory", "device_memory", " GB", color=6),
-    Kind("wait", "Waiting for data", "data_wait", " %", color=7),
+    Kind("wait", "Data wait", "data_wait", " %", color=7),
 )
 
 
@@ -56,7 +56,7 @@ class ChartOptions:
     """What is chosen for all charts."""
 
     axis: str = "number"
-    smoothing: int = 3
+    smoothing: int = 2
     bits: bool = False
 
     @property

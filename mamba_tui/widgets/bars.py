@@ -30,6 +30,7 @@ class TabBar(Widget):
     """
     active = reactive("")
     status = reactive("")
+    short_status = reactive("")
     status_style = reactive("")
 
     class Chosen(Message):
@@ -49,13 +50,16 @@ class TabBar(Widget):
         width = self.size.width
         style = self.get_component_rich_style
         base, segments, at = self.rich_style, [], 0
-        name = " mamba-tui " if width >= 100 else " "
+        name = " mamba-tui " if width >= 110 else " "
         segments.append(Segment(name, style("bar--name")))
         at += len(name)
         self._spans = []
         # The keys of the tabs are on the help screen too: they go first when room is short.
         needed = sum(len(key) + len(label) + 3 for _, key, label in self.tabs) + len(name)
-        with_keys = needed + min(26, cell_len(self.status) + 1) <= width
+        status_text = self.status
+        if needed + cell_len(status_text) + 2 > width:
+            status_text = self.short_status
+        with_keys = needed + min(12, cell_len(status_text)) + 1 <= width
         for tab, key, label in self.tabs:
             key_text = f" {key}" if with_keys else ""
             here = tab == self.active
@@ -65,7 +69,7 @@ class TabBar(Widget):
             self._spans.append((at, end, tab))
             at = end
         room = width - at - 2
-        text = clip(self.status, room) if room > 6 else ""
+        text = clip(status_text, room) if room > 3 else ""
         segments.append(Segment(" " * (width - at - cell_len(text) - 1), base))
         status = style("bar--status")
         color = self.app.theme_variables.get(self.status_style, "") if self.status_style else ""

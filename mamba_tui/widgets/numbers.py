@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
+
+from mamba_tui import clock
 
 
 def compact(value: float | None, digits: int = 3) -> str:
@@ -80,7 +81,7 @@ def duration(seconds: float | None) -> str:
 
 def age(since: float, now: float | None = None) -> str:
     """How long ago, in one unit: `5 s`, `12 min`, `3 h`, `9 d`."""
-    seconds = max(0.0, (time.time() if now is None else now) - since)
+    seconds = max(0.0, (clock.now() if now is None else now) - since)
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
