@@ -92,6 +92,23 @@ class ModelState(NamedTuple):
         return ModelState(named["position"], tuple(layers))
 
 
+def begin_documents(
+    state: ModelState | None, doc_start: Tensor | None
+) -> tuple[ModelState | None, Tensor | None]:
+    """Spare the layers their masks where documents start at the first token of a chunk or not at all.
+
+    Such a lane's state is emptied instead, which means the same. Only on CPU, where looking is free.
+    """
+    if doc_start is None or doc_start.device.type != "cpu" or torch.compiler.is_compiling():
+        return state, doc_start
+    if doc_start[:, 1:].any():
+        return state, doc_start
+    first = doc_start[:, 0]
+    if state is None or not first.any():
+        return state, None
+    return state.map(lambda tensor: tensor.masked_fill(first.view(-1, *[1] * (tensor.ndim - 1)), 0)), None
+
+
 class Output(NamedTuple):
     """What a forward pass gives: logits (B, T, V) without targets, the mean loss with them; the state."""
 
@@ -276,7 +293,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, next C)."""
-        return self.down(F.gelu(self.up(x)))
+        # Squared ReLU learns as well as GELU and costs a fraction of it on CPU (arXiv 2109.08668).
+        return self.down(F.relu(self.up(x)).square())
 
 
 # A new mixer is one class with these three methods, one line here and its name in core/config.py.
@@ -376,7 +394,7 @@ class GPT(nn.Module):
         self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         """What the head sees, (B, T, n_embd[0]), and the new state. Arguments as in `forward`."""
-        x, places = self._enter(tokens, state, doc_start)
+        x, state, places = self._enter(tokens, state, doc_start)
         layers = []
         for i, block in enumerate(self._layers()):
             before = None if state is None else state.layers[i]
@@ -407,7 +425,7 @@ class GPT(nn.Module):
         """
         narrowest = min(self.config.n_embd)
         waist = max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
-        x, places = self._enter(tokens, state, doc_start)
+        x, state, places = self._enter(tokens, state, doc_start)
         for i, block in enumerate(self._layers()):
             before = None if state is None else state.layers[i]
             if i == waist:
@@ -420,9 +438,10 @@ class GPT(nn.Module):
 
     def _enter(
         self, tokens: Tensor, state: ModelState | None, doc_start: Tensor | None
-    ) -> tuple[Tensor, Places]:
+    ) -> tuple[Tensor, ModelState | None, Places]:
+        state, doc_start = begin_documents(state, doc_start)
         places = Places(tokens, None if state is None else state.position, doc_start, self.config.block_size)
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x = x + self.position_embedding(places.position % self.config.block_size)
-        return self.dropout(x), places
+        return self.dropout(x), state, places

@@ -88,7 +88,7 @@ def _one_step(
     delta = dt[:, 0].to(wide)
     delta = F.softplus(delta if dt_bias is None else delta + dt_bias)
     step = x[:, 0].to(wide)
-    decay = torch.exp(delta.unsqueeze(2) * A.to(wide))
+    decay = torch.exp2(delta.unsqueeze(2) * (A.to(wide) * LOG2_E))
     if reset is not None:
         decay = decay * (~reset).to(wide).unsqueeze(2)
     h = torch.addcmul((delta * step).unsqueeze(2) * B.to(wide), decay, h0)
