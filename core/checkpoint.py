@@ -21,10 +21,10 @@ from typing import IO, Any
 
 import torch
 
+from core.atomic import sync_directory
 from core.config import ConfigError, ModelConfig, RunConfig, build
 from core.errors import UserError
 from core.model import GPT
-from core.runs.atomic import sync_directory
 from core.runs.checkpoints import CheckpointInfo, held, read_manifest, verify, write_manifest
 from core.tokenizer import Tokenizer
 

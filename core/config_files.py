@@ -6,15 +6,14 @@ under `config` as the seed does. Writing goes through a temporary name, so a cra
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
+from core.atomic import write_atomic
 from core.config import (
     GROUPS,
     SETTINGS,
@@ -114,17 +113,10 @@ def save_file(config: RunConfig, path: Path) -> None:
     if path.suffix not in (".json", ".toml"):
         raise UserError(f"{path} cannot be a configuration; accepted: a name ending in .json or .toml")
     text = _json_text(config) if path.suffix == ".json" else toml_text(config)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomic(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from core.atomic import write_atomic
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,12 +173,9 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json, whole or not at all."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=True), encoding="ascii")
-            os.replace(temporary, path)
+            write_atomic(path, json.dumps(self.to_dict(), ensure_ascii=True).encode("ascii"))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(f"cannot write the tokenizer {path}: {error.strerror or error}") from error
 
     @classmethod

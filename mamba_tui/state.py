@@ -5,12 +5,14 @@ A small JSON file in the checkpoints folder. A missing or broken one is as good 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from core.atomic import write_atomic
 
 FILE = ".mamba-tui-console.json"
 PROMPTS_KEPT = 200
@@ -62,12 +64,8 @@ class ConsoleState:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         del values["path"]
         values["prompts"] = self.prompts[-PROMPTS_KEPT:]
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            temporary.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(temporary, self.path)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            write_atomic(self.path, json.dumps(values).encode())
 
 
 def default_path(checkpoints: Path) -> Path:

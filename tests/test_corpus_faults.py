@@ -195,7 +195,7 @@ def test_a_disk_full_while_noting_what_is_known_is_a_sentence_too(tmp_path, monk
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("core.corpus.cache.write_whole", full)
+    monkeypatch.setattr("core.corpus.cache.write_atomic", full)
     with pytest.raises(UserError, match="no room left"):
         prepare(config(tmp_path), 1)
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.atomic import write_atomic
 from core.corpus.listing import CACHE_FOLDER, Found
 from core.corpus.reading import Facts
 from core.corpus.split import SIDES, Decisions
-from core.corpus.store import JOURNAL, write_whole
+from core.corpus.store import JOURNAL
 from core.errors import UserError
 from core.tokenizer import Tokenizer
 
@@ -116,7 +117,7 @@ class FactStore:
     def save(self) -> None:
         """Write the facts if any changed."""
         if self._changed:
-            write_whole(self.path, json.dumps(self._rows).encode())
+            write_atomic(self.path, json.dumps(self._rows).encode())
             self._changed = False
 
 
@@ -148,7 +149,7 @@ class SplitStore:
         new = {name: list(value) for name, value in decisions.items()}
         if any(mine.get(name) != value for name, value in new.items()):
             mine.update(new)
-            write_whole(self.path, json.dumps(self._all).encode())
+            write_atomic(self.path, json.dumps(self._all).encode())
 
 
 class VocabularyStore:
@@ -168,4 +169,4 @@ class VocabularyStore:
     def save(self, tokenizer: Tokenizer, training_bytes: int) -> None:
         """Keep a vocabulary."""
         data = {"training_bytes": training_bytes, "tokenizer": tokenizer.to_dict()}
-        write_whole(self.path, json.dumps(data).encode())
+        write_atomic(self.path, json.dumps(data).encode())

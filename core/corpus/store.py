@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from core.atomic import write_atomic
 from core.errors import UserError
 
 JOURNAL = "entries.jsonl"
@@ -170,7 +171,7 @@ class TokenStore:
     def _begin_journal(self, generation: int, entries: dict[str, Entry]) -> None:
         lines = [json.dumps({"tokens": generation}).encode() + b"\n"]
         lines += [_line(key, entry) for key, entry in entries.items()]
-        write_whole(self.folder / JOURNAL, b"".join(lines))
+        write_atomic(self.folder / JOURNAL, b"".join(lines))
 
     def _newest_generation(self) -> int:
         numbers = [path.stem.removeprefix("tokens-") for path in self.folder.glob("tokens-*.bin")]
@@ -179,20 +180,6 @@ class TokenStore:
 
 def _line(key: str, entry: Entry) -> bytes:
     return json.dumps([key, *entry]).encode() + b"\n"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file's content, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

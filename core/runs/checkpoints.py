@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.atomic import sync_directory, write_atomic
 from core.config import TrainingConfig
-from core.runs.atomic import sync_directory, write_atomic
 from core.runs.schema import plain
 
 try:
