@@ -122,7 +122,9 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
     if mode == "fresh" and run.path.exists():
         _move_aside(run)
     if run.exists:
-        if config is not None:
+        if config is None:
+            run.config()  # refused here if it is damaged, and not by a trainer later
+        else:
             _apply_changes(run, config)
         return run
     if config is None:

@@ -1,0 +1,154 @@
+"""What history and liveness cost the trainer, and how long a long history takes to attach to.
+
+    python benchmarks/events.py [--preset book] [--steps 60]
+
+One run with and without: steps alternate between the bare training step and the trainer's whole
+round (events, commands, saves asked about), so both see the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.config import replace
+from core.config_files import preset
+from core.runs import EventWriter, Follower, RunLock, StepMeter, prepare_run, preview, read_tail, status
+from core.session import Requests
+
+
+def write_sample(folder: Path) -> Path:
+    """The language reference that comes with Python, about 0.5 MB."""
+    from pydoc_data import topics
+
+    folder.mkdir(parents=True)
+    for number, text in enumerate(topics.topics.values()):
+        (folder / f"{number:03d}.txt").write_text(text)
+    return folder
+
+
+def in_training(root: Path, name: str, steps: int) -> None:
+    from core.setup import build_parts
+    from core.trainer import Trainer
+
+    config = replace(preset(name), dataset_dir=str(write_sample(root / "text")), eval_interval=1 << 30)
+    run = prepare_run(root, "run", config)
+    with RunLock(run.lock_path):
+        writer = EventWriter(run.events_path)
+        requests = Requests(run, writer)
+        requests.ready()
+        parts = build_parts(run, run.config(), None, lambda text, share: None)
+        trainer = Trainer(run, run.config(), parts, writer, requests)
+        trainer._first_step()
+        bare, full, spent = [], [], []
+        inner = parts.training_step.run
+
+        def timed(step: int) -> None:
+            began = time.perf_counter()
+            inner(step)
+            times.append(time.perf_counter() - began)
+
+        parts.training_step.run = timed  # type: ignore[method-assign]
+        for number in range(2 * steps):
+            times: list[float] = []
+            began = time.perf_counter()
+            if number % 2:
+                trainer._listen()
+                trainer._advance()
+                full.append(time.perf_counter() - began)
+                spent.append(full[-1] - times[0])
+            else:
+                timed(trainer.step + 1)
+                trainer.step += 1
+                parts.training_step.read(wait=True)
+                bare.append(time.perf_counter() - began)
+    with_events, without = statistics.median(full), statistics.median(bare)
+    share = sum(spent) / sum(full)
+    print(f"{name} preset on cpu, {steps} steps each, alternating in one run:")
+    print(f"  step without history and liveness  {without * 1e3:8.2f} ms (median)")
+    print(f"  step with history and liveness     {with_events * 1e3:8.2f} ms (median)")
+    print(
+        f"  spent on them, timed directly      {statistics.median(spent) * 1e6:8.1f} us a step = {share:.3%}"
+    )
+
+
+def bare_cost(root: Path, steps: int = 20_000) -> None:
+    run = prepare_run(root, "bare", replace(preset("book"), dataset_dir=str(root)))
+    with RunLock(run.lock_path):
+        writer = EventWriter(run.events_path)
+        requests = Requests(run, writer)
+        requests.ready()
+        now = [0.0]
+        meter = StepMeter(writer, 4096, clock=lambda: now[0])
+        began = time.perf_counter()
+        for step in range(1, steps + 1):
+            now[0] += 0.001  # as if training took 1,000 steps a second
+            requests.listen(step)
+            meter.add(step=step, loss=2.0, gradient_norm=1.0, learning_rate=1e-3, waited=0.0, epoch=0.5)
+        each = (time.perf_counter() - began) / steps
+    print(f"at 1,000 steps a second: {each * 1e6:.1f} us a step = {each * 1e3:.2%} of the time")
+
+
+def long_history(root: Path, events: int = 1_000_000) -> None:
+    run = prepare_run(root, "long", replace(preset("book"), dataset_dir=str(root)))
+    writer = EventWriter(run.events_path)
+    began = time.perf_counter()
+    for step in range(1, events + 1):
+        writer.step(
+            step=step,
+            steps=1,
+            loss=5.0 / (1 + step / 1000) + 0.001 * (step % 7),
+            loss_min=1.0,
+            loss_max=9.0,
+            learning_rate=1e-3,
+            gradient_norm=0.7312371,
+            tokens_per_second=12345.6,
+            tokens=step * 4096,
+            data_wait=0.01,
+            device_memory=None,
+            epoch=round(step / 1000, 4),
+        )
+    writer.close()
+    each = (time.perf_counter() - began) / events * 1e6
+    size = run.events_path.stat().st_size / 1e6
+    print(f"a history of {events:,} events, {size:.0f} MB, {each:.1f} us an event to write:")
+    for what, function in (
+        ("status (a line of `mamba-tui runs`)", lambda: status(run)),
+        ("the newest events", lambda: read_tail(run.events_path)),
+        ("the whole curve, sampled (first paint)", lambda: preview(run.events_path)),
+    ):
+        began = time.perf_counter()
+        function()
+        print(f"  {what:<40} {(time.perf_counter() - began) * 1e3:8.1f} ms")
+    follower = Follower(run.events_path)
+    began, pieces = time.perf_counter(), []
+    while True:
+        piece = time.perf_counter()
+        if not follower.poll(limit=2000):
+            break
+        pieces.append(time.perf_counter() - piece)
+    print(f"  {'every event, in pieces':<40} {(time.perf_counter() - began) * 1e3:8.1f} ms", end="")
+    print(f" (longest piece {max(pieces) * 1e3:.1f} ms)")
+    assert len(follower.history.steps) == events
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="book")
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        in_training(root, options.preset, options.steps)
+        bare_cost(root)
+        long_history(root)
+
+
+if __name__ == "__main__":
+    main()
