@@ -9,6 +9,7 @@ round (events, commands, saves asked about), so both see the same machine.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--preset", default="book")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as core/train.py does
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         in_training(root, options.preset, options.steps)
