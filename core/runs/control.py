@@ -19,6 +19,8 @@ from core.runs.schema import Event
 
 COMMANDS = ("pause", "resume", "stop", "save", "evaluate", "sample")
 LARGEST_COMMAND = 1 << 16
+COARSEST_DATE = 3.0
+LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,26 @@ class CommandInbox:
     def __init__(self, folder: Path, answered: frozenset[str] = frozenset()) -> None:
         self.folder = folder
         self._answered = set(answered)
-        self._seen = -1
+        self._name = os.fspath(folder)
+        self._seen, self._seen_at, self._looked_at = -1, 0.0, 0.0
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
 
     def poll(self) -> Iterator[Command]:
         """The commands that came since the last call."""
         try:
-            changed = self.folder.stat().st_mtime_ns
+            changed = os.stat(self._name).st_mtime_ns
         except OSError:
             return
-        # A folder's date may be coarser than two renames; only a date well past is final.
-        if changed == self._seen and time.time_ns() - changed > 2_000_000_000:
-            return
-        self._seen = changed
+        if changed == self._seen:
+            # A folder's date may be too coarse to tell two renames apart: look again for a while.
+            now = time.monotonic()
+            if now - self._seen_at > COARSEST_DATE or now - self._looked_at < LOOK_SECONDS:
+                return
+            self._looked_at = now
+        else:
+            self._seen = changed
+            self._seen_at = self._looked_at = time.monotonic()
         for path in _files(self.folder):
             command = read_command(path)
             if command.id not in self._answered:
