@@ -1,7 +1,7 @@
 """What the console remembers of a run: its events folded into a bounded amount of memory.
 
-A run may write a million events. `Table` keeps at most `capacity` rows; when it is full, neighbours
-are merged two by two, with the smallest and largest loss kept, so that a spike stays visible for ever.
+A run may write a million events. `Table` keeps at most `capacity` rows, and with each the smallest and
+largest loss, so that a spike stays visible for ever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 STEP_COLUMNS = (
     *("step", "time", "tokens", "loss", "loss_min", "loss_max"),
-    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory", "epoch", "steps"),
+    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory", "epoch"),
 )
 EVAL_COLUMNS = ("step", "time", "train_loss", "validation_loss", "bits_per_byte", "train_bits_per_byte")
 SAMPLES_KEPT = 200
@@ -35,14 +35,25 @@ def number(event: Event, key: str) -> float:
 
 
 class Table:
-    """Rows of numbers with rising `step`, in at most `capacity` rows."""
+    """Rows of numbers with rising `step`, in at most `capacity` rows of `stride` events each.
+
+    A full table merges its rows two by two and doubles the stride, so that all of the history keeps
+    the same resolution. The newest row may be of fewer events and still change.
+    """
+
+    LAST_OF = ("step", "time", "tokens", "epoch")
 
     def __init__(self, columns: tuple[str, ...], capacity: int = 1 << 15) -> None:
         self.columns = columns
         self.capacity = capacity
         self.count = 0
-        self.merged = 0
-        self._data = np.empty((len(columns), 256))
+        self.stride = 1
+        self.changes = 0
+        self._filled = 0
+        self._data = np.empty((len(columns), min(256, capacity)))
+        self._last = np.array([name in self.LAST_OF for name in columns])
+        self._low = columns.index("loss_min") if "loss_min" in columns else -1
+        self._high = columns.index("loss_max") if "loss_max" in columns else -1
 
     def add(self, event: Event) -> None:
         """Append an event; rows that it takes back (the trainer went back in steps) go first."""
@@ -51,10 +62,28 @@ class Table:
             return
         if self.count and row[0] <= self._data[0, self.count - 1]:
             self.cut(row[0] - 1)
+        if self.count and self._filled < self.stride:
+            place = self._data[:, self.count - 1]
+            place[:] = self._merged(place, np.array(row), self._filled, 1)
+            self._filled += 1
+            return
         if self.count == self._data.shape[1]:
             self._make_room()
         self._data[:, self.count] = row
         self.count += 1
+        self._filled = 1
+
+    def _merged(self, first: Floats, second: Floats, weight: int, other: int) -> Floats:
+        """Two neighbours as one: means, but the last of what only grows, and the extremes of the loss.
+
+        A mean with a number that is none is none: a gap stays a gap.
+        """
+        mean = (first * weight + second * other) / (weight + other)
+        mean[self._last] = second[self._last]
+        if self._low >= 0:
+            mean[self._low] = np.fmin(first[self._low], second[self._low])
+            mean[self._high] = np.fmax(first[self._high], second[self._high])
+        return mean
 
     def _make_room(self) -> None:
         if self.count < self.capacity:
@@ -64,33 +93,21 @@ class Table:
             return
         half = self.count // 2
         first, second = self._data[:, 0 : 2 * half : 2], self._data[:, 1 : 2 * half : 2]
-        merged = (first + second) / 2
-        for name in ("step", "time", "tokens", "epoch"):
-            if name in self.columns:
-                merged[self.columns.index(name)] = second[self.columns.index(name)]
-        # Not finite in one half shows as a gap; what is finite of the range is kept.
-        if "loss_min" in self.columns:
-            low, high = self.columns.index("loss_min"), self.columns.index("loss_max")
-            merged[low] = np.fmin(first[low], second[low])
-            merged[high] = np.fmax(first[high], second[high])
-        if "steps" in self.columns:
-            merged[self.columns.index("steps")] *= 2
-        self._data[:, :half] = merged
+        self._data[:, :half] = self._merged(first, second, 1, 1)
         self.count = half
-        self.merged += 1
+        self.stride *= 2
+        self._filled = self.stride
+        self.changes += 1
 
     def cut(self, step: float) -> None:
         """Forget the rows after `step`."""
         self.count = int(np.searchsorted(self._data[0, : self.count], step, side="right"))
-        self.merged += 1
+        self._filled = self.stride
+        self.changes += 1
 
     def column(self, name: str) -> Floats:
         """A view on one column; do not keep it over the next `add`."""
         return self._data[self.columns.index(name), : self.count]
-
-    def last(self, name: str) -> float | None:
-        """The newest value of a column."""
-        return float(self.column(name)[-1]) if self.count else None
 
 
 class Smoother:
@@ -101,43 +118,47 @@ class Smoother:
         self.name = name
         self.width = 0.0
         self._done = 0
-        self._merged = -1
+        self._changes = -1
         self._sum = self._weight = 0.0
         self._values = np.empty(256)
 
     def values(self, width: float) -> Floats:
         """The smoothed column; only rows that are new since the last call are computed."""
         raw = self.table.column(self.name)
-        if width <= 0:
+        if width <= 0 or not len(raw):
             return raw
-        if width != self.width or self.table.merged != self._merged or self._done > len(raw):
-            self.width, self._merged = width, self.table.merged
+        if width != self.width or self.table.changes != self._changes or self._done > len(raw):
+            self.width, self._changes = width, self.table.changes
             self._done, self._sum, self._weight = 0, 0.0, 0.0
         if len(raw) > len(self._values):
             wider = np.empty(max(len(raw), 2 * len(self._values)))
             wider[: self._done] = self._values[: self._done]
             self._values = wider
-        if self._done < len(raw):
-            self._extend(raw)
+        # The newest row may still change: it is computed each time, but not built upon.
+        last = len(raw) - 1
+        self._sum, self._weight = self._extend(raw, self._done, last)
+        self._done = last
+        self._extend(raw, last, last + 1)
         return self._values[: len(raw)]
 
-    def _extend(self, raw: Floats) -> None:
-        start = self._done
+    def _extend(self, raw: Floats, start: int, end: int) -> tuple[float, float]:
+        """Compute rows [start, end) from the state before them; the state after them."""
+        total, weight = self._sum, self._weight
+        if start >= end:
+            return total, weight
         steps = self.table.column("step")
         before = steps[start - 1] if start else steps[0] - 1
-        distances = np.diff(steps[start:], prepend=before)
-        fresh = raw[start:].tolist()
-        kept = np.exp(-distances / self.width).tolist()
-        total, weight, result = self._sum, self._weight, []
-        for value, keep in zip(fresh, kept):
+        kept = np.exp(-np.diff(steps[start:end], prepend=before) / self.width).tolist()
+        result = []
+        for value, keep in zip(raw[start:end].tolist(), kept):
             if math.isfinite(value):
                 total = keep * total + (1 - keep) * value
                 weight = keep * weight + (1 - keep)
                 result.append(total / weight if weight else value)
             else:
                 result.append(math.nan)
-        self._values[start : len(raw)] = result
-        self._done, self._sum, self._weight = len(raw), total, weight
+        self._values[start:end] = result
+        return total, weight
 
 
 @dataclass(frozen=True)
@@ -192,10 +213,14 @@ class RunHistory:
         self.evaluations.cut(step)
         self.samples = deque((s for s in self.samples if s.get("step", 0) <= step), maxlen=SAMPLES_KEPT)
         self.marks = [mark for mark in self.marks if mark.step <= step]
-        if self.run is not None:
+        # A trainer says twice who it is: when it comes up, and when its model is built.
+        first = self.run or {}
+        same = first.get("parameters") == 0 and first.get("started") == event.get("started")
+        if self.run is not None and not same:
             self._mark("start", event, f"resumed from step {step:,}", step)
         self.run, self.state, self.end, self.error = event, None, None, None
-        self.notes.append(event)
+        if event.get("parameters") != 0:
+            self.notes.append(event)
 
     def _take_state(self, event: Event) -> None:
         was = self.state.get("state") if self.state else None
