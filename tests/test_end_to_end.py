@@ -1,0 +1,146 @@
+"""The whole path as a user goes it: commands in a terminal, real text, real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.corpus import prepare
+from core.runs import Run
+from core.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--device", "cpu", "--set", "tokenizer=char", "--set", "n_embd=[64,48,64]", "--set", "n_head=4",
+    "--set", "attention_type=[mamba,standard,mamba2]", "--set", "block_size=64", "--set", "batch_size=8",
+    "--set", "learning_rate=4e-3", "--set", "warmup_iters=10", "--set", "eval_iters=4",
+    "--set", "sample_tokens=20",
+]  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "mamba_tui.cli", *arguments]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def mamba_tui(folder, *arguments, stdin=""):
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def steps(run):
+    lines = (json.loads(line) for line in run.events_path.read_text().splitlines())
+    return {event["step"]: event["loss"] for event in lines if event["kind"] == "step"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A new user's first command: no text, no configuration, no run."""
+    folder = tmp_path_factory.mktemp("new-user")
+    done = mamba_tui(folder, "launch", "--no-ui", *SMALL, "--max-iters", "90", "--set", "eval_interval=45")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def test_a_first_run_writes_the_sample_says_so_and_learns(trained):
+    folder, done = trained
+    assert "sample was written there" in done.stdout
+    assert (folder / "current_configuration.json").exists()
+    run = Run(folder / "checkpoints" / "run-001")
+    best = min(info.validation_loss for info in run.checkpoints())
+    corpus = prepare(
+        run.config().data, run.config().training.seed, tokenizer=Tokenizer.load(run.tokenizer_path)
+    )
+    counts = np.bincount(corpus.validation.read(0, len(corpus.validation)))
+    shares = counts[counts > 0] / counts.sum()
+    assert best < -(shares * np.log(shares)).sum() - 0.3
+    for words in ("validation", "bits/byte", "sample at step 45", "checkpoint_step_90.pt", "Done"):
+        assert words in done.stdout
+
+
+def test_the_checkpoint_writes_the_same_for_the_same_seed(trained):
+    folder, _ = trained
+    arguments = ["generate", "--prompt", "The ", "--max-new-tokens", "40", "--seed", "5"]
+    first, again = mamba_tui(folder, *arguments), mamba_tui(folder, *arguments)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("The ")
+    assert len(first.stdout) > 20
+    assert first.stdout == again.stdout
+
+
+def test_a_conversation_continues_turn_by_turn(trained):
+    folder, _ = trained
+    done = mamba_tui(folder, "generate", "--max-new-tokens", "8", "--seed", "1", stdin="The \nof \n/quit\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("tokens/s") == 2
+
+
+def test_bad_text_and_bad_checkpoints_are_one_sentence_and_leave_nothing(trained):
+    folder, _ = trained
+    (folder / "binary").mkdir()
+    (folder / "binary" / "a.txt").write_bytes(bytes(range(256)) * 40)
+    before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    done = mamba_tui(folder, "train", "--dataset", "binary", *SMALL)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "a.txt" in done.stderr
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before
+    (folder / "other.pt").write_bytes(b"no checkpoint")
+    done = mamba_tui(folder, "generate", "--checkpoint", "other.pt", "--prompt", "x")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "other.pt" in done.stderr
+
+
+def test_ctrl_c_saves_and_the_resumed_losses_are_the_uninterrupted_ones(trained):
+    folder, _ = trained
+    options = [*SMALL, "--max-iters", "60", "--set", "eval_interval=60", "--dataset", "dataset"]
+    every_step = {**environment(), "MAMBA_TUI_EVENT_SECONDS": "0"}
+    with subprocess.Popen(
+        command("train", "--run", "cut", *options),
+        cwd=folder,
+        env=every_step,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        run = Run(folder / "checkpoints" / "cut")
+        wait_for(lambda: run.events_path.exists() and len(steps(run)) >= 3, process)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    stopped_at = run.checkpoints()[-1].step
+    assert 3 <= stopped_at < 60
+    for name, more in (("cut", ["--resume"]), ("whole", [])):
+        done = subprocess.run(
+            command("train", "--run", name, *options, *more),
+            cwd=folder,
+            env=every_step,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    whole = steps(Run(folder / "checkpoints" / "whole"))
+    assert len(whole) == 60
+    assert steps(run) == whole
+
+
+def wait_for(condition, process, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
