@@ -92,6 +92,7 @@ def bare_cost(root: Path, steps: int = 20_000) -> None:
             now[0] += 0.001  # as if training took 1,000 steps a second
             requests.listen(step)
             meter.add(step=step, loss=2.0, gradient_norm=1.0, learning_rate=1e-3, waited=0.0, epoch=0.5)
+            meter.flush_if_due()
         each = (time.perf_counter() - began) / steps
     print(f"at 1,000 steps a second: {each * 1e6:.1f} us a step = {each * 1e3:.2%} of the time")
 

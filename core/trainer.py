@@ -144,6 +144,7 @@ class Trainer:
             if self.bad_in_a_row >= self.config.training.max_bad_steps:
                 self.meter.flush()
                 raise DivergenceError(self._divergence())
+        self.meter.flush_if_due()
 
     def _divergence(self) -> str:
         self.saver.wait()

@@ -295,6 +295,7 @@ def test_a_thousand_steps_a_second_are_ten_events(path):
             waited=0.0001,
             epoch=0.0,
         )
+        meter.flush_if_due()
     meter.flush()
     events = read_all(path)
     assert events[0]["step"] == events[0]["steps"] == 1
@@ -315,6 +316,7 @@ def test_a_spike_or_a_nan_among_gathered_steps_is_not_hidden(path):
     meter = StepMeter(writer, 1, interval=1e9)
     for step, loss in enumerate([1.0, 1.0, math.nan, 1.0], 1):
         meter.add(step=step, loss=loss, gradient_norm=loss, learning_rate=0.1, waited=0.0, epoch=0.0)
+        meter.flush_if_due()
     meter.flush()
     first, rest = read_all(path)
     assert first["loss"] == 1.0

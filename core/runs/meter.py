@@ -46,7 +46,7 @@ class StepMeter:
 
     @property
     def due(self) -> bool:
-        """True when steps added now would be written."""
+        """True when it is time to write."""
         return self._clock() - self._last_written >= self._interval
 
     def add(
@@ -67,6 +67,9 @@ class StepMeter:
         self._waited += waited
         self._newest = (step, learning_rate, epoch)
         self.tokens += self._tokens_per_step
+
+    def flush_if_due(self) -> None:
+        """Write what was added if it is time; call it once for steps that became known together."""
         if self.due:
             self.flush()
 
