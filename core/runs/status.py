@@ -101,7 +101,7 @@ def _state(run: Run, alive: bool, newest: dict[str, Event], log: str) -> tuple[s
     if end is not None:
         message = end["message"]
         if error is not None and end["reason"] == "failed":
-            message = f"{error['message']} {error['advice']}".strip()
+            message = "; ".join(filter(None, (error["message"], error["advice"])))
         return ENDED.get(end["reason"], "stopped"), message
     if not newest and not log:
         return "new", ""
