@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher
 from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.launch_options import LaunchOptions
-from mamba_tui.session import ENDED, Session
+from mamba_tui.session import ENDED, Session, off_thread
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
@@ -88,6 +88,9 @@ class MambaTUI(App[int]):
         self.set_interval(FLUSH_SECONDS, self._show_news)
 
     async def _watch(self) -> None:
+        # These bring numpy, which takes a while: the screen must not wait for it.
+        for name in ("core.runs", "mamba_tui.history"):
+            await off_thread(importlib.import_module, name)
         from core.runs import Run
 
         if self.options.attach:

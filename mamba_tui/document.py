@@ -278,11 +278,8 @@ def type_name(word: str) -> str:
     aliases = {"attention": STANDARD, "attn": STANDARD, "std": STANDARD, "m2": MAMBA2, "ssd": MAMBA2}
     if low in ATTENTION_TYPES:
         return low
-    for name, kind in aliases.items():
-        if low == name or (low and name.startswith(low)):
-            return kind
-    for kind in ATTENTION_TYPES:
-        if low and kind.startswith(low):
+    for name, kind in (*((kind, kind) for kind in ATTENTION_TYPES), *aliases.items()):
+        if low and name.startswith(low):
             return kind
     raise ValueError(f'"{word[:40]}" is no type; accepted: {", ".join(ATTENTION_TYPES)}')
 

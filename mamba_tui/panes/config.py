@@ -25,7 +25,7 @@ from mamba_tui.panes.settings_list import SettingsList
 from mamba_tui.session import Session, off_thread
 from mamba_tui.widgets.dialogs import Answer, Choice, Page, Prompt, Question
 from mamba_tui.widgets.hourglass import Hourglass
-from mamba_tui.widgets.numbers import bytes_size, compact, duration
+from mamba_tui.widgets.numbers import age, bytes_size, compact
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
 WORKING_FILE = Path("current_configuration.json")
@@ -136,7 +136,7 @@ class ConfigPane(Pane):
         if cost.tokens_per_second:
             seconds = config.training.max_iters * tokens / cost.tokens_per_second
             speed = compact(cost.tokens_per_second)
-            parts.append((f"   about {speed} tokens/s, {duration(seconds)} in all", ""))
+            parts.append((f"   about {speed} tokens/s, {age(0, seconds)} in all", ""))
         return Content.assemble(*parts)
 
     def _show_ready(self) -> None:

@@ -29,7 +29,9 @@ def round_step(span: float, wanted: int) -> float:
 
 
 def multiples(low: float, high: float, step: float) -> list[float]:
-    """Multiples of `step` within [low, high]; never more than a few hundred."""
+    """Multiples of `step` within [low, high]; none where floats cannot tell them apart, or far too many."""
+    if step <= 1e-12 * max(abs(low), abs(high)):
+        return []
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     if last - first > 500:

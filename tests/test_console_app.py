@@ -1,0 +1,180 @@
+"""The shell of the console: tabs, help, themes, leaving, reading only, and what it must never import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mamba_tui import themes
+from mamba_tui.widgets.dialogs import Page, Question
+from tests.console_support import (
+    LARGE,
+    SMALL,
+    FakeTrainer,
+    console,
+    end_run,
+    make_run,
+    screen,
+    serving,
+    until,
+    until_shown,
+)
+
+ROOT = Path(__file__).parent.parent
+
+HEADLESS_TOUR = """
+import asyncio, sys
+from pathlib import Path
+from mamba_tui.app import LaunchOptions, MambaTUI
+async def tour():
+    app = MambaTUI(LaunchOptions(checkpoints=Path(sys.argv[1])))
+    heavy = [name for name in ("numpy", "torch", "core.runs") if name in sys.modules]
+    assert not heavy, f"before the first paint: {heavy}"
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key in ("f3", "f4", "f5", "f2", "f1"):
+            await pilot.press(key)
+            await pilot.pause()
+asyncio.run(tour())
+assert "torch" not in sys.modules
+assert "textual_plotext" not in sys.modules
+"""
+
+
+def test_the_process_on_screen_never_imports_torch_and_begins_without_numpy(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", HEADLESS_TOUR, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_every_tab_is_reached_by_its_key(tmp_path, size):
+    async with console(tmp_path, size) as (app, pilot):
+        for key, tab in (("f3", "train"), ("f4", "checkpoints"), ("f5", "generate"), ("f2", "configure")):
+            await pilot.press(key)
+            await until(pilot, lambda tab=tab: app.pane is not None and app.pane.id == tab)
+        await pilot.press("ctrl+pagedown")
+        await until(pilot, lambda: app.tab == "train")
+        await pilot.press("ctrl+pageup", "ctrl+pageup")
+        await until(pilot, lambda: app.tab == app.tab_bar.tabs[-1][0])
+
+
+async def test_a_tab_is_reached_by_a_click(tmp_path):
+    async with console(tmp_path, LARGE) as (app, pilot):
+        start = next(span[0] for span in app.tab_bar._spans if span[2] == "checkpoints")
+        await pilot.click(app.tab_bar, offset=(start + 3, 0))
+        await until(pilot, lambda: app.tab == "checkpoints")
+
+
+async def test_help_shows_the_table_of_keys_and_closes(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("f1")
+        await until_shown(pilot, "Everywhere")
+        assert isinstance(app.screen, Page)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Page))
+
+
+async def test_themes_go_round_and_are_kept(tmp_path):
+    from mamba_tui.app import LaunchOptions, MambaTUI
+    from mamba_tui.state import default_path
+
+    app = MambaTUI(LaunchOptions(checkpoints=tmp_path), state_path=default_path(tmp_path))
+    async with app.run_test() as pilot:
+        for theme in (*themes.NAMES[1:], themes.NAMES[0], themes.NAMES[1]):
+            await pilot.press("ctrl+t")
+            await until(pilot, lambda theme=theme: app.theme == theme)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app.return_code is not None or not app.is_running)
+    again = MambaTUI(LaunchOptions(checkpoints=tmp_path), state_path=default_path(tmp_path))
+    assert again.theme == themes.NAMES[1]
+
+
+async def test_quitting_with_nothing_training_asks_nothing(tmp_path):
+    end_run(make_run(tmp_path))
+    async with console(tmp_path) as (app, pilot):
+        await until_shown(pilot, "■ stopped")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+        assert app.return_value == 0
+
+
+async def test_quitting_leaves_a_run_training_by_default(tmp_path):
+    async with serving(FakeTrainer(make_run(tmp_path))) as trainer, console(tmp_path) as (app, pilot):
+        await until_shown(pilot, "● 40%")
+        await pilot.press("ctrl+q")
+        await until_shown(pilot, "It goes on without the console")
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_running)
+        assert trainer.alive
+        assert trainer.commands == []
+
+
+async def test_quitting_can_stop_the_run(tmp_path):
+    async with serving(FakeTrainer(make_run(tmp_path))) as trainer, console(tmp_path) as (app, pilot):
+        await until_shown(pilot, "● 40%")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: not app.is_running)
+        await until(pilot, lambda: not trainer.alive)
+        assert [name for name, _ in trainer.commands] == ["stop"]
+
+
+async def test_quitting_can_be_thought_better_of(tmp_path):
+    async with serving(FakeTrainer(make_run(tmp_path))) as trainer, console(tmp_path) as (app, pilot):
+        await until_shown(pilot, "● 40%")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Question))
+        assert app.is_running
+        assert trainer.alive
+
+
+async def test_attach_opens_on_the_run(tmp_path):
+    make_run(tmp_path, "other")
+    end_run(make_run(tmp_path, "wanted"))
+    async with console(tmp_path, attach="wanted") as (app, pilot):
+        await until_shown(pilot, "wanted")
+        assert app.tab == "train"
+        assert app.session.run.name == "wanted"
+
+
+async def test_read_only_commands_nothing(tmp_path):
+    async with serving(FakeTrainer(make_run(tmp_path))) as trainer:
+        async with console(tmp_path, read_only=True) as (app, pilot):
+            await until_shown(pilot, "● 40%")
+            before = app.query_one("#layers").document.values
+            await pilot.press("d", "space", "5", "enter", "ctrl+r")
+            assert app.query_one("#layers").document.values == before
+            await pilot.press("f3")
+            await until_shown(pilot, "Gradient norm")
+            await pilot.press("p", "x", "c", "e", "g")
+            await pilot.press("f4", "d", "b", "r")
+            await pilot.pause()
+            assert len(app.screen_stack) == 1, screen(app)
+            await pilot.press("ctrl+q")
+            await until(pilot, lambda: not app.is_running)
+        assert trainer.commands == []
+        assert not (tmp_path / "run-002").exists()
+
+
+async def test_a_picture_of_the_screen_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with console(tmp_path) as (_, pilot):
+        await pilot.press("f12")
+        await until(pilot, lambda: (tmp_path / "mamba-tui-configure.svg").exists())
+        assert "hourglass" in (tmp_path / "mamba-tui-configure.svg").read_text()
+
+
+async def test_resizing_to_almost_nothing_and_back(tmp_path):
+    make_run(tmp_path)
+    async with console(tmp_path) as (_, pilot):
+        for key in ("f3", "f4", "f5", "f2"):
+            await pilot.press(key)
+            for size in ((20, 5), (1, 1), (200, 60), (80, 24)):
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+        await until_shown(pilot, "hourglass")
