@@ -61,16 +61,45 @@ def test_western_encodings_are_found_and_guesses_reported(tmp_path, small_blocks
     assert bool(note) == bool(facts.notes)
 
 
+SENTENCES = {
+    "Die Bäume wüßten längst: Öl, Größe und übermäßige Mühe für schöne Füße.\n": "cp1252 latin-1 cp437",
+    "« Ça, très tôt ! » Où était-ce, déjà ? Je m’endors à peine, et l’été…\n": "cp1252",
+    "En un lugar de la Mancha; ¿qué más? El niño comió jamón. ¡Há mucho!\n": "cp1252 latin-1",
+    "Det var en gång en flicka som hette Åsa. Hon älskade att äta blåbär.\n": "cp1252 latin-1",
+    "“It is a truth,” he said, “that a man’s fortune — however small — is naïve.”\n": "cp1252 mac-roman",
+    "Litwo! Ile cię trzeba cenić, ten tylko się dowie, Kto cię stracił. Dziś piękność.\n": "cp1250 iso8859-2",
+    "Příliš žluťoučký kůň úpěl ďábelské ódy. Sešli na náměstí a čekali.\n": "cp1250 iso8859-2",
+    "Árvíztűrő tükörfúrógép. Az öreg király nagyon szerette a gyönyörű erdőt.\n": "cp1250 iso8859-2",
+    "Bir gün küçük çocuk bahçede oynuyordu. Güneş çok parlaktı, şimdi.\n": "cp1254 iso8859-9",
+    "Μια φορά κι έναν καιρό ήταν ένας βασιλιάς που είχε τρεις γιους.\n": "cp1253 iso8859-7",
+    "Все счастливые семьи похожи друг на друга, каждая по-своему.\n": "cp1251 koi8-r iso8859-5",
+    "בראשית ברא אלהים את השמים ואת הארץ והארץ היתה תהו ובהו וחשך על פני תהום\n": "cp1255",
+    "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。\n": "gb18030 gbk",
+    "話說天下大勢，分久必合，合久必分。周末七國分爭，並入於秦。\n": "big5",
+    "옛날 옛적에 한 나무꾼이 살았습니다. 그는 매일 산에 올라가 나무를 베었습니다.\n": "euc-kr cp949",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n": "shift_jis euc_jp",
+}
+
+
 @pytest.mark.parametrize(
-    ("text", "encoding"),
-    [(RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp")],
+    ("text", "encoding"), [(text, name) for text, names in SENTENCES.items() for name in names.split()]
 )
-def test_other_legacy_encodings_are_guessed_right_and_said_to_be_guessed(tmp_path, text, encoding):
+def test_legacy_encodings_are_guessed_right_and_said_to_be_guessed(tmp_path, text, encoding):
     path = tmp_path / "a.txt"
-    path.write_bytes(text.encode(encoding))
+    path.write_bytes((text * 40).encode(encoding))
     facts, found = read(path)
-    assert found == text
+    assert found == text * 40
     assert "guessed" in facts.notes[0]
+
+
+def test_stray_bytes_in_utf8_cost_no_other_character(tmp_path, small_blocks):
+    """One pasted sentence must not turn a whole library into another encoding."""
+    path = tmp_path / "a.txt"
+    stray = "“Füße”, said the caf\xe9".encode("cp1252") + b"\x81."
+    path.write_bytes(RUSSIAN.encode() + stray + JAPANESE.encode())
+    facts, text = read(path)
+    assert text == RUSSIAN + "“Füße”, said the café\x81." + JAPANESE
+    assert facts.notes == ["UTF-8, but for some bytes that were read as Windows-1252"]
 
 
 def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
@@ -103,6 +132,7 @@ def test_one_bad_byte_far_into_a_file_is_not_silently_replaced(tmp_path):
     facts, text = read(path)
     assert "café society" in text
     assert "guessed" in facts.notes[0]
+    assert facts.encoding == "cp1252"
 
 
 def test_a_mark_that_lies_is_a_problem(tmp_path):
@@ -262,6 +292,16 @@ def test_unwrapping_joins_paragraphs_and_leaves_verse_and_lists(tmp_path):
     path.write_text(prose + verse + listed)
     assert read(path, unwrap_lines=True)[1] == prose.replace("man\nin", "man in") + verse + listed
     assert read(path)[1] == prose + verse + listed
+
+
+def test_unwrapping_a_line_beyond_all_measure_holds_little_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 10_000)
+    path = tmp_path / "a.txt"
+    path.write_text("word " * 20_000)
+    (found,) = list_texts(str(path)).found
+    stretches = [text for _, text in clean_text(found, "utf-8", ReadingOptions(None, False, True))]
+    assert "".join(stretches) == "word " * 20_000
+    assert max(map(len, stretches)) <= 20_000
 
 
 @given(st.integers(1, 300), st.integers(5, 60), st.text(alphabet="ab \n", max_size=400))

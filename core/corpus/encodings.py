@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import math
+import re
+import unicodedata
 from dataclasses import dataclass
 
 from core.errors import UserError
@@ -72,35 +75,98 @@ def first_guess(head: bytes) -> Guess:
     return Guess("utf-8")
 
 
-def next_guess(head: bytes, around: bytes, declared: str | None) -> Guess:
-    """The encoding of a file that is not UTF-8. `around` are the bytes where that showed."""
+def next_guess(head: bytes, around: bytes, letters_before: int, declared: str | None) -> Guess:
+    """The encoding of a file that is not UTF-8.
+
+    `around` are the bytes where that showed, `letters_before` the characters beyond ASCII before them.
+    """
     if declared is not None:
         return Guess(declared, f"decoded as {declared}, as declared")
     # Legacy encodings leave the control bytes unused; a few per cent of them is no prose.
     if _control_share(head) > 0.02 or _control_share(around) > 0.02:
         raise NotTextError("looks like a binary file, not text")
+    # Other encodings look like UTF-8 once by accident, but not again and again from the top of the file.
+    if letters_before >= _CONVINCING:
+        return Guess("utf-8" + STRAY, "UTF-8, but for some bytes that were read as Windows-1252")
     sample = around if around in head else head[: SAMPLE // 2] + around
     name = _detect(sample)
     return Guess(name, f"not UTF-8: decoded as {name}, which was guessed; set `encoding` if it is wrong")
 
 
+def make_decoder(encoding: str) -> codecs.IncrementalDecoder:
+    """A decoder for the encoding of a `Guess`; bytes that do not belong are errors."""
+    name = encoding.removesuffix(STRAY)
+    return codecs.getincrementaldecoder(name)("strict" if name == encoding else STRAY)
+
+
+def _read_stray(error: UnicodeError) -> tuple[str, int]:
+    """Bytes in a UTF-8 text that are none: nearly always Windows-1252, from a text pasted into it."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    data = error.object[error.start : error.end]
+    return "".join(_CP1252[byte] for byte in data), error.end
+
+
+STRAY = "+cp1252"
+_CONVINCING = 3
+_CP1252 = [bytes((byte,)).decode("cp1252", "ignore") or chr(byte) for byte in range(256)]
+codecs.register_error(STRAY, _read_stray)
+
+# Encodings of the Latin alphabet differ in few letters, and a detector takes them for each other. These
+# are the ones in use, the likeliest first. Which is first depends on letters that go together in no
+# language but one: (some of these, some of those, none of these) in a reading as Windows-1252.
+_LATIN = re.compile(
+    r"ascii|latin_1|cp(125[0247]|437|77[05]|85[0278]|1140)|iso8859_(1|2|3|4|9|1[03-6])|mac_.*|hp_.*"
+)
+_NOT_LATIN = ("mac_cyrillic", "mac_greek")
+_USUAL = ("cp1252", "cp1250", "iso8859_2", "mac_roman", "cp850", "cp437")
+_EASTERN = ("cp1250", "iso8859_2", "cp852", "cp1252")
+_TURKISH = ("cp1254", "cp1252")
+_TELLING = (
+    ("ðýþ", "çü", "áíæ", _TURKISH),  # ğış
+    ("õû", "áéíóú", "ãçêñèâîôä", _EASTERN),  # Hungarian ő and ű
+    ("šž", "èæð", "", _EASTERN),  # Croatian č, ć and đ
+)
+
+
 def _detect(sample: bytes) -> str:
-    """The most likely legacy encoding of some text; Windows-1252 where nothing says otherwise."""
+    """The likeliest legacy encoding of a sample; Windows-1252 where nothing says otherwise."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample, explain=False).best()
-    name = best.encoding if best is not None else "cp1252"
-    # Western single-byte encodings share nearly all letters, and cp1252 is latin-1 with quotation
-    # marks where latin-1 has unused control codes: it is the safer reading of either.
-    if name in ("latin_1", "iso8859_1", "ascii", "cp1250", "cp1252", "cp437", "cp850", "cp858", "hp_roman8"):
-        name = "cp1252"
+    best = from_bytes(sample).best()
+    if best is not None and (not _LATIN.fullmatch(best.encoding) or best.encoding in _NOT_LATIN):
+        return best.encoding
+    letters = set(sample.decode("cp1252", "ignore").lower())
+    candidates: tuple[str, ...] = _USUAL
+    for some, others, none, order in _TELLING:
+        if letters & set(some) and letters & set(others) and not letters & set(none):
+            candidates = order
+            break
+    return min(candidates, key=lambda name: _oddities(sample, name))
+
+
+def _oddities(sample: bytes, encoding: str) -> float:
+    """How often a reading has signs, digits or capitals in the middle of words, where letters should be."""
     try:
-        sample.decode(name)
-    except UnicodeDecodeError as error:
-        # The sample may end inside a character; anything else rules the guess out.
-        if error.end < len(sample) - 4:
-            return "latin-1"
-    return name
+        # The sample may begin and end inside a character, but a byte has one meaning here or none.
+        text = sample.decode(encoding)
+    except UnicodeDecodeError:
+        return math.inf
+    count = 0
+    for match in _BEYOND_ASCII.finditer(text):
+        before, character, after = match.groups()
+        inside = before.isalpha() or after.isalpha()
+        kind = unicodedata.category(character)
+        if kind in ("Lu", "Lo"):
+            count += before.islower() or character in "ªº"
+        elif kind[0] in "NSC":
+            count += inside
+        elif kind[0] == "P":
+            count += before.isalpha() and after.isalpha() and character not in "’‘·–—…"
+    return count
+
+
+_BEYOND_ASCII = re.compile(r"(?<=(.))([^\x00-\x7f])(?=(.))", re.DOTALL)
 
 
 def _unmarked_utf16(head: bytes) -> Guess | None:

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from core.corpus.encodings import CONTROLS, SAMPLE, Guess, NotTextError, first_guess, next_guess
-from core.corpus.gutenberg import GutenbergCutter
+from core.corpus.encodings import CONTROLS, SAMPLE, Guess, NotTextError, first_guess, make_decoder, next_guess
+from core.corpus.gutenberg import LINE_LIMIT, GutenbergCutter
 from core.corpus.listing import Found
 
 # Part of every cache key: raise it when the same file comes to give another text or other pieces.
@@ -89,7 +89,7 @@ def survey(
             if guess.encoding != "utf-8":
                 marked = "its mark says" if not guess.note else "its zeros say"
                 return Facts(problem=f"is not the {guess.encoding.upper()} that {marked} ({error.reason})")
-        guess = next_guess(head, _around_error(found.path), options.encoding)
+        guess = next_guess(head, *_first_error(found.path), options.encoding)
         try:
             return _survey_as(found, options, guess, watch)
         except UnicodeDecodeError as error:
@@ -163,18 +163,21 @@ def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watc
     return facts
 
 
-def _around_error(path: str) -> bytes:
-    """The bytes where a file first fails to be UTF-8."""
+def _first_error(path: str) -> tuple[bytes, int]:
+    """The bytes where a file first fails to be UTF-8, and the characters beyond ASCII before them."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    before = b""
+    before, letters = b"", 0
     with _open(path) as file:
         while block := file.read(SAMPLE):
             try:
-                decoder.decode(block)
-            except UnicodeDecodeError:
-                return before[-SAMPLE // 4 :] + block + file.read(SAMPLE // 4)
+                text = decoder.decode(block)
+                letters += 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
+            except UnicodeDecodeError as error:
+                good = error.object[: error.start].decode()
+                letters += len(good) - len(good.encode("ascii", "ignore"))
+                return before[-SAMPLE // 4 :] + block + file.read(SAMPLE // 4), letters
             before = block
-    return before
+    return before, letters
 
 
 def clean_text(
@@ -224,7 +227,7 @@ def _open(path: str) -> BinaryIO:
 
 def _decoded(path: str, encoding: str, watch: _Watch | None) -> Iterator[str]:
     """Text blocks with LF line ends and no mark."""
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder = make_decoder(encoding)
     held = ""
     with _open(path) as file:
         while True:
@@ -267,7 +270,8 @@ def _unwrapped(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, st
         held += text
         edge = held.rfind("\n\n") + 2
         if edge < 2:
-            edge = held.rfind("\n") if len(held) > BLOCK else 0
+            # A paragraph beyond all measure is cut, at a line or, where there is none, anywhere.
+            edge = max(held.rfind("\n"), len(held) - LINE_LIMIT) if len(held) > BLOCK else 0
         if edge > 0:
             yield fresh, _HARD_WRAP.sub(" ", held[:edge])
             fresh, held = False, held[edge:]

@@ -49,7 +49,7 @@ def decide(
     sides = _remembered(groups, known)
     sizes = {content: members[0].size for content, members in groups.items()}
     fresh = sorted(set(groups) - set(sides), key=lambda content: _rank(seed, content))
-    sides |= _choose(fresh, sides, sizes, fraction, first=not known)
+    sides |= _choose(fresh, sides, sizes, fraction, first=not sides)
     return {
         document.name: (content, sides[content])
         for content, members in groups.items()
