@@ -13,6 +13,7 @@ from rich.table import Table
 
 from core.config import flat
 from core.errors import UserError
+from core.processes import module_command, module_environment
 from mamba_tui.run_options import add_configuration_options, configuration
 from mamba_tui.widgets.numbers import bytes_size, compact
 
@@ -38,7 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print("Measuring; nothing else should be running on this device.", file=sys.stderr)
     process = subprocess.run(
-        [sys.executable, "-P", "-m", "core.bench"], input=request, stdout=subprocess.PIPE, text=True
+        module_command("core.bench"),
+        env=module_environment(),
+        input=request,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if process.returncode == 2:
         return 2

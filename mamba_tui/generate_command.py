@@ -19,6 +19,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.hardware import resolve_device
+from core.processes import module_command, module_environment
 from core.runs import Run, list_runs
 from mamba_tui.run_options import checkpoints_folder
 from mamba_tui.widgets.safe_text import visible
@@ -108,7 +109,7 @@ class Generator:
     def __init__(self) -> None:
         # A session of its own, so that Ctrl-C here ends a generation and not the process.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "core.generate"],
+            module_command("core.generate"), env=module_environment(),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
         )  # fmt: skip
         self._requests = 0

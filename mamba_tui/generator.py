@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.processes import module_command, module_environment
 
 LONGEST_LINE = 1 << 24
 Event = dict[str, Any]
@@ -23,7 +21,7 @@ class GeneratorClient:
 
     def __init__(self, handler: Handler, command: Sequence[str] | None = None) -> None:
         self._handler = handler
-        self._command = list(command or (sys.executable, "-P", "-m", "core.generate"))
+        self._command = list(command or module_command("core.generate"))
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._requests = 0
@@ -48,9 +46,6 @@ class GeneratorClient:
             await self._put({"op": "stop", "id": request})
 
     async def _start(self) -> None:
-        package = str(Path(__file__).resolve().parents[1])
-        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -59,7 +54,7 @@ class GeneratorClient:
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=LONGEST_LINE,
                 start_new_session=True,
-                env=environment,
+                env=module_environment(),
             )
         except OSError as error:
             raise UserError(f"the generator cannot be started: {error.strerror}") from None

@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO
 
 from core.errors import UserError
+from core.processes import module_command, module_environment
 from core.runs.control import COMMANDS, post_command, wait_for_answer
 from core.runs.directory import Run
 from core.runs.lock import is_locked, read_holder, refusal, signal_holder
@@ -36,7 +35,7 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
     if is_alive(run):
         raise UserError(refusal(run.name, read_holder(run.lock_path)))
     _children[:] = [child for child in _children if child.poll() is None]
-    command = [sys.executable, "-P", "-m", "core.train", str(run.path.resolve())]
+    command = module_command("core.train", str(run.path.resolve()))
     with _open_log(run) as log:
         child = subprocess.Popen(
             command,
@@ -44,7 +43,7 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(environment or {}),
+            env={**module_environment(), "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
     _children.append(child)
     deadline = time.monotonic() + START_SECONDS
@@ -85,21 +84,6 @@ def _open_log(run: Run) -> IO[bytes]:
     except OSError as error:
         raise UserError(f"{run.log_path} cannot be written ({error.strerror})") from None
     return log
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    # `-P` keeps the current folder, which may hold anything, off the path; the package must be on it.
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONUNBUFFERED": "1",
-        # Threads that wait by spinning make a step several times slower as soon as anything else
-        # wants a core, and the console does (benchmarks/RESULTS.md, "Waiting threads").
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        **extra,
-    }
 
 
 def send_command(run: Run, command: str, **arguments: object) -> str:

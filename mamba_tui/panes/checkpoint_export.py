@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from pathlib import Path
 
 from core.errors import UserError
+from core.processes import module_environment
 
 PROGRAM = """
 import sys
@@ -25,15 +25,13 @@ print(f"wrote {size:,} bytes to {sys.argv[2]}")
 async def export(checkpoint: Path, name: str) -> str:
     """Write the weights of a checkpoint as safetensors; the sentence that says so. Raises UserError."""
     target = Path(name).expanduser()
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", PROGRAM, str(checkpoint), str(target)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
+        env=module_environment(),
     )
     out, err = await process.communicate()
     if process.returncode:
