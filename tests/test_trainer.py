@@ -89,6 +89,15 @@ def test_intervals_of_checkpoints_and_samples_of_their_own(tmp_path, dataset):
     assert not events(run, "checkpoint")[0]["best"]
 
 
+@pytest.mark.parametrize("kind", ["mamba", "mamba2", "standard"])
+def test_every_kind_of_layer_learns_in_bfloat16(tmp_path, dataset, kind):
+    run = new_run(tmp_path, dataset, attention_type=kind, dtype="bfloat16")
+    assert train_here(run) == 0, status(run).message
+    losses = [loss for _, loss in curve(run)]
+    assert losses[-1] < losses[0] - 0.5
+    assert evaluations(run)[-1][2] < losses[0]
+
+
 class Sick(EagerStep):
     """A step whose loss or gradient is not finite at chosen steps."""
 
