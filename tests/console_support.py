@@ -163,7 +163,7 @@ async def console(
     options.setdefault("config", configuration(dataset_dir=str(root / "texts")))
     app = MambaTUI(LaunchOptions(checkpoints=root, **options))
     app.generator_command = FAKE_GENERATOR
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause()
         yield app, pilot
 

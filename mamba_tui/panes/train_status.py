@@ -56,16 +56,17 @@ def second_line(session: Session, width: int) -> Content:
     if history is None or (history.last_step is None and history.last_eval is None):
         return Content.styled(clip(_advice(session), width), "$muted")
     figures = _figures(history.last_step or {}, history.last_eval or {}, session)
+    advice = "" if session.alive else _advice(session)
+    room = width - len(advice) - 3 if advice else width
     parts: list[Content | tuple[str, str]] = []
     used = 0
     for label, value in figures:
         cells = len(label) + len(value) + 1 + (3 if parts else 0)
-        if used + cells > width:
+        if used + cells > room:
             break
         parts += [("   " if parts else "", ""), (f"{label} ", "$muted"), (value, "bold")]
         used += cells
-    advice = _advice(session)
-    if advice and not session.alive and used + len(advice) + 3 <= width:
+    if advice:
         parts.append((f"   {advice}", "$accent"))
     return Content.assemble(*parts)
 
