@@ -287,13 +287,6 @@ class MambaTUI(App[int]):
         self.state.save()
         self.exit(0, message=safe(message) if message else None)
 
-    async def on_unmount(self) -> None:
-        """End the generator with the console."""
-        from mamba_tui.panes.base import Pane
-
-        for pane in self.panes.query(Pane):
-            await pane.close()
-
 
 def write_crash_report(error: BaseException, folder: Path) -> Path | None:
     """Write a traceback to a file in the runs folder; None where that cannot be."""

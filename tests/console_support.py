@@ -183,9 +183,15 @@ async def until_shown(pilot: Pilot[int], text: str, seconds: float = 15.0) -> No
     await until(pilot, lambda: text in screen(pilot.app), seconds)
 
 
+def rows(app: Any) -> list[str]:
+    """The rows of the screen, as text."""
+    return [strip.text.rstrip() for strip in app.screen._compositor.render_strips()]
+
+
 def screen(app: Any) -> str:
-    """What is on screen, as text."""
-    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
+    """What is on screen, as text; notices, which wrap, once more in one line each."""
+    notices = [f"notice: {notice.message}" for notice in app._notifications]
+    return "\n".join([*rows(app), *notices])
 
 
 def texts_folder(root: Path) -> Path:

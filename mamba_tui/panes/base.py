@@ -53,6 +53,3 @@ class Pane(Vertical):
 
     def remember(self) -> None:
         """Put what is worth keeping into the console's state."""
-
-    async def close(self) -> None:
-        """The console ends."""

@@ -80,8 +80,8 @@ class GeneratePane(Pane):
         """Keep the knobs; prompts are kept as they are sent."""
         self.state.sampling = dict(self.query_one(Knobs).values)
 
-    async def close(self) -> None:
-        """End the generator."""
+    async def on_unmount(self) -> None:
+        """The generator ends with the console."""
         await self.client.close()
 
     # -------------------------------------------------------------- loading

@@ -145,7 +145,7 @@ class Side:
         """Name, state and figures."""
         if not self.name:
             return Content.styled(empty, "$muted")
-        state = "loading ..." if self.is_loading else self.about
+        state = "loading ..." if self.is_loading else "" if self.speed else self.about
         parts: list[Content | str | tuple[str, str]] = [
             (visible(clip(self.name, 40)), "bold $accent"),
             (f"  {visible(state)}", "$muted"),
