@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from core.tokenizer import WORD_PATTERN, Tokenizer
 
 MIN_AUTO_VOCABULARY = 512
 MAX_AUTO_VOCABULARY = 32_768
+MOST_DIFFERENT_WORDS = 3_000_000
+
+_WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+")
 
 # tiktoken keeps GPT-2's merges in its cache under the SHA-1 of the address it fetched them from.
 GPT2_CACHE_NAME = "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"
@@ -29,6 +33,24 @@ def auto_vocabulary_size(training_bytes: int) -> int:
     """
     size = 2 ** round(math.log2(1.3 * math.sqrt(max(training_bytes, 1))))
     return min(max(size, MIN_AUTO_VOCABULARY), MAX_AUTO_VOCABULARY)
+
+
+def different_words(texts: Iterable[str], most: int) -> Iterator[str]:
+    """`texts`, up to the one with which their different words come to `most` bytes.
+
+    Learning merges takes about a hundred times the bytes of all different words. In most languages
+    tens of megabytes of text have less than one megabyte of them, but Chinese or Japanese has a new
+    "word" in every clause, and text without spaces is one word.
+    """
+    seen: set[str] = set()
+    size = 0
+    for text in texts:
+        yield text
+        new = set(_WORD.findall(text)) - seen
+        seen |= new
+        size += len("".join(new).encode("utf-8", "replace"))
+        if size >= most:
+            return
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -52,7 +74,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(_byte_of_letter()),
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(different_words(texts, MOST_DIFFERENT_WORDS), trainer)
     by_rank = sorted((rank, token) for token, rank in learner.get_vocab(with_added_tokens=False).items())
     return Tokenizer("auto", WORD_PATTERN, (_from_letters(token) for _, token in by_rank))
 

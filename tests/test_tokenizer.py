@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from core.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer, char_tokenizer
-from core.vocabulary import GPT2_CACHE_NAME, auto_vocabulary_size, gpt2_tokenizer, train_bpe
+from core.vocabulary import GPT2_CACHE_NAME, auto_vocabulary_size, different_words, gpt2_tokenizer, train_bpe
 
 TEXT = "The whale, the whale! It's a whale's tale: 1851, 1851.\n\n\tÄpfel, naïve café, 鯨鯨。\n" * 40
 TRAINED = train_bpe([TEXT], 280)
@@ -61,6 +61,13 @@ def test_learning_gives_the_asked_size_and_is_deterministic():
 
 def test_a_text_without_pairs_gives_a_smaller_vocabulary():
     assert train_bpe(["ab"], 1000).vocab_size == 257
+
+
+def test_learning_stops_reading_when_too_many_words_are_different():
+    """Memory for learning grows with the different words, not with the text."""
+    new_words = ["".join(chr(0x4E00 + 50 * n + i) for i in range(50)) for n in range(300)]
+    assert len(list(different_words(new_words, 15_000))) == 100
+    assert len(list(different_words(["the same words again"] * 300, 15_000))) == 300
 
 
 def test_merges_run_out_of_bytes_no_earlier_than_257():
