@@ -151,9 +151,7 @@ class DataConfig:
 class TrainingConfig:
     """How the model learns, how often it is looked at, and what is kept."""
 
-    batch_size: int = setting(
-        32, "lanes of text read in parallel", unit="lanes", low=1, high=1 << 16, fixed=True
-    )
+    batch_size: int = setting(32, "lanes of text read in parallel", unit="lanes", low=1, high=1 << 16)
     gradient_accumulation_steps: int = setting(
         1, "batches added up before one optimiser step", unit="batches", low=1, high=4096
     )

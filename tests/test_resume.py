@@ -110,6 +110,21 @@ def test_allowed_changes_apply_and_are_recorded(tmp_path, dataset):
     assert rates[11] < 1e-3
 
 
+def test_a_batch_that_did_not_fit_can_be_made_smaller(tmp_path, dataset):
+    """What the advice after memory ran out asks for: the run goes on, with lanes that begin anew."""
+    run = new_run(tmp_path, dataset, batch_size=6)
+    assert train_here(run, stop_at=10) == 130
+    smaller = tiny(dataset, batch_size=3, gradient_accumulation_steps=2)
+    prepare_run(tmp_path, "run", smaller, mode="resume")
+    assert train_here(run) == 0
+    folded = history(run).history
+    assert folded.run["changes"] == {"batch_size": [6, 3], "gradient_accumulation_steps": [1, 2]}
+    assert [step for step, _ in curve(run)] == list(range(1, 25))
+    assert set(folded.steps.columns["tokens"][9:]) == {step * 6 * 16 for step in range(10, 25)}
+    losses = [loss for _, loss in curve(run)]
+    assert losses[-1] < losses[9]
+
+
 def test_a_finished_run_says_so_and_goes_on_only_when_max_iters_is_raised(tmp_path, dataset, whole):
     shutil.copytree(whole.path, tmp_path / "run")
     run = Run(tmp_path / "run")
