@@ -52,6 +52,10 @@ def about(pane):
     return str(pane.query_one("#data-about").render())
 
 
+def shown(pane):
+    return "".join(token.text for token in pane.text.tokens).replace("⏎\n", "\n")
+
+
 async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cursor(tmp_path):
     folder = shelf(tmp_path / "texts")
     (folder / "[@click=app.quit]empty\x1b.txt").write_text("")
@@ -69,16 +73,13 @@ async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cur
         assert "\x1b" not in rows[0]
         assert "is empty" in about(pane)
         await pilot.press("down", "down", "down")
-        await until(pilot, lambda: pane.text.tokens)
-        shown = "".join(token.text for token in pane.text.tokens).replace("⏎\n", "\n")
-        assert shown == "<|endoftext|>" + story(2)[:999]
+        await until(pilot, lambda: shown(pane) == "<|endoftext|>" + story(2)[:999])
         await pilot.press("enter", "right", "right")
         await until(pilot, lambda: "token 1:" in about(pane))
         assert f"id {ord(story(2)[0])}, 1 byte" in about(pane)
         await pilot.press("greater_than_sign")
         await until(pilot, lambda: "tokens 1,000 to" in about(pane))
-        shown = "".join(token.text for token in pane.text.tokens).replace("⏎\n", "\n")
-        assert shown == story(2)[999:]
+        await until(pilot, lambda: shown(pane) == story(2)[999:])
 
 
 async def test_an_empty_folder_says_so_and_s_writes_the_sample(tmp_path):
