@@ -9,7 +9,6 @@ Drawings are in docs/text.md. NumPy only: positions are numbers, and CUDA gather
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -52,6 +51,30 @@ class _Lane:
     jumped: bool = True
 
 
+@dataclass
+class _Deck:
+    """The segments of an epoch as (first token, chunks), in shuffled order. The first is shorter, `first`.
+
+    Only the order is stored: a text of ten billion tokens has millions of segments.
+    """
+
+    offset: int
+    first: int
+    chunks: int
+    block_size: int
+    carry_chunks: int
+    order: Int64
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        number = int(self.order[index])
+        low = 0 if number == 0 else self.first + (number - 1) * self.carry_chunks
+        high = min(self.first + number * self.carry_chunks, self.chunks)
+        return self.offset + low * self.block_size, high - low
+
+
 class SequentialLoader:
     """Endless batches of training text.
 
@@ -79,7 +102,7 @@ class SequentialLoader:
         self._cursor = 0
         self._pending: list[tuple[int, int]] = []  # dealt before the deck
         self._rests: list[tuple[int, int]] = []  # dealt behind the deck, before the next epoch
-        self._deck: list[tuple[int, int]] | None = None
+        self._deck: _Deck | None = None
         if carry_chunks == 0:
             self._lanes = [_Lane(lane * self.chunks // batch_size, 0) for lane in range(batch_size)]
             for lane in self._lanes:
@@ -133,7 +156,7 @@ class SequentialLoader:
         self._cursor += 1
         return self._deck[self._cursor - 1]
 
-    def _shuffle(self, epoch: int) -> list[tuple[int, int]]:
+    def _shuffle(self, epoch: int) -> _Deck:
         """The segments of an epoch in the order they are dealt; a function of seed and epoch alone.
 
         Each epoch shifts the grid of chunks within the tokens that do not fill a chunk, and the grid
@@ -143,13 +166,9 @@ class SequentialLoader:
         slack = (len(self.stream) - 1) % self.block_size
         offset = int(rng.integers(slack + 1))
         first = int(rng.integers(1, self.carry_chunks + 1))
-        edges = [0, *range(min(first, self.chunks), self.chunks, self.carry_chunks), self.chunks]
-        segments = [
-            (offset + low * self.block_size, high - low)
-            for low, high in itertools.pairwise(edges)
-            if high > low
-        ]
-        return [segments[index] for index in rng.permutation(len(segments))]
+        first = min(first, self.chunks)
+        count = 1 + -(-(self.chunks - first) // self.carry_chunks)
+        return _Deck(offset, first, self.chunks, self.block_size, self.carry_chunks, rng.permutation(count))
 
     def _stagger(self) -> None:
         """Cut the first segments to lengths spread over 1..carry_chunks.

@@ -43,6 +43,12 @@ def make(shape, carry=None):
     return SequentialLoader(ArrayStream(tokens), EOT, lanes, block, chunks if carry is None else carry, seed)
 
 
+def dealt_in(loader, epoch):
+    """All segments of an epoch in order."""
+    deck = loader._shuffle(epoch)
+    return [deck[index] for index in range(len(deck))]
+
+
 @settings(deadline=None)
 @given(shape=shapes())
 def test_every_epoch_deals_every_chunk_exactly_once(shape):
@@ -58,14 +64,14 @@ def test_every_epoch_deals_every_chunk_exactly_once(shape):
         return segment
 
     # The segments of the first epoch are dealt while the loader is made: rebuild them from the deck.
-    first = [(0, segment) for segment in loader._shuffle(0)]
+    first = [(0, segment) for segment in dealt_in(loader, 0)]
     loader._deal = deal
     while loader._epoch < 3:
         loader.next_positions()
     for epoch in range(3):
         chunks = Counter()
         of_epoch = first if epoch == 0 else [entry for entry in dealt if entry[0] == epoch]
-        complete = loader._shuffle(epoch)
+        complete = dealt_in(loader, epoch)
         if epoch > 0 and len(of_epoch) < len(complete):
             continue  # with tiny streams an epoch may have been dealt while the loader was made
         for _, (start, length) in of_epoch:
@@ -100,14 +106,14 @@ def test_one_full_epoch_is_read_chunk_by_chunk(shape):
     chunks whenever every lane has finished its segment."""
     loader = make(shape)
     segments = [(lane.start, lane.remaining) for lane in loader._lanes] + loader._rests
-    segments += loader._deck[loader._cursor :] if loader._deck else []
+    segments += dealt_in(loader, 0)[loader._cursor :]
     if loader._epoch == 0:
         covered = Counter(
             start + index * loader.block_size for start, length in segments for index in range(length)
         )
         assert sorted(covered.elements()) == sorted(
             start + index * loader.block_size
-            for start, length in loader._shuffle(0)
+            for start, length in dealt_in(loader, 0)
             for index in range(length)
         )
 
@@ -150,9 +156,9 @@ def test_lanes_jump_at_different_times():
 
 def test_orders_differ_between_epochs_and_seeds():
     loader = SequentialLoader(ArrayStream(1000), EOT, 1, 5, 2, 3)
-    assert loader._shuffle(0) != loader._shuffle(1)
-    assert make((1000, 1, 5, 2, 3))._shuffle(0) != make((1000, 1, 5, 2, 4))._shuffle(0)
-    assert make((1000, 1, 5, 2, 3))._shuffle(0) == loader._shuffle(0)
+    assert dealt_in(loader, 0) != dealt_in(loader, 1)
+    assert dealt_in(make((1000, 1, 5, 2, 3)), 0) != dealt_in(make((1000, 1, 5, 2, 4)), 0)
+    assert dealt_in(make((1000, 1, 5, 2, 3)), 0) == dealt_in(loader, 0)
 
 
 @settings(deadline=None)
@@ -185,7 +191,7 @@ def test_with_other_lanes_the_epoch_is_still_read_once(shape, lanes, before):
     two.load_state_dict(one.state_dict())
     assert two._consumed == one._consumed
     left = [(lane.start, lane.remaining) for lane in two._lanes] + two._pending + two._rests
-    deck = two._deck or two._shuffle(two._epoch)
+    deck = dealt_in(two, two._epoch)
     if one._epoch == two._epoch == 0:
         left += deck[two._cursor :]
         read.update(start + index * two.block_size for start, length in left for index in range(length))
