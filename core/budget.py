@@ -139,6 +139,9 @@ def lower_memory_advice(config: RunConfig, vocab_size: int, available: int, *, c
                 f"lower batch_size from {batch} to {smaller} and raise gradient_accumulation_steps "
                 f"from {steps} to {steps * -(-batch // smaller)}, which learns the same"
             )
+    weights = parameters(config.model, vocab_size) * ADAMW_BYTES
+    if weights > available:
+        return f"lower n_embd or n_layer: the weights alone take {weights / 2**30:.1f} GiB while they learn"
     if not config.hardware.activation_checkpointing:
         return "set activation_checkpointing to true, or lower block_size or n_embd"
     block = config.model.block_size

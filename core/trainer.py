@@ -123,6 +123,8 @@ class Trainer:
 
     def _collect(self, *, wait: bool) -> None:
         """Turn the numbers of finished steps into events, and count the steps that were skipped."""
+        while self.parts.training_step.notices:
+            self.writer.warning(self.parts.training_step.notices.pop(0))
         for metrics in self.parts.training_step.read(wait=wait):
             self._taken = metrics.step
             self.meter.add(
@@ -350,8 +352,8 @@ def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
     found = describe(device)
     available = found.memory if cuda else found.memory_free
     needed = training_memory(config, vocab_size, cuda=cuda)
-    where = f"{device} has {available / 2**30:.1f} GiB" if available else device
-    message = f"memory ran out on {where}: this configuration needs about {needed / 2**30:.1f} GiB"
+    has = f" and {device} has {available / 2**30:.1f} GiB" if available else ""
+    message = f"memory ran out on {device}: this configuration needs about {needed / 2**30:.1f} GiB{has}"
     # It did not fit, whatever the estimate says: aim below both.
     limit = int(min(available or needed, needed) * 0.8)
     return message, lower_memory_advice(config, vocab_size, limit, cuda=cuda)

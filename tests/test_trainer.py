@@ -182,6 +182,8 @@ def test_what_counts_as_memory_running_out():
     message, advice = memory_advice(build({"batch_size": 64, "device": "cpu"}), 50_000)
     assert "GiB" in message
     assert "batch_size from 64 to" in advice
+    _, advice = memory_advice(build({"n_embd": [65536], "n_head": 1, "device": "cpu"}), 50_000)
+    assert "lower n_embd or n_layer" in advice
 
 
 def test_an_unknown_failure_is_told_with_its_traceback(tmp_path, dataset, monkeypatch):
