@@ -167,7 +167,8 @@ class MultiHeadAttention(nn.Module):
         if state is not None:
             k = torch.cat((state.keys.to(k.dtype), k), 2)
             v = torch.cat((state.values.to(v.dtype), v), 2)
-        mixed = window_attention(q, k, v, places)
+        learns = state is None or state.keys.requires_grad or state.values.requires_grad
+        mixed = window_attention(q, k, v, places, cache_learns=learns)
         return self.out(mixed.transpose(1, 2).flatten(2)), AttentionState(
             self._newest(k, state and state.keys), self._newest(v, state and state.values)
         )

@@ -54,12 +54,14 @@ class AdamW:
     because using that one imports torch._dynamo, which would double the time to the first step.
 
     `found_inf`, a float tensor on the parameters' device, leaves everything as it is when it is 1:
-    a step can be skipped without the host looking. A group's `lr` may be a float or a tensor.
+    a step can be skipped without the host looking. `grad_scale`, likewise, divides the gradients.
+    A group's `lr` may be a float or a tensor.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
         self.param_groups = [{"lr": lr, "betas": betas, **group} for group in groups if group["params"]]
         self.found_inf: Tensor | None = None
+        self.grad_scale: Tensor | None = None
         for group in self.param_groups:
             parameters: list[nn.Parameter] = group["params"]
             group["step"] = torch.zeros((), device=parameters[0].device)
@@ -94,7 +96,7 @@ class AdamW:
                 eps=EPSILON,
                 amsgrad=False,
                 maximize=False,
-                grad_scale=None,
+                grad_scale=self.grad_scale,
                 found_inf=self.found_inf,
             )
             if self.found_inf is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from core.checkpoint import FORMAT, Payload, config_of, load, load_weights
+from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
 from core.config import RunConfig, Value, differences, flat
 from core.corpus import Corpus, Progress, TokenStream, prepare
 from core.errors import UserError
@@ -19,7 +19,7 @@ from core.loader import SequentialLoader
 from core.model import GPT, ModelState
 from core.optim import AdamW, make_optimizer
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
-from core.step import EagerStep, TrainingStep, make_step
+from core.step import TrainingStep, make_step
 from core.tokenizer import Tokenizer
 
 
@@ -60,8 +60,7 @@ class Parts:
         self.loader.load_state_dict(before["loader"])
         restore_randomness(before["rng"], self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        if isinstance(self.training_step, EagerStep):
-            self.training_step.forward = self.model
+        self.training_step.forward = self.model
 
 
 def build_parts(
@@ -80,6 +79,7 @@ def build_parts(
     if resumed_from is not None:
         progress(f"reading {resumed_from.path.name}", None)
         payload = load(resumed_from.path)
+        check_keys(payload, RESUMABLE, resumed_from.path)
         changes = _check_changes(run, config, payload, resumed_from)
     corpus = read_text(run, config, payload, progress)
     tokenizer = corpus.tokenizer

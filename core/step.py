@@ -39,6 +39,10 @@ class TrainingStep(Protocol):
 
     state: ModelState
     """What the model remembers of each lane after the newest step."""
+    forward: Callable[..., object]
+    """The model, or the model compiled."""
+    notices: list[str]
+    """What the user should know about how steps are computed; whoever shows them clears the list."""
 
     def run(self, step: int) -> None:
         """Do the optimiser step of this number (the first is 1)."""
@@ -78,13 +82,14 @@ class EagerStep:
     ) -> None:
         self.state = model.initial_state(config.training.batch_size, device)
         self.forward = forward
+        self.notices: list[str] = []
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer
         self._loader = loader
         self._config = config
         self._device = device
         self._unread: list[tuple[int, float, float, Tensor]] = []
-        self._arriving: _Transfer | None = None
+        self._arriving: Transfer | None = None
 
     def load_state(self, state: ModelState) -> None:
         """Go on from this model state."""
@@ -147,7 +152,7 @@ class EagerStep:
             found += self._arriving.metrics()
             self._arriving = None
         if self._arriving is None and self._unread:
-            transfer = _Transfer(self._unread)
+            transfer = Transfer(self._unread)
             self._unread = []
             if wait or transfer.done:
                 found += transfer.metrics()
@@ -165,10 +170,14 @@ def make_step(
     device: torch.device,
 ) -> TrainingStep:
     """The fastest step that this device and configuration allow."""
+    if device.type == "cuda" and config.hardware.capture:
+        from core.captured import CapturedStep
+
+        return CapturedStep(model, forward, optimizer, loader, config, device)
     return EagerStep(model, forward, optimizer, loader, config, device)
 
 
-class _Transfer:
+class Transfer:
     """Numbers on their way from the device; on CUDA without making anybody wait."""
 
     def __init__(self, steps: list[tuple[int, float, float, Tensor]]) -> None:

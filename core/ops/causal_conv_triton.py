@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 ROWS = 16
 """Steps a warp produces."""
@@ -206,72 +206,118 @@ def causal_conv_triton(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`core.ops.causal_conv.causal_conv` on the GPU."""
-    return _CausalConv.apply(x, weight, bias, tail, reset)
+    y, new_tail = _operator(x, weight, bias, tail, reset)
+    return y, new_tail
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _options(bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
+    return {
+        "ROWS": ROWS,
+        "HAS_BIAS": bias is not None,
+        "HAS_TAIL": tail is not None,
+        "HAS_RESET": reset is not None,
+        "num_warps": 1,
+    }
+
+
+@torch.library.custom_op(
+    "mamba_tui::causal_conv",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset) -> (Tensor, Tensor)",
+)
+def _operator(x, weight, bias, tail, reset):
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    batch, length, width = x.shape
+    taps = weight.shape[1]
+    y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
+    new_tail = torch.empty(batch, taps - 1, width, dtype=x.dtype, device=x.device)
+    forward_kernel[(triton.cdiv(width, FORWARD_CHANNELS), batch, triton.cdiv(length, ROWS))](
+        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), y, new_tail,
+        length, width, *x.stride()[:2], TAPS=taps, CHANNELS=FORWARD_CHANNELS, **_options(bias, tail, reset),
+    )  # fmt: skip
+    return y, new_tail
+
+
+@_operator.register_fake
+def _(x, weight, bias, tail, reset):
+    batch, length, width = x.shape
+    return x.new_empty(batch, length, width), x.new_empty(batch, weight.shape[1] - 1, width)
+
+
+@torch.library.custom_op(
+    "mamba_tui::causal_conv_backward",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset, Tensor grad_y, "
+    "bool wants_tail) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_operator(x, weight, bias, tail, reset, grad_y, wants_tail):
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    batch, length, width = x.shape
+    taps = weight.shape[1]
+    strips = triton.cdiv(length, ROWS)
+    grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
+    grad_tail = torch.empty(tail.shape if wants_tail else (0,), dtype=x.dtype, device=x.device)
+    sums = torch.empty(batch * strips, width, taps, dtype=torch.float32, device=x.device)
+    sum_bias = torch.empty(0 if bias is None else batch * strips, width, dtype=torch.float32, device=x.device)
+    backward_kernel[(triton.cdiv(width, BACKWARD_CHANNELS), batch, strips)](
+        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), grad_y.contiguous(),
+        grad_x, grad_tail, sums, sum_bias, length, width, *x.stride()[:2],
+        TAPS=taps, CHANNELS=BACKWARD_CHANNELS, WANTS_TAIL=wants_tail, **_options(bias, tail, reset),
+    )  # fmt: skip
+    return grad_x, sums.sum(0).to(weight.dtype), sum_bias.sum(0), grad_tail
+
+
+@_backward_operator.register_fake
+def _(x, weight, bias, tail, reset, grad_y, wants_tail):
+    grad_tail = x.new_empty(tail.shape if wants_tail else (0,))
+    grad_bias = x.new_empty(x.shape[2], dtype=torch.float32)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias, grad_tail
+
+
+def _keep(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx, grad_y, grad_new_tail):
+    x, weight, bias, tail, reset = ctx.saved_tensors
+    wants_tail = ctx.needs_input_grad[3]
+    grad_y = torch.zeros_like(x) if grad_y is None else grad_y
+    grad_x, grad_weight, grad_bias, grad_tail = _backward_operator(
+        x, weight, bias, tail, reset, grad_y, wants_tail
+    )
+    grad_tail = grad_tail.to(tail.dtype) if wants_tail else None
+    if grad_new_tail is not None:
+        grad_x, grad_tail = _pass_tail_on(grad_new_tail, reset, grad_x, grad_tail)
+    return grad_x, grad_weight, None if bias is None else grad_bias.to(bias.dtype), grad_tail, None
+
+
+_operator.register_autograd(_gradients, setup_context=_keep)
+
+
+def _flags(reset: Tensor | None) -> Tensor | None:
+    return None if reset is None else reset.contiguous().view(torch.uint8)
 
 
 def _survivors(reset: Tensor, length: int, past: int) -> Tensor:
     """(B, past): true for the tail entries after which no reset comes."""
-    padded = torch.nn.functional.pad(reset.bool(), (past, 1))[:, length + 1 :]
+    padded = F.pad(reset, (past, 1))[:, length + 1 :]
     return padded.flip(1).int().cumsum(1).flip(1) == 0
 
 
-class _CausalConv(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        x = x if x.stride(-1) == 1 else x.contiguous()
-        weight = weight.contiguous()
-        flags = None if reset is None else reset.contiguous().view(torch.uint8)
-        tail = None if tail is None else tail.contiguous()
-        batch, length, width = x.shape
-        taps = weight.shape[1]
-        y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
-        new_tail = torch.empty(batch, taps - 1, width, dtype=x.dtype, device=x.device)
-        grid = (triton.cdiv(width, FORWARD_CHANNELS), batch, triton.cdiv(length, ROWS))
-        forward_kernel[grid](
-            x, weight, bias, tail, flags, y, new_tail, length, width, *x.stride()[:2],
-            TAPS=taps, ROWS=ROWS, CHANNELS=FORWARD_CHANNELS, HAS_BIAS=bias is not None,
-            HAS_TAIL=tail is not None, HAS_RESET=flags is not None, num_warps=1,
-        )  # fmt: skip
-        ctx.save_for_backward(x, weight, bias, tail, flags)
-        return y, new_tail
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_y, grad_new_tail = gradients
-        x, weight, bias, tail, flags = ctx.saved_tensors
-        batch, length, width = x.shape
-        taps = weight.shape[1]
-        wants_tail = tail is not None and ctx.needs_input_grad[3]
-        strips = triton.cdiv(length, ROWS)
-        grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
-        grad_tail = torch.empty_like(tail) if wants_tail else None
-        sums = torch.empty(batch * strips, width, taps, dtype=torch.float32, device=x.device)
-        sum_bias = None if bias is None else torch.empty_like(sums[:, :, 0])
-        grad_y = torch.zeros_like(grad_x) if grad_y is None else grad_y.contiguous()
-        backward_kernel[(triton.cdiv(width, BACKWARD_CHANNELS), batch, strips)](
-            x, weight, bias, tail, flags, grad_y, grad_x, grad_tail, sums, sum_bias,
-            length, width, *x.stride()[:2],
-            TAPS=taps, ROWS=ROWS, CHANNELS=BACKWARD_CHANNELS, HAS_BIAS=bias is not None,
-            HAS_TAIL=tail is not None, HAS_RESET=flags is not None, WANTS_TAIL=wants_tail, num_warps=1,
-        )  # fmt: skip
-        if grad_new_tail is not None:
-            _pass_tail_on(grad_new_tail, flags, grad_x, grad_tail)
-        grad_bias = None if bias is None or sum_bias is None else sum_bias.sum(0).to(bias.dtype)
-        return grad_x, sums.sum(0).to(weight.dtype), grad_bias, grad_tail, None
-
-
 def _pass_tail_on(
-    grad_new_tail: Tensor, flags: Tensor | None, grad_x: Tensor, grad_tail: Tensor | None
-) -> None:
+    grad_new_tail: Tensor, reset: Tensor | None, grad_x: Tensor, grad_tail: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Add the gradient of the new tail to what it was copied from: the last inputs, or the old tail."""
     length, past = grad_x.shape[1], grad_new_tail.shape[1]
-    if flags is not None:
-        grad_new_tail = grad_new_tail * _survivors(flags, length, past).unsqueeze(2)
+    if reset is not None:
+        grad_new_tail = grad_new_tail * _survivors(reset, length, past).unsqueeze(2)
     fresh = min(length, past)
-    grad_x[:, length - fresh :] += grad_new_tail[:, past - fresh :]
+    grad_x = grad_x + F.pad(grad_new_tail[:, past - fresh :], (0, 0, length - fresh, 0))
     if grad_tail is not None and fresh < past:
-        grad_tail[:, fresh:] += grad_new_tail[:, : past - fresh]
+        grad_tail = grad_tail + F.pad(grad_new_tail[:, : past - fresh], (0, 0, fresh, 0))
+    return grad_x, grad_tail

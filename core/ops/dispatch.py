@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 
 import torch
 from torch import Tensor
 
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def takes_triton(tensor: Tensor) -> bool:
     """True for a tensor on CUDA in a type the kernels know, where triton is installed."""
-    return tensor.is_cuda and tensor.dtype != torch.float64 and _has_triton()
+    return HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64

@@ -4,18 +4,15 @@ Products run in the narrow type on the tensor cores. One kernel turns a chunk's 
 place, reading each row twice, the second time from the cache; the row's loss falls out on the way. So logits
 exist once, in the narrow type, for at most `CHUNK_BYTES`; the gradient of the head is added up in float32.
 """
-# ruff: noqa: ANN001, ANN202
+# ruff: noqa: ANN001
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 1 << 30
 """Logits held at a time."""
@@ -72,57 +69,69 @@ def linear_cross_entropy_triton(
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     narrow = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-    return _LinearCrossEntropy.apply(x, weight, targets, ignore_index, vocab_size, wanted, narrow)
+    loss: Tensor = _operator(x.to(narrow), weight, targets, ignore_index, vocab_size, wanted)[0]
+    return loss
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        ignore_index: int,
-        vocab_size: int,
-        wants_gradient: bool,
-        narrow: torch.dtype,
-    ) -> Tensor:
-        features, head = x.to(narrow), weight.to(narrow)
-        count = (targets != ignore_index).sum()
-        losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-        rows = max(1, CHUNK_BYTES // (weight.shape[0] * features.element_size()))
-        grad_x = torch.empty_like(features) if wants_gradient else None
-        grad_weight: Tensor | None = None
-        for start in range(0, x.shape[0], rows):
-            part = slice(start, start + rows)
-            logits = features[part] @ head.t()
-            loss_kernel[(logits.shape[0],)](
-                logits, targets[part], losses[part], logits.shape[0], count, vocab_size, logits.shape[1],
-                ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=8,
-            )  # fmt: skip
-            if grad_x is not None:
-                torch.mm(logits, head, out=grad_x[part])
-                share = _wide_product(logits.t(), features[part])
-                grad_weight = share if grad_weight is None else grad_weight.add_(share)
-        if grad_x is not None and grad_weight is not None:
-            ctx.save_for_backward(grad_x, grad_weight)
-            ctx.types = x.dtype, weight.dtype
-        return losses.sum()
+# The gradients are found on the way forward and returned as integers, which have no gradient themselves.
+@torch.library.custom_op(
+    "mamba_tui::linear_cross_entropy",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor targets, int ignore_index, int vocab_size, bool wants_gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _operator(x, weight, targets, ignore_index, vocab_size, wants_gradient):
+    head = weight.to(x.dtype)
+    count = (targets != ignore_index).sum()
+    losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    rows = max(1, CHUNK_BYTES // (weight.shape[0] * x.element_size()))
+    grad_x = torch.empty(x.shape if wants_gradient else (0, 2), dtype=x.dtype, device=x.device)
+    grad_weight: Tensor | None = None
+    for start in range(0, x.shape[0], rows):
+        part = slice(start, start + rows)
+        logits = x[part] @ head.t()
+        loss_kernel[(logits.shape[0],)](
+            logits, targets[part], losses[part], logits.shape[0], count, vocab_size, logits.shape[1],
+            ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=8,
+        )  # fmt: skip
+        if wants_gradient:
+            torch.mm(logits, head, out=grad_x[part])
+            share = _wide_product(logits.t(), x[part])
+            grad_weight = share if grad_weight is None else grad_weight.add_(share)
+    if grad_weight is None:
+        grad_weight = losses.new_empty(0)
+    return losses.sum(), grad_x.view(_integers(grad_x)), grad_weight.view(torch.int32)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = ctx.saved_tensors
-        x_type, weight_type = ctx.types
-        return (
-            (grad_x * grad_loss).to(x_type),
-            (grad_weight * grad_loss).to(weight_type),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+
+def _integers(tensor: Tensor) -> torch.dtype:
+    """The integer type of the same size."""
+    return torch.int16 if tensor.element_size() == 2 else torch.int32
+
+
+@_operator.register_fake
+def _(x, weight, targets, ignore_index, vocab_size, wants_gradient):
+    return (
+        x.new_empty((), dtype=torch.float32),
+        x.new_empty(x.shape if wants_gradient else (0, 2), dtype=_integers(x)),
+        x.new_empty(weight.shape if wants_gradient else (0,), dtype=torch.int32),
+    )
+
+
+def _keep(ctx, inputs, output):
+    ctx.set_materialize_grads(False)
+    ctx.types = inputs[0].dtype, inputs[1].dtype
+    ctx.save_for_backward(*output[1:])
+
+
+def _gradients(ctx, grad_loss, *_):
+    grad_x, grad_weight = ctx.saved_tensors
+    x_type, weight_type = ctx.types
+    grad_x = (grad_x.view(x_type) * grad_loss).to(x_type)
+    grad_weight = (grad_weight.view(torch.float32) * grad_loss).to(weight_type)
+    return grad_x, grad_weight, None, None, None, None
+
+
+_operator.register_autograd(_gradients, setup_context=_keep)
 
 
 def _wide_product(a: Tensor, b: Tensor) -> Tensor:

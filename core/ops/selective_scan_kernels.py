@@ -4,8 +4,8 @@ Tiles are (N, CHANNELS). Suffixes of strides: `_batch` from lane of text to lane
 step; channels are always next to each other. EVEN: the length is a multiple of BLOCK. FULL: EVEN, and no
 channel or state of a tile is padding, so that nothing needs a mask.
 """
-# ruff: noqa: ANN001, ANN202
-# mypy: disallow-untyped-defs=False
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
+# mypy: ignore-errors
 
 from __future__ import annotations
 
@@ -37,102 +37,72 @@ def _inside(index, bound, t, stop):
 
 
 @triton.jit
-def _row(pointer, index, stride, inside, EVEN: tl.constexpr):
-    """Row `index` as float32, zeros where not `inside`."""
-    if EVEN:
-        return tl.load(pointer + index * stride).to(tl.float32)
-    return tl.load(pointer + index * stride, mask=inside, other=0.0).to(tl.float32)
+def _row(pointer, index, bound, t, stop, FULL: tl.constexpr):
+    """A row as float32, zeros where not inside."""
+    if FULL:
+        return tl.load(pointer).to(tl.float32)
+    return tl.load(pointer, mask=_inside(index, bound, t, stop), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _step_size(raw, bias, inside, EVEN: tl.constexpr):
-    """softplus(raw + bias); zero, a step that changes nothing, where not `inside`."""
-    delta = _softplus(raw + bias)
+def _put(pointer, value, index, bound, t, stop, FULL: tl.constexpr):
+    """Write a row where it is inside."""
+    if FULL:
+        tl.store(pointer, value)
+    else:
+        tl.store(pointer, value, mask=_inside(index, bound, t, stop))
+
+
+@triton.jit
+def _step_size(raw, t, stop, EVEN: tl.constexpr):
+    """softplus(raw); zero, a step that changes nothing, from `stop` on."""
+    delta = _softplus(raw)
     if not EVEN:
-        delta = tl.where(inside, delta, 0.0)
+        delta = tl.where(t < stop, delta, 0.0)
     return delta
 
 
 @triton.jit
-def _forgets(reset, index, inside, HAS_RESET: tl.constexpr):
+def _forgets(reset, t, stop, HAS_RESET: tl.constexpr):
     """What to add to the exponent: minus infinity where the state is forgotten, else zero."""
     forgets = 0.0
     if HAS_RESET:
-        flag = tl.load(reset + index, mask=inside, other=0)
+        flag = tl.load(reset, mask=t < stop, other=0)
         forgets = tl.where(flag != 0, float("-inf"), 0.0)
     return forgets
 
 
+@triton.jit
+def _channel_values(pointer, d, width, PRESENT: tl.constexpr):
+    """One float32 a channel, zeros without a pointer."""
+    values = d * 0.0
+    if PRESENT:
+        values = tl.load(pointer + d, mask=d < width, other=0.0).to(tl.float32)
+    return values
+
+
+# Rows are read ahead and results written at the end of a block: a read is not moved above an earlier write.
 @triton.jit(do_not_specialize=["unaligned"])
 def forward_kernel(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    reset,
-    entries,
-    y,
-    borders,
-    last,
-    sums,
-    length,
-    width,
-    chunk,
-    states,
-    x_batch,
-    x_time,
-    dt_batch,
-    dt_time,
-    z_batch,
-    z_time,
-    B_batch,
-    B_time,
-    C_batch,
-    C_time,
+    x, dt, A, B, C, D, z, bias, reset, entries, y, borders, last, sums,
+    length, width, chunk, states,
+    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, B_batch, B_time, C_batch, C_time,
     unaligned,
-    N: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LOCAL: tl.constexpr,
-    KEEP_BORDERS: tl.constexpr,
-    HAS_ENTRY: tl.constexpr,
-    HAS_RESET: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    EVEN: tl.constexpr,
-    FULL: tl.constexpr,
-):
+    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    LOCAL: tl.constexpr, KEEP_BORDERS: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
     """Outputs and last state of a chunk; with LOCAL, its last state from zero and its sum of step sizes."""
-    part, batch, chunks = tl.program_id(2), tl.program_id(1), tl.num_programs(2)
+    part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
     # `unaligned` is 0, but the compiler cannot know: tiles keep one channel a lane instead of vectors.
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
-    real = d < width
     tile = n[:, None] * width + d[None, :]
-    tile_mask = (n[:, None] < states) & real[None, :]
-    wide_batch = batch.to(tl.int64)
-    zero = wide_batch * 0  # makes indices over time 64 bits wide
+    tile_mask = (n[:, None] < states) & (d[None, :] < width)
     rates = tl.load(A + tile, mask=tile_mask, other=0.0)
-    offset = 0.0
-    if HAS_BIAS:
-        offset = tl.load(bias + d, mask=real, other=0.0).to(tl.float32)
-    if HAS_D:
-        direct = tl.load(D + d, mask=real, other=0.0).to(tl.float32)
-    x_rows = x + wide_batch * x_batch + d
-    dt_rows = dt + wide_batch * dt_batch + d
-    if HAS_Z:
-        z_rows = z + wide_batch * z_batch + d
-    B_rows = B + wide_batch * B_batch + n
-    C_rows = C + wide_batch * C_batch + n
-    if not LOCAL:
-        y_rows = y + wide_batch * length * width + d
-    reset_row = wide_batch * length
-    slot = (wide_batch * chunks + part) * states * width
+    offset = _channel_values(bias, d, width, HAS_BIAS)
+    direct = _channel_values(D, d, width, HAS_D)
+    slot = (batch * chunks + part) * states * width
     if HAS_ENTRY:
         h = tl.load(entries + slot + tile, mask=tile_mask, other=0.0)
     else:
@@ -142,63 +112,61 @@ def forward_kernel(
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
     for start in range(first, stop, BLOCK):
+        at = batch * 0 + start  # 64 bits wide
+        x_rows = x + batch * x_batch + at * x_time + d
+        dt_rows = dt + batch * dt_batch + at * dt_time + d
+        B_rows = B + batch * B_batch + at * B_time + n
+        C_rows = C + batch * C_batch + at * C_time + n
         if KEEP_BORDERS:
-            border = (wide_batch * blocks + start // BLOCK) * states * width
-            tl.store(borders + border + tile, h, mask=tile_mask)
-        steps = ()
+            tl.store(borders + (batch * blocks + start // BLOCK) * states * width + tile, h, mask=tile_mask)
+        raws = ()
         inputs = ()
         gates = ()
+        breaks = ()
         for k in tl.static_range(BLOCK):
-            t = zero + start + k
-            inside = _inside(d, width, t, stop)
-            inputs = inputs + (_row(x_rows, t, x_time, inside, FULL),)
-            steps = steps + (_row(dt_rows, t, dt_time, inside, FULL),)
+            t = start + k
+            inputs = inputs + (_row(x_rows + k * x_time, d, width, t, stop, FULL),)
+            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL),)
+            breaks = breaks + (_forgets(reset, t, stop, False),)
+            if HAS_RESET:
+                breaks = breaks[:k] + (_forgets(reset + batch * length + at + k, t, stop, True),)
             if HAS_Z and not LOCAL:
-                gates = gates + (_row(z_rows, t, z_time, inside, FULL),)
+                z_row = z + batch * z_batch + (at + k) * z_time + d
+                gates = gates + (_row(z_row, d, width, t, stop, FULL),)
+        results = ()
         for k in tl.static_range(BLOCK):
-            t = zero + start + k
-            inside = t < stop
-            delta = _step_size(steps[k], offset, inside, EVEN)
-            weights = _row(B_rows, t, B_time, _inside(n, states, t, stop), FULL)
-            forgets = _forgets(reset, reset_row + t, inside, HAS_RESET)
-            decay = tl.exp2(delta[None, :] * rates + forgets)
+            t = start + k
+            delta = _step_size(raws[k] + offset, t, stop, EVEN)
+            weights = _row(B_rows + k * B_time, n, states, t, stop, FULL)
+            decay = tl.exp2(delta[None, :] * rates + breaks[k])
             h = decay * h + (delta * inputs[k])[None, :] * weights[:, None]
             if LOCAL:
                 total += delta
                 if HAS_RESET:
-                    total += tl.where(forgets < 0, 1e30, 0.0)
+                    total += tl.where(breaks[k] < 0, 1e30, 0.0)
             else:
-                out = tl.sum(h * _row(C_rows, t, C_time, _inside(n, states, t, stop), FULL)[:, None], 0)
+                out = tl.sum(h * _row(C_rows + k * C_time, n, states, t, stop, FULL)[:, None], 0)
                 if HAS_D:
                     out += direct * inputs[k]
                 if HAS_Z:
                     out *= gates[k] * _sigmoid(gates[k])
-                if FULL:
-                    tl.store(y_rows + t * width, out)
-                else:
-                    tl.store(y_rows + t * width, out, mask=_inside(d, width, t, stop))
+                results = results + (out,)
+        if not LOCAL:
+            y_rows = y + (batch * length + at) * width + d
+            for k in tl.static_range(BLOCK):
+                _put(y_rows + k * width, results[k], d, width, start + k, stop, FULL)
     if LOCAL:
         tl.store(last + slot + tile, h, mask=tile_mask)
-        tl.store(sums + (wide_batch * chunks + part) * width + d, total, mask=real)
+        tl.store(sums + (batch * chunks + part) * width + d, total, mask=d < width)
     elif part == chunks - 1:
-        tl.store(last + wide_batch * states * width + tile, h, mask=tile_mask)
+        tl.store(last + batch * states * width + tile, h, mask=tile_mask)
 
 
 @triton.jit(do_not_specialize=["unaligned"])
 def carry_kernel(
-    A,
-    sums,
-    first,
-    local,
-    chunks,
-    width,
-    states,
-    unaligned,
-    N: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    HAS_FIRST: tl.constexpr,
-    BACKWARD: tl.constexpr,
-):
+    A, sums, first, local, chunks, width, states, unaligned,
+    N: tl.constexpr, CHANNELS: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
+):  # fmt: skip
     """Turn what each chunk ends with, started from zero, into what it starts with, in place."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
@@ -222,161 +190,81 @@ def carry_kernel(
 
 @triton.jit(do_not_specialize=["unaligned"])
 def backward_local_kernel(
-    dt,
-    A,
-    C,
-    z,
-    bias,
-    reset,
-    grad_y,
-    local,
-    length,
-    width,
-    chunk,
-    states,
-    dt_batch,
-    dt_time,
-    z_batch,
-    z_time,
-    C_batch,
-    C_time,
+    dt, A, C, z, bias, reset, grad_y, local,
+    length, width, chunk, states,
+    dt_batch, dt_time, z_batch, z_time, C_batch, C_time,
     unaligned,
-    N: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    HAS_RESET: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    EVEN: tl.constexpr,
-    FULL: tl.constexpr,
-):
+    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
     """The state gradient that a chunk hands to the one before it if none reaches it from behind."""
-    part, batch, chunks = tl.program_id(2), tl.program_id(1), tl.num_programs(2)
+    part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
-    real = d < width
     tile = n[:, None] * width + d[None, :]
-    tile_mask = (n[:, None] < states) & real[None, :]
-    wide_batch = batch.to(tl.int64)
-    zero = wide_batch * 0  # makes indices over time 64 bits wide
+    tile_mask = (n[:, None] < states) & (d[None, :] < width)
     rates = tl.load(A + tile, mask=tile_mask, other=0.0)
-    offset = 0.0
-    if HAS_BIAS:
-        offset = tl.load(bias + d, mask=real, other=0.0).to(tl.float32)
-    dt_rows = dt + wide_batch * dt_batch + d
-    if HAS_Z:
-        z_rows = z + wide_batch * z_batch + d
-    C_rows = C + wide_batch * C_batch + n
-    grad_rows = grad_y + wide_batch * length * width + d
-    reset_row = wide_batch * length
+    offset = _channel_values(bias, d, width, HAS_BIAS)
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
+    blocks = tl.cdiv(stop - first, BLOCK)
     carried = tl.zeros((N, CHANNELS), tl.float32)
-    for i in range(tl.cdiv(stop - first, BLOCK)):
-        start = first + (tl.cdiv(stop - first, BLOCK) - 1 - i) * BLOCK
-        steps = ()
+    for i in range(blocks):
+        start = first + (blocks - 1 - i) * BLOCK
+        at = batch * 0 + start
+        dt_rows = dt + batch * dt_batch + at * dt_time + d
+        grad_rows = grad_y + (batch * length + at) * width + d
+        C_rows = C + batch * C_batch + at * C_time + n
+        raws = ()
         grads = ()
         for k in tl.static_range(BLOCK):
-            t = zero + start + k
-            inside = _inside(d, width, t, stop)
-            steps = steps + (_row(dt_rows, t, dt_time, inside, FULL),)
-            grad = _row(grad_rows, t, width, inside, FULL)
+            t = start + k
+            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL),)
+            grad = _row(grad_rows + k * width, d, width, t, stop, FULL)
             if HAS_Z:
-                gate = _row(z_rows, t, z_time, inside, FULL)
+                gate = _row(z + batch * z_batch + (at + k) * z_time + d, d, width, t, stop, FULL)
                 grad *= gate * _sigmoid(gate)
             grads = grads + (grad,)
         for k in tl.static_range(BLOCK - 1, -1, -1):
-            t = zero + start + k
-            inside = t < stop
-            delta = _step_size(steps[k], offset, inside, EVEN)
-            weights = _row(C_rows, t, C_time, _inside(n, states, t, stop), FULL)
-            forgets = _forgets(reset, reset_row + t, inside, HAS_RESET)
+            t = start + k
+            delta = _step_size(raws[k] + offset, t, stop, EVEN)
+            weights = _row(C_rows + k * C_time, n, states, t, stop, FULL)
+            forgets = _forgets(reset, t, stop, False)
+            if HAS_RESET:
+                forgets = _forgets(reset + batch * length + at + k, t, stop, True)
             decay = tl.exp2(delta[None, :] * rates + forgets)
             carried = decay * (carried + weights[:, None] * grads[k][None, :])
-    slot = (wide_batch * chunks + part) * states * width
+    slot = (batch * chunks + part) * states * width
     tl.store(local + slot + tile, carried, mask=tile_mask)
 
 
 @triton.jit(do_not_specialize=["unaligned"])
 def backward_kernel(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    z,
-    bias,
-    reset,
-    borders,
-    grad_y,
-    entries,
-    grad_x,
-    grad_dt,
-    grad_z,
-    grad_A,
-    grad_BC,
-    grad_D,
-    grad_bias,
-    grad_first,
-    length,
-    width,
-    chunk,
-    states,
-    x_batch,
-    x_time,
-    dt_batch,
-    dt_time,
-    z_batch,
-    z_time,
-    B_batch,
-    B_time,
-    C_batch,
-    C_time,
+    x, dt, A, B, C, D, z, bias, reset, borders, grad_y, entries,
+    grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
+    length, width, chunk, states,
+    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, B_batch, B_time, C_batch, C_time,
     unaligned,
-    N: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    HALVES: tl.constexpr,
-    EXCHANGE: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
-    CONSTRAINTS: tl.constexpr,
-    HAS_ENTRY: tl.constexpr,
-    HAS_RESET: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_D: tl.constexpr,
-    HAS_Z: tl.constexpr,
-    WANTS_FIRST: tl.constexpr,
-    EVEN: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """All gradients of a chunk, walking backwards through its blocks."""
+    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, HALF: tl.constexpr,
+    EXCHANGE: tl.constexpr, ASSEMBLY: tl.constexpr, CONSTRAINTS: tl.constexpr,
+    HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, WANTS_FIRST: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """All gradients of a chunk, walking backwards through its blocks, HALF steps of a block at a time.
+
+    EXCHANGE: how dB and dC are summed over the channels: "" by plain reductions, else by ASSEMBLY.
+    """
     group, groups = tl.program_id(0), tl.num_programs(0)
-    part, batch, chunks = tl.program_id(2), tl.program_id(1), tl.num_programs(2)
+    part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
     lane = tl.arange(0, CHANNELS)
     d = group * CHANNELS + unaligned + lane
     n = tl.arange(0, N)
-    real = d < width
     tile = n[:, None] * width + d[None, :]
-    tile_mask = (n[:, None] < states) & real[None, :]
-    wide_batch = batch.to(tl.int64)
-    zero = wide_batch * 0  # makes indices over time 64 bits wide
+    tile_mask = (n[:, None] < states) & (d[None, :] < width)
     rates = tl.load(A + tile, mask=tile_mask, other=0.0)
-    offset = 0.0
-    if HAS_BIAS:
-        offset = tl.load(bias + d, mask=real, other=0.0).to(tl.float32)
-    if HAS_D:
-        direct = tl.load(D + d, mask=real, other=0.0).to(tl.float32)
-    x_rows = x + wide_batch * x_batch + d
-    dt_rows = dt + wide_batch * dt_batch + d
-    if HAS_Z:
-        z_rows = z + wide_batch * z_batch + d
-    B_rows = B + wide_batch * B_batch + n
-    C_rows = C + wide_batch * C_batch + n
-    plain = wide_batch * length * width + d
-    reset_row = wide_batch * length
-    sums_row = grad_BC + (wide_batch * groups + group) * length * (2 * N)
-    slot = wide_batch * chunks + part
+    offset = _channel_values(bias, d, width, HAS_BIAS)
+    direct = _channel_values(D, d, width, HAS_D)
+    slot = batch * chunks + part
     if HAS_ENTRY:
         carried = tl.load(entries + slot * states * width + tile, mask=tile_mask, other=0.0)
     else:
@@ -384,106 +272,129 @@ def backward_kernel(
     sum_A = tl.zeros((N, CHANNELS), tl.float32)
     sum_D = tl.zeros((CHANNELS,), tl.float32)
     sum_bias = tl.zeros((CHANNELS,), tl.float32)
-    # Zero, but the compiler cannot know: else it would keep what is to be computed again.
+    # Where a lane writes the total that an exchange leaves with it.
+    if EXCHANGE == "tensor cores":
+        mine_at = lane // 16 * 16 + lane % 4 * 4 + lane // 8 % 2 * 2 + lane // 4 % 2
+    else:
+        mine_at = lane // (CHANNELS // (2 * N) if CHANNELS >= 2 * N else 1)
+    # Zero, but the compiler cannot know: else it would keep the decays that are to be computed again.
     nothing = unaligned.to(tl.float32)
-    HALF: tl.constexpr = BLOCK // HALVES
-    blocks = tl.cdiv(length, BLOCK)
+    HALVES: tl.constexpr = BLOCK // HALF
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
-    for i in range(tl.cdiv(stop - first, BLOCK)):
-        start = first + (tl.cdiv(stop - first, BLOCK) - 1 - i) * BLOCK
-        border = (wide_batch * blocks + start // BLOCK) * states * width
-        entry = tl.load(borders + border + tile, mask=tile_mask, other=0.0)
-        inputs = ()
+    pieces = tl.cdiv(stop - first, BLOCK) * HALVES
+    for i in range(pieces):
+        begin = first + (pieces - 1 - i) * HALF
+        block = begin // BLOCK
+        border = (batch * tl.cdiv(length, BLOCK) + block) * states * width
+        h = tl.load(borders + border + tile, mask=tile_mask, other=0.0)
+        # From the border to the states of this half.
+        for start in range(block * BLOCK, begin, HALF):
+            at = batch * 0 + start
+            for k in tl.static_range(HALF):
+                t = start + k
+                x_row = _row(x + batch * x_batch + (at + k) * x_time + d, d, width, t, stop, FULL)
+                raw = _row(dt + batch * dt_batch + (at + k) * dt_time + d, d, width, t, stop, FULL)
+                weights = _row(B + batch * B_batch + (at + k) * B_time + n, n, states, t, stop, FULL)
+                forgets = 0.0
+                if HAS_RESET:
+                    forgets = _forgets(reset + batch * length + at + k, t, stop, True)
+                delta = _step_size(raw + offset, t, stop, EVEN)
+                decay = tl.exp2(delta[None, :] * rates + forgets)
+                h = decay * h + (delta * x_row)[None, :] * weights[:, None]
+        at = batch * 0 + begin
+        x_rows = x + batch * x_batch + at * x_time + d
+        dt_rows = dt + batch * dt_batch + at * dt_time + d
+        B_rows = B + batch * B_batch + at * B_time + n
+        C_rows = C + batch * C_batch + at * C_time + n
+        plain = (batch * length + at) * width + d
         raws = ()
-        for k in tl.static_range(BLOCK):
-            t = zero + start + k
-            inside = _inside(d, width, t, stop)
-            inputs = inputs + (_row(x_rows, t, x_time, inside, FULL),)
-            raws = raws + (_row(dt_rows, t, dt_time, inside, FULL),)
+        inputs = ()
+        outs = ()
+        gates = ()
+        breaks = ()
+        for k in tl.static_range(HALF):
+            t = begin + k
+            inputs = inputs + (_row(x_rows + k * x_time, d, width, t, stop, FULL),)
+            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL) + offset,)
+            outs = outs + (_row(grad_y + plain + k * width, d, width, t, stop, FULL),)
+            if HAS_RESET:
+                breaks = breaks + (_forgets(reset + batch * length + at + k, t, stop, True),)
+            else:
+                breaks = breaks + (0.0,)
+            if HAS_Z:
+                z_row = z + batch * z_batch + (at + k) * z_time + d
+                gates = gates + (_row(z_row, d, width, t, stop, FULL),)
         steps = ()
-        for k in tl.static_range(BLOCK):
-            steps = steps + (_step_size(raws[k], offset, (start + k) < stop, EVEN),)
-        for half in tl.static_range(HALVES - 1, -1, -1):
-            raws = ()
-            outs = ()
-            gates = ()
-            for k in tl.static_range(half * HALF, half * HALF + HALF):
-                t = zero + start + k
-                inside = _inside(d, width, t, stop)
-                raws = raws + (_row(dt_rows, t, dt_time, inside, FULL) + offset,)
-                outs = outs + (_row(grad_y + plain, t, width, inside, FULL),)
-                if HAS_Z:
-                    gates = gates + (_row(z_rows, t, z_time, inside, FULL),)
-            # Forward again to the states of this half, from the border.
-            h = entry
-            before = ()
-            for k in tl.static_range(half * HALF + HALF):
-                t = zero + start + k
-                inside = t < stop
-                if k >= half * HALF:
-                    before = before + (h,)
-                weights = _row(B_rows, t, B_time, _inside(n, states, t, stop), FULL)
-                forgets = _forgets(reset, reset_row + t, inside, HAS_RESET) + nothing * (1 + half)
-                decay = tl.exp2(steps[k][None, :] * rates + forgets)
-                h = decay * h + (steps[k] * inputs[k])[None, :] * weights[:, None]
-            for k in tl.static_range(half * HALF + HALF - 1, half * HALF - 1, -1):
-                t = zero + start + k
-                inside = t < stop
-                state_mask = _inside(n, states, t, stop)
-                weights_B = _row(B_rows, t, B_time, state_mask, FULL)
-                weights_C = _row(C_rows, t, C_time, state_mask, FULL)
-                forgets = _forgets(reset, reset_row + t, inside, HAS_RESET)
-                decay = tl.exp2(steps[k][None, :] * rates + (forgets - nothing))
-                out = outs[k - half * HALF]
-                if HAS_Z:
-                    value = tl.sum(h * weights_C[:, None], 0)
-                    if HAS_D:
-                        value += direct * inputs[k]
-                    sigmoid = _sigmoid(gates[k - half * HALF])
-                    silu = gates[k - half * HALF] * sigmoid
-                    slope = sigmoid + silu * (1.0 - sigmoid)
-                    tl.store(grad_z + plain + t * width, out * value * slope, mask=_inside(d, width, t, stop))
-                    out = out * silu
-                grad = carried + weights_C[:, None] * out[None, :]
-                along_B = grad * (steps[k] * inputs[k])[None, :]
-                along_C = h * out[None, :]
-                row = sums_row + t * (2 * N)
-                if EXCHANGE:
-                    mixed = tl.inline_asm_elementwise(
-                        ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
-                    )
-                    # Only the first register of a lane holds a total; as integers the zeros fold away.
-                    mine = tl.sum(mixed, 0).to(tl.float32, bitcast=True)
-                    tl.store(row + lane // (CHANNELS // (2 * N)), mine, mask=lane % (CHANNELS // (2 * N)) < tl.where(inside, 1, 0))
-                else:
-                    tl.store(row + n, tl.sum(along_B, 1), mask=_inside(n, N, t, stop))
-                    tl.store(row + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
-                grad_input = tl.sum(grad * weights_B[:, None], 0)
-                carried = grad * decay
-                h = before[k - half * HALF]
-                along_decay = carried * h
-                sum_A += along_decay * steps[k][None, :]
-                grad_delta = grad_input * inputs[k] + tl.sum(along_decay * rates, 0) * 0.6931471805599453
-                grad_raw = grad_delta * _sigmoid(raws[k - half * HALF])
-                if not EVEN:
-                    grad_raw = tl.where(inside, grad_raw, 0.0)
-                result = grad_input * steps[k]
-                if HAS_D:
-                    result += direct * out
-                    sum_D += out * inputs[k]
-                sum_bias += grad_raw
-                if FULL:
-                    tl.store(grad_x + plain + t * width, result)
-                    tl.store(grad_dt + plain + t * width, grad_raw)
-                else:
-                    tl.store(grad_x + plain + t * width, result, mask=_inside(d, width, t, stop))
-                    tl.store(grad_dt + plain + t * width, grad_raw, mask=_inside(d, width, t, stop))
+        before = ()
+        for k in tl.static_range(HALF):
+            t = begin + k
+            before = before + (h,)
+            steps = steps + (_step_size(raws[k], t, stop, EVEN),)
+            weights = _row(B_rows + k * B_time, n, states, t, stop, FULL)
+            decay = tl.exp2(steps[k][None, :] * rates + breaks[k])
+            h = decay * h + (steps[k] * inputs[k])[None, :] * weights[:, None]
+        # Results, newest step first.
+        grads_x = ()
+        grads_dt = ()
+        grads_z = ()
+        totals = ()
+        for k in tl.static_range(HALF - 1, -1, -1):
+            t = begin + k
+            weights_B = _row(B_rows + k * B_time, n, states, t, stop, FULL)
+            weights_C = _row(C_rows + k * C_time, n, states, t, stop, FULL)
+            decay = tl.exp2(steps[k][None, :] * rates + (breaks[k] + nothing))
+            out = outs[k]
+            if HAS_Z:
+                value = tl.sum(h * weights_C[:, None], 0) + direct * inputs[k]
+                sigmoid = _sigmoid(gates[k])
+                silu = gates[k] * sigmoid
+                grads_z = grads_z + (out * value * (sigmoid + silu * (1.0 - sigmoid)),)
+                out = out * silu
+            grad = carried + weights_C[:, None] * out[None, :]
+            along_B = grad * (steps[k] * inputs[k])[None, :]
+            along_C = h * out[None, :]
+            if EXCHANGE == "":
+                row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
+                tl.store(row + n, tl.sum(along_B, 1), mask=_inside(n, N, t, stop))
+                tl.store(row + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
+            else:
+                mixed = tl.inline_asm_elementwise(
+                    ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
+                )
+                # Only the first register of a lane holds a total; as integers the zeros fold away.
+                totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
+            grad_input = tl.sum(grad * weights_B[:, None], 0)
+            carried = grad * decay
+            h = before[k]
+            along_decay = carried * h
+            sum_A += along_decay * steps[k][None, :]
+            grad_delta = grad_input * inputs[k] + tl.sum(along_decay * rates, 0) * 0.6931471805599453
+            grad_raw = grad_delta * _sigmoid(raws[k])
+            if not EVEN:
+                grad_raw = tl.where(t < stop, grad_raw, 0.0)
+            grads_dt = grads_dt + (grad_raw,)
+            grads_x = grads_x + (grad_input * steps[k] + direct * out,)
+            sum_D += out * inputs[k]
+            sum_bias += grad_raw
+        for k in tl.static_range(HALF):
+            t = begin + k
+            into = plain + k * width
+            _put(grad_x + into, grads_x[HALF - 1 - k], d, width, t, stop, FULL)
+            _put(grad_dt + into, grads_dt[HALF - 1 - k], d, width, t, stop, FULL)
+            if HAS_Z:
+                _put(grad_z + into, grads_z[HALF - 1 - k], d, width, t, stop, FULL)
+            if EXCHANGE != "":
+                row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
+                owner = tl.where(t < stop, CHANNELS, 0)
+                if CHANNELS > 2 * N:
+                    owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
+                tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
     tl.store(grad_A + slot * states * width + tile, sum_A, mask=tile_mask)
     if HAS_D:
-        tl.store(grad_D + slot * width + d, sum_D, mask=real)
+        tl.store(grad_D + slot * width + d, sum_D, mask=d < width)
     if HAS_BIAS:
-        tl.store(grad_bias + slot * width + d, sum_bias, mask=real)
+        tl.store(grad_bias + slot * width + d, sum_bias, mask=d < width)
     if WANTS_FIRST:
         if part == 0:
-            tl.store(grad_first + wide_batch * states * width + tile, carried, mask=tile_mask)
+            tl.store(grad_first + batch * states * width + tile, carried, mask=tile_mask)

@@ -20,19 +20,21 @@ it), arXiv 2405.21060 section 6 (states of chunks passed on).
 from __future__ import annotations
 
 import functools
+import struct
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from core.ops import selective_scan_kernels as kernels
 
 BLOCK = 8
 """Steps from border to border."""
-HALVES = 2
-"""Parts of a block whose states the backward holds in registers one after the other."""
+HALF = 4
+"""Steps whose states the backward holds in registers at a time."""
+REGISTERS: dict[str, int | None] = {"forward": 128, "local": 96, "backward": None}
+"""The most a lane may use: fewer let more warps hide each other's waiting, too few spill."""
 LANES = 32
 LOG2_E = 1.4426950408889634
 MIN_CHUNK = 64
@@ -74,6 +76,45 @@ def exchange_constraints(states: int) -> str:
     return ",".join(["=&r"] * states + ["r"] * (2 * states))
 
 
+def tensor_core_assembly() -> str:
+    """PTX with the effect of `exchange_assembly(16)` up to order, most of it on the tensor cores.
+
+    A product with a matrix of ones adds a register over four lanes, four registers at a time. The tensor
+    cores read 10 bits of fraction and drop the rest; the last line undoes the mean of that. Lane l ends with
+    the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2.
+    """
+    lines = [
+        ".reg .b32 lane, group, bit, sent, kept, got; .reg .pred upper; .reg .b32 one<8>; .reg .f32 total;",
+        ".reg .b32 p<4>; .reg .b32 q<4>; .reg .b32 v<7>; mov.u32 lane, %laneid; shr.u32 group, lane, 2;",
+    ]
+    for i in range(8):
+        lines.append(f"setp.eq.u32 upper, group, {i}; selp.b32 one{i}, 0x3f800000, 0, upper;")
+    for name, first in (("p", 16), ("q", 32)):
+        into = ", ".join(f"{name}{i}" for i in range(4))
+        lines += [f"mov.b32 {name}{i}, 0;" for i in range(4)]
+        for j in range(4):
+            factors = ", ".join(f"${first + 4 * j + i}" for i in range(4))
+            lines.append(
+                "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                f"{{{into}}}, {{{factors}}}, {{one{2 * j}, one{2 * j + 1}}}, {{{into}}};"
+            )
+    values, count = ["p0", "p2", "p1", "p3", "q0", "q2", "q1", "q3"], 0
+    for distance in (16, 8, 4):
+        half = len(values) // 2
+        lines.append(f"and.b32 bit, lane, {distance}; setp.ne.b32 upper, bit, 0;")
+        merged = []
+        for low, high in zip(values[:half], values[half:]):
+            lines.append(f"selp.b32 sent, {low}, {high}, upper; selp.b32 kept, {high}, {low}, upper;")
+            lines.append(f"shfl.sync.bfly.b32 got, sent, {distance}, 0x1f, 0xffffffff;")
+            lines.append(f"add.f32 v{count}, kept, got;")
+            merged.append(f"v{count}")
+            count += 1
+        values = merged
+    lines += [f"mul.f32 $0, {values[0]}, 0f{struct.pack('>f', 1 + 0.7213 * 2**-11).hex()};"]
+    lines += [f"mov.b32 ${i}, 0;" for i in range(1, 16)]
+    return "{ " + "\n".join(lines) + " }"
+
+
 class Plan(NamedTuple):
     """How a scan is laid over the chip."""
 
@@ -95,13 +136,11 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def plan(
-    batch: int, length: int, width: int, states: int, device: torch.device, chunk: int | None = None
-) -> Plan:
+def plan(batch: int, length: int, width: int, states: int, device: torch.device, chunk: int = 0) -> Plan:
     """Choose the layout for (batch, length, width) with `states` a channel; `chunk` forces the chunk length."""
     padded = max(4, triton.next_power_of_2(states))
     channels = LANES if padded <= 16 else LANES * 16 // padded
-    if chunk is None:
+    if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
         wanted = WARPS_PER_PROCESSOR * _processors(device)
         chunks = 1 if 2 * warps > wanted else triton.cdiv(wanted, warps)
@@ -128,7 +167,10 @@ def selective_scan_triton(
 
     The last state is a (B, D, N) view of (B, N, D), which the next call takes without a copy.
     """
-    return _SelectiveScan.apply(x, dt, A, B, C, D, z, dt_bias, h0, reset, chunk)
+    given = (x, dt, A, B, C, D, z, dt_bias, h0)
+    keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in given)
+    y, last, _, _ = _operator(x, dt, A, B, C, D, z, dt_bias, h0, reset, chunk or 0, keep)
+    return y, last.transpose(1, 2)
 
 
 def _rows(tensor: Tensor | None) -> Tensor | None:
@@ -141,77 +183,150 @@ def _state(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.transpose(1, 2).to(torch.float32).contiguous()
 
 
-class _SelectiveScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        dt_bias: Tensor | None,
-        h0: Tensor | None,
-        reset: Tensor | None,
-        chunk: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        rates = (A.to(torch.float32) * LOG2_E).t().contiguous()
-        inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
-        flags = None if reset is None else reset.contiguous().view(torch.uint8)
-        batch, length, width = x.shape
-        layout = plan(batch, length, width, A.shape[1], x.device, chunk)
-        keep = any(ctx.needs_input_grad)
-        y, borders, last, sums = _forward(layout, inputs, rates, D, dt_bias, _state(h0), flags, keep)
-        if keep:
-            ctx.save_for_backward(*inputs, A, rates, D, dt_bias, flags, borders, sums)
-            ctx.layout = layout
-        return y, last.transpose(1, 2)
+def _rates(A: Tensor) -> Tensor:
+    """(D, N) to (N, D), for powers of two."""
+    return (A.to(torch.float32) * LOG2_E).t().contiguous()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_y, grad_last = gradients
-        *inputs, A, rates, D, dt_bias, flags, borders, sums = ctx.saved_tensors
-        x, dt, B, C, z = inputs
-        grad_y = torch.zeros_like(x) if grad_y is None else grad_y
-        wants_first = ctx.needs_input_grad[8]
-        found = _backward(
-            ctx.layout,
-            inputs,
-            rates,
-            D,
-            dt_bias,
-            flags,
-            borders,
-            sums,
-            grad_y.contiguous(),
-            _state(grad_last),
-            wants_first,
-        )
-        grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first = found
-        both = grad_BC.sum(1)
-        states, padded = A.shape[1], ctx.layout.states
-        return (
-            grad_x,
-            grad_dt,
-            grad_A.flatten(0, 1).sum(0).t().to(A.dtype),
-            both[..., :states].to(B.dtype),
-            both[..., padded : padded + states].to(C.dtype),
-            None if grad_D is None or D is None else grad_D.flatten(0, 1).sum(0).to(D.dtype),
-            grad_z,
-            None if grad_bias is None or dt_bias is None else grad_bias.flatten(0, 1).sum(0).to(dt_bias.dtype),
-            None if grad_first is None else grad_first.transpose(1, 2),
-            None,
-            None,
-        )
+
+def _flags(reset: Tensor | None) -> Tensor | None:
+    return None if reset is None else reset.contiguous().view(torch.uint8)
+
+
+def _found(tensor: Tensor) -> Tensor | None:
+    """An operator has to return tensors: an empty one stands for None."""
+    return tensor if tensor.numel() else None
+
+
+# Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
+# is returned as integers: those have no gradient that would have to be filled with zeros.
+INPUTS = (
+    "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, Tensor? h0, "
+    "Tensor? reset, int chunk"
+)
+
+
+@torch.library.custom_op(
+    "mamba_tui::selective_scan",
+    mutates_args=(),
+    schema=f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _operator(
+    x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any,
+    chunk: int, keep: bool,
+) -> Any:  # fmt: skip
+    inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
+    layout = plan(*x.shape, A.shape[1], x.device, chunk)
+    y, borders, last, sums = _forward(layout, inputs, _rates(A), D, dt_bias, _state(h0), _flags(reset), keep)
+    nothing = last.new_empty(0)
+    return (
+        y,
+        last,
+        (nothing if borders is None else borders).view(torch.int32),
+        (nothing.clone() if sums is None else sums).view(torch.int32),
+    )
+
+
+@_operator.register_fake
+def _(
+    x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any,
+    chunk: int, keep: bool,
+) -> Any:  # fmt: skip
+    batch, length, width = x.shape
+    states = A.shape[1]
+    layout = plan(batch, length, width, states, x.device, chunk)
+
+    def new(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    blocks = -(-length // BLOCK)
+    return (
+        new(batch, length, width, dtype=x.dtype),
+        new(batch, states, width, dtype=torch.float32),
+        new(*((batch, blocks, states, width) if keep else (0,)), dtype=torch.int32),
+        new(*((batch, layout.chunks, width) if layout.chunks > 1 else (0,)), dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op(
+    "mamba_tui::selective_scan_backward",
+    mutates_args=(),
+    schema=f"({INPUTS}, Tensor borders, Tensor sums, Tensor grad_y, Tensor? grad_last, bool wants_first)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_operator(
+    x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
+    borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+) -> Any:  # fmt: skip
+    inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
+    layout = plan(*x.shape, A.shape[1], x.device, chunk)
+    states, padded = A.shape[1], layout.states
+    grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first = _backward(
+        layout, inputs, _rates(A), D, dt_bias, _flags(reset), borders.view(torch.float32),
+        _found(sums.view(torch.float32)), grad_y.contiguous(),
+        None if grad_last is None else grad_last.contiguous(), wants_first,
+    )  # fmt: skip
+    both = grad_BC.sum(1)
+    nothing = grad_A.new_empty(0)
+    return (
+        grad_x,
+        grad_dt,
+        grad_A.flatten(0, 1).sum(0).t().contiguous().to(A.dtype),
+        both[..., :states].to(B.dtype, memory_format=torch.contiguous_format, copy=True),
+        both[..., padded : padded + states].to(C.dtype, memory_format=torch.contiguous_format, copy=True),
+        nothing if grad_D is None else grad_D.flatten(0, 1).sum(0).to(D.dtype),
+        nothing.clone() if grad_z is None else grad_z,
+        nothing.clone() if grad_bias is None else grad_bias.flatten(0, 1).sum(0).to(dt_bias.dtype),
+        nothing.clone() if grad_first is None else grad_first,
+    )
+
+
+@_backward_operator.register_fake
+def _(
+    x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
+    borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+) -> Any:  # fmt: skip
+    def like(tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            return torch.empty(0, dtype=torch.float32, device=x.device)
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device)
+
+    first = torch.empty(
+        (x.shape[0], A.shape[1], x.shape[2]) if wants_first else (0,), dtype=torch.float32, device=x.device
+    )
+    return (*(like(tensor) for tensor in (x, dt, A, B, C, D, z, dt_bias)), first)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.chunk, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[2:])
+
+
+def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    *tensors, borders, sums = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(tensors[0])
+    *grads, grad_first = _backward_operator(
+        *tensors, ctx.chunk, borders, sums, grad_y, grad_last, ctx.needs_input_grad[8]
+    )
+    given = [None if tensor is None else grad for tensor, grad in zip(tensors, grads)]
+    first = grad_first.transpose(1, 2) if ctx.needs_input_grad[8] else None
+    return *given, first, None, None, None
+
+
+_operator.register_autograd(_gradients, setup_context=_keep)
 
 
 def _strides(*tensors: Tensor | None) -> list[int]:
     """Strides over batch and time of each, zeros for a missing one."""
-    return [stride for tensor in tensors for stride in (tensor.stride()[:2] if tensor is not None else (0, 0))]
+    return [
+        stride for tensor in tensors for stride in (tensor.stride()[:2] if tensor is not None else (0, 0))
+    ]
+
+
+def _registers(kernel: str) -> dict[str, int]:
+    most = REGISTERS[kernel]
+    return {} if most is None else {"maxnreg": most}
 
 
 def _masks(layout: Plan, length: int, width: int, states: int) -> dict[str, bool]:
@@ -258,12 +373,12 @@ def _forward(
         sums = rates.new_empty(batch, layout.chunks, width)
         kernels.forward_kernel[grid](
             *tensors, None, y, None, entries, sums, *sizes,
-            LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **options,
+            LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **_registers("local"), **options,
         )  # fmt: skip
         _carry(layout, rates, sums, h0, entries, backward=False)
     kernels.forward_kernel[grid](
         *tensors, entries, y, borders, last, None, *sizes,
-        LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **options,
+        LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **_registers("forward"), **options,
     )  # fmt: skip
     return y, borders, last, sums
 
@@ -290,7 +405,7 @@ def _backward(
     grad_y: Tensor,
     grad_last: Tensor | None,
     wants_first: bool,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """Gradients of x, dt, z, and shares of those of A, B and C, D, bias to be added up; of h0 (B, N, D)."""
     x, dt, B, C, z = inputs
     assert x is not None and dt is not None
@@ -305,7 +420,7 @@ def _backward(
             dt, rates, C, z, bias, flags, grad_y, entries,
             length, width, layout.chunk, states, *_strides(dt, z, C), 0,
             N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK,
-            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1, **masks,
+            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1, **_registers("local"), **masks,
         )  # fmt: skip
         _carry(layout, rates, sums, grad_last, entries, backward=True)
 
@@ -322,14 +437,19 @@ def _backward(
         None if bias is None else share(layout.chunks, width),
         share(states, width) if wants_first else None,
     )
-    exchange = not layout.interpreted and layout.states <= 16
+    exchange, assembly = "", ""
+    if not layout.interpreted and layout.states == 16 and x.element_size() == 2:
+        exchange, assembly = "tensor cores", tensor_core_assembly()
+    elif not layout.interpreted and layout.states <= 16:
+        exchange, assembly = "lanes", exchange_assembly(layout.states)
     kernels.backward_kernel[grid](
         x, dt, rates, B, C, D, z, bias, flags, borders, grad_y, entries, *grads,
         length, width, layout.chunk, states, *_strides(x, dt, z, B, C), 0,
-        N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK, HALVES=HALVES,
-        EXCHANGE=exchange, ASSEMBLY=exchange_assembly(layout.states) if exchange else "",
+        N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK, HALF=HALF,
+        EXCHANGE=exchange, ASSEMBLY=assembly,
         CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
-        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1, **masks,
+        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1,
+        **_registers("backward"), **masks,
     )  # fmt: skip
     return grads

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.ops.dispatch import takes_triton
+
 ROPE_BASE = 10_000.0
 
 
@@ -97,7 +99,7 @@ class Places:
             yield slice(start, stop), slice(first, past + stop), mask
 
 
-def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_learns: bool = True) -> Tensor:
     """softmax(q k / sqrt(E)) v, each query over itself and the `places.reach` keys before it.
 
     Args:
@@ -105,10 +107,16 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
         k: keys, (B, H, S, E); the last T belong to the queries, those in front come from the cache.
         v: values, (B, H, S, E).
         places: where the queries stand.
+        cache_learns: false if nobody wants the gradient of keys and values from the cache.
 
     Returns:
         (B, H, T, E).
     """
+    if takes_triton(q) and q.element_size() == 2:
+        from core.ops.window_attention_triton import window_attention_triton
+
+        cached = 0 if cache_learns else k.shape[2] - q.shape[2]
+        return window_attention_triton(q, k, v, places.reach, places.window, cached=cached)
     blocks = [
         F.scaled_dot_product_attention(
             q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=mask, is_causal=mask is None
