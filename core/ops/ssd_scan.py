@@ -7,9 +7,12 @@ the state. Only the states at chunk borders are sequential.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK = 32
 
@@ -84,49 +87,120 @@ def _chunked(
         x = F.pad(x, (0, 0, 0, 0, 0, missing))
         delta, B, C = (F.pad(part, (0, 0, 0, missing)) for part in (delta, B, C))
         reset = None if reset is None else F.pad(reset, (0, missing))
-    scaled = (x * delta.unsqueeze(3)).unflatten(1, (count, chunk)).transpose(2, 3)  # (B, K, H, Q, P)
-    B, C = B.unflatten(1, (count, chunk)), C.unflatten(1, (count, chunk))  # (B, K, Q, N)
-    within, entering, leaving, through = _decays(delta, A, reset, count, chunk)
-
-    scores = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
-    y = scores @ scaled
-    added = (scaled * leaving.unsqueeze(4)).transpose(3, 4) @ B.unsqueeze(2)  # (B, K, H, P, N)
-    borders = []
-    for k in range(count):
-        borders.append(state)
-        state = torch.addcmul(added[:, k], through[:, k, :, None, None], state)
-    carried = C.unsqueeze(2) @ torch.stack(borders, 1).transpose(3, 4)  # (B, K, H, Q, P)
-    y = torch.addcmul(y, carried, entering.unsqueeze(4))
-    return y.transpose(2, 3).flatten(1, 2)[:, :length], state
+    parts = [part.unflatten(1, (count, chunk)) for part in (x, delta, B, C)]  # (B, K, Q, ...)
+    document = None if reset is None else reset.unflatten(1, (count, chunk)).cumsum(2)
+    # Autocast would halve some of the products and leave the backward with two kinds of numbers.
+    with torch.autocast(x.device.type, enabled=False):
+        y, state = _ChunkedScan.apply(*parts, A, state, document)
+    return y.flatten(1, 2)[:, :length], state
 
 
-def _decays(
-    delta: Tensor, A: Tensor, reset: Tensor | None, count: int, chunk: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What is left of a step's input at a later step of its chunk, and across its borders.
+class _ChunkedScan(torch.autograd.Function):
+    """x (B, K, Q, H, P), delta (B, K, Q, H), B and C (B, K, Q, N), A (H,), state (B, H, P, N),
+    document (B, K, Q): the document's number within its chunk, or None where all is one.
 
-    Returns within (B, K, H, Q, Q) from column to row, entering (B, K, H, Q) from the state before the
-    chunk to each step, leaving (B, K, H, Q) from each step to the chunk's end, through (B, K, H).
+    The backward is written out because it can stay in the working precision where the forward's running
+    sums need more, and because B and C, which heads share, then take part in products over all heads.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        delta: Tensor,
+        B: Tensor,
+        C: Tensor,
+        A: Tensor,
+        state: Tensor,
+        document: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        within, entering, leaving = _decays(delta, A, document)
+        scaled = x * delta.unsqueeze(4)
+        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
+        inside = (weights @ scaled.transpose(2, 3)).transpose(2, 3)  # (B, K, Q, H, P)
+        added = (scaled * leaving).flatten(3).transpose(2, 3) @ B  # (B, K, H P, N)
+        through = entering[:, :, -1].expand(x.shape[:2] + x.shape[3:]).flatten(2)  # (B, K, H P)
+        border = state.flatten(1, 2)  # (B, H P, N)
+        borders = torch.empty_like(added)
+        for k in range(x.shape[1]):
+            borders[:, k] = border
+            border = torch.addcmul(added[:, k], through[:, k, :, None], border)
+        carried = (C @ borders.transpose(2, 3)).view_as(x)
+        y = torch.addcmul(inside, carried, entering)
+        ctx.save_for_backward(x, delta, B, C, A, borders, within, entering, leaving)
+        return y, border.view_as(state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad_y, grad_state = gradients
+        x, delta, B, C, A, borders, within, entering, leaving = ctx.saved_tensors
+        scaled = x * delta.unsqueeze(4)
+
+        # Through the states at the borders, backwards in time.
+        entered = grad_y * entering
+        flat_entered = entered.flatten(3)  # (B, K, Q, H P)
+        grad_borders = flat_entered.transpose(2, 3) @ C  # (B, K, H P, N)
+        through = entering[:, :, -1].expand(x.shape[:2] + x.shape[3:]).flatten(2)
+        grad_border = grad_state.flatten(1, 2)
+        grad_added = torch.empty_like(borders)
+        for k in reversed(range(x.shape[1])):
+            grad_added[:, k] = grad_border
+            grad_border = torch.addcmul(grad_borders[:, k], through[:, k, :, None], grad_border)
+        left = (B @ grad_added.transpose(2, 3)).view_as(x).mul_(leaving)
+        grad_C = flat_entered @ borders
+        grad_B = (scaled * leaving).flatten(3) @ grad_added
+
+        # Inside the chunks, head by head.
+        heads_grad, heads_scaled = grad_y.transpose(2, 3), scaled.transpose(2, 3)  # (B, K, H, Q, P)
+        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within
+        by_weight = heads_grad @ heads_scaled.transpose(3, 4)  # (B, K, H, Q, Q)
+        grad_scaled = left + (weights.transpose(3, 4) @ heads_grad).transpose(2, 3)
+        grad_scores = (by_weight * within).sum(2)
+        grad_C += grad_scores @ B
+        grad_B += grad_scores.transpose(2, 3) @ C
+
+        # Every decay is an exponential of a difference of running sums; gather what each sum receives.
+        by_pair = by_weight.mul_(weights)
+        grad_total = (by_pair.sum(4) - by_pair.sum(3)).transpose(2, 3)  # (B, K, Q, H)
+        carried = (C @ borders.transpose(2, 3)).view_as(x)
+        by_step = (left * scaled).sum(4)
+        grad_total = grad_total + (entered * carried).sum(4) - by_step
+        by_border = (grad_added * borders).sum(3).unflatten(2, x.shape[3:]).sum(3)  # (B, K, H)
+        grad_total[:, :, -1] += by_step.sum(2) + by_border * entering[:, :, -1, :, 0]
+        grad_logs = grad_total.flip(2).cumsum(2).flip(2)
+
+        grad_delta = (grad_scaled * x).sum(4).addcmul_(grad_logs, A)
+        return (
+            grad_scaled.mul_(delta.unsqueeze(4)),
+            grad_delta,
+            grad_B,
+            grad_C,
+            (grad_logs * delta).sum((0, 1, 2)),
+            grad_border.view_as(grad_state),
+            None,
+        )
+
+
+def _decays(delta: Tensor, A: Tensor, document: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left of a step's input at a later step of its chunk, and across the chunk's borders.
+
+    Returns within (B, K, H, Q, Q) from column to row, entering (B, K, Q, H, 1) from the state before the
+    chunk to each step, leaving (B, K, Q, H, 1) from each step to the chunk's end.
 
     A difference of two running sums loses the digits that the sums do not share, so they are float64
     where the device has it.
     """
     precise = torch.float32 if delta.device.type == "mps" else torch.float64
-    logs = (delta.to(precise) * A.to(precise)).unflatten(1, (count, chunk)).transpose(2, 3)
-    total = logs.cumsum(3)  # (B, K, H, Q)
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=delta.device).tril()
-    visible, from_start, to_end = causal, None, None
-    if reset is not None:
-        part = reset.unflatten(1, (count, chunk)).cumsum(2).unsqueeze(2)  # (B, K, 1, Q): document in chunk
-        visible = causal & (part.unsqueeze(4) == part.unsqueeze(3))
-        from_start, to_end = part == 0, part == part[..., -1:]
-    wide = delta.dtype
-    distance = (total.unsqueeze(4) - total.unsqueeze(3)).to(wide)
-    within = distance.masked_fill(~visible, -torch.inf).exp()
-    entering = total.to(wide)
-    leaving = (total[..., -1:] - total).to(wide)
-    if from_start is not None and to_end is not None:
-        entering = entering.masked_fill(~from_start, -torch.inf)
-        leaving = leaving.masked_fill(~to_end, -torch.inf)
-    entering = entering.exp()
-    return within, entering, leaving.exp(), entering[..., -1]
+    total = (delta.to(precise) * A.to(precise)).cumsum(2)  # (B, K, Q, H)
+    entering, leaving = total.to(delta.dtype), (total[:, :, -1:] - total).to(delta.dtype)
+    chunk = delta.shape[2]
+    hidden = torch.ones(chunk, chunk, dtype=torch.bool, device=delta.device).triu(1)
+    if document is not None:
+        entering = entering.masked_fill((document != 0).unsqueeze(3), -torch.inf)
+        leaving = leaving.masked_fill((document != document[:, :, -1:]).unsqueeze(3), -torch.inf)
+        hidden = hidden | (document.unsqueeze(3) != document.unsqueeze(2)).unsqueeze(2)
+    by_head = total.transpose(2, 3)  # (B, K, H, Q)
+    within = (by_head.unsqueeze(4) - by_head.unsqueeze(3)).to(delta.dtype)
+    within = within.masked_fill_(hidden, -torch.inf).exp_()
+    return within, entering.exp().unsqueeze(4), leaving.exp().unsqueeze(4)

@@ -1,0 +1,208 @@
+"""Speed on CPU against the original and against mamba.py, in one run: `python -m benchmarks.cpu`.
+
+Everything compared is measured in turns, so that a busy machine is busy for all; the fastest of the
+turns counts. mamba.py is the package mambapy; it is left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.original import Original, loop_scan
+from core.config import ModelConfig, build
+from core.config_files import preset
+from core.model import GPT
+from core.ops.selective_scan import selective_scan
+
+Work = Callable[[], object]
+PARTS = ("scan", "models", "decode", "seed")
+
+
+clock = time.perf_counter
+
+
+def in_turns(works: dict[str, Work], repeats: dict[str, int]) -> dict[str, float]:
+    """The fastest of each work's runs in seconds, after one run to warm up (unless it runs only once)."""
+    best: dict[str, float] = {}
+    for name, work in works.items():
+        if repeats[name] > 1:
+            work()
+    for turn in range(max(repeats.values())):
+        for name, work in works.items():
+            if turn >= repeats[name]:
+                continue
+            began = clock()
+            work()
+            seconds = clock() - began
+            best[name] = min(seconds, best.get(name, seconds))
+    return best
+
+
+def scans(batch: int, length: int, width: int, states: int, turns: int) -> dict[str, float]:
+    """Forward and backward of one scan, with gradients of all inputs."""
+    torch.manual_seed(0)
+    shapes = {
+        "x": (batch, length, width), "dt": (batch, length, width), "A": (width, states),
+        "B": (batch, length, states), "C": (batch, length, states), "D": (width,),
+    }  # fmt: skip
+    inputs = {name: torch.randn(shape) for name, shape in shapes.items()}
+    inputs["A"] = -inputs["A"].exp()
+    leaves = [tensor.requires_grad_() for tensor in inputs.values()]
+
+    def run(scan: Callable[..., torch.Tensor]) -> Work:
+        return lambda: torch.autograd.grad(scan(*leaves).sum(), leaves)
+
+    works = {"ours": run(lambda *tensors: selective_scan(*tensors)[0]), "the original's loop": run(loop_scan)}
+    repeats = {"ours": turns, "the original's loop": min(turns, 3)}
+    try:
+        from mambapy.pscan import pscan
+    except ImportError:
+        pass
+    else:
+
+        def parallel(x, dt, A, B, C, D):
+            delta = torch.nn.functional.softplus(dt)
+            decay = torch.exp(delta.unsqueeze(3) * A)
+            states = pscan(decay, delta.unsqueeze(3) * B.unsqueeze(2) * x.unsqueeze(3))
+            return (states @ C.unsqueeze(3)).squeeze(3) + D * x
+
+        works["mamba.py pscan"] = run(parallel)
+        repeats["mamba.py pscan"] = turns
+    return in_turns(works, repeats)
+
+
+def our_step(config: ModelConfig, vocab_size: int, batch: int) -> Work:
+    """A whole training step of ours as the trainer does it: state carried, clipping, fused AdamW."""
+    torch.manual_seed(0)
+    model = GPT(config, vocab_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = torch.randint(vocab_size, (batch, config.block_size + 1))
+    starts = torch.zeros(batch, config.block_size, dtype=torch.bool)
+    starts[0, 0] = True
+    state = model.initial_state(batch)
+
+    def step() -> None:
+        nonlocal state
+        out = model(tokens[:, :-1], state, starts, tokens[:, 1:])
+        assert out.loss is not None
+        out.loss.backward()
+        state = out.state.detach()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def original_step(config: ModelConfig, vocab_size: int, batch: int) -> Work:
+    """A whole training step of the original's model."""
+    torch.manual_seed(0)
+    model = Original(
+        config.n_embd, config.n_head, config.attention_type, vocab_size, config.block_size, config.dropout
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = torch.randint(vocab_size, (batch, config.block_size + 1))
+
+    def step() -> None:
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def small_models(turns: int) -> dict[str, float]:
+    """nanoGPT's CPU recipe, 4 layers x 128, context 64, batch 12, with three sets of mixers."""
+    kinds = {
+        "attention": "standard", "S6 hybrid": ["mamba", "standard"] * 2,
+        "mamba2 hybrid": ["mamba2", "standard"] * 2,
+    }  # fmt: skip
+    shape = {"n_layer": 4, "n_embd": 128, "n_head": 4, "block_size": 64}
+    works = {
+        name: our_step(build({**shape, "attention_type": kind}).model, 65, 12) for name, kind in kinds.items()
+    }
+    return in_turns(works, dict.fromkeys(works, turns))
+
+
+def seed_step(batch: int, turns: int) -> dict[str, float]:
+    """The `seed` preset: the original's widths, types and vocabulary."""
+    config = preset("seed").model
+    works = {
+        "ours": our_step(config, 50257, batch),
+        "the original": original_step(config, 50304, batch),
+    }
+    return in_turns(works, {"ours": turns, "the original": 1})
+
+
+def decoding(tokens: int) -> dict[str, float]:
+    """Seconds a token, batch 1, early and late in a text."""
+    config = preset("seed").model
+    model = GPT(config, 50257).eval()
+    state, token, marks = None, torch.zeros(1, 1, dtype=torch.int64), []
+    with torch.inference_mode():
+        for _ in range(tokens):
+            began = clock()
+            out = model(token, state)
+            assert out.logits is not None
+            state, token = out.state, out.logits.argmax(2)
+            marks.append(clock() - began)
+    fifth = tokens // 5
+    return {
+        "first fifth": sorted(marks[:fifth])[fifth // 2],
+        "last fifth": sorted(marks[-fifth:])[fifth // 2],
+    }
+
+
+def show(title: str, seconds: dict[str, float], base: str, rate: float = 0.0) -> None:
+    """A table of one comparison; `rate` is tokens a run, for tokens a second."""
+    print(f"\n{title}")
+    for name, value in seconds.items():
+        speed = f"{rate / value:12,.0f} tok/s" if rate else ""
+        print(f"  {name:24s}{value * 1e3:12,.1f} ms{speed}   {seconds[base] / value:8.2f} x", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=0, help="0 = torch's choice")
+    parser.add_argument("--seed-batch", type=int, default=64, help="lanes of the seed preset")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--cpu-clock", action="store_true", help="count one thread's CPU time: for a machine that is busy"
+    )
+    options = parser.parse_args()
+    if options.cpu_clock:
+        global clock
+        clock, options.threads = time.process_time, 1
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results: dict[str, dict[str, float]] = {}
+    kind = "CPU time" if options.cpu_clock else "wall time"
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads, {platform.machine()}, {kind}", flush=True)
+    if "scan" in options.parts:
+        results["scan"] = scans(16, 128, 256, 16, options.turns)
+        show("selective scan, forward + backward, B16 L128 D256 N16", results["scan"], "the original's loop")
+    if "models" in options.parts:
+        results["models"] = small_models(options.turns)
+        show("training step, 4 x 128, context 64, batch 12", results["models"], "attention", 12 * 64)
+    if "decode" in options.parts:
+        results["decode"] = decoding(500)
+        show("one token, seed preset, batch 1, greedy", results["decode"], "first fifth", 1)
+    if "seed" in options.parts:
+        results["seed"] = seed_step(options.seed_batch, 3)
+        title = f"training step, seed preset, batch {options.seed_batch} x 128"
+        show(title, results["seed"], "the original", options.seed_batch * 128)
+    if options.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
