@@ -16,6 +16,7 @@ import pickletools
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,16 @@ from core.tokenizer import Tokenizer
 
 FORMAT = 1
 Payload = dict[str, Any]
-REQUIRED = ("format", "step", "config", "vocab_size", "tokenizer", "model")
+# What every checkpoint has, and what else it takes to go on training from one.
+REQUIRED = {"format": int, "step": int, "config": dict, "vocab_size": int, "tokenizer": dict, "model": dict}
+RESUMABLE = {
+    "optimizer": dict,
+    "loader": dict,
+    "model_state": dict,
+    "rng": dict,
+    "losses": dict,
+    "progress": dict,
+}
 
 
 class _Hashed:
@@ -128,6 +138,30 @@ def load(path: Path, map_location: torch.device | str = "cpu") -> Payload:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of a checkpoint_step_<N>.pt")
+    try:
+        with held(path):  # from here on the run's trainer does not delete it
+            _check(path)
+            payload = _unpickle(path, map_location)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); choose another checkpoint") from None
+    check_keys(payload, REQUIRED, path)
+    if payload["format"] != FORMAT:
+        raise UserError(
+            f"{path} is a checkpoint of format {payload['format']}; this version reads format {FORMAT}"
+        )
+    return payload
+
+
+def check_keys(payload: Any, required: Mapping[str, type], path: Path) -> None:
+    """Raise UserError unless the payload has these keys with values of these types."""
+    values = payload if isinstance(payload, dict) else {}
+    missing = [key for key, kind in required.items() if not isinstance(values.get(key), kind)]
+    if missing:
+        raise UserError(f"{path} is not a whole checkpoint of mamba-tui: it has no {', '.join(missing)}")
+
+
+def _check(path: Path) -> None:
+    """Raise UserError unless the file is what its manifest says."""
     step = path.stem.rpartition("_")[2]
     info = read_manifest(path.with_suffix(".json"), int(step)) if step.isdecimal() else None
     if info is None:
@@ -138,16 +172,6 @@ def load(path: Path, map_location: torch.device | str = "cpu") -> Payload:
     problem = verify(info)
     if problem:
         raise UserError(f"{path} is damaged: {problem}; use another checkpoint of the run")
-    with held(path):
-        payload = _unpickle(path, map_location)
-    missing = [key for key in REQUIRED if not isinstance(payload, dict) or key not in payload]
-    if missing:
-        raise UserError(f"{path} is not a checkpoint of mamba-tui: it has no {', '.join(missing)}")
-    if payload["format"] != FORMAT:
-        raise UserError(
-            f"{path} is a checkpoint of format {payload['format']}; this version reads format {FORMAT}"
-        )
-    return payload
 
 
 def _unpickle(path: Path, map_location: torch.device | str) -> Any:

@@ -153,8 +153,7 @@ def read_text(
         tokenizer = Tokenizer.load(run.tokenizer_path)
 
     def report(found: Progress) -> None:
-        share = f" {found.fraction:.0%}" if found.total else ""
-        progress(f"{found.stage}{share}", found.fraction if found.total else None)
+        progress(found.text, found.fraction if found.total else None)
 
     corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, progress=report)
     if not run.tokenizer_path.exists():

@@ -164,9 +164,10 @@ def test_missing_file_missing_manifest_other_format(tmp_path):
     save(info.path, payload_of() | {"format": 9}, manifest(tmp_path, 5))
     with pytest.raises(UserError, match="of format 9; this version reads format 1"):
         load(info.path)
-    save(info.path, {"format": 1, "step": 5}, manifest(tmp_path, 5))
-    with pytest.raises(UserError, match="it has no config, vocab_size, tokenizer, model"):
-        load(info.path)
+    for payload in ({"format": 1, "step": 5}, {"format": 1, "step": 5, "config": 3, "model": [1]}, [1]):
+        save(info.path, payload, manifest(tmp_path, 5))
+        with pytest.raises(UserError, match=r"it has no .*config, vocab_size, tokenizer, model"):
+            load(info.path)
 
 
 def test_another_model_is_refused_with_what_differs(tmp_path):
