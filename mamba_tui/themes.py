@@ -18,7 +18,8 @@ def _variables(series: tuple[str, ...], faint: str, muted: str) -> dict[str, str
     return {
         **{f"series-{index}": color for index, color in enumerate(series)},
         "series-faint": faint,
-        # Textual's own $text-muted is a blend that only style sheets understand.
+        # Textual's own is a blend with whatever is behind, which only style sheets understand.
+        "text-muted": muted,
         "muted": muted,
         "layer-mamba": series[0],
         "layer-standard": series[1],

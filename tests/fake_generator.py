@@ -41,8 +41,17 @@ def write(request: dict, start: int) -> None:
             text = f" chosen{request['token']}"
         if request.get("prompt") == "hostile":
             text = "[@click=app.quit]x[/] \x1b]0;t\x07\u202e[/x] a[/"
-        emit("token", identity, index=index, token=index, text=text, probability=0.5 / (1 + index % 7),
-             alternatives=[[text, 0.5], [" other", 0.3], [" third", 0.1]], alternative_tokens=[index, 901, 902])  # fmt: skip
+        choices = {"alternatives": [[text, 0.5], [" other", 0.3], [" third", 0.1]]}
+        choices["alternative_tokens"] = [index, 901, 902]
+        emit(
+            "token",
+            identity,
+            index=index,
+            token=index,
+            text=text,
+            probability=0.5 / (1 + index % 7),
+            **choices,
+        )
         count += 1
         if request.get("prompt") == "slow":
             time.sleep(0.02)
@@ -60,7 +69,15 @@ while (request := requests.get()) is not None:
             continue
         emit("loading", request["id"], slot=slot)
         loaded[slot] = request["checkpoint"]
-        emit("loaded", request["id"], name=request["checkpoint"], parameters=1_300_000, step=1, device="cpu", slot=slot)
+        emit(
+            "loaded",
+            request["id"],
+            name=request["checkpoint"],
+            parameters=1_300_000,
+            step=1,
+            device="cpu",
+            slot=slot,
+        )
     elif request["op"] == "generate" and slot not in loaded:
         emit("error", request["id"], message=f"slot {slot} holds no checkpoint yet")
     elif request["op"] == "generate":

@@ -22,9 +22,9 @@ class TabBar(Widget):
 
     COMPONENT_CLASSES = {"bar--active", "bar--key", "bar--status", "bar--name"}  # noqa: RUF012
     DEFAULT_CSS = """
-    TabBar { dock: top; height: 1; background: $surface; color: $text-muted; }
+    TabBar { dock: top; height: 1; background: $surface; color: $foreground; }
     TabBar .bar--active { background: $primary; color: $text; text-style: bold; }
-    TabBar .bar--key { color: $text-disabled; background: $surface; }
+    TabBar .bar--key { color: $text-muted; background: $surface; }
     TabBar .bar--status { color: $foreground; background: $surface; }
     TabBar .bar--name { color: $accent; background: $surface; text-style: bold; }
     """

@@ -24,6 +24,7 @@ def _digits(value: float, digits: int) -> str:
     """Significant digits without an exponent."""
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 9)}f}"
 

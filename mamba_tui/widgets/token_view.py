@@ -54,6 +54,7 @@ class Wrapper:
         self.lines: list[list[tuple[int, str]]] = [[]]
         self._used = 0
         self._word = 0
+        self._soft = False
 
     def add(self, token: int, text: str) -> None:
         """Append a token's text."""
@@ -61,6 +62,7 @@ class Wrapper:
             if piece == "\n":
                 self.lines[-1].append((token, ""))
                 self._new_line()
+                self._soft = False
             elif piece[0].isspace():
                 self._space(token, piece)
             else:
@@ -70,9 +72,14 @@ class Wrapper:
         self.lines.append(list(carried))
         self._used = sum(cell_len(text) for _, text in carried)
         self._word = 0
+        self._soft = not carried
 
     def _space(self, token: int, piece: str) -> None:
         cells = cell_len(piece)
+        if self._soft and not self._used:
+            # Spaces around a wrap are part of it.
+            self.lines[-1].append((token, ""))
+            return
         if self._used + cells > self.width:
             # A space that does not fit is where the line ends.
             self.lines[-1].append((token, ""))

@@ -1,0 +1,146 @@
+"""Every tab at two sizes, as text, with a run made of files and a clock that stands still.
+
+After a change that is meant: MAMBA_TUI_UPDATE_SNAPSHOTS=1 python -m pytest tests/test_console_snapshots.py,
+then look at the difference. The colours are not in the text: their contrast is tested instead.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.color import ColorType
+
+from mamba_tui import clock, themes
+from mamba_tui.panes import config as config_pane
+from mamba_tui.panes.config_estimates import Survey
+from mamba_tui.widgets.line_chart import LineChart
+from tests.console_support import (
+    LARGE,
+    NOW,
+    SMALL,
+    FakeTrainer,
+    configuration,
+    console,
+    end_run,
+    make_run,
+    rows,
+    serving,
+    until,
+    until_shown,
+)
+
+FOLDER = Path(__file__).parent / "snapshots"
+UPDATE = os.environ.get("MAMBA_TUI_UPDATE_SNAPSHOTS") == "1"
+SURVEY = Survey(files=3, text_bytes=3_000_000, memory_free=16 << 30, device="cpu", tokens_per_second=4000.0,
+                flops_then=12e6)  # fmt: skip
+READY = {
+    "configure": ("f2", "of 16.0 GB free"),
+    "train": ("f3", "sample at step 400"),
+    "checkpoints": ("f4", "Once upon a time 400"),
+    "generate": ("f5", "temperature"),
+}
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clock, "now", lambda: NOW)
+    monkeypatch.setattr(config_pane, "survey", lambda *_: SURVEY)
+    monkeypatch.setenv("TZ", "UTC")
+
+
+def compare(name, text):
+    path = FOLDER / f"{name}.txt"
+    if UPDATE:
+        FOLDER.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert path.exists(), f"there is no {path.name} yet: look at the screen, then update the snapshots"
+    assert text == path.read_text(encoding="utf-8"), f"{name} looks different; see this file's first lines"
+
+
+async def shown(app, pilot, tab):
+    key, text = READY[tab]
+    await pilot.press(key)
+    await until(pilot, lambda: app.tab == tab)
+    await until_shown(pilot, text)
+    await pilot.pause()
+    app.clear_notifications()
+    app.refresh()
+    await pilot.pause()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_every_tab(size):
+    root = Path("checkpoints")
+    end_run(make_run(root, "first"))
+    config = configuration(dataset_dir="texts", device="cpu")
+    trainer = FakeTrainer(make_run(root, "second"))
+    async with serving(trainer), console(root, size, config=config) as (app, pilot):
+        await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
+        for tab in READY:
+            await shown(app, pilot, tab)
+            compare(f"{tab}-{size[0]}x{size[1]}", "\n".join(rows(app)) + "\n")
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_fresh_start(size):
+    async with console(Path("checkpoints"), size, config=configuration(dataset_dir="texts")) as (app, pilot):
+        await until_shown(pilot, "of 16.0 GB free")
+        for key, tab, text in (("f3", "train", "No run yet"), ("f4", "checkpoints", "No checkpoints yet")):
+            await pilot.press(key)
+            await until_shown(pilot, text)
+            compare(f"fresh-{tab}-{size[0]}x{size[1]}", "\n".join(rows(app)) + "\n")
+
+
+def luminance(color):
+    parts = [part / 255 for part in color.get_truecolor()]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    red, green, blue = linear
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(style):
+    first, second = luminance(style.color), luminance(style.bgcolor)
+    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
+
+
+# Drawn faintly on purpose: lines of the grid, frames, what is behind a curve, textures.
+FAINT = set("┈─│┤└┬╌━▐▕▏╭╮╰╯ █▒░") | {chr(code) for code in range(0x2800, 0x2900)}
+
+
+@pytest.mark.parametrize("theme", themes.NAMES)
+async def test_every_theme_shows_the_same_and_can_be_read(theme):
+    """WCAG asks for a contrast of 4.5 for text and 3 for large or secondary text."""
+    root = Path("checkpoints")
+    config = configuration(dataset_dir="texts", device="cpu")
+    least = 4.5 if theme == "mamba-contrast" else 3.0
+    async with serving(FakeTrainer(make_run(root, "second"))), console(root, config=config) as (app, pilot):
+        app.theme = theme
+        await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
+        for tab in READY:
+            await shown(app, pilot, tab)
+            for strip in app.screen._compositor.render_strips():
+                for text, style, _ in strip:
+                    if set(text) <= FAINT or style is None or style.color is None or style.bgcolor is None:
+                        continue
+                    if ColorType.DEFAULT in (style.color.type, style.bgcolor.type):
+                        continue
+                    assert contrast(style) >= least, f"{text!r} in {theme}, {tab}: {contrast(style):.2f}"
+
+
+async def test_without_colour_everything_can_still_be_told_apart(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    root = Path("checkpoints")
+    config = configuration(dataset_dir="texts", device="cpu")
+    async with serving(FakeTrainer(make_run(root, "second"))), console(root, config=config) as (app, pilot):
+        assert app._filters, "NO_COLOR has no effect"
+        for tab in READY:
+            await shown(app, pilot, tab)
+            colours = set()
+            for strip in app.screen._compositor.render_strips():
+                for text, style, _ in strip.apply_filter(app._filters[0], app.background_colors[1]):
+                    if style and style.color and style.bgcolor and not set(text) <= FAINT:
+                        assert contrast(style) > 1.5, f"{text!r} in {tab}"
+                        colours.add(style.color.get_truecolor())
+            assert all(max(colour) - min(colour) <= 2 for colour in colours)
+        assert len(app.query(LineChart)) > 2
