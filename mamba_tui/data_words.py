@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.corpus import Corpus, FileReport, Progress
-from mamba_tui.widgets.numbers import bytes_size, duration
+from mamba_tui.widgets.numbers import bytes_size
 
 ENCODINGS = {
     "utf-8": "UTF-8",
@@ -37,14 +37,7 @@ def notes(file: FileReport) -> list[str]:
 
 def progress_line(progress: Progress) -> str:
     """`encoding 43%, 12.3 MB/s, 8 s left: moby-dick.txt`."""
-    if not progress.total:
-        return progress.stage
-    parts = [f"{progress.stage} {progress.fraction:.0%}"]
-    if progress.rate > 0 and progress.done:
-        parts.append(f"{bytes_size(progress.rate)}/s")
-    if progress.seconds_left and progress.done:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    return ", ".join(parts) + (f": {progress.file}" if progress.file else "")
+    return progress.text + (f": {progress.file}" if progress.file and progress.total else "")
 
 
 def totals(corpus: Corpus) -> list[tuple[str, str]]:

@@ -155,6 +155,8 @@ def test_progress_names_stages_rates_and_the_time_left(tmp_path, every_file_at_o
     assert encoding[-1].rate > 0
     assert encoding[-1].seconds_left == 0
     assert encoding[-1].file
+    assert "100%" in encoding[-1].text
+    assert Progress("encoding", 25, 100, "a.txt", 2e6, 300.0).text == "encoding 25%, 2.0 MB/s, 5 min left"
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, every_file_at_once, monkeypatch):
@@ -242,6 +244,32 @@ def test_a_damaged_cache_is_mended(tmp_path, damage):
     if damage in ("cut tokens", "garbage journal", "no tokens"):
         assert any("token cache" in notice for notice in again.notices)
     assert prepare(config(tmp_path), 1).encoded_files == 0
+
+
+def test_ids_that_were_lost_never_stand_for_another_text(tmp_path):
+    """The line of a lost text must not come to life when others have filled its place in the file."""
+    shelf(tmp_path, count=8)
+    first = prepare(config(tmp_path), 1)
+    (store,) = first.cache.glob("tokens-*")
+    (tokens,) = store.glob("*.bin")
+    lost = (tmp_path / "book 7.txt").read_text()
+    os.truncate(tokens, tokens.stat().st_size - 2 * len(lost))
+    (tmp_path / "book 7.txt").unlink()
+    for number in range(5):
+        (tmp_path / f"new {number}.txt").write_text(story(50 + number))
+    prepare(config(tmp_path), 1)
+    (tmp_path / "book 7.txt").write_text(lost)
+    assert read_back(prepare(config(tmp_path), 1)) == whole(tmp_path)
+
+
+def test_an_error_of_the_one_who_is_told_is_not_taken_for_the_disks(tmp_path):
+    shelf(tmp_path)
+
+    def broken(progress):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        prepare(config(tmp_path), 1, progress=broken)
 
 
 def test_facts_of_an_impossible_shape_are_read_anew(tmp_path):

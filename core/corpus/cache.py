@@ -16,7 +16,7 @@ from core.atomic import write_atomic
 from core.corpus.listing import CACHE_FOLDER, Found
 from core.corpus.reading import Facts
 from core.corpus.split import SIDES, Decisions
-from core.corpus.store import JOURNAL
+from core.corpus.store import JOURNAL, disk_errors
 from core.errors import UserError
 from core.tokenizer import Tokenizer
 
@@ -77,6 +77,11 @@ def _load(path: Path) -> Any:
         return None
 
 
+def _save(path: Path, value: Any) -> None:
+    with disk_errors(path.parent):
+        write_atomic(path, json.dumps(value).encode())
+
+
 class FactStore:
     """What is known of every file from earlier readings, valid while its signature stays the same."""
 
@@ -117,7 +122,7 @@ class FactStore:
     def save(self) -> None:
         """Write the facts if any changed."""
         if self._changed:
-            write_atomic(self.path, json.dumps(self._rows).encode())
+            _save(self.path, self._rows)
             self._changed = False
 
 
@@ -149,7 +154,7 @@ class SplitStore:
         new = {name: list(value) for name, value in decisions.items()}
         if any(mine.get(name) != value for name, value in new.items()):
             mine.update(new)
-            write_atomic(self.path, json.dumps(self._all).encode())
+            _save(self.path, self._all)
 
 
 class VocabularyStore:
@@ -169,4 +174,4 @@ class VocabularyStore:
     def save(self, tokenizer: Tokenizer, training_bytes: int) -> None:
         """Keep a vocabulary."""
         data = {"training_bytes": training_bytes, "tokenizer": tokenizer.to_dict()}
-        write_atomic(self.path, json.dumps(data).encode())
+        _save(self.path, data)

@@ -20,7 +20,7 @@ def clean(dataset: str, *, forget_split: bool = False) -> tuple[Path, int]:
     """
     folder = cache_folder(dataset)
     freed = 0
-    with disk_errors(folder), cache_lock(folder, lambda: None):
+    with cache_lock(folder, lambda: None), disk_errors(folder):
         for path in folder.iterdir():
             if path.name in KEPT and not (forget_split and path.name == "split.json"):
                 continue

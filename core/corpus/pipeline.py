@@ -25,7 +25,7 @@ from core.corpus.listing import Found, Listing, list_texts
 from core.corpus.progress import Callback, Reporter
 from core.corpus.reading import Facts, ReadingOptions, survey
 from core.corpus.split import Document, decide
-from core.corpus.store import TokenStore, cache_lock, disk_errors
+from core.corpus.store import TokenStore, cache_lock
 from core.corpus.stream import Corpus
 from core.corpus.work import Text, available_cores, in_order
 from core.errors import UserError
@@ -55,11 +55,7 @@ def prepare(
     report = Reporter(progress)
     folder = cache_folder(root)
     workers = threads or available_cores()
-    with (
-        _without_collection(),
-        disk_errors(folder),
-        cache_lock(folder, lambda: report.wait("waiting for another process")),
-    ):
+    with _without_collection(), cache_lock(folder, lambda: report.wait("waiting for another process")):
         listing = list_texts(root)
         texts, skipped = _survey_all(listing, options, folder, report, workers)
         if not texts:

@@ -24,6 +24,20 @@ class Progress:
         """0 to 1."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
+    @property
+    def text(self) -> str:
+        """`encoding 43%, 12.3 MB/s, 8 s left`."""
+        if not self.total:
+            return self.stage
+        parts = [f"{self.stage} {self.fraction:.0%}"]
+        if self.done and self.rate > 0:
+            parts.append(f"{self.rate / 1e6:.1f} MB/s")
+        if self.done and self.seconds_left:
+            seconds = round(self.seconds_left)
+            left = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+            parts.append(f"{left} left")
+        return ", ".join(parts)
+
 
 Callback = Callable[[Progress], None]
 

@@ -68,8 +68,9 @@ class TokenStore:
             self.generation = self._newest_generation() + 1
             self.notice = "the token cache was damaged: it is built again"
             rows = []
-        if not rows:
-            self._begin_journal(self.generation, {})
+        if len(self.entries) < len(rows) - 1 or not rows:
+            # Lines that are void must go: what is appended next would make them look valid.
+            self._begin_journal(self.generation, self.entries)
         elif len(whole) != len(raw):
             os.truncate(journal, len(whole))
         self.end = max((entry.offset + entry.tokens for entry in self.entries.values()), default=0)
@@ -154,7 +155,7 @@ class TokenStore:
                 file.flush()
                 os.fsync(file.fileno())
             self._begin_journal(self.generation + 1, moved)
-        except OSError:  # no room for a second copy: the wasteful one is as good
+        except (OSError, UserError):  # no room for a second copy: the wasteful one is as good
             new.unlink(missing_ok=True)
             return False
         self.generation, self.entries, self.end = self.generation + 1, moved, end
@@ -202,7 +203,9 @@ def cache_lock(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
     The lock is the operating system's and ends with the process, however that ends.
     """
-    with open(folder / "lock", "ab") as file:
+    with disk_errors(folder):
+        file = open(folder / "lock", "ab")  # noqa: SIM115 - open as long as the lock is held
+    with file:
         while not _try_lock(file):
             waiting()
             time.sleep(0.1)
