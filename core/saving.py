@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Saved:
 class CheckpointSaver:
     """Saves one checkpoint at a time. Only the trainer's thread calls it; results wait in `results`."""
 
-    def __init__(self, folder: Path, policy: TrainingConfig) -> None:
+    def __init__(self, folder: Path, policy: TrainingConfig, history: Path | None = None) -> None:
         self.folder = folder
+        self.history = history
         self.policy = policy
         self._thread: threading.Thread | None = None
         self._done: list[Saved] = []
@@ -65,6 +67,10 @@ class CheckpointSaver:
     def _save(self, payload: Payload, manifest: CheckpointInfo) -> None:
         began = time.perf_counter()
         try:
+            # What a checkpoint stands for must be in the history before it is.
+            if self.history is not None:
+                with open(self.history, "rb") as file:
+                    os.fsync(file.fileno())
             info = save(manifest.path, payload, manifest)
         except Exception as error:  # a disk fails in many ways; training goes on through all of them
             problem = (error.strerror if isinstance(error, OSError) else None) or str(error)

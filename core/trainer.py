@@ -42,7 +42,7 @@ class Trainer:
         self.step = parts.step
         self.losses: dict[str, float | None] = dict(parts.losses)
         self.bad_in_a_row = parts.bad_in_a_row
-        self.saver = CheckpointSaver(run.path, config.training)
+        self.saver = CheckpointSaver(run.path, config.training, run.events_path)
         self.last_saved: CheckpointInfo | None = parts.resumed_from
         if parts.resumed_from is not None:
             self.saver.loaded(self.step, evaluated=self._evaluated)
@@ -249,8 +249,6 @@ class Trainer:
         if self.step == 0 or self.saver.has(self.step, evaluated=self._evaluated):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
-        # What a checkpoint stands for must be in the history before it is.
-        self.writer.sync()
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
         )
