@@ -143,7 +143,7 @@ class Server:
             raise UserError(f"slot {number} holds no checkpoint yet; load one first")
         if not _value(request, "continue", bool, False):
             slot.decoder = Decoder(slot.model, slot.tokenizer.eot)
-        slot.decoder.append(slot.tokenizer.encode(prompt))
+        slot.decoder.prompt(slot.tokenizer, prompt)
         record = Record(slot, slot.decoder.fork())
         self._generate(request, record, Generation(
             slot.decoder, slot.tokenizer, config, stopped=self._stop_test(request)
@@ -160,6 +160,8 @@ class Server:
         token = None if request.get("token") is None else _value(request, "token", int)
         kept = base.tokens[:index]
         decoder = base.start.fork()
+        if kept:
+            decoder.held = None  # the first token that was written stands in its place
         decoder.append(kept)
         generation = Generation(
             decoder,
@@ -168,6 +170,7 @@ class Server:
             stopped=self._stop_test(request),
             written=kept,
             first=token,
+            held=base.start.held,
         )
         base.slot.decoder = decoder
         self._generate(request, Record(base.slot, base.start), generation)

@@ -99,20 +99,41 @@ class Decoder:
         self.state: ModelState | None = None
         self.unread: list[int] = [eot]
         self.seen = torch.zeros(model.vocab_size, dtype=torch.bool)
+        self.held: int | None = None
+        """The prompt's last token, withheld while the text after it may still make it a longer one."""
         self._logits: Tensor | None = None
 
     def fork(self) -> Decoder:
         """A second decoder at the same place."""
         other = Decoder(self.model, self.eot)
         other.state, other._logits = self.state, self._logits
-        other.unread, other.seen = list(self.unread), self.seen.clone()
+        other.unread, other.seen, other.held = list(self.unread), self.seen.clone(), self.held
         return other
 
     def append(self, tokens: Iterable[int]) -> None:
         """Continue the text with tokens."""
         tokens = [int(token) for token in tokens]
+        if self.held is not None and tokens:
+            tokens, self.held = [self.held, *tokens], None
         self.unread += tokens
         self.seen[tokens] = True
+
+    def prompt(self, tokenizer: Tokenizer, text: str) -> None:
+        """Continue with a prompt, whose last token waits where a longer one may take its place.
+
+        A model has never seen "She" and then " " and then "said" where " said" is one token; so the
+        first token written may be any that begins with the bytes of the last one of the prompt.
+        """
+        tokens = tokenizer.encode(text).tolist()
+        if not tokens:
+            return
+        self.append(tokens[:-1])
+        if self.held is not None:
+            self.append([tokens[-1]])
+        elif len(extensions(tokenizer, tokens[-1])) > 1:
+            self.held = tokens[-1]
+        else:
+            self.append([tokens[-1]])
 
     @torch.inference_mode()
     def next_logits(self, stopped: Callable[[], bool] = lambda: False) -> Tensor | None:
@@ -132,6 +153,16 @@ class Decoder:
             if not self.unread:
                 self._logits = self.model.logits(features[0, -1]).float().cpu()
         return self._logits
+
+
+def extensions(tokenizer: Tokenizer, token: int) -> list[int]:
+    """The tokens whose bytes begin with those of `token`, itself included."""
+    start = tokenizer.token_bytes(token)
+    return [
+        other
+        for other in range(tokenizer.vocab_size)
+        if other != tokenizer.eot and tokenizer.token_bytes(other).startswith(start)
+    ]
 
 
 def candidates(logits: Tensor, config: SamplingConfig, seen: Tensor | None = None) -> Tensor:
@@ -228,8 +259,11 @@ class Generation:
         stopped: Callable[[], bool] = lambda: False,
         written: Iterable[int] = (),
         first: int | None = None,
+        held: int | None = None,
     ) -> None:
         """`written` are earlier tokens of the same text, which the decoder has; `first` is not drawn but set.
+
+        `held` is the prompt's token that the first of `written` took the place of, if there was one.
 
         Raises UserError if `first` is not in the vocabulary.
         """
@@ -245,8 +279,9 @@ class Generation:
         self._stopped, self._first = stopped, first
         self._text = TextStream(config.stop)
         self._random = torch.Generator().manual_seed(config.seed)
-        for token in self.tokens:
-            self._text.push(self._bytes(token))
+        self._held = decoder.held if held is None else held
+        for index, token in enumerate(self.tokens):
+            self._text.push(self._bytes(index, token))
         self._text.stopped = False
 
     def __iter__(self) -> Iterator[Step]:
@@ -265,7 +300,9 @@ class Generation:
             raise UserError(
                 "the model's output is not a number; its training diverged, use another checkpoint"
             )
-        token = self._first
+        index, token = len(self.tokens), self._first
+        if self._decoder.held is not None:
+            logits = self._fitting(logits, self._decoder.held)
         if token is None:
             drawn = candidates(logits, self._config, self._decoder.seen)
             token = int(torch.multinomial(drawn, 1, generator=self._random))
@@ -273,24 +310,35 @@ class Generation:
         own = logits.softmax(0)
         best = own.topk(min(self._config.alternatives, len(own)))
         alternatives = tuple(
-            (token, self._bytes(token).decode("utf-8", "replace"), probability)
+            (token, self._bytes(index, token).decode("utf-8", "replace"), probability)
             for token, probability in zip(best.indices.tolist(), best.values.tolist())
         )
         ends = token == self._decoder.eot
-        text = "" if ends else self._text.push(self._bytes(token))
+        text = "" if ends else self._text.push(self._bytes(index, token))
         if ends or self._text.stopped:
             self.reason = "stop"
         elif last:
             self.reason = "length"
         if self.reason and not self._text.stopped:
             text += self._text.flush()
+        if math.isfinite(logits[token]):
+            self._decoder.held = None  # the token has taken its place
         self._decoder.append([token])
         self.tokens.append(token)
-        return Step(len(self.tokens) - 1, token, text, float(own[token]), alternatives)
+        return Step(index, token, text, float(own[token]), alternatives)
 
-    def _bytes(self, token: int) -> bytes:
+    def _fitting(self, logits: Tensor, held: int) -> Tensor:
+        """The logits with only those tokens left that may stand where the prompt's last one would."""
+        allowed = torch.tensor(extensions(self._tokenizer, held))
+        return torch.full_like(logits, -math.inf).index_copy_(0, allowed, logits[allowed])
+
+    def _bytes(self, index: int, token: int) -> bytes:
+        """What a token adds to the text: all its bytes, less those that the prompt has already."""
         # A model may have more rows than its tokenizer has tokens; such a row stands for nothing.
-        return self._tokenizer.token_bytes(token) if token < self._tokenizer.vocab_size else b""
+        data = self._tokenizer.token_bytes(token) if token < self._tokenizer.vocab_size else b""
+        if index == 0 and self._held is not None:
+            data = data.removeprefix(self._tokenizer.token_bytes(self._held))
+        return data
 
 
 def sample_text(
@@ -302,7 +350,7 @@ def sample_text(
     """
     values = {item.name: getattr(config or SamplingConfig(), item.name) for item in fields(SamplingConfig)}
     decoder = Decoder(model, tokenizer.eot)
-    decoder.append(tokenizer.encode(prompt))
+    decoder.prompt(tokenizer, prompt)
     was_training = model.training
     model.eval()
     try:

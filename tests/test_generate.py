@@ -6,7 +6,6 @@ import dataclasses
 import json
 import queue
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -269,7 +268,8 @@ def test_no_line_brings_the_server_down(line):
 
 def start_process():
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "core.generate"],
+        module_command("core.generate"),
+        env=module_environment(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
