@@ -16,6 +16,7 @@ from core.checkpoint import save
 from core.config import build, flat, replace
 from core.errors import UserError
 from core.generate import Server
+from core.processes import module_command, module_environment
 from core.runs.checkpoints import CheckpointInfo
 from core.sampling import Decoder, Generation, SamplingConfig
 from tests.test_sampling import TOKENIZER, tiny_model
