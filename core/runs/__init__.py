@@ -5,6 +5,10 @@ No torch here. The parts: `directory` (names, checkpoints, preparing), `events` 
 (a run at a glance), `launching` (starting a trainer and sending it commands).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from core.runs.checkpoints import CheckpointInfo, checkpoint_path, find_checkpoints, prune, verify
 from core.runs.control import COMMANDS, Command, CommandInbox
 from core.runs.directory import (
@@ -18,7 +22,6 @@ from core.runs.directory import (
     prepare_run,
 )
 from core.runs.events import EventReader, EventWriter, read_tail
-from core.runs.history import Follower, History, Series, preview
 from core.runs.launching import (
     send_command,
     signal_trainer,
@@ -30,6 +33,9 @@ from core.runs.lock import Holder, RunLock, boot_id, read_holder
 from core.runs.meter import StepMeter
 from core.runs.schema import SCHEMA, STATES, Event
 from core.runs.status import RunStatus, explain_log, is_alive, log_tail, status
+
+if TYPE_CHECKING:
+    from core.runs.history import Follower, History, Series, preview
 
 __all__ = [
     "COMMANDS",
@@ -74,3 +80,12 @@ __all__ = [
     "verify",
     "wait_for_command",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Curves bring numpy, a tenth of a second that the first paint of the console does not have."""
+    if name in ("Follower", "History", "Series", "preview"):
+        from core.runs import history
+
+        return getattr(history, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
