@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.original import Original, loop_scan
+from core.allocator import keep_freed_memory
 from core.config import ModelConfig, build
 from core.config_files import preset
 from core.model import GPT
@@ -174,10 +175,13 @@ def main() -> None:
     parser.add_argument("--seed-batch", type=int, default=64, help="lanes of the seed preset")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plain-allocator", action="store_true", help="leave glibc's settings alone")
     parser.add_argument(
         "--cpu-clock", action="store_true", help="count one thread's CPU time: for a machine that is busy"
     )
     options = parser.parse_args()
+    if not options.plain_allocator:  # the trainer does so too; it is for the good of all that is compared
+        keep_freed_memory()
     if options.cpu_clock:
         global clock
         clock, options.threads = time.process_time, 1

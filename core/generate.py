@@ -20,6 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# OpenMP's threads would spin while they wait, at the cost of a trainer on the same machine; it reads this
+# once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from core.allocator import keep_freed_memory
 from core.errors import UserError
 from core.hardware import resolve_device
 from core.model import GPT
@@ -258,6 +263,7 @@ def main() -> int:
     """Serve standard input and output until the input ends."""
     # Ctrl-C in the terminal is meant for whoever reads our output; it will ask us to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     out = sys.stdout
     sys.stdout = sys.stderr  # a stray print must not end up between the events

@@ -15,6 +15,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from core.allocator import keep_freed_memory
 from core.config import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     # OpenMP's threads spin while they wait, and on a machine that does anything else (draw a console)
     # they then wait for each other: 5 to 15 times slower steps, measured on 2 busy cores. Sleep instead.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     try:
         config = run.config()
         with RunLock(run.lock_path):

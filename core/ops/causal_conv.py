@@ -93,31 +93,36 @@ def _convolve(padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor
 
 
 class _CausalConv(torch.autograd.Function):
-    """Keeps the padded input only; the pre-activation is recomputed, it is cheaper than its memory."""
+    """Convolution and activation in one; `padded` is (B, K - 1 + L, D)."""
 
     @staticmethod
     def forward(
         ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(padded, weight, bias, masks)
-        return F.silu(_convolve(padded, weight.to(padded.dtype), bias, masks))
+        before = _convolve(padded, weight.to(padded.dtype), bias, masks)
+        ctx.save_for_backward(padded, weight, bias, masks, before)
+        return F.silu(before)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        padded, weight, bias, masks = ctx.saved_tensors
+        padded, weight, bias, masks, before = ctx.saved_tensors
         taps = weight.shape[1]
         columns = weight.to(padded.dtype).t().contiguous().unbind()[::-1]
-        before = _convolve(padded, weight.to(padded.dtype), bias, masks)
         grad = torch.ops.aten.silu_backward(grad_out, before)
-        grad_padded = torch.zeros_like(padded)
+        grad_padded = torch.empty_like(padded)
+        grad_padded[:, : taps - 1] = 0
+        product = torch.empty_like(grad)
         grad_columns = []
         for distance, (seen, into, column) in enumerate(
             zip(_taps(padded, taps), _taps(grad_padded, taps), columns)
         ):
             part = grad if masks is None or distance == 0 else grad * masks[distance - 1]
-            into.addcmul_(part, column)
-            grad_columns.append((part * seen).sum((0, 1)))
+            if distance == 0:
+                torch.mul(part, column, out=into)
+            else:
+                into.addcmul_(part, column)
+            grad_columns.append(torch.mul(part, seen, out=product).sum((0, 1)))
         grad_weight = torch.stack(grad_columns[::-1], 1).to(weight.dtype)
         grad_bias = None if bias is None else grad.sum((0, 1)).to(bias.dtype)
         return grad_padded, grad_weight, grad_bias, None

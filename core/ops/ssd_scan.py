@@ -56,10 +56,10 @@ def ssd_scan(
     delta = F.softplus(dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias)
     if length == 1:
         y, state = _one_step(inputs, delta, A.to(wide), B, C, state, reset)
+        y = y if D is None else torch.addcmul(y, inputs, D.to(wide).unsqueeze(1))
     else:
-        y, state = _chunked(inputs, delta, A.to(wide), B, C, state, reset)
-    if D is not None:
-        y = y + inputs * D.to(wide).unsqueeze(1)
+        direct = None if D is None else D.to(wide).unsqueeze(1)
+        y, state = _chunked(inputs, delta, A.to(wide), B, C, direct, state, reset)
     return y.to(x.dtype), state
 
 
@@ -76,9 +76,16 @@ def _one_step(
 
 
 def _chunked(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, reset: Tensor | None
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The scan without the direct path. Shapes as in `ssd_scan`; K chunks of Q steps inside."""
+    """The scan over K chunks of Q steps. Shapes as in `ssd_scan`, D (H, 1)."""
     length = x.shape[1]
     chunk = min(CHUNK, length)
     missing = -length % chunk
@@ -91,12 +98,12 @@ def _chunked(
     document = None if reset is None else reset.unflatten(1, (count, chunk)).cumsum(2)
     # Autocast would halve some of the products and leave the backward with two kinds of numbers.
     with torch.autocast(x.device.type, enabled=False):
-        y, state = _ChunkedScan.apply(*parts, A, state, document)
+        y, state = _ChunkedScan.apply(*parts, A, D, state, document)
     return y.flatten(1, 2)[:, :length], state
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """x (B, K, Q, H, P), delta (B, K, Q, H), B and C (B, K, Q, N), A (H,), state (B, H, P, N),
+    """x (B, K, Q, H, P), delta (B, K, Q, H), B and C (B, K, Q, N), A (H,), D (H, 1), state (B, H, P, N),
     document (B, K, Q): the document's number within its chunk, or None where all is one.
 
     The backward is written out because it can stay in the working precision where the forward's running
@@ -111,14 +118,16 @@ class _ChunkedScan(torch.autograd.Function):
         B: Tensor,
         C: Tensor,
         A: Tensor,
+        D: Tensor | None,
         state: Tensor,
         document: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         within, entering, leaving = _decays(delta, A, document)
         scaled = x * delta.unsqueeze(4)
         weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
-        inside = (weights @ scaled.transpose(2, 3)).transpose(2, 3)  # (B, K, Q, H, P)
-        added = (scaled * leaving).flatten(3).transpose(2, 3) @ B  # (B, K, H P, N)
+        heads_scaled = scaled.transpose(2, 3).clone(memory_format=torch.contiguous_format)  # (B, K, H, Q, P)
+        inside = (weights @ heads_scaled).transpose(2, 3)  # (B, K, Q, H, P)
+        added = scaled.mul_(leaving).flatten(3).transpose(2, 3) @ B  # (B, K, H P, N)
         through = entering[:, :, -1].expand(x.shape[:2] + x.shape[3:]).flatten(2)  # (B, K, H P)
         border = state.flatten(1, 2)  # (B, H P, N)
         borders = torch.empty_like(added)
@@ -126,16 +135,18 @@ class _ChunkedScan(torch.autograd.Function):
             borders[:, k] = border
             border = torch.addcmul(added[:, k], through[:, k, :, None], border)
         carried = (C @ borders.transpose(2, 3)).view_as(x)
-        y = torch.addcmul(inside, carried, entering)
-        ctx.save_for_backward(x, delta, B, C, A, borders, within, entering, leaving)
+        y = carried.mul_(entering).add_(inside)
+        if D is not None:
+            y.addcmul_(x, D)
+        ctx.save_for_backward(x, delta, B, C, A, D, heads_scaled, borders, within, entering, leaving)
         return y, border.view_as(state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_y, grad_state = gradients
-        x, delta, B, C, A, borders, within, entering, leaving = ctx.saved_tensors
-        scaled = x * delta.unsqueeze(4)
+        x, delta, B, C, A, D, heads_scaled, borders, within, entering, leaving = ctx.saved_tensors
+        heads_grad = grad_y.transpose(2, 3).contiguous()  # (B, K, H, Q, P)
 
         # Through the states at the borders, backwards in time.
         entered = grad_y * entering
@@ -147,39 +158,36 @@ class _ChunkedScan(torch.autograd.Function):
         for k in reversed(range(x.shape[1])):
             grad_added[:, k] = grad_border
             grad_border = torch.addcmul(grad_borders[:, k], through[:, k, :, None], grad_border)
-        left = (B @ grad_added.transpose(2, 3)).view_as(x).mul_(leaving)
         grad_C = flat_entered @ borders
-        grad_B = (scaled * leaving).flatten(3) @ grad_added
+        carried = (C @ borders.transpose(2, 3)).view_as(x)
+        by_entry = entered.mul_(carried).sum(4)  # (B, K, Q, H)
+        left = (B @ grad_added.transpose(2, 3)).view_as(x).mul_(leaving)
+        by_exit = torch.mul(left, heads_scaled.transpose(2, 3), out=entered).sum(4)
+        remaining = torch.mul(heads_scaled.transpose(2, 3), leaving, out=entered)
+        grad_B = remaining.flatten(3) @ grad_added
 
         # Inside the chunks, head by head.
-        heads_grad, heads_scaled = grad_y.transpose(2, 3), scaled.transpose(2, 3)  # (B, K, H, Q, P)
-        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within
-        by_weight = heads_grad @ heads_scaled.transpose(3, 4)  # (B, K, H, Q, Q)
-        grad_scaled = left + (weights.transpose(3, 4) @ heads_grad).transpose(2, 3)
+        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
+        by_weight = heads_grad @ heads_scaled.transpose(3, 4)
+        grad_scaled = left.add_((weights.transpose(3, 4) @ heads_grad).transpose(2, 3))
         grad_scores = (by_weight * within).sum(2)
         grad_C += grad_scores @ B
         grad_B += grad_scores.transpose(2, 3) @ C
 
         # Every decay is an exponential of a difference of running sums; gather what each sum receives.
         by_pair = by_weight.mul_(weights)
-        grad_total = (by_pair.sum(4) - by_pair.sum(3)).transpose(2, 3)  # (B, K, Q, H)
-        carried = (C @ borders.transpose(2, 3)).view_as(x)
-        by_step = (left * scaled).sum(4)
-        grad_total = grad_total + (entered * carried).sum(4) - by_step
-        by_border = (grad_added * borders).sum(3).unflatten(2, x.shape[3:]).sum(3)  # (B, K, H)
-        grad_total[:, :, -1] += by_step.sum(2) + by_border * entering[:, :, -1, :, 0]
+        grad_total = by_entry - by_exit + (by_pair.sum(4) - by_pair.sum(3)).transpose(2, 3)  # (B, K, Q, H)
+        by_border = grad_added.mul_(borders).sum(3).unflatten(2, x.shape[3:]).sum(3)  # (B, K, H)
+        grad_total[:, :, -1] += by_exit.sum(2) + by_border * entering[:, :, -1, :, 0]
         grad_logs = grad_total.flip(2).cumsum(2).flip(2)
 
-        grad_delta = (grad_scaled * x).sum(4).addcmul_(grad_logs, A)
-        return (
-            grad_scaled.mul_(delta.unsqueeze(4)),
-            grad_delta,
-            grad_B,
-            grad_C,
-            (grad_logs * delta).sum((0, 1, 2)),
-            grad_border.view_as(grad_state),
-            None,
-        )
+        grad_delta = torch.mul(grad_scaled, x, out=entered).sum(4).addcmul_(grad_logs, A)
+        grad_x, grad_D = grad_scaled.mul_(delta.unsqueeze(4)), None
+        if D is not None:
+            grad_x.addcmul_(grad_y, D)
+            grad_D = torch.mul(grad_y, x, out=entered).sum((0, 1, 2, 4)).unsqueeze(1)
+        grad_A = (grad_logs * delta).sum((0, 1, 2))
+        return grad_x, grad_delta, grad_B, grad_C, grad_A, grad_D, grad_border.view_as(grad_state), None
 
 
 def _decays(delta: Tensor, A: Tensor, document: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
