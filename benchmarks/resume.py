@@ -18,14 +18,12 @@ import torch
 
 from core.config import build
 from core.config_files import preset
-from core.runs import Follower, Run, prepare_run
-from tests.runs_tools import train_here, write_text
+from core.runs import Run, prepare_run
+from tests.runs_tools import curve, train_here, write_text
 
 
 def losses(run: Run) -> list[float]:
-    follower = Follower(run.events_path)
-    follower.poll()
-    return list(follower.history.steps.columns["loss"])
+    return [loss for _, loss in curve(run)]
 
 
 def compare(root: Path, device: str, steps: int, deterministic: bool) -> None:

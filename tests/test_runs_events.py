@@ -322,3 +322,10 @@ def test_a_spike_or_a_nan_among_gathered_steps_is_not_hidden(path):
     assert first["loss"] == 1.0
     assert math.isnan(rest["loss"])
     assert math.isnan(rest["gradient_norm"])
+
+
+def test_an_interval_of_zero_writes_every_step(path):
+    meter = StepMeter(EventWriter(path), 48, interval=0.0)
+    for step in range(1, 8):
+        meter.add(step=step, loss=1.0, gradient_norm=1.0, learning_rate=0.1, waited=0.0, epoch=0.0)
+    assert [(event["step"], event["steps"]) for event in read_all(path)] == [(n, 1) for n in range(1, 8)]

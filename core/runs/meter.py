@@ -67,6 +67,8 @@ class StepMeter:
         self._waited += waited
         self._newest = (step, learning_rate, epoch)
         self.tokens += self._tokens_per_step
+        if self._interval <= 0:  # every step by itself, also of those that became known together
+            self.flush()
 
     def flush_if_due(self) -> None:
         """Write what was added if it is time; call it once for steps that became known together."""
