@@ -4,6 +4,8 @@ A model is a pure function of parameters, tokens and state to outputs and a new 
 into chunks never changes the result. Every document starts from an empty state, wherever it starts: the
 convolution's taps, the recurrent state and attention all stop at `doc_start` (B, T).
 
+What a model remembers of a text, its state, is in `core/state.py`.
+
 Shapes: B lanes, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a Mamba
 layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
 """
@@ -11,7 +13,7 @@ layer, N its states a channel, K its convolution's taps, W the window (`block_si
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -25,88 +27,13 @@ from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.selective_scan import selective_scan
 from core.ops.ssd_scan import ssd_scan
 from core.ops.window_attention import Places, window_attention
+from core.state import AttentionState as AttentionState
+from core.state import LayerState, begin_documents
+from core.state import MambaState as MambaState
+from core.state import ModelState as ModelState
 
 VOCABULARY_MULTIPLE = 64
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
-
-
-class AttentionState(NamedTuple):
-    """The last W - 1 keys, already turned to their place, and values: (B, H, W - 1, E) each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-class MambaState(NamedTuple):
-    """The convolution's last inputs (B, K - 1, channels) and the recurrent state.
-
-    `hidden` is (B, D, N), for Mamba-2 (B, H, E, N), in float32 at least.
-    """
-
-    tail: Tensor
-    hidden: Tensor
-
-
-LayerState = AttentionState | MambaState
-
-
-class ModelState(NamedTuple):
-    """All that a model remembers of the text so far. Shapes never change, so a step can be captured."""
-
-    position: Tensor
-    """Tokens of the current document so far, (B,) int64; cached keys from before them are never seen."""
-    layers: tuple[LayerState, ...]
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> ModelState:
-        """A state with `function` applied to every tensor."""
-        layers = tuple(type(layer)(*map(function, layer)) for layer in self.layers)
-        return ModelState(function(self.position), layers)
-
-    def detach(self) -> ModelState:
-        """The same state, cut from the graph that made it."""
-        return self.map(Tensor.detach)
-
-    def to(self, device: torch.device | str) -> ModelState:
-        """The same state on another device."""
-        return self.map(lambda tensor: tensor.to(device))
-
-    def lanes(self, index: Tensor) -> ModelState:
-        """The lanes that `index` (M,) int64 names, in its order; a lane may be named more than once."""
-        return self.map(lambda tensor: tensor.index_select(0, index))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, for a checkpoint."""
-        named = {"position": self.position}
-        for i, layer in enumerate(self.layers):
-            named |= {f"layers.{i}.{name}": tensor for name, tensor in layer._asdict().items()}
-        return named
-
-    @staticmethod
-    def from_tensors(named: dict[str, Tensor]) -> ModelState:
-        """The state whose `tensors()` these are. Raises KeyError if one is missing."""
-        count = len({name.split(".")[1] for name in named if name.startswith("layers.")})
-        layers: list[LayerState] = []
-        for i in range(count):
-            kind = AttentionState if f"layers.{i}.keys" in named else MambaState
-            layers.append(kind(*(named[f"layers.{i}.{name}"] for name in kind._fields)))
-        return ModelState(named["position"], tuple(layers))
-
-
-def begin_documents(
-    state: ModelState | None, doc_start: Tensor | None
-) -> tuple[ModelState | None, Tensor | None]:
-    """Spare the layers their masks where documents start at the first token of a chunk or not at all.
-
-    Such a lane's state is emptied instead, which means the same. Only on CPU, where looking is free.
-    """
-    if doc_start is None or doc_start.device.type != "cpu" or torch.compiler.is_compiling():
-        return state, doc_start
-    if doc_start[:, 1:].any():
-        return state, doc_start
-    first = doc_start[:, 0]
-    if state is None or not first.any():
-        return state, None
-    return state.map(lambda tensor: tensor.masked_fill(first.view(-1, *[1] * (tensor.ndim - 1)), 0)), None
 
 
 class Output(NamedTuple):
