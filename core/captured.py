@@ -21,6 +21,7 @@ from torch import Tensor
 from core.config import RunConfig
 from core.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
+from core.ops.dispatch import takes_triton
 from core.optim import AdamW, learning_rate
 from core.step import StepMetrics, Transfer, autocast
 
@@ -144,6 +145,11 @@ class CapturedStep:
         self._optimizer.step()
         proposed = self._proposed.tensors()
         for (name, current), before in zip(self.state.tensors().items(), self._before.tensors().values()):
+            if before is current and takes_triton(current):
+                from core.ops.settle_triton import settle
+
+                settle(proposed[name], current, good)
+                continue
             current.copy_(torch.where(good, proposed[name], before))
             if before is not current:
                 before.copy_(current)

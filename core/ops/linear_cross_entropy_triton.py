@@ -16,8 +16,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 1 << 30
 """Logits held at a time."""
-PIECE = 4096
-"""Logits of a row that a program handles at a time."""
+PIECE, WARPS = 8192, 32
+"""Logits of a row that a program handles at a time; few and large programs, so that their rows fit the cache."""
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def _operator(x, weight, targets, ignore_index, vocab_size, wants_gradient):
         logits = x[part] @ head.t()
         loss_kernel[(logits.shape[0],)](
             logits, targets[part], losses[part], logits.shape[0], count, vocab_size, logits.shape[1],
-            ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=8,
+            ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=WARPS,
         )  # fmt: skip
         if wants_gradient:
             torch.mm(logits, head, out=grad_x[part])

@@ -275,6 +275,9 @@ def backward_kernel(
     # Where a lane writes the total that an exchange leaves with it.
     if EXCHANGE == "tensor cores":
         mine_at = lane // 16 * 16 + lane % 4 * 4 + lane // 8 % 2 * 2 + lane // 4 % 2
+    elif EXCHANGE == "pairs":
+        # Two lanes share a channel; as the lanes come, to be put in order afterwards.
+        pair_at = n[:, None] * CHANNELS + unaligned + lane[None, :]
     else:
         mine_at = lane // (CHANNELS // (2 * N) if CHANNELS >= 2 * N else 1)
     # Zero, but the compiler cannot know: else it would keep the decays that are to be computed again.
@@ -360,10 +363,13 @@ def backward_kernel(
                 tl.store(row + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
             else:
                 mixed = tl.inline_asm_elementwise(
-                    ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
+                    ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N * CHANNELS // 32
                 )
-                # Only the first register of a lane holds a total; as integers the zeros fold away.
-                totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
+                if EXCHANGE == "pairs":
+                    totals = totals + (mixed.to(tl.float32, bitcast=True),)
+                else:
+                    # Only the first register of a lane holds a total; as integers the zeros fold away.
+                    totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
             grad_input = tl.sum(grad * weights_B[:, None], 0)
             carried = grad * decay
             h = before[k]
@@ -386,10 +392,15 @@ def backward_kernel(
                 _put(grad_z + into, grads_z[HALF - 1 - k], d, width, t, stop, FULL)
             if EXCHANGE != "":
                 row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
-                owner = tl.where(t < stop, CHANNELS, 0)
-                if CHANNELS > 2 * N:
-                    owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
-                tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
+                if EXCHANGE == "pairs":
+                    # The first register of each lane: its states are 0 and 1.
+                    first_two = (n[:, None] < tl.where(t < stop, 2, 0)) & (lane[None, :] >= 0)
+                    tl.store(row + pair_at, totals[HALF - 1 - k], mask=first_two)
+                else:
+                    owner = tl.where(t < stop, CHANNELS, 0)
+                    if CHANNELS > 2 * N:
+                        owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
+                    tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
     tl.store(grad_A + slot * states * width + tile, sum_A, mask=tile_mask)
     if HAS_D:
         tl.store(grad_D + slot * width + d, sum_D, mask=d < width)

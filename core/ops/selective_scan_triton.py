@@ -33,13 +33,18 @@ BLOCK = 8
 """Steps from border to border."""
 HALF = 4
 """Steps whose states the backward holds in registers at a time."""
-REGISTERS: dict[str, int | None] = {"forward": 128, "local": 96, "backward": None}
-"""The most a lane may use: fewer let more warps hide each other's waiting, too few spill."""
+BACKWARD_REGISTERS = {16: 168}
+"""The most a lane may use with so many channels a warp, so that more warps fit; as it comes elsewhere."""
 LANES = 32
 LOG2_E = 1.4426950408889634
 MIN_CHUNK = 64
-WARPS_PER_PROCESSOR = 16
-"""As many as there should be at least, so that waiting for memory is hidden."""
+SPLIT_BELOW = 7
+"""With fewer warps a processor than this, channels are shared by two lanes to have more."""
+CHUNK_BELOW = 5
+"""With still fewer, time is cut into chunks,"""
+WARPS_PER_PROCESSOR = 32
+"""to have about so many."""
+FORCE_CHANNELS = 0
 
 
 def exchange_assembly(states: int) -> str:
@@ -71,35 +76,39 @@ def exchange_assembly(states: int) -> str:
     return "{ " + "\n".join([registers, *lines, *outputs]) + " }"
 
 
-def exchange_constraints(states: int) -> str:
-    """The registers that `exchange_assembly` reads and writes."""
-    return ",".join(["=&r"] * states + ["r"] * (2 * states))
+def exchange_constraints(registers: int) -> str:
+    """The registers that an exchange of two tiles with so many each reads and writes."""
+    return ",".join(["=&r"] * registers + ["r"] * (2 * registers))
 
 
-def tensor_core_assembly() -> str:
+def tensor_core_assembly(channels: int) -> str:
     """PTX with the effect of `exchange_assembly(16)` up to order, most of it on the tensor cores.
 
     A product with a matrix of ones adds a register over four lanes, four registers at a time. The tensor
-    cores read 10 bits of fraction and drop the rest; the last line undoes the mean of that. Lane l ends with
-    the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2.
+    cores read 10 bits of fraction and drop the rest; the last line undoes the mean of that. With 32 channels
+    lane l ends with the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2. With 16
+    channels, two lanes to each, a lane has 8 + 8 registers and ends with that index of them, less 16 (l / 16).
     """
+    inputs = channels  # registers of both tiles: 2 x 16 states x channels / 32
+    names = "pq"[: inputs // 16]
     lines = [
-        ".reg .b32 lane, group, bit, sent, kept, got; .reg .pred upper; .reg .b32 one<8>; .reg .f32 total;",
-        ".reg .b32 p<4>; .reg .b32 q<4>; .reg .b32 v<7>; mov.u32 lane, %laneid; shr.u32 group, lane, 2;",
+        ".reg .b32 lane, group, bit, sent, kept, got; .reg .pred upper; .reg .b32 one<8>;",
+        ".reg .f32 p<4>; .reg .f32 q<4>; .reg .b32 v<7>; mov.u32 lane, %laneid; shr.u32 group, lane, 2;",
     ]
     for i in range(8):
         lines.append(f"setp.eq.u32 upper, group, {i}; selp.b32 one{i}, 0x3f800000, 0, upper;")
-    for name, first in (("p", 16), ("q", 32)):
+    for index, name in enumerate(names):
         into = ", ".join(f"{name}{i}" for i in range(4))
-        lines += [f"mov.b32 {name}{i}, 0;" for i in range(4)]
+        lines += [f"mov.f32 {name}{i}, 0f00000000;" for i in range(4)]
         for j in range(4):
-            factors = ", ".join(f"${first + 4 * j + i}" for i in range(4))
+            first = inputs // 2 + 16 * index + 4 * j
+            factors = ", ".join(f"${first + i}" for i in range(4))
             lines.append(
                 "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
                 f"{{{into}}}, {{{factors}}}, {{one{2 * j}, one{2 * j + 1}}}, {{{into}}};"
             )
-    values, count = ["p0", "p2", "p1", "p3", "q0", "q2", "q1", "q3"], 0
-    for distance in (16, 8, 4):
+    values, count = [f"{name}{i}" for name in names for i in (0, 2, 1, 3)], 0
+    for distance in (16, 8, 4) if len(names) > 1 else (8, 4):
         half = len(values) // 2
         lines.append(f"and.b32 bit, lane, {distance}; setp.ne.b32 upper, bit, 0;")
         merged = []
@@ -111,7 +120,7 @@ def tensor_core_assembly() -> str:
             count += 1
         values = merged
     lines += [f"mul.f32 $0, {values[0]}, 0f{struct.pack('>f', 1 + 0.7213 * 2**-11).hex()};"]
-    lines += [f"mov.b32 ${i}, 0;" for i in range(1, 16)]
+    lines += [f"mov.b32 ${i}, 0;" for i in range(1, inputs // 2)]
     return "{ " + "\n".join(lines) + " }"
 
 
@@ -136,14 +145,30 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def plan(batch: int, length: int, width: int, states: int, device: torch.device, chunk: int = 0) -> Plan:
-    """Choose the layout for (batch, length, width) with `states` a channel; `chunk` forces the chunk length."""
+def plan(
+    batch: int,
+    length: int,
+    width: int,
+    states: int,
+    device: torch.device,
+    chunk: int = 0,
+    *,
+    narrow: bool = False,
+) -> Plan:
+    """The layout for (batch, length, width) with `states` a channel; `chunk` forces how time is cut.
+
+    `narrow` says that the inputs have 16 bits; then a channel may be shared by two lanes.
+    """
     padded = max(4, triton.next_power_of_2(states))
     channels = LANES if padded <= 16 else LANES * 16 // padded
+    processors = _processors(device)
+    if FORCE_CHANNELS:
+        channels = FORCE_CHANNELS
+    elif narrow and padded == 16 and batch * triton.cdiv(width, LANES) < SPLIT_BELOW * processors:
+        channels = 16
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
-        wanted = WARPS_PER_PROCESSOR * _processors(device)
-        chunks = 1 if 2 * warps > wanted else triton.cdiv(wanted, warps)
+        chunks = 1 if warps >= CHUNK_BELOW * processors else triton.cdiv(WARPS_PER_PROCESSOR * processors, warps)
         chunk = max(MIN_CHUNK, triton.cdiv(length, chunks))
     chunk = triton.cdiv(chunk, BLOCK) * BLOCK
     return Plan(padded, channels, chunk, max(1, triton.cdiv(length, chunk)), device.type != "cuda")
@@ -215,7 +240,7 @@ def _operator(
     chunk: int, keep: bool,
 ) -> Any:  # fmt: skip
     inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
-    layout = plan(*x.shape, A.shape[1], x.device, chunk)
+    layout = plan(*x.shape, A.shape[1], x.device, chunk, narrow=x.element_size() == 2)
     y, borders, last, sums = _forward(layout, inputs, _rates(A), D, dt_bias, _state(h0), _flags(reset), keep)
     nothing = last.new_empty(0)
     return (
@@ -233,7 +258,7 @@ def _(
 ) -> Any:  # fmt: skip
     batch, length, width = x.shape
     states = A.shape[1]
-    layout = plan(batch, length, width, states, x.device, chunk)
+    layout = plan(batch, length, width, states, x.device, chunk, narrow=x.element_size() == 2)
 
     def new(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -258,14 +283,14 @@ def _backward_operator(
     borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
     inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
-    layout = plan(*x.shape, A.shape[1], x.device, chunk)
+    layout = plan(*x.shape, A.shape[1], x.device, chunk, narrow=x.element_size() == 2)
     states, padded = A.shape[1], layout.states
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first = _backward(
         layout, inputs, _rates(A), D, dt_bias, _flags(reset), borders.view(torch.float32),
         _found(sums.view(torch.float32)), grad_y.contiguous(),
         None if grad_last is None else grad_last.contiguous(), wants_first,
     )  # fmt: skip
-    both = grad_BC.sum(1)
+    both = _in_order(grad_BC.sum(1), layout, x)
     nothing = grad_A.new_empty(0)
     return (
         grad_x,
@@ -317,6 +342,22 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: An
 _operator.register_autograd(_gradients, setup_context=_keep)
 
 
+def _exchange(layout: Plan, x: Tensor) -> str:
+    """How dB and dC are summed over channels."""
+    if layout.interpreted or layout.states > 16:
+        return ""
+    if layout.states == 16 and x.element_size() == 2:
+        return "tensor cores" if layout.channels == LANES else "pairs"
+    return "lanes" if layout.channels == LANES else ""
+
+
+def _in_order(sums: Tensor, layout: Plan, x: Tensor) -> Tensor:
+    """Sums (..., 2N) of dB and dC, put in the order of states where the exchange left another."""
+    if _exchange(layout, x) != "pairs":
+        return sums
+    return sums.unflatten(-1, (2, 2, 2, 2, 2)).permute(0, 1, 5, 6, 3, 4, 2).flatten(2)
+
+
 def _strides(*tensors: Tensor | None) -> list[int]:
     """Strides over batch and time of each, zeros for a missing one."""
     return [
@@ -324,9 +365,9 @@ def _strides(*tensors: Tensor | None) -> list[int]:
     ]
 
 
-def _registers(kernel: str) -> dict[str, int]:
-    most = REGISTERS[kernel]
-    return {} if most is None else {"maxnreg": most}
+def _most_registers(layout: Plan) -> dict[str, int]:
+    most = BACKWARD_REGISTERS.get(layout.channels)
+    return {} if most is None or layout.interpreted else {"maxnreg": most}
 
 
 def _masks(layout: Plan, length: int, width: int, states: int) -> dict[str, bool]:
@@ -373,12 +414,12 @@ def _forward(
         sums = rates.new_empty(batch, layout.chunks, width)
         kernels.forward_kernel[grid](
             *tensors, None, y, None, entries, sums, *sizes,
-            LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **_registers("local"), **options,
+            LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **options,
         )  # fmt: skip
         _carry(layout, rates, sums, h0, entries, backward=False)
     kernels.forward_kernel[grid](
         *tensors, entries, y, borders, last, None, *sizes,
-        LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **_registers("forward"), **options,
+        LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
     return y, borders, last, sums
 
@@ -420,7 +461,7 @@ def _backward(
             dt, rates, C, z, bias, flags, grad_y, entries,
             length, width, layout.chunk, states, *_strides(dt, z, C), 0,
             N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK,
-            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1, **_registers("local"), **masks,
+            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1, **masks,
         )  # fmt: skip
         _carry(layout, rates, sums, grad_last, entries, backward=True)
 
@@ -437,19 +478,19 @@ def _backward(
         None if bias is None else share(layout.chunks, width),
         share(states, width) if wants_first else None,
     )
-    exchange, assembly = "", ""
-    if not layout.interpreted and layout.states == 16 and x.element_size() == 2:
-        exchange, assembly = "tensor cores", tensor_core_assembly()
-    elif not layout.interpreted and layout.states <= 16:
-        exchange, assembly = "lanes", exchange_assembly(layout.states)
+    exchange, assembly = _exchange(layout, x), ""
+    if exchange == "lanes":
+        assembly = exchange_assembly(layout.states)
+    elif exchange:
+        assembly = tensor_core_assembly(layout.channels)
     kernels.backward_kernel[grid](
         x, dt, rates, B, C, D, z, bias, flags, borders, grad_y, entries, *grads,
         length, width, layout.chunk, states, *_strides(x, dt, z, B, C), 0,
         N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK, HALF=HALF,
         EXCHANGE=exchange, ASSEMBLY=assembly,
-        CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
+        CONSTRAINTS=exchange_constraints(layout.states * layout.channels // LANES) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
         HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1,
-        **_registers("backward"), **masks,
+        **_most_registers(layout), **masks,
     )  # fmt: skip
     return grads

@@ -61,6 +61,10 @@ class Places:
         a query turned now differ by their distance alone.
         """
         half = x.shape[3] // 2
+        if half not in self._rotations and takes_triton(x):
+            from core.ops.window_attention_triton import rotations
+
+            self._rotations[half] = rotations(self.position, half, ROPE_BASE)
         if half not in self._rotations:
             precise = torch.float32 if x.device.type == "mps" else torch.float64
             rates = ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=precise) / half)

@@ -185,9 +185,6 @@ def _backward(
     grad_q = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
     grad_k = torch.empty(batch, heads, keys, width, dtype=k.dtype, device=k.device)
     grad_v = torch.empty_like(grad_k)
-    if cached:
-        grad_k[:, :, :cached] = 0
-        grad_v[:, :, :cached] = 0
     slopes = torch.empty_like(norms)
     options = {"E": max(16, triton.next_power_of_2(width)), "QUERIES": QUERIES, "KEYS": KEYS, "num_warps": 4}
     backward_queries_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
@@ -250,6 +247,32 @@ def _gradients(ctx, grad_out, grad_norms):
 _operator.register_autograd(_gradients, setup_context=_keep)
 
 
+@torch.library.custom_op(
+    "mamba_tui::rotations",
+    mutates_args=(),
+    schema="(Tensor position, int half, float base) -> (Tensor, Tensor)",
+)
+def _rotations(position, half, base):
+    rates = base ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
+    angles = position[:, :, None, None] * rates
+    return angles.cos().float(), angles.sin().float()
+
+
+@_rotations.register_fake
+def _(position, half, base):
+    shape = (*position.shape, 1, half)
+    return position.new_empty(shape, dtype=torch.float32), position.new_empty(shape, dtype=torch.float32)
+
+
+def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (B, T), each (B, T, 1, half) float32.
+
+    An operator of its own, or a compiler would compute them again, in float64, wherever they are used.
+    """
+    cos, sin = _rotations(position, half, base)
+    return cos, sin
+
+
 def window_attention_triton(
     q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int, *, cached: int = 0
 ) -> Tensor:
@@ -261,7 +284,7 @@ def window_attention_triton(
         v: values, (B, H, S, E).
         reach: keys that each query sees before its own, (B, T) int64, below `window`.
         window: an upper bound of reach + 1.
-        cached: the first so many keys and values get no gradient (zeros).
+        cached: nobody looks at the gradient of the first so many keys and values; it is not written.
 
     Returns:
         (B, H, T, E), laid out as (B, T, H, E).
