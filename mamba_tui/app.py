@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
 from textual.content import Content
 from textual.reactive import reactive
+from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
@@ -33,7 +36,8 @@ TABS = (
     ("generate", "F5", "Generate"),
     ("data", "F6", "Data"),
 )
-FLUSH_SECONDS = 0.1
+# Four times a second looks alive, and leaves the processor to the run.
+FLUSH_SECONDS = 0.25
 
 
 class MambaTUI(App[int]):
@@ -107,7 +111,7 @@ class MambaTUI(App[int]):
         self._dirty = True
 
     def _show_news(self) -> None:
-        """Show what is new, ten times a second at most, and only on the pane that is looked at."""
+        """Show what is new, four times a second, and only on the pane that is looked at."""
         self._show_status()
         if not self._dirty:
             return
@@ -170,6 +174,21 @@ class MambaTUI(App[int]):
                 lines.append(Content.assemble((f"  {names:<{widest}} ", "bold"), (f"{text}\n", "$muted")))
             lines.append("\n")
         self.push_screen(Page("Keys", Content.assemble(*lines)))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """For the command palette: everything that a key does here, and the choice of a theme."""
+        seen: set[str] = set()
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if not binding.tooltip or not active.enabled or binding.action in (*seen, "command_palette"):
+                continue
+            seen.add(binding.action)
+            # The tables of keys have "Up", "Left" and so on, which nobody looks for.
+            if binding.action.startswith(("move", "page", "edge", "app.focus")):
+                continue
+            run = partial(self.run_action, binding.action, active.node)
+            yield SystemCommand(binding.description, binding.tooltip, partial(self.call_later, run))
+        yield SystemCommand("Colours", "choose among all colour themes", self.search_themes)
 
     async def action_tab(self, tab: str) -> None:
         """Go to a tab."""
@@ -247,11 +266,13 @@ class MambaTUI(App[int]):
     async def _leave(self) -> None:
         from mamba_tui.widgets.dialogs import Answer, Question
 
+        if any(isinstance(screen, Question) for screen in self.screen_stack):
+            return
+        if not await self._configuration_kept():
+            return
         session = self.session
         if session.run is None or not session.alive or session.read_only:
             self._close_console()
-            return
-        if any(isinstance(screen, Question) for screen in self.screen_stack):
             return
         name = visible(session.run.name)
         answer = await self.push_screen_wait(
@@ -277,6 +298,33 @@ class MambaTUI(App[int]):
             self._close_console(
                 f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}"
             )
+
+    async def _configuration_kept(self) -> bool:
+        """Offer to save a changed configuration that no run has; False to stay."""
+        from mamba_tui.panes.config import ConfigPane
+        from mamba_tui.widgets.dialogs import Answer, Question
+
+        pane = next(iter(self.panes.query(ConfigPane)), None)
+        if pane is None or not pane.worth_saving:
+            return True
+        answer = await self.push_screen_wait(
+            Question(
+                "Quit",
+                "The configuration has changes that are in no file and no run.",
+                [
+                    Answer("save", f"Save to {pane.path.name}", "primary"),
+                    Answer("drop", "Quit without saving"),
+                    Answer("stay", "Stay"),
+                ],
+            )
+        )
+        if answer == "save":
+            try:
+                await pane.save_to(pane.path)
+            except UserError as error:
+                self.say(error, problem=True)
+                return False
+        return answer in ("save", "drop")
 
     def _close_console(self, message: str = "") -> None:
         for pane in self.panes.children:

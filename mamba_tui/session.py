@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 EVENTS_A_SLICE = 1000
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 LIVENESS_SECONDS = 1.0
 
 ENDED = ("finished", "stopped", "failed", "died", "new")

@@ -178,3 +178,41 @@ async def test_resizing_to_almost_nothing_and_back(tmp_path):
                 await pilot.resize_terminal(*size)
                 await pilot.pause()
         await until_shown(pilot, "hourglass")
+
+
+async def test_changes_that_nobody_has_are_offered_to_be_saved(tmp_path, monkeypatch):
+    from core.config_files import load_file
+
+    monkeypatch.chdir(tmp_path)
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("5", "1", "2", "enter", "ctrl+q")
+        await until_shown(pilot, "in no file and no run")
+        await pilot.press("escape")
+        await until(pilot, lambda: len(app.screen_stack) == 1)
+        assert app.is_running
+        await pilot.press("ctrl+q")
+        await until_shown(pilot, "in no file and no run")
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_running)
+    assert load_file(tmp_path / "current_configuration.json").model.n_embd[0] == 512
+
+
+async def test_the_palette_does_what_keys_do(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("ctrl+p", *"mirror")
+        await until_shown(pilot, "mirror image")
+        await pilot.press("enter")
+        values = app.query_one("#layers").document
+        await until(pilot, lambda: values.values["attention_type"] == values.values["attention_type"][::-1])
+        await pilot.press("ctrl+p", *"checkpoints")
+        await until_shown(pilot, "what runs have kept")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.tab == "checkpoints")
+
+
+async def test_a_failure_of_ours_is_a_sentence_and_a_file(tmp_path):
+    from mamba_tui.app import write_crash_report
+
+    path = write_crash_report(ValueError("odd"), tmp_path)
+    assert "ValueError: odd" in path.read_text()
+    assert write_crash_report(ValueError("odd"), tmp_path / "missing") is None

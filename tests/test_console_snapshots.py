@@ -77,6 +77,7 @@ async def test_every_tab(size):
     trainer = FakeTrainer(make_run(root, "second"))
     async with serving(trainer), console(root, size, config=config) as (app, pilot):
         await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
+        await until(pilot, lambda: "40%" in rows(app)[0])
         for tab in READY:
             await shown(app, pilot, tab)
             compare(f"{tab}-{size[0]}x{size[1]}", "\n".join(rows(app)) + "\n")

@@ -101,7 +101,7 @@ class CheckpointTable(Rows):
     def row_segments(self, index: int, width: int) -> list[Segment]:
         """One checkpoint."""
         row = self.rows[index]
-        info, base, muted = row.info, self.rich_style, self.style_of("muted")
+        info, base, muted = row.info, self.component(""), self.style_of("muted")
         number = self.marked.index(row.key) + 1 if row.key in self.marked else 0
         signs = ("◆" if row.key in self.pins else " ") + (str(number) if number else " ")
         segments = [

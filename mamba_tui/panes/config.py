@@ -27,6 +27,7 @@ from mamba_tui.widgets.dialogs import Answer, Choice, Page, Prompt, Question
 from mamba_tui.widgets.hourglass import Hourglass
 from mamba_tui.widgets.numbers import age, bytes_size, compact
 from mamba_tui.widgets.safe_text import clip, safe, visible
+from mamba_tui.widgets.text_line import TextLine
 
 WORKING_FILE = Path("current_configuration.json")
 
@@ -48,6 +49,7 @@ class ConfigPane(Pane):
         self.mode: Mode = options.mode
         self.known = Survey()
         self._surveyed: tuple[str, str] = ("", "")
+        self._started: object = None
 
     def compose(self) -> ComposeResult:
         """Design at the left or top, settings at the right or below."""
@@ -56,15 +58,15 @@ class ConfigPane(Pane):
         with Vertical(id="body"):
             with Vertical(id="design"):
                 yield LayerTable(self.document, read_only=read_only, id="layers")
-                yield Static(id="totals")
+                yield TextLine(id="totals")
                 with Horizontal(id="start-row"):
                     yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
-                    yield Static(id="ready")
+                    yield TextLine(id="ready")
                 yield Hourglass(id="drawing")
             with Vertical(id="rest"):
                 yield Input(placeholder="find a setting; Esc ends", id="find")
                 yield SettingsList(self.document, read_only=read_only, id="settings")
-                yield Static(id="hint")
+                yield TextLine(id="hint")
 
     def on_mount(self) -> None:
         """Show the totals at once, and what takes longer when it is known."""
@@ -100,18 +102,18 @@ class ConfigPane(Pane):
         config = self.document.config
         if (config.data.dataset_dir, config.hardware.device) != self._surveyed and self._surveyed[0]:
             self._survey_soon()
-        layers, totals = self.query_one(LayerTable), self.query_one("#totals", Static)
+        layers, totals = self.query_one(LayerTable), self.query_one("#totals", TextLine)
         self.query_one(Hourglass).show(self.document.values["n_embd"], self.document.values["attention_type"])
         if self.document.problems:
             layers.show_costs(())
             count = len(self.document.problems)
             first = next(iter(self.document.problems.values()))
             more = f" (and {count - 1} more)" if count > 1 else ""
-            totals.update(Content.styled(visible(f"{first}{more}"), "$text-error"))
+            totals.show(Content.styled(visible(f"{first}{more}"), "$text-error"), layout=True)
         else:
             cost = estimate(config, self.known)
             layers.show_costs(cost.layers)
-            totals.update(self._totals(config, cost))
+            totals.show(self._totals(config, cost), layout=True)
         self._show_ready()
         self._show_hint()
         self._show_banner()
@@ -142,15 +144,15 @@ class ConfigPane(Pane):
     def _show_ready(self) -> None:
         if not self.is_mounted:
             return
-        button, ready = self.query_one("#start", Button), self.query_one("#ready", Static)
+        button, ready = self.query_one("#start", Button), self.query_one("#ready", TextLine)
         reason = self._reason_against()
         button.disabled = bool(reason)
         if reason:
-            ready.update(Content.styled(visible(reason), "$text-error"))
+            ready.show(Content.styled(visible(reason), "$text-error"))
             return
         changed = "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.path.name)
         name = f"run {visible(clip(self.run_name, 30))}" if self.run_name else "a new run"
-        ready.update(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$muted")))
+        ready.show(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$muted")))
 
     def _reason_against(self) -> str:
         if self.session.read_only:
@@ -167,7 +169,7 @@ class ConfigPane(Pane):
         settings = self.query_one(SettingsList)
         text, style = settings.hint()
         color = "$text-error" if style == settings.style_of("problem") else ""
-        self.query_one("#hint", Static).update(Content.styled(visible(text), color))
+        self.query_one("#hint", TextLine).show(Content.styled(visible(text), color))
 
     def _show_banner(self) -> None:
         banner = self.query_one("#banner", Static)
@@ -202,6 +204,7 @@ class ConfigPane(Pane):
             name = await self.session.free_name(self.run_name)
             self.console._changed()
             run = await self.session.start(self.document.config, name, self.mode)
+            self._started = self.document.values
         except UserError as error:
             self._show_ready()
             await self.app.push_screen_wait(Question("Not started", str(error), [Answer("ok", "OK")]))
@@ -277,8 +280,6 @@ class ConfigPane(Pane):
         self.work(self._save(), "config-file")
 
     async def _save(self) -> None:
-        from core.config_files import save_file
-
         self.query_one(LayerTable).finish()
         self.query_one(SettingsList).finish()
         if self.document.problems:
@@ -287,16 +288,23 @@ class ConfigPane(Pane):
         answer = await self.app.push_screen_wait(
             Prompt("Save the configuration", "File to write (.json or .toml):", str(self.path))
         )
-        if not answer:
-            return
-        try:
-            await off_thread(save_file, self.document.config, Path(answer).expanduser())
-        except UserError as error:
-            self.console.say(error, problem=True)
-            return
-        self.path = Path(answer).expanduser()
+        if answer:
+            await self.save_to(Path(answer).expanduser())
+
+    @property
+    def worth_saving(self) -> bool:
+        """Whether there are good changes that neither a file nor a run has."""
+        unkept = self.document.changed and self.document.values != self._started
+        return unkept and not self.document.problems and not self.session.read_only
+
+    async def save_to(self, path: Path) -> None:
+        """Write the configuration to a file. Raises UserError."""
+        from core.config_files import save_file
+
+        await off_thread(save_file, self.document.config, path)
+        self.path = path
         self.document.saved()
-        self.console.say(f"saved {self.path}")
+        self.console.say(f"saved {path}")
         self._changed()
 
     def action_load(self) -> None:

@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Static
 
 from core.errors import UserError
 from mamba_tui import keys
@@ -26,6 +25,7 @@ from mamba_tui.widgets.knobs import Knobs
 from mamba_tui.widgets.numbers import age, compact, loss
 from mamba_tui.widgets.prompt_editor import PromptEditor
 from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.widgets.token_view import Token, TokenView
 from mamba_tui.words import free_path
 
@@ -54,13 +54,13 @@ class GeneratePane(Pane):
 
     def compose(self) -> ComposeResult:
         """From top to bottom: model, text, what is under the cursor, knobs, prompt."""
-        yield Static(id="model-line")
+        yield TextLine(id="model-line")
         with Horizontal(id="texts"):
             for number in (0, 1):
                 with Vertical(classes="side", id=f"side-{number}"):
-                    yield Static(classes="side-title", id=f"title-{number}")
+                    yield TextLine(classes="side-title", id=f"title-{number}")
                     yield TokenView(EMPTY if number == 0 else "", id=f"text-{number}")
-        yield Static(id="token-line")
+        yield TextLine(id="token-line")
         yield Knobs(SAMPLING, self.state.sampling, id="knobs")
         yield PromptEditor(self.state.prompts, id="prompt")
 
@@ -303,9 +303,9 @@ class GeneratePane(Pane):
         if not self.is_mounted:
             return
         for side in self.sides:
-            self.query_one(f"#title-{side.slot}", Static).update(side.line())
-        self.query_one("#model-line", Static).update(self._model_line())
-        self.query_one("#token-line", Static).update(self._token_line())
+            self.query_one(f"#title-{side.slot}", TextLine).show(side.line())
+        self.query_one("#model-line", TextLine).show(self._model_line())
+        self.query_one("#token-line", TextLine).show(self._token_line())
 
     def _model_line(self) -> Content:
         first = self.sides[0]

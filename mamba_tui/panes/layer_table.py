@@ -110,14 +110,14 @@ class LayerTable(Rows):
     def _color(self, kind: object) -> Style:
         name = hourglass.COLOR_VARIABLE.get(str(kind), "foreground")
         color = Color.parse(self.app.theme_variables.get(name, "#808080"))
-        return self.rich_style + Style(color=color.rich_color)
+        return self.component("") + Style(color=color.rich_color)
 
     def _value(self, index: int, place: int, key: str) -> list[Segment]:
         cells, value = CELLS[key], self.document.values[key][index]
         here = index == self.cursor and place == self.column
         if here and self.edit is not None:
             return [Segment(" "), *self.edit.segments(cells - 1, self.style_of("edit"))]
-        style = self.rich_style
+        style = self.component("")
         if key == "attention_type":
             sign = hourglass.SIGN.get(str(value), "?")
             text, style = pad(f"{sign} {value}", cells), self._color(value)
@@ -132,9 +132,9 @@ class LayerTable(Rows):
             style = style + Style(reverse=True, bold=True)
         if key == "attention_type":
             shown = text.rstrip()
-            return [Segment(shown, style), Segment(text[len(shown) :], self.rich_style)]
+            return [Segment(shown, style), Segment(text[len(shown) :], self.component(""))]
         shown = text.lstrip()
-        return [Segment(text[: len(text) - len(shown)], self.rich_style), Segment(shown, style)]
+        return [Segment(text[: len(text) - len(shown)], self.component("")), Segment(shown, style)]
 
     # -------------------------------------------------------------- editing
 

@@ -70,7 +70,7 @@ class RunRows(Rows):
 
     def row_segments(self, index: int, width: int) -> list[Segment]:
         """Marks, name, state, figures."""
-        row, base = self.rows[index], self.rich_style
+        row, base = self.rows[index], self.component("")
         status = row.status
         variable = STATE_COLOR.get(status.state, "accent")
         color = Color.parse(self.app.theme_variables.get(variable, "#888888")).rich_color

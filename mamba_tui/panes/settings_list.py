@@ -122,7 +122,7 @@ class SettingsList(Rows):
         if self.edit is not None and index == self.cursor:
             middle = self.edit.segments(value_cells, self.style_of("edit"))
         else:
-            style = self.style_of("accent") if changed else self.rich_style
+            style = self.style_of("accent") if changed else self.component("")
             style = self.style_of("problem") if problem else style
             text = shown_value(value) or "(empty)"
             unit = f" {item.unit}" if item.unit and not problem else ""
@@ -146,7 +146,7 @@ class SettingsList(Rows):
             middle = [Segment(middle[0].text.rstrip(), middle[0].style)] if self.edit is None else middle
             rest = max(0, width - key_cells - 2 - sum(part.cell_length for part in middle))
         return [
-            Segment(" " + pad(row.key, key_cells), self.rich_style),
+            Segment(" " + pad(row.key, key_cells), self.component("")),
             *middle,
             Segment(" " + pad(note, rest), style),
         ]

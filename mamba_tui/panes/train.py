@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import ContentSwitcher, Static
+from textual.widgets import ContentSwitcher
 
 from mamba_tui import keys
 from mamba_tui.history import RunHistory
@@ -23,6 +23,7 @@ from mamba_tui.state import ConsoleState
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 from mamba_tui.widgets.line_chart import LineChart
 from mamba_tui.widgets.safe_text import safe
+from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.words import free_path, state_of
 
 VIEWS = ("charts", "samples", "log")
@@ -51,7 +52,7 @@ class TrainPane(Pane):
 
     def compose(self) -> ComposeResult:
         """Status on top, one of three views below."""
-        yield Static(id="status")
+        yield TextLine(id="status")
         with ContentSwitcher(initial="charts-view", id="views"):
             with Vertical(id="charts-view"):
                 with Vertical(id="charts"):
@@ -60,7 +61,7 @@ class TrainPane(Pane):
                         for kind in charts.KINDS[1:]:
                             yield LineChart(kind.title, unit=kind.unit, empty="-", id=kind.id)
                 with VerticalScroll(id="side", can_focus=False):
-                    yield Static(id="latest")
+                    yield TextLine(id="latest")
             yield SamplesView(id="samples-view")
             yield LogView(id="log-view")
 
@@ -78,6 +79,10 @@ class TrainPane(Pane):
             self.focus_view()
         self._drawn = None
         self.session_changed()
+
+    def on_resize(self) -> None:
+        """The status lines use all of the width."""
+        self._show_status()
 
     @property
     def view(self) -> str:
@@ -124,7 +129,7 @@ class TrainPane(Pane):
 
     def _show_status(self) -> None:
         width = max(20, self.size.width - 2)
-        self.query_one("#status", Static).update(status_lines(self.session, width))
+        self.query_one("#status", TextLine).show(status_lines(self.session, width))
 
     def _show_charts(self) -> None:
         history = self.session.history
@@ -156,17 +161,16 @@ class TrainPane(Pane):
         self._show_latest(history)
 
     def _show_latest(self, history: RunHistory) -> None:
-        latest = self.query_one("#latest", Static)
+        latest = self.query_one("#latest", TextLine)
         if history.samples:
             sample = history.samples[-1]
             head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
-            latest.update(head + sample_content(sample, lines=False))
+            latest.show(head + sample_content(sample, lines=False), layout=True)
         elif self.session.run is not None:
-            latest.update(
-                Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
-            )
+            advice = "The first sample comes with the first evaluation; g asks now."
+            latest.show(Content.styled(advice, "$muted"), layout=True)
         else:
-            latest.update("")
+            latest.show(Content(""), layout=True)
 
     def _show_log_soon(self) -> None:
         self.work(self._show_log(), "log")

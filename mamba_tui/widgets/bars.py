@@ -11,13 +11,13 @@ from textual import events
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from mamba_tui import keys
+from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.safe_text import clip
 
 
-class TabBar(Widget):
+class TabBar(CachedStyles):
     """Tabs with their keys, and at the right one line on what is going on."""
 
     COMPONENT_CLASSES = {"bar--active", "bar--key", "bar--status", "bar--name"}  # noqa: RUF012
@@ -48,8 +48,8 @@ class TabBar(Widget):
     def render_line(self, y: int) -> Strip:
         """The line."""
         width = self.size.width
-        style = self.get_component_rich_style
-        base, segments, at = self.rich_style, [], 0
+        style = self.component
+        base, segments, at = self.component(""), [], 0
         name = " mamba-tui " if width >= 110 else " "
         segments.append(Segment(name, style("bar--name")))
         at += len(name)
@@ -85,7 +85,7 @@ class TabBar(Widget):
                 self.post_message(self.Chosen(tab))
 
 
-class KeyBar(Widget):
+class KeyBar(CachedStyles):
     """The keys that work here, most useful first, as many as fit. A click does what the key does."""
 
     COMPONENT_CLASSES = {"bar--key", "bar--label"}  # noqa: RUF012
@@ -118,8 +118,8 @@ class KeyBar(Widget):
     def render_line(self, y: int) -> Strip:
         """The line."""
         width, at = self.size.width, 0
-        key_style = self.get_component_rich_style("bar--key")
-        label_style = self.get_component_rich_style("bar--label")
+        key_style = self.component("bar--key")
+        label_style = self.component("bar--label")
         entries = self._entries()
         # Help and quit are always there, at the right.
         fixed = [entry for entry in entries if entry[0] >= 90]
@@ -139,11 +139,11 @@ class KeyBar(Widget):
             if place < 90 and at + cell_len(key) + cell_len(label) + 3 + cell_len(right) <= width:
                 put(key, label, name)
         space = max(0, width - at - cell_len(right))
-        segments.append(Segment(" " * space, self.rich_style))
+        segments.append(Segment(" " * space, self.component("")))
         at += space
         for _, key, label, name in fixed:
             put(key, label, name)
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        return Strip(segments).adjust_cell_length(width, self.component(""))
 
     def on_click(self, event: events.Click) -> None:
         """Do what the key does."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -285,13 +286,16 @@ class ChartFrame:
                 hit = self.column_of(float(place))
                 if hit is not None:
                     glyphs[hit] = ("×", self.look.gap)
+        colors = {marker.color for marker in self.markers}
+        styles = {color: self.look.base + Style(color=color) for color in colors}
         for marker in self.markers:
             hit = self.column_of(marker.x)
             if hit is not None:
-                glyphs[hit] = (marker.glyph, self.look.base + Style(color=marker.color))
+                glyphs[hit] = (marker.glyph, styles[marker.color])
         row = [Segment(" " * (self.gutter - 1) + "└", self.look.axis)]
-        row += [Segment(glyph, style) for glyph, style in glyphs]
-        return list(Segment.simplify(row))
+        for style, cells in groupby(glyphs, key=itemgetter(1)):
+            row.append(Segment("".join(glyph for glyph, _ in cells), style))
+        return row
 
     def _label_row(self) -> list[Segment]:
         text = [" "] * self.size.width

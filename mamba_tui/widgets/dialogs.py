@@ -137,7 +137,7 @@ class ChoiceRows(Rows):
         longest = max((len(choice[1]) for choice in self.all), default=0)
         cells = min(max(longest + 2, 12), max(12, width * 3 // 5))
         return [
-            Segment(" " + pad(label, cells), self.rich_style),
+            Segment(" " + pad(label, cells), self.component("")),
             Segment(pad(about, max(0, width - cells - 1)), self.style_of("muted")),
         ]
 

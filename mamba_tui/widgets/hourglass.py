@@ -13,9 +13,9 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 from textual.strip import Strip
-from textual.widget import Widget
 
 from core.config import MAMBA, MAMBA2, STANDARD
+from mamba_tui.widgets.cached_styles import CachedStyles
 
 # Shape tells the types apart where colour does not.
 TEXTURE = {STANDARD: "█", MAMBA: "▒", MAMBA2: "░"}
@@ -69,7 +69,7 @@ def outline(widths: Sequence[object], rows: int) -> list[tuple[int, float]]:
     return shape
 
 
-class Hourglass(Widget):
+class Hourglass(CachedStyles):
     """The shape of the model, from the text at the top to the prediction at the bottom."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"hourglass--label"}
@@ -94,15 +94,17 @@ class Hourglass(Widget):
         shape = outline(self.layer_widths, height - 2)
         top = (height - len(shape) - 2) // 2
         row = y - top
-        label = self.get_component_rich_style("hourglass--label")
+        label = self.component("hourglass--label")
         if row in (0, len(shape) + 1) and shape:
             text = "text, token by token" if row == 0 else "the next token"
             return Strip([Segment(text.center(width), label)], width)
         if not 1 <= row <= len(shape):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.component(""))
         layer, wide = shape[row - 1]
         kind = str(self.kinds[layer]) if layer < len(self.kinds) else ""
         widest = max((w for w in self.layer_widths if isinstance(w, int)), default=1)
         variable = self.app.theme_variables.get(COLOR_VARIABLE.get(kind, ""), "#808080")
-        color = self.rich_style + Style(color=Color.parse(variable).rich_color)
-        return Strip(bar(kind, round(wide), widest, width, color)).adjust_cell_length(width, self.rich_style)
+        color = self.component("") + Style(color=Color.parse(variable).rich_color)
+        return Strip(bar(kind, round(wide), widest, width, color)).adjust_cell_length(
+            width, self.component("")
+        )

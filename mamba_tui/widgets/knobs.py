@@ -13,9 +13,9 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from mamba_tui import keys
+from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.safe_text import clip
 
@@ -53,7 +53,7 @@ class Knob:
         return int(moved) if isinstance(self.default, int) else round(float(moved), 4)
 
 
-class Knobs(Widget, can_focus=True):
+class Knobs(CachedStyles, can_focus=True):
     """The row of knobs. `values` is what they stand at."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -119,7 +119,7 @@ class Knobs(Widget, can_focus=True):
         """One line of knobs."""
         width = self.size.width
         rows = self._layout(width)
-        base = self.rich_style
+        base = self.component("")
         if y >= len(rows):
             return Strip.blank(width, base)
         segments: list[Segment] = []
@@ -131,15 +131,15 @@ class Knobs(Widget, can_focus=True):
             cells = self._cells(index)
             self._spans.append((y, at, at + cells, index))
             at += cells + 3
-            label = self.get_component_rich_style("knobs--label")
+            label = self.component("knobs--label")
             segments.append(Segment(f"{knob.label} ", label))
             if here and self.edit is not None:
                 good = knob.parse(self.edit.text) is not None
-                style = self.get_component_rich_style("knobs--edit" if good else "knobs--problem")
+                style = self.component("knobs--edit" if good else "knobs--problem")
                 segments += self.edit.segments(self.VALUE_CELLS, style)
             else:
                 changed = self.values[knob.key] != knob.default
-                style = self.get_component_rich_style("knobs--changed") if changed else base
+                style = self.component("knobs--changed") if changed else base
                 segments.append(Segment(self.value_text(knob), style + Style(reverse=here)))
             segments.append(Segment("   ", base))
         return Strip(segments).adjust_cell_length(width, base)

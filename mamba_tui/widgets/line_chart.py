@@ -82,6 +82,7 @@ class LineChart(Widget, can_focus=True):
         self._lines: list[Line] = []
         self._markers: list[Marker] = []
         self._frame: ChartFrame | None = None
+        self._look: Look | None = None
         self._strips: list[Strip] = []
         self._drag: tuple[int, tuple[float, float]] | None = None
 
@@ -141,22 +142,25 @@ class LineChart(Widget, can_focus=True):
     def notify_style_update(self) -> None:
         """A theme or focus change alters the colours of what is drawn."""
         super().notify_style_update()
-        self._frame = None
+        self._frame = self._look = None
 
     # ------------------------------------------------------------- drawing
 
     def look(self) -> Look:
-        """The styles of the current theme."""
-        style = self.get_component_rich_style
-        return Look(
-            base=self.rich_style,
-            axis=style("line-chart--axis"),
-            grid=style("line-chart--grid"),
-            title=style("line-chart--title"),
-            crosshair=Style(bgcolor=style("line-chart--crosshair").bgcolor),
-            empty=style("line-chart--empty"),
-            gap=style("line-chart--gap"),
-        )
+        """The styles of the current theme. Textual forgets its own at every refresh; finding them costs
+        as much as drawing the chart."""
+        if self._look is None:
+            style = self.get_component_rich_style
+            self._look = Look(
+                base=self.rich_style,
+                axis=style("line-chart--axis"),
+                grid=style("line-chart--grid"),
+                title=style("line-chart--title"),
+                crosshair=Style(bgcolor=style("line-chart--crosshair").bgcolor),
+                empty=style("line-chart--empty"),
+                gap=style("line-chart--gap"),
+            )
+        return self._look
 
     def render_line(self, y: int) -> Strip:
         """One row of the chart, from the frame drawn for this size, data and view."""
@@ -166,7 +170,7 @@ class LineChart(Widget, can_focus=True):
             self._strips = self._frame.strips()
         if y < len(self._strips):
             return self._strips[y]
-        return Strip([Segment(" " * size.width, self.rich_style)], size.width)
+        return Strip([Segment(" " * size.width, self.look().base)], size.width)
 
     def _draw(self, size: Size) -> ChartFrame:
         view = View(

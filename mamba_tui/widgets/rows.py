@@ -15,12 +15,12 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from mamba_tui import keys
+from mamba_tui.widgets.cached_styles import CachedStyles
 
 
-class Rows(Widget, can_focus=True):
+class Rows(CachedStyles, can_focus=True):
     """A list of rows with a header, drawn by its subclass."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -114,7 +114,7 @@ class Rows(Widget, can_focus=True):
 
     def style_of(self, name: str) -> Style:
         """A component style: muted, accent, problem, ..."""
-        return self.get_component_rich_style(f"rows--{name}")
+        return self.component(f"rows--{name}")
 
     @property
     def visible_rows(self) -> int:
@@ -130,11 +130,11 @@ class Rows(Widget, can_focus=True):
         if y < self.header_rows:
             segments, base = self.header_segments(room), self.style_of("header")
         elif 0 <= index < self.row_count:
-            segments, base = self.row_segments(index, room), self.rich_style
+            segments, base = self.row_segments(index, room), self.component("")
             if index == self.cursor:
                 segments, base = self._highlighted(segments), self.style_of("cursor")
         else:
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.component(""))
         strip = Strip(segments).adjust_cell_length(room, base)
         if overflow:
             strip = Strip([*strip, self._thumb(y - self.header_rows)], width)

@@ -19,12 +19,13 @@ from rich.style import Style
 from textual import events
 from textual.binding import BindingType
 from textual.color import Color
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from mamba_tui import keys
+from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.safe_text import visible
 
 MOST_TOKENS = 40_000
@@ -111,7 +112,7 @@ class Wrapper:
             self._used += cells
 
 
-class TokenView(Widget, can_focus=True):
+class TokenView(CachedStyles, can_focus=True):
     """The text, its cursor and its scroll."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -176,7 +177,9 @@ class TokenView(Widget, can_focus=True):
         self._wrap()
 
     def append(self, tokens: Sequence[Token]) -> None:
-        """Add tokens at the end; several at once cost one drawing."""
+        """Add tokens at the end; several at once cost one drawing, of the changed lines where it can be."""
+        # A word that is being written may move to the next line: begin one line earlier.
+        top, first, empty = self.top, max(0, len(self.wrapper.lines) - 2), not self.tokens
         for token in tokens:
             self.wrapper.add(len(self.tokens), visible(token.text, lines=True))
             self.tokens.append(token)
@@ -184,7 +187,13 @@ class TokenView(Widget, can_focus=True):
             del self.tokens[:DROPPED_AT_ONCE]
             self.cursor = None if self.cursor is None else max(0, self.cursor - DROPPED_AT_ONCE)
             self._wrap()
-        self._scrolled()
+            return
+        last = max(0, len(self.wrapper.lines) - self.size.height)
+        self.top = last if self.follow else min(self.top, last)
+        if self.top != top or empty or last > 0:
+            self.refresh()
+        else:
+            self.refresh(Region(0, first - top, self.size.width, max(0, self.size.height - first + top)))
 
     def cut(self, count: int) -> None:
         """Keep the first `count` tokens."""
@@ -240,17 +249,17 @@ class TokenView(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One line of text."""
         width = self.size.width
-        base = self.rich_style
+        base = self.component("")
         index = self.top + y
         if not self.tokens:
             if y == self.size.height // 2 and self.empty:
                 text = self.empty[:width].center(width)
-                return Strip([Segment(text, self.get_component_rich_style("tokens--empty"))], width)
+                return Strip([Segment(text, self.component("tokens--empty"))], width)
             return Strip.blank(width, base)
         if index >= len(self.wrapper.lines):
             return Strip.blank(width, base)
         segments = [Segment(" ", base)]
-        prompt = self.get_component_rich_style("tokens--prompt")
+        prompt = self.component("tokens--prompt")
         for number, text in self.wrapper.lines[index]:
             token = self.tokens[number]
             style = prompt if token.index < 0 and token.generation == 0 else base
@@ -266,10 +275,10 @@ class TokenView(Widget, can_focus=True):
     def _thumb(self, y: int) -> Segment:
         height, total = self.size.height, len(self.wrapper.lines)
         if total <= height:
-            return Segment(" ", self.rich_style)
+            return Segment(" ", self.component(""))
         start = self.top * height // total
         end = max(start + 1, (self.top + height) * height // total)
-        return Segment("▐" if start <= y < end else " ", self.get_component_rich_style("tokens--thumb"))
+        return Segment("▐" if start <= y < end else " ", self.component("tokens--thumb"))
 
     # ------------------------------------------------------------- movement
 

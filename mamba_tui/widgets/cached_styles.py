@@ -1,0 +1,28 @@
+"""Component styles, found once. Textual forgets them at every refresh, and finding them costs as much
+as drawing a widget."""
+
+from __future__ import annotations
+
+from rich.style import Style
+from textual.widget import Widget
+
+
+class CachedStyles(Widget):
+    """A widget that asks for its styles line by line."""
+
+    _found_styles: dict[str, Style] | None = None
+
+    def notify_style_update(self) -> None:
+        """Another theme, or the focus came or went: look again."""
+        super().notify_style_update()
+        self._found_styles = None
+
+    def component(self, name: str) -> Style:
+        """A component style by its whole name; "" is the widget's own style."""
+        if self._found_styles is None:
+            self._found_styles = {}
+        style = self._found_styles.get(name)
+        if style is None:
+            style = self.get_component_rich_style(name) if name else self.rich_style
+            self._found_styles[name] = style
+        return style
