@@ -31,6 +31,8 @@ def loss_kernel(
     kept = target != ignore_index
     share = tl.where(kept, 1.0 / tl.maximum(tl.load(count).to(tl.float32), 1.0), 0.0)
     line = logits + row * row_stride
+    # Before the sums, whose barriers all warps pass: later, a warp ahead may have put the gradient here.
+    chosen = tl.load(line + tl.where(kept, target, 0)).to(tl.float32)
     column = tl.arange(0, PIECE)
     top = tl.full((PIECE,), float("-inf"), tl.float32)
     total = tl.zeros((PIECE,), tl.float32)
@@ -45,7 +47,6 @@ def loss_kernel(
         top = higher
     highest = tl.max(top, 0)
     norm = highest + tl.log2(tl.sum(total * tl.exp2(top - highest), 0))
-    chosen = tl.load(line + tl.where(kept, target, 0)).to(tl.float32)
     loss = (norm * 0.6931471805599453 - chosen) * share
     tl.store(losses + row, tl.where(kept, loss, 0.0))
     if WANTS_GRADIENT:
