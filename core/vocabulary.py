@@ -35,7 +35,7 @@ def auto_vocabulary_size(training_bytes: int) -> int:
     return min(max(size, MIN_AUTO_VOCABULARY), MAX_AUTO_VOCABULARY)
 
 
-def different_words(texts: Iterable[str], most: int) -> Iterator[str]:
+def different_words(texts: Iterable[str], most: int = MOST_DIFFERENT_WORDS) -> Iterator[str]:
     """`texts`, up to the one with which their different words come to `most` bytes.
 
     Learning merges takes about a hundred times the bytes of all different words. In most languages
@@ -53,6 +53,15 @@ def different_words(texts: Iterable[str], most: int) -> Iterator[str]:
             return
 
 
+def check_vocabulary_size(vocab_size: int) -> None:
+    """Raises UserError where not even the bytes would fit."""
+    if vocab_size < 257:
+        raise UserError(
+            f"vocab_size is {vocab_size}; accepted: 0 (sized to the corpus) or at least 257, "
+            "which is every byte and <|endoftext|>"
+        )
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn byte-level merges from `texts`; at most `vocab_size` ids, `<|endoftext|>` included.
 
@@ -61,11 +70,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     from tokenizers import Tokenizer as Trained
     from tokenizers import models, pre_tokenizers, trainers
 
-    if vocab_size < 257:
-        raise UserError(
-            f"vocab_size is {vocab_size}; accepted: 0 (sized to the corpus) or at least 257, "
-            "which is every byte and <|endoftext|>"
-        )
+    check_vocabulary_size(vocab_size)
     learner = Trained(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
@@ -74,7 +79,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(_byte_of_letter()),
         show_progress=False,
     )
-    learner.train_from_iterator(different_words(texts, MOST_DIFFERENT_WORDS), trainer)
+    learner.train_from_iterator(different_words(texts), trainer)
     by_rank = sorted((rank, token) for token, rank in learner.get_vocab(with_added_tokens=False).items())
     return Tokenizer("auto", WORD_PATTERN, (_from_letters(token) for _, token in by_rank))
 

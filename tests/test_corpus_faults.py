@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from core.config import DataConfig
-from core.corpus import Progress, encode, prepare
+from core.corpus import Progress, encode, learner, prepare
 from core.corpus.store import JOURNAL, TokenStore, cache_lock
 from core.errors import UserError
+from core.vocabulary import train_bpe
 from tests.test_corpus import config, shelf, splits, story, text_of
 
 pytestmark = pytest.mark.faults
@@ -132,8 +133,10 @@ def test_cancelling_while_a_long_file_is_read_takes_effect_at_once(tmp_path, mon
     assert max(blocks) < 10_000_000
 
 
-def test_learning_can_be_cancelled(tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_learning_can_be_cancelled(tmp_path, monkeypatch, apart):
     shelf(tmp_path)
+    monkeypatch.setattr("core.corpus.learning.AT_ONCE_BYTES", 0 if apart else 10**9)
 
     def tell(progress):
         if progress.stage == "learning a vocabulary":
@@ -141,6 +144,39 @@ def test_learning_can_be_cancelled(tmp_path):
 
     with pytest.raises(StopHereError):
         prepare(config(tmp_path, tokenizer="auto"), 1, progress=tell)
+
+
+def test_learning_ends_at_once_when_the_one_who_waits_gives_up():
+    """Even while the library works, which listens to nobody."""
+    texts = [story(number, 4000) for number in range(40)]
+    calls = []
+
+    def waiting():
+        calls.append(1)
+        raise StopHereError
+
+    before = children()
+    with pytest.raises(StopHereError):
+        learner.train_bpe_apart(texts, 8000, waiting)
+    assert len(calls) == 1
+    assert children() == before
+
+
+def children():
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_learning_apart_gives_the_same_vocabulary():
+    texts = [story(number) + "Füße 鯨\n" for number in range(40)]
+    apart = learner.train_bpe_apart(texts, 600, lambda: None)
+    assert apart.hash == train_bpe(texts, 600).hash
+
+
+def test_a_learner_that_dies_is_one_sentence(monkeypatch):
+    command = [sys.executable, "-c", "import os, sys; sys.stdin.buffer.read(9); os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(learner, "module_command", lambda *arguments: command)
+    with pytest.raises(UserError, match="exit code -9"):
+        learner.train_bpe_apart(["word " * 100_000] * 40, 600, lambda: None)
 
 
 def test_progress_names_stages_rates_and_the_time_left(tmp_path, every_file_at_once):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from core.config import DataConfig
 from core.corpus.cache import VocabularyStore
+from core.corpus.learner import train_bpe_apart
 from core.corpus.progress import Reporter
 from core.corpus.reading import ReadingOptions, clean_text, seekable_text
 from core.corpus.split import VALIDATION
@@ -18,6 +19,8 @@ from core.vocabulary import auto_vocabulary_size, gpt2_tokenizer, train_bpe
 LEARNING_CHARACTERS = 24_000_000
 # A kept vocabulary serves until there is this many times more or less text than it was learned from.
 KEPT_WITHIN = 4
+# So much is learned from before another process would have started.
+AT_ONCE_BYTES = 1_000_000
 _HANDFUL = 1 << 15
 
 
@@ -49,7 +52,11 @@ def find_vocabulary(
     else:
         report.begin("learning a vocabulary", min(amount, LEARNING_CHARACTERS))
         sample = training_text(training, options, fraction, LEARNING_CHARACTERS, report)
-        tokenizer = train_bpe(sample, size or auto_vocabulary_size(amount))
+        size = size or auto_vocabulary_size(amount)
+        if amount < AT_ONCE_BYTES:
+            tokenizer = train_bpe(sample, size)
+        else:
+            tokenizer = train_bpe_apart(sample, size, report.tell)
     store.save(tokenizer, amount)
     return tokenizer
 
