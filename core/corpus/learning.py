@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.config import DataConfig
 from core.corpus.cache import VocabularyStore
-from core.corpus.learner import train_bpe_apart
+from core.learner import train_bpe_apart
 from core.corpus.progress import Reporter
 from core.corpus.reading import ReadingOptions, clean_text, seekable_text
 from core.corpus.split import VALIDATION

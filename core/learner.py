@@ -1,7 +1,7 @@
 """Learning merges in a process of its own: it can be ended at once, and its memory goes with it.
 
 The library that learns answers no signal while it works, and keeps the memory that it took.
-`python -P -m core.corpus.learner SIZE` reads texts, each behind its length in four bytes, and writes the
+`python -P -m core.learner SIZE` reads texts, each behind its length in four bytes, and writes the
 vocabulary as JSON.
 """
 
@@ -26,7 +26,7 @@ def train_bpe_apart(texts: Iterable[str], vocab_size: int, waiting: Callable[[],
     """As `core.vocabulary.train_bpe`; whatever `texts` or `waiting` raises ends the learning at once."""
     check_vocabulary_size(vocab_size)
     process = subprocess.Popen(
-        module_command("core.corpus.learner", str(vocab_size)),
+        module_command("core.learner", str(vocab_size)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=module_environment(),
