@@ -7,11 +7,11 @@ from pathlib import Path
 
 from core.config import DataConfig
 from core.corpus.cache import VocabularyStore
-from core.learner import train_bpe_apart
 from core.corpus.progress import Reporter
 from core.corpus.reading import ReadingOptions, clean_text, seekable_text
 from core.corpus.split import VALIDATION
 from core.corpus.work import Text
+from core.learner import train_bpe_apart
 from core.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer
 from core.vocabulary import auto_vocabulary_size, gpt2_tokenizer, train_bpe
 
