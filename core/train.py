@@ -180,12 +180,15 @@ class Session:
 
     def _end_at_once(self) -> None:
         """A second signal: no saving, no waiting. The last checkpoint is what remains."""
-        if self.trainer is not None:
-            self.trainer.note_saves()
+        whole = [info for info in self.run_directory.checkpoints() if not info.problem]
         # The signal may have come in the middle of an event: a writer of its own cuts off what is half.
         writer = EventWriter(self.run_directory.events_path)
-        message = "ended at once by a second signal, without saving"
-        writer.end(reason="interrupted", step=self.step, message=message, checkpoint=self.checkpoint)
+        writer.end(
+            reason="interrupted",
+            step=self.step,
+            message="ended at once by a second signal, without saving",
+            checkpoint=whole[-1].path.name if whole else None,
+        )
         writer.sync()
         os._exit(INTERRUPTED)
 

@@ -255,11 +255,6 @@ class Trainer:
         self.saver.submit(payload, self.losses)
         self._report_saves()
 
-    def note_saves(self) -> None:
-        """Know of saves that have ended, for who has no time to report them."""
-        for saved in self.saver.results():
-            self.last_saved = saved.info or self.last_saved
-
     def _report_saves(self) -> None:
         for saved in self.saver.results():
             if saved.info is None:

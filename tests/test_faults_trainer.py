@@ -226,7 +226,7 @@ def test_a_trainer_that_fails_before_its_first_event_is_explained(tmp_path, data
     broken = tmp_path / "broken"
     broken.mkdir()
     run = new_run(tmp_path, dataset)
-    environment = fake_package(broken, "numpy", "raise ImportError('libblas.so.3 is missing')")
+    environment = fake_package(broken, "secrets", "raise ImportError('libblas.so.3 is missing')")
     with pytest.raises(UserError, match=r"could not start: the trainer failed: ImportError: libblas\.so\.3"):
         start_trainer(run, environment=environment)
     assert not run.events_path.exists()
@@ -235,7 +235,7 @@ def test_a_trainer_that_fails_before_its_first_event_is_explained(tmp_path, data
     assert "libblas.so.3 is missing" in found.message
     assert "Traceback" in found.log_tail
 
-    (broken / "numpy.py").unlink()
+    (broken / "secrets.py").unlink()
     environment = fake_package(broken, "torch", "raise ImportError('libcudart.so.13 is missing')")
     start_trainer(run, environment=environment)
     wait_for_end(run)
