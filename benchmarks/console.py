@@ -126,8 +126,8 @@ def chart() -> None:
 
 
 def start_run(folder: Path, max_iters: int = 1_000_000) -> object:
-    from core.config_files import preset
     from core.config import replace
+    from core.config_files import preset
     from core.runs import EventReader, prepare_run, start_trainer
     from core.sample_text import has_texts, write_sample
 
@@ -153,9 +153,11 @@ def key(presses: int = 60) -> None:
     """From a key to the screen it changes, in a terminal, while a run trains at full speed."""
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(Path(folder))
-        terminal = Terminal([sys.executable, "-c", LAUNCH, str(Path(folder) / "runs"), run.name], Path(folder))
+        terminal = Terminal(
+            [sys.executable, "-c", LAUNCH, str(Path(folder) / "runs"), run.name], Path(folder)
+        )
         try:
-            terminal.wait_for("Gradient norm".encode())
+            terminal.wait_for(b"Gradient norm")
             terminal.drain(3.0)
             seconds = []
             for _ in range(presses):
@@ -182,38 +184,60 @@ def end_run(run: object) -> None:
         time.sleep(0.1)
 
 
+# The same loop with nothing else to do: what the machine's other work alone costs.
+CONTROL = """
+import asyncio, time
+async def look():
+    lags, end = [], time.perf_counter() + {seconds}
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        await asyncio.sleep(0.005)
+        lags.append(time.perf_counter() - begin - 0.005)
+    lags.sort()
+    print(f"p50 {{lags[len(lags) // 2] * 1e3:.1f}} ms, p99 {{lags[int(len(lags) * 0.99)] * 1e3:.1f}} ms")
+asyncio.run(look())
+"""
+
+
 def lag(seconds: float = 20.0) -> None:
     """Lag of the event loop while a run trains at full speed and a checkpoint writes."""
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(Path(folder))
         try:
-            quiet, busy = asyncio.run(watch_lag(Path(folder) / "runs", run.name, seconds))
+            asyncio.run(watch_lag(Path(folder) / "runs", run.name, seconds))
         finally:
             end_run(run)
-    for name, values in (("charts, a run trains", quiet), ("writing while it trains", busy)):
-        print(
-            f"  event loop lag, {name:<24} p50 {percentile(values, 0.5) * 1e3:.1f} ms, "
-            f"p99 {percentile(values, 0.99) * 1e3:.1f} ms ({len(values)} looks)"
-        )
 
 
-async def watch_lag(root: Path, name: str, seconds: float) -> tuple[list[float], list[float]]:
+async def watch_lag(root: Path, name: str, seconds: float) -> None:
     from mamba_tui.app import LaunchOptions, MambaTUI
     from mamba_tui.widgets.knobs import Knobs
 
-    async def look(into: list[float], length: float) -> None:
-        end = time.perf_counter() + length
+    async def look(what: str) -> None:
+        """Wall time that the loop came too late, and the processor time it spent meanwhile."""
+        late: list[float] = []
+        spent: list[float] = []
+        command = [sys.executable, "-c", CONTROL.format(seconds=seconds)]
+        control = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        end, before = time.perf_counter() + seconds, time.thread_time()
         while time.perf_counter() < end:
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.thread_time()
             await asyncio.sleep(0.005)
-            into.append(time.perf_counter() - begin - 0.005)
+            late.append(time.perf_counter() - begin - 0.005)
+            spent.append(time.thread_time() - used)
+        share = (time.thread_time() - before) / seconds
+        idle = (await asyncio.to_thread(control.communicate))[0].strip()
+        print(
+            f"  event loop, {what:<24} late p50 {percentile(late, 0.5) * 1e3:.1f} ms, "
+            f"p99 {percentile(late, 0.99) * 1e3:.1f} ms; of that its own work p99 "
+            f"{percentile(spent, 0.99) * 1e3:.1f} ms; {share:.1%} of a core\n"
+            f"    an idle loop beside it: {idle}"
+        )
 
-    quiet: list[float] = []
-    busy: list[float] = []
     app = MambaTUI(LaunchOptions(checkpoints=root, attach=name))
     async with app.run_test(size=(120, 40)) as pilot:
         await asyncio.sleep(3.0)
-        await look(quiet, seconds)
+        await look("charts, a run trains")
         await pilot.press("f5")
         await pilot.pause(1.0)
         app.query_one(Knobs).values["max_new_tokens"] = 20_000
@@ -221,9 +245,8 @@ async def watch_lag(root: Path, name: str, seconds: float) -> tuple[list[float],
         pane = app.pane
         while not pane.sides[0].count:
             await asyncio.sleep(0.1)
-        await look(busy, seconds)
+        await look("writing while it trains")
         print(f"    {pane.sides[0].count:,} tokens were written meanwhile")
-    return quiet, busy
 
 
 def share(windows: int = 30, length: float = 4.0) -> None:
@@ -237,7 +260,7 @@ def share(windows: int = 30, length: float = 4.0) -> None:
         reader = EventReader(run.events_path)
         counts: dict[bool, list[float]] = {True: [], False: []}
         try:
-            terminal.wait_for("Gradient norm".encode())
+            terminal.wait_for(b"Gradient norm")
             terminal.drain(5.0)
             reader.poll()
             for window in range(windows):
@@ -317,7 +340,10 @@ async def watch_memory(root: Path, events: int) -> None:
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(0.3)
                 figures.append(rss())
-    print("  resident memory (MB) after each tenth of 1,000,000 events: " + " ".join(f"{f:.0f}" for f in figures))
+    print(
+        "  resident memory (MB) after each tenth of 1,000,000 events: "
+        + " ".join(f"{f:.0f}" for f in figures)
+    )
 
 
 def tokens(count: int = 20_000) -> None:

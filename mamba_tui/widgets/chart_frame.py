@@ -152,7 +152,7 @@ class ChartFrame:
     def _y_ticks(self) -> list[tuple[float, str]]:
         if self.y_range is None or not self.has_axes:
             return []
-        wanted = max(2, self.plot_height // 3)
+        wanted = min(max(2, self.plot_height // 2), 8)
         low, high = self.y_range
         return log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
 
