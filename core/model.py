@@ -65,6 +65,11 @@ def initial_dt_bias(channels: int) -> Tensor:
     return dt + torch.log(-torch.expm1(-dt))
 
 
+def decay_rates(A_log: Tensor) -> Tensor:
+    """-exp(A_log), in float32 at least: the rates of a Mamba layer's decays."""
+    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+
+
 class MultiHeadAttention(nn.Module):
     """Causal attention over the last W tokens of the document."""
 
@@ -150,7 +155,7 @@ class MambaBlock(nn.Module):
         y, hidden = selective_scan(
             inputs,
             self.dt_proj(self.dt_norm(dt)),
-            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            decay_rates(self.A_log),
             self.B_norm(B),
             self.C_norm(C),
             self.D,
@@ -199,7 +204,7 @@ class Mamba2Block(nn.Module):
         y, hidden = ssd_scan(
             inputs.unflatten(2, (self.heads, -1)),
             dt,
-            -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log),
+            decay_rates(self.A_log),
             B,
             C,
             self.D,

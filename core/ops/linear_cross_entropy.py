@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from core.ops.dispatch import takes_triton
 
-CHUNK_ELEMENTS = 1 << 23
+CHUNK_ELEMENTS = 1 << 24
 
 
 def linear_cross_entropy(
@@ -76,22 +76,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = (x[part] @ head.t()).to(wide)
             logits[:, vocab_size:] = -torch.inf
             target = targets[part].unsqueeze(1)
-            top = logits.amax(1, keepdim=True)
-            chosen = logits.gather(1, target) - top
-            logits.sub_(top).exp_()
-            total = logits.sum(1, keepdim=True)
+            # One pass for the softmax; its largest entry is 1 / sum(exp(logits - largest logit)).
+            below_top = logits.amax(1, keepdim=True) - logits.gather(1, target)
+            probabilities = torch.softmax(logits, 1)
+            del logits
             weights = share[part].unsqueeze(1)
-            loss += ((total.log() - chosen) * weights).sum()
+            loss += ((below_top - probabilities.amax(1, keepdim=True).log()) * weights).sum()
             if needs_gradient:
-                # softmax minus one-hot, each row by its share of the mean
-                logits.mul_(weights / total)
-                logits.scatter_add_(1, target, -weights)
-                narrow = logits.to(x.dtype)
-                torch.mm(narrow, head, out=grad_x[part])
+                # Softmax minus one-hot; each row's share of the mean goes to the small factors.
+                probabilities.scatter_add_(1, target, torch.full_like(weights, -1))
+                narrow = probabilities.to(x.dtype)
+                grad_x[part] = (narrow @ head) * weights
+                weighted = (x[part] * weights).to(x.dtype)
                 if x.dtype == wide:
-                    grad_weight.addmm_(narrow.t(), x[part])
+                    grad_weight.addmm_(narrow.t(), weighted)
                 else:
-                    grad_weight += narrow.t() @ x[part]
+                    grad_weight += narrow.t() @ weighted
         if needs_gradient:
             ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
         return loss
