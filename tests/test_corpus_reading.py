@@ -402,6 +402,19 @@ def test_links_are_followed_once(tmp_path):
     assert any("which is read already" in reason for reason in listing.skipped.values())
 
 
+def test_a_file_system_without_numbers_for_files_has_no_copies(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y")
+    original = os.stat
+
+    def unnumbered(path, **options):
+        values = list(original(path, **options))
+        return os.stat_result([values[0], 0, *values[2:]])
+
+    monkeypatch.setattr("core.corpus.listing.os.stat", unnumbered)
+    assert len(list_texts(str(tmp_path)).found) == 2
+
+
 def test_a_link_says_where_it_leads(tmp_path):
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "a.txt").symlink_to(tmp_path / "elsewhere")

@@ -84,6 +84,8 @@ def _first_visit(
     except OSError as error:
         listing.skipped[name] = f"folder cannot be opened: {error.strerror}"
         return False
+    if not info.st_ino:  # a file system that numbers nothing: without links there are no circles
+        return not entry.is_symlink()
     first = seen.setdefault((info.st_dev, info.st_ino), name)
     if first != name:
         listing.skipped[name] = f"leads to the folder {first}, which is read already"
@@ -103,7 +105,7 @@ def _take_file(
     if not stat.S_ISREG(info.st_mode):
         listing.skipped[name] = f"is {_kind(info.st_mode)}, not a text file"
         return
-    first = seen.setdefault((info.st_dev, info.st_ino), name)
+    first = seen.setdefault((info.st_dev, info.st_ino), name) if info.st_ino else name
     if first != name:
         listing.skipped[name] = f"is the same file as {first}, which is read already"
         return
