@@ -293,7 +293,8 @@ def rss() -> float:
 
 def memory(events: int = 1_000_000) -> None:
     """A day of training: events read from a file while the charts are drawn."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks.console as c; c.memory_here({events})"
+    path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    code = f"{path}; import benchmarks.console as console; console.memory_here({events})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -311,8 +312,8 @@ async def watch_memory(root: Path, events: int) -> None:
 
     run = prepare_run(root, "day", replace(RunConfig(), max_iters=10 * events))
     first = {"kind": "run", "time": 0.0, "schema": 1, "run": "day", "pid": 1, "boot_id": "", "started": 0.0,
-             "device": "cpu", "parameters": 1, "vocab_size": 1, "tokens_per_step": 1, "max_iters": 10 * events,
-             "resumed_from": None, "versions": {}, "config": {}, "changes": {}}  # fmt: skip
+             "device": "cpu", "parameters": 1, "vocab_size": 1, "tokens_per_step": 1,
+             "max_iters": 10 * events, "resumed_from": None, "versions": {}, "config": {}, "changes": {}}  # fmt: skip
     app = MambaTUI(LaunchOptions(checkpoints=root, attach="day"))
     with open(run.events_path, "w") as file:
         file.write(json.dumps(first) + "\n")
@@ -378,14 +379,12 @@ async def write_tokens(count: int) -> None:
         wrapped = time.perf_counter() - begin
     early, late = statistics.median(seconds[10:60]), statistics.median(seconds[-50:])
     print(
-        f"  20 tokens appended and drawn: {early * 1e3:.2f} ms at the start, {late * 1e3:.2f} ms after {count:,} "
-        f"tokens; all wrapped anew at another width in {wrapped * 1e3:.0f} ms"
+        f"  20 tokens appended and drawn: {early * 1e3:.2f} ms at the start, {late * 1e3:.2f} ms after "
+        f"{count:,} tokens; all wrapped anew at another width in {wrapped * 1e3:.0f} ms"
     )
 
 
-MEASURES = {
-    "paint": paint, "chart": chart, "tokens": tokens, "memory": memory, "key": key, "lag": lag, "share": share,
-}  # fmt: skip
+MEASURES = {measure.__name__: measure for measure in (paint, chart, tokens, memory, key, lag, share)}
 
 
 def main() -> None:
