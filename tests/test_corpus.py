@@ -124,6 +124,21 @@ def test_the_tail_that_is_held_out_teaches_the_vocabulary_nothing(tmp_path):
     assert "Zyzzyva" in text_of(corpus, corpus.validation)[0]
 
 
+def test_when_what_was_held_out_is_removed_other_text_is_and_that_is_said(tmp_path):
+    shelf(tmp_path)
+    first = prepare(config(tmp_path, tokenizer="auto"), 1)
+    assert first.notices == []
+    (held,) = [name for name, side in splits(first).items() if side == "validation"]
+    (tmp_path / held).unlink()
+    second = prepare(config(tmp_path, tokenizer="auto"), 1)
+    (now_held,) = [name for name, side in splits(second).items() if side == "validation"]
+    assert second.notices == [
+        f"{now_held} is held out now, which earlier runs trained on: what was held out before is gone"
+    ]
+    assert second.tokenizer.hash != first.tokenizer.hash
+    assert prepare(config(tmp_path, tokenizer="auto"), 1).notices == []
+
+
 # --- the cache ------------------------------------------------------------------------------------
 
 

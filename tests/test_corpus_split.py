@@ -75,6 +75,14 @@ def test_where_copies_disagree_nothing_held_out_becomes_training_text():
     assert {side for _, side in decide(same, known, 1, 0.1).values()} == {VALIDATION}
 
 
+@given(shelves(), seeds, fractions)
+def test_when_all_that_was_held_out_is_gone_something_else_is(documents, seed, fraction):
+    known = decide(documents, {}, seed, fraction)
+    rest = [document for document in documents if known[document.name][1] == TRAIN]
+    if rest:
+        assert {side for _, side in decide(rest, known, seed, fraction).values()} != {TRAIN}
+
+
 def test_few_documents_are_held_out_by_their_tails():
     few = [Document(f"{i}", f"{i}", 1000) for i in range(3)]
     assert {side for _, side in decide(few, {}, 1, 0.1).values()} == {TAIL}

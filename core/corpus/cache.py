@@ -69,6 +69,12 @@ def drop_stale(folder: Path) -> None:
             shutil.rmtree(store, ignore_errors=True)
 
 
+def drop_vocabularies(folder: Path) -> None:
+    """Forget the vocabularies learned from this dataset."""
+    for path in folder.glob("tokenizer-*.json"):
+        path.unlink(missing_ok=True)
+
+
 def _load(path: Path) -> Any:
     """JSON of a cache file; None where it is missing or damaged, which costs only time."""
     try:

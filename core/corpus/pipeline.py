@@ -17,14 +17,14 @@ from pathlib import Path
 
 from core.config import DataConfig
 from core.corpus.assembly import join
-from core.corpus.cache import FactStore, SplitStore, cache_folder, drop_stale
+from core.corpus.cache import FactStore, SplitStore, cache_folder, drop_stale, drop_vocabularies
 from core.corpus.encode import encode_texts
 from core.corpus.encodings import check_declared
 from core.corpus.learning import find_vocabulary
 from core.corpus.listing import Found, Listing, list_texts
 from core.corpus.progress import Callback, Reporter
 from core.corpus.reading import Facts, ReadingOptions, survey
-from core.corpus.split import Document, decide
+from core.corpus.split import TRAIN, Document, decide
 from core.corpus.store import TokenStore, cache_lock
 from core.corpus.stream import Corpus
 from core.corpus.work import Text, available_cores, in_order
@@ -141,9 +141,25 @@ def _decide_sides(
     """Give every text its side; a sentence if that had to forget earlier decisions."""
     store = SplitStore(folder, seed, fraction)
     documents = [Document(text.found.name, text.facts.content, text.facts.bytes) for text in texts]
-    decisions = decide(documents, store.known(), seed, fraction)
+    known = store.known()
+    decisions = decide(documents, known, seed, fraction)
+    held_before = {content for content, side in known.values() if side != TRAIN}
+    moved = [
+        name
+        for name, (content, side) in decisions.items()
+        if side != TRAIN and content not in held_before and known.get(name, ("", ""))[1] == TRAIN
+    ]
+    if moved:
+        # Vocabularies were learned from what is now held out.
+        drop_vocabularies(folder)
     store.update(decisions)
     options_key = options.key
     for text in texts:
         text.decide(decisions[text.found.name][1], options_key, fraction)
+    if moved:
+        return f"{_some(moved)} held out now, which earlier runs trained on: what was held out before is gone"
     return store.notice
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more files are"

@@ -40,8 +40,8 @@ def decide(
 ) -> Decisions:
     """The side of every document, keeping what `known` says, about `fraction` of the bytes held out.
 
-    Depends only on the documents, what is known, seed and fraction. Of at least two different
-    documents without a past at least one is held out, in whole or by its tail.
+    Depends only on the documents, what is known, seed and fraction. Something is always held out, in
+    whole or by its tail; if everything that was held out is gone, text that was trained on has to do.
     """
     groups: dict[str, list[Document]] = {}
     for document in documents:
@@ -50,6 +50,9 @@ def decide(
     sizes = {content: members[0].size for content, members in groups.items()}
     fresh = sorted(set(groups) - set(sides), key=lambda content: _rank(seed, content))
     sides |= _choose(fresh, sides, sizes, fraction, first=not sides)
+    if set(sides.values()) == {TRAIN}:  # what was held out is gone: begin anew
+        order = sorted(groups, key=lambda content: _rank(seed, content))
+        sides = _choose(order, {}, sizes, fraction, first=True)
     return {
         document.name: (content, sides[content])
         for content, members in groups.items()
