@@ -22,6 +22,10 @@ from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.step import TrainingStep, make_step
 from core.tokenizer import Tokenizer
 
+NOT_COMPILED = (
+    "compile is true, but on this device compiling takes longer than it saves: training goes without"
+)
+
 
 @dataclass
 class Parts:
@@ -99,7 +103,8 @@ def build_parts(
         config.data.carry_chunks,
         training.seed,
     )
-    forward: Callable[..., object] = torch.compile(model) if config.hardware.compile else model
+    compiled = config.hardware.compile and compiling_pays(device)
+    forward: Callable[..., object] = torch.compile(model) if compiled else model
     parts = Parts(
         device=device,
         device_name=str(device)
@@ -112,14 +117,21 @@ def build_parts(
         loader=loader,
         training_step=make_step(model, forward, optimizer, loader, config, device),
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
-        compiled=config.hardware.compile,
+        compiled=compiled,
         resumed_from=resumed_from,
         changes=changes,
         notices=list(corpus.notices),
     )
+    if config.hardware.compile and not compiled:
+        parts.notices.append(NOT_COMPILED)
     if payload is not None:
         _restore(parts, config, payload)
     return parts
+
+
+def compiling_pays(device: torch.device) -> bool:
+    """Whether torch.compile can win back its own time. On a CPU it takes minutes and saves little."""
+    return device.type == "cuda"
 
 
 def open_device(config: RunConfig) -> torch.device:

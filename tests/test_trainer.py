@@ -207,6 +207,7 @@ def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monke
 
         return call
 
+    monkeypatch.setattr("core.setup.compiling_pays", lambda device: True)
     monkeypatch.setattr(torch, "compile", broken)
     run, plain = new_run(tmp_path, dataset, compile=True), new_run(tmp_path, dataset, "plain")
     assert train_here(run) == train_here(plain) == 0
@@ -215,6 +216,13 @@ def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monke
     ]
     assert [event["state"] for event in events(run, "state")].count("compiling") == 1
     assert curve(run) == curve(plain)
+
+
+def test_a_cpu_does_not_compile_and_says_so(tmp_path, dataset):
+    run = new_run(tmp_path, dataset, compile=True, device="cpu")
+    assert train_here(run) == 0
+    assert "compiling takes longer" in events(run, "warning")[0]["message"]
+    assert "compiling" not in [event["state"] for event in events(run, "state")]
 
 
 @pytest.mark.parametrize(
