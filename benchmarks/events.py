@@ -69,14 +69,21 @@ def in_training(root: Path, name: str, steps: int) -> None:
                 trainer.step += 1
                 parts.training_step.read(wait=True)
                 bare.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        trainer._save("")
+        stopped = time.perf_counter() - began
+        trainer.saver.wait()
+        beside = time.perf_counter() - began - stopped
+        size = trainer.run.checkpoints()[-1].bytes / 1e6
     with_events, without = statistics.median(full), statistics.median(bare)
     share = sum(spent) / sum(full)
     print(f"{name} preset on cpu, {steps} steps each, alternating in one run:")
     print(f"  step without history and liveness  {without * 1e3:8.2f} ms (median)")
     print(f"  step with history and liveness     {with_events * 1e3:8.2f} ms (median)")
-    print(
-        f"  spent on them, timed directly      {statistics.median(spent) * 1e6:8.1f} us a step = {share:.3%}"
-    )
+    each = statistics.median(spent) * 1e6
+    print(f"  spent on them, timed directly      {each:8.1f} us a step = {share:.3%}")
+    print(f"  a checkpoint of {size:.0f} MB stops training for {stopped * 1e3:.1f} ms,", end=" ")
+    print(f"then takes {beside * 1e3:.0f} ms beside it")
 
 
 def bare_cost(root: Path, steps: int = 20_000) -> None:
