@@ -290,7 +290,15 @@ def _clean(config: RunConfig, forget_split: bool) -> int:
     from mamba_tui.widgets.numbers import bytes_size
     from mamba_tui.widgets.safe_text import visible
 
-    folder, freed = clean(config.data.dataset_dir, forget_split=forget_split)
+    said = False
+
+    def waiting() -> None:
+        nonlocal said
+        if not said:
+            print("waiting for the process that is preparing this text ...", file=sys.stderr)
+        said = True
+
+    folder, freed = clean(config.data.dataset_dir, forget_split=forget_split, waiting=waiting)
     kept = "" if forget_split else "; which text is held out stays on record (--forget-split)"
     print(f"{bytes_size(freed)} deleted from {visible(folder)}{kept}")
     return 0

@@ -2,12 +2,15 @@ import io
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from core.corpus.store import cache_lock
 from mamba_tui import cli, data_command
 from tests.test_corpus import shelf, story
 
@@ -168,6 +171,33 @@ def test_clean_deletes_what_was_prepared_and_keeps_text_and_split(texts, capsys)
     assert data("clean", "--forget-split") == 0
     assert not (texts / ".mamba-tui-cache" / "split.json").exists()
     assert data("prepare") == 0
+
+
+def test_clean_waits_for_a_process_that_prepares_and_says_so(texts, capsys):
+    data("prepare")
+    done = threading.Event()
+
+    def hold():
+        with cache_lock(texts / ".mamba-tui-cache", lambda: None):
+            held.set()
+            while "waiting for the process" not in "".join(errors):
+                errors.append(capsys.readouterr().err)
+                time.sleep(0.01)
+        done.set()
+
+    held, errors = threading.Event(), []
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    assert data("clean") == 0
+    assert done.is_set()
+    thread.join()
+
+
+def test_cleaning_what_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert data("clean", folder="none") == 2
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_looking_at_text_writes_no_configuration_and_loads_no_torch(texts, tmp_path):
