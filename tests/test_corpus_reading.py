@@ -112,6 +112,17 @@ def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
     assert read(path, encoding="mac-roman")[1] == GERMAN
 
 
+def test_a_declared_utf16_is_believed_without_a_mark(tmp_path):
+    """Chinese in UTF-16 has neither zeros nor few control bytes: only a declaration tells."""
+    path = tmp_path / "a.txt"
+    text = "".join(chr(0x4E00 + 256 * (n % 60) + n % 31) for n in range(2000))
+    path.write_bytes(text.encode("utf-16-le"))
+    assert read(path, encoding="utf-16-le")[1] == text
+    assert "binary" in read(path)[0].problem
+    path.write_bytes(text.encode("utf-16-le") + b"\x00")
+    assert "UTF-16-LE that was declared" in read(path, encoding="utf-16-le")[0].problem
+
+
 def test_a_declared_encoding_that_does_not_fit_is_a_problem_not_a_guess(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(GERMAN.encode("latin-1"))

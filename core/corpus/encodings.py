@@ -34,10 +34,11 @@ CONTROLS = bytes(sorted(set(range(32)) - {9, 10, 13} | {127}))
 
 @dataclass(frozen=True)
 class Guess:
-    """An encoding, and how it came about if that needs saying."""
+    """An encoding, what a reader should know about the choice, and what it rests on if it is binding."""
 
     encoding: str
     note: str = ""
+    because: str = ""
 
 
 class NotTextError(Exception):
@@ -59,11 +60,11 @@ def check_declared(encoding: str) -> str | None:
     return name
 
 
-def first_guess(head: bytes) -> Guess:
+def first_guess(head: bytes, declared: str | None) -> Guess:
     """The encoding to try first, from the first bytes. Raises NotTextError for what is plainly no text."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
-            return Guess(encoding)
+            return Guess(encoding, because="its mark says")
     for signature, what in _SIGNATURES:
         if head.startswith(signature):
             raise NotTextError(f"is {what}, not text")
@@ -71,6 +72,8 @@ def first_guess(head: bytes) -> Guess:
     if guess is not None:
         return guess
     if _control_share(head) > 0.1:
+        if declared is not None:
+            return Guess(declared, f"decoded as {declared}, as declared", "was declared")
         raise NotTextError("looks like a binary file, not text")
     return Guess("utf-8")
 
@@ -178,7 +181,9 @@ def _unmarked_utf16(head: bytes) -> Guess | None:
     for share, other, name in ((zeros[1], zeros[0], "utf-16-le"), (zeros[0], zeros[1], "utf-16-be")):
         letters = bytes(byte for byte in head if byte)
         if share > 0.4 and other < 0.05 and _control_share(letters) < 0.02:
-            return Guess(name, f"no mark: decoded as {name}, by the zeros in every second byte")
+            return Guess(
+                name, f"no mark: decoded as {name}, by the zeros in every second byte", "its zeros say"
+            )
     return None
 
 

@@ -82,13 +82,13 @@ def survey(
             head = file.read(SAMPLE)
         if not head:
             return Facts(problem="is empty")
-        guess = first_guess(head)
+        guess = first_guess(head, options.encoding)
         try:
             return _survey_as(found, options, guess, watch)
         except UnicodeDecodeError as error:
-            if guess.encoding != "utf-8":
-                marked = "its mark says" if not guess.note else "its zeros say"
-                return Facts(problem=f"is not the {guess.encoding.upper()} that {marked} ({error.reason})")
+            if guess.because:
+                name = guess.encoding.removesuffix("-sig").upper()
+                return Facts(problem=f"is not the {name} that {guess.because} ({error.reason})")
         guess = next_guess(head, *_first_error(found.path), options.encoding)
         try:
             return _survey_as(found, options, guess, watch)
