@@ -96,6 +96,18 @@ async def test_an_empty_folder_says_so_and_s_writes_the_sample(tmp_path):
         assert len(pane.files.files) == 16
 
 
+async def test_a_read_only_console_writes_no_sample(tmp_path):
+    (tmp_path / "texts").mkdir()
+    app = console(tmp_path / "texts", tmp_path)
+    app.session.read_only = True
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("f6")
+        await until(pilot, lambda: "no text files" in head(app.pane))
+        await pilot.press("s")
+        await pilot.pause(0.2)
+        assert [path.name for path in (tmp_path / "texts").iterdir()] == [".mamba-tui-cache"]
+
+
 async def test_a_process_that_dies_is_said_and_started_again(tmp_path):
     folder = shelf(tmp_path / "texts")
     app = console(folder, tmp_path)

@@ -108,6 +108,9 @@ class DataPane(Pane):
 
     def action_sample(self) -> None:
         """Write the built-in sample text."""
+        if self.console.session.read_only:
+            self.console.say("this console is read-only", problem=True)
+            return
         self.work(self._sample(), "data-sample")
 
     async def _sample(self) -> None:
