@@ -313,7 +313,8 @@ async def watch_memory(root: Path, events: int) -> None:
     run = prepare_run(root, "day", replace(RunConfig(), max_iters=10 * events))
     first = {"kind": "run", "time": 0.0, "schema": 1, "run": "day", "pid": 1, "boot_id": "", "started": 0.0,
              "device": "cpu", "parameters": 1, "vocab_size": 1, "tokens_per_step": 1,
-             "max_iters": 10 * events, "resumed_from": None, "versions": {}, "config": {}, "changes": {}}  # fmt: skip
+             "max_iters": 10 * events, "resumed_from": None, "versions": {}, "config": {},
+             "changes": {}}  # fmt: skip
     app = MambaTUI(LaunchOptions(checkpoints=root, attach="day"))
     with open(run.events_path, "w") as file:
         file.write(json.dumps(first) + "\n")

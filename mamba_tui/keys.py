@@ -145,7 +145,11 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("f", "follow", "Follow", "keep the newest point in view, or stop"),
         Key("0,home", "reset", "Reset", "show everything again", 26),
     ),
-    "runs": (),
+    "runs": (
+        Key("space", "overlay", "Draw behind", "draw the run's curve behind the followed one, or no more", 2),
+        Key("slash", "filter", "Filter", "show only runs whose name contains a text", 3),
+        Key("escape", "leave", "Close", "close the list", 4),
+    ),
     "checkpoints": (
         Key("g,enter", "generate(0)", "Generate", "load it into Generate", 10),
         Key("G", "generate(1)", "Beside", "load it as the second checkpoint of Generate"),
@@ -226,7 +230,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("pagedown", "page(1)", "Page down", "a page down"),
         Key("home", "edge(-1)", "First", "first row"),
         Key("end", "edge(1)", "Last", "last row"),
-        Key("enter", "select", "Choose", "choose the row"),
+        Key("enter", "select", "Choose", "choose the row", 1),
     ),
 }
 

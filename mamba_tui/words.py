@@ -86,7 +86,8 @@ def sentence(session: Session, now: float | None = None) -> str:
             message = (
                 visible(history.error.get("message", "")) + " " + visible(history.error.get("advice", ""))
             )
-        return f"{state}: {message.strip()}" if message.strip() else state
+        message = message.strip()
+        return message if message.startswith(state) else f"{state}: {message}" if message else state
     if state == "training":
         return detail or "training"
     words = {"compiling": "compiling the step", "saving": "saving a checkpoint"}.get(state, state)

@@ -29,7 +29,10 @@ from tests.console_support import (
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_run_is_shown_as_it_trains(tmp_path, size):
     run = make_run(tmp_path)
-    async with serving(FakeTrainer(run)) as trainer, console(tmp_path, size, attach="run-001") as (app, pilot):
+    async with (
+        serving(FakeTrainer(run)) as trainer,
+        console(tmp_path, size, attach="run-001") as (app, pilot),
+    ):
         await until_shown(pilot, "step 400/1,000")
         shown = screen(app)
         for text in ("validation", "bits/byte", "Gradient norm", "Tokens/s", "★", "sample at step 400"):
@@ -82,9 +85,10 @@ async def test_commands_reach_the_trainer(tmp_path, size):
 
 async def test_a_refused_command_says_why(tmp_path):
     end_run(make_run(tmp_path))
-    async with console(tmp_path, attach="run-001") as (_, pilot):
+    async with console(tmp_path, attach="run-001") as (app, pilot):
         await until_shown(pilot, "■ run-001  stopped")
-        await pilot.press("e")
+        assert "Evaluate" not in screen(app), "keys that cannot do anything are not offered"
+        app.query_one(TrainPane).action_command("evaluate")
         await until_shown(pilot, "is not running")
 
 
@@ -120,7 +124,9 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
         await pilot.press("plus", "plus")
         await until(pilot, lambda: all_charts["gradient"].view == all_charts["loss"].view is not None)
         await pilot.press("space", "left")
-        await until(pilot, lambda: all_charts["gradient"].crosshair == all_charts["loss"].crosshair is not None)
+        await until(
+            pilot, lambda: all_charts["gradient"].crosshair == all_charts["loss"].crosshair is not None
+        )
         await pilot.press("0", "l")
         assert all_charts["loss"].log_y
         await until_shown(pilot, "(log)")
@@ -135,7 +141,9 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
         await pilot.press("m")
         assert not all_charts["gradient"].is_on_screen
         await pilot.press("n")
-        await until(pilot, lambda: all_charts["gradient"].has_focus and all_charts["gradient"].size.height > 12)
+        await until(
+            pilot, lambda: all_charts["gradient"].has_focus and all_charts["gradient"].size.height > 12
+        )
         await pilot.press("N", "m", "n")
         await until(pilot, lambda: all_charts["gradient"].has_focus)
 
@@ -223,6 +231,11 @@ async def test_options_are_kept_for_the_next_time(tmp_path):
     assert (again.smoothing, again.axis, again.pins, again.theme) == (7, "tokens", ["a/1"], "mamba-light")
     path.write_text('{"smoothing": "x", "pins": [1, "b/2"], "axis": null, "unknown": 1, "log_y": true}')
     odd = ConsoleState.load(path)
-    assert (odd.smoothing, odd.axis, odd.pins, odd.log_y) == (ConsoleState().smoothing, "number", ["b/2"], True)
+    assert (odd.smoothing, odd.axis, odd.pins, odd.log_y) == (
+        ConsoleState().smoothing,
+        "number",
+        ["b/2"],
+        True,
+    )
     path.write_text("[[[")
     assert ConsoleState.load(path).smoothing == ConsoleState().smoothing

@@ -130,7 +130,8 @@ def test_values_stand_where_they_belong():
     assert min(left) >= cells.shape[0] - 2
     assert max(right) <= 1
     rows = {float(label): chart.row_of(place) for place, label in chart.y_ticks}
-    assert rows[0.0] > rows[5.0] > rows[10.0]
+    assert len(rows) >= 3
+    assert [rows[value] for value in sorted(rows)] == sorted(rows.values(), reverse=True)
 
 
 def test_zooming_shows_only_what_is_in_the_range():
@@ -142,7 +143,9 @@ def test_zooming_shows_only_what_is_in_the_range():
 def test_the_range_behind_a_line_is_drawn_around_it():
     x = np.arange(50.0)
     plain = frame([line(x, np.full(50, 2.0))], view=View((0, 49)))
-    banded = frame([line(x, np.full(50, 2.0), low=np.full(50, 1.0), high=np.full(50, 3.0))], view=View((0, 49)))
+    banded = frame(
+        [line(x, np.full(50, 2.0), low=np.full(50, 1.0), high=np.full(50, 3.0))], view=View((0, 49))
+    )
     assert banded.y_range[0] < 1.01
     assert dots_of(banded) > 5 * dots_of(plain)
 
@@ -311,9 +314,7 @@ async def test_the_mouse_zooms_drags_and_sets_the_crosshair():
         from textual import events
 
         for kind in (events.MouseScrollUp, events.MouseScrollUp, events.MouseScrollDown):
-            chart.post_message(
-                kind(chart, 40, 10, 0, 0, 0, False, False, False)
-            )
+            chart.post_message(kind(chart, 40, 10, 0, 0, 0, False, False, False))
         await pilot.pause()
         assert chart.view is not None
         before = chart.view

@@ -8,12 +8,13 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.color import Color
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
+from mamba_tui import keys
 from mamba_tui.session import RunRow, Session
 from mamba_tui.widgets.bars import KeyBar
 from mamba_tui.widgets.numbers import age, compact, loss
@@ -98,13 +99,9 @@ class RunsScreen(ModalScreen[str | None]):
     }
     RunsScreen Input { height: 1; border: none; padding: 0 1; background: $boost; }
     RunsScreen Input:focus { border: none; background: $primary 30%; }
-    RunsScreen Static { height: auto; color: $text-muted; }
+    RunsScreen Rows { background: $surface; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Close"),
-        Binding("space", "overlay", "Draw behind"),
-        Binding("slash", "filter", "Filter"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("runs")
 
     def __init__(self, session: Session, overlays: set[str]) -> None:
         super().__init__()
@@ -115,11 +112,8 @@ class RunsScreen(ModalScreen[str | None]):
         """Filter, list, what the keys do."""
         with Vertical(id="runs-box") as box:
             box.border_title = safe(f"Runs in {self.session.root}")
-            yield Input(placeholder="/ filters by name")
+            yield Input(placeholder="type / to filter by name")
             yield RunRows()
-            yield Static(
-                safe("Enter follows   Space draws it behind the followed run   / filters   Esc closes")
-            )
         yield KeyBar()
 
     def on_mount(self) -> None:

@@ -49,6 +49,7 @@ class TrainPane(Pane):
         self.maximised = ""
         self._drawn: object = None
         self._followed: object = None
+        self._could_steer = False
 
     def compose(self) -> ComposeResult:
         """Status on top, one of three views below."""
@@ -113,6 +114,9 @@ class TrainPane(Pane):
 
     def session_changed(self) -> None:
         """New events: draw what is on screen."""
+        if self.session.alive != self._could_steer:
+            self._could_steer = self.session.alive
+            self.refresh_bindings()
         if self.session.run is not self._followed:
             self._followed = self.session.run
             for chart in self.query(LineChart):
@@ -143,6 +147,7 @@ class TrainPane(Pane):
         self._drawn = state
         colors = charts.Colors(self.app.theme_variables)
         marks = charts.markers(history, self.options, colors)
+        rare = [mark for mark in marks if mark.glyph not in charts.FREQUENT]
         lines = []
         for index, (name, other) in enumerate(self._overlay_histories.items()):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
@@ -157,7 +162,8 @@ class TrainPane(Pane):
             # A CPU has no device memory to show: the room goes to the others.
             chart.set_class(kind.id in ("memory", "wait") and not lines, "-nothing")
             if chart.display or self.maximised == kind.id:
-                chart.set_data(lines, marks)
+                # Every checkpoint on every chart would hide the axes.
+                chart.set_data(lines, marks if self.maximised else rare)
         self._show_latest(history)
 
     def _show_latest(self, history: RunHistory) -> None:
@@ -197,16 +203,13 @@ class TrainPane(Pane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that steer need a run that can be steered."""
         if action in ("pause", "stop", "command", "sample"):
-            return not self.session.read_only and self.session.run is not None
+            return not self.session.read_only and self.session.alive
         if action == "resume":
             return not self.session.read_only and self.session.run is not None and not self.session.alive
         return True
 
     def action_pause(self) -> None:
-        """Pause, or go on; an ended run is resumed."""
-        if not self.session.alive:
-            self.action_resume()
-            return
+        """Pause, or go on."""
         self.action_command("resume" if state_of(self.session) == "paused" else "pause")
 
     def action_command(self, command: str) -> None:

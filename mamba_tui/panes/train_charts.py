@@ -20,6 +20,7 @@ AXIS_NAMES = {
     "clock": "time of day",
 }
 MARK_GLYPHS = {"checkpoint": "▲", "best": "★", "pause": "‖", "go": "▸", "start": "↻", "eval": "·"}
+FREQUENT = (MARK_GLYPHS["checkpoint"], MARK_GLYPHS["eval"])
 MARK_COLORS = {
     "checkpoint": "text-muted",
     "best": "accent",
@@ -99,7 +100,7 @@ def bits_factor(history: RunHistory, *, training: bool = False) -> float:
 def loss_lines(
     history: RunHistory, options: ChartOptions, colors: Colors, name: str = "training"
 ) -> list[Line]:
-    """Training loss, smoothed, with its range behind, and validation loss."""
+    """Training loss, smoothed, with its range behind, and on top validation loss, the quieter line."""
     table, evaluations = history.steps, history.evaluations
     factor = bits_factor(history, training=True) if options.bits else 1.0
     factor = factor if math.isfinite(factor) else 1.0

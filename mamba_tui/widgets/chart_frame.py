@@ -271,7 +271,7 @@ class ChartFrame:
     def _x_ticks(self) -> list[tuple[int, str]]:
         assert self.x_range is not None
         found = []
-        for place, label in ticks(self.view.axis, *self.x_range, max(2, self.plot_width // 12)):
+        for place, label in ticks(self.view.axis, *self.x_range, max(2, self.plot_width // 10)):
             column = self.column_of(place)
             if column is not None:
                 found.append((column, label))
@@ -341,9 +341,14 @@ class ChartFrame:
         return f"  {near[-1]}" if near and at is not None else ""
 
     def _legend(self) -> list[tuple[str, str, Style]]:
-        """Name, value (newest, or at the crosshair) and style of each named line."""
+        """Name, value (newest, or at the crosshair) and style of each named line.
+
+        First the lines with a range behind, which are what the chart is about; then from the top down.
+        """
         entries = []
-        for index, line in enumerate(self.lines):
+        order = list(enumerate(self.lines))[::-1]
+        order.sort(key=lambda entry: entry[1].low is None)
+        for index, line in order:
             if line.name and len(line.x):
                 entries.append((clip(line.name, 24), self._value(line), self.styles[2 * index + 2]))
         return entries

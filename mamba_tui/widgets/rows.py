@@ -35,15 +35,15 @@ class Rows(CachedStyles, can_focus=True):
     }
     DEFAULT_CSS = """
     Rows { height: 1fr; width: 1fr; background: $background; }
-    Rows .rows--header { color: $text-muted; background: $background; text-style: bold; }
+    Rows .rows--header { color: $text-muted; text-style: bold; }
     Rows .rows--cursor { background: $boost; }
     Rows:focus .rows--cursor { background: $primary 35%; text-style: bold; }
-    Rows .rows--muted { color: $text-muted; background: $background; }
-    Rows .rows--accent { color: $accent; background: $background; }
-    Rows .rows--good { color: $text-success; background: $background; }
-    Rows .rows--problem { color: $text-error; background: $background; }
+    Rows .rows--muted { color: $text-muted; }
+    Rows .rows--accent { color: $accent; }
+    Rows .rows--good { color: $text-success; }
+    Rows .rows--problem { color: $text-error; }
     Rows .rows--edit { color: $foreground; background: $primary 60%; text-style: bold; }
-    Rows .rows--thumb { color: $primary; background: $background; }
+    Rows .rows--thumb { color: $primary; }
     """
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("table")
 
