@@ -149,3 +149,15 @@ def test_an_evaluation_cut_off_by_a_stop_is_made_up_for(tmp_path, dataset, whole
     assert run.checkpoints()[-1].validation_loss is None
     assert train_here(run) == 0
     assert_same(run, whole)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("capture", [True, False])
+def test_on_cuda_too(tmp_path, dataset, capture):
+    settings = MIXED | {"device": "cuda", "deterministic": True, "capture": capture}
+    runs = [new_run(tmp_path, dataset, name, **settings) for name in ("whole", "cut")]
+    assert train_here(runs[0]) == 0
+    assert train_here(runs[1], stop_at=11) == 130
+    assert train_here(runs[1]) == 0
+    assert_same(runs[1], runs[0])
