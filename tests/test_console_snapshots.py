@@ -49,6 +49,17 @@ def still(monkeypatch, tmp_path):
     monkeypatch.setenv("TZ", "UTC")
 
 
+async def settled(app, pilot):
+    """The screen when it does not change any more."""
+    before, same = None, 0
+    while same < 3:
+        await pilot.pause(0.1)
+        now = rows(app)
+        same = same + 1 if now == before else 0
+        before = now
+    return "\n".join(before) + "\n"
+
+
 def compare(name, text):
     path = FOLDER / f"{name}.txt"
     if UPDATE:
@@ -80,7 +91,7 @@ async def test_every_tab(size):
         await until(pilot, lambda: "40%" in rows(app)[0])
         for tab in READY:
             await shown(app, pilot, tab)
-            compare(f"{tab}-{size[0]}x{size[1]}", "\n".join(rows(app)) + "\n")
+            compare(f"{tab}-{size[0]}x{size[1]}", await settled(app, pilot))
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
@@ -90,7 +101,7 @@ async def test_a_fresh_start(size):
         for key, tab, text in (("f3", "train", "No run yet"), ("f4", "checkpoints", "No checkpoints yet")):
             await pilot.press(key)
             await until_shown(pilot, text)
-            compare(f"fresh-{tab}-{size[0]}x{size[1]}", "\n".join(rows(app)) + "\n")
+            compare(f"fresh-{tab}-{size[0]}x{size[1]}", await settled(app, pilot))
 
 
 def luminance(color):

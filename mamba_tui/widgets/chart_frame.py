@@ -193,11 +193,20 @@ class ChartFrame:
                     raster.column_extremes(x, y, y, edges) if line.points else raster.line_spans(x, y, edges)
                 )
                 layers.append((2 * index + 2, *spans))
+        line_dots = np.zeros_like(cells)
         for style, bottom, top in layers:
             packed = raster.braille(raster.dots(bottom, top, *self.y_range, 4 * self.plot_height))
             drawn = packed > 0
-            cells[drawn] = packed[drawn]
-            owner[drawn] = style
+            if style % 2:
+                cells[drawn] = packed[drawn]
+                owner[drawn] = style
+                continue
+            # A cell has one colour: where lines meet it shows the dots of both, in the colour of the
+            # one with more of them, so that neither seems to end there.
+            count = raster.BITS[packed]
+            owner[drawn & (count >= line_dots)] = style
+            cells[drawn] = np.where(line_dots > 0, cells | packed, packed)[drawn]
+            line_dots = np.maximum(line_dots, count)
         return cells, owner
 
     @cached_property

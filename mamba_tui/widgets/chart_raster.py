@@ -16,6 +16,8 @@ Bools = NDArray[np.bool_]
 
 # Weight of dot (row, column) of a cell in the braille block, U+2800.
 BRAILLE = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.int64)
+# Dots of each braille cell.
+BITS = np.array([bin(code).count("1") for code in range(256)], dtype=np.int64)
 
 
 def as_floats(values: object) -> Floats:
