@@ -108,14 +108,10 @@ def _time_major(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 class _Chunks:
     """The scan's inputs in time-major order, and the states of one chunk at a time."""
 
-    def __init__(
-        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, reset: Tensor | None
-    ) -> None:
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.raw = _time_major(dt, wide)
-        if dt_bias is not None:
-            self.raw = self.raw + dt_bias  # not in place: at L = 1 this is the input itself
-        self.delta = F.softplus(self.raw)
+    def __init__(self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, reset: Tensor | None) -> None:
+        """`delta` are the step sizes after softplus, (L, B, D); the rest is as in `selective_scan`."""
+        wide = delta.dtype
+        self.delta = delta
         self.x = _time_major(x, wide)
         self.input = self.delta * self.x
         self.A = A.to(wide).t().contiguous()
@@ -165,7 +161,9 @@ class _SelectiveScan(torch.autograd.Function):
         h0: Tensor,
         reset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        chunks = _Chunks(x, dt, A, B, dt_bias, reset)
+        raw = _time_major(dt, h0.dtype)
+        delta = F.softplus(raw if dt_bias is None else raw + dt_bias)
+        chunks = _Chunks(x, delta, A, B, reset)
         weights = _time_major(C, h0.dtype).unsqueeze(2)
         y = torch.empty_like(chunks.x)
         borders = h0.new_empty(len(chunks.starts), *h0.transpose(1, 2).shape)
@@ -181,15 +179,17 @@ class _SelectiveScan(torch.autograd.Function):
             y.addcmul_(chunks.x, D.to(y.dtype))
         y = y.transpose(0, 1)
         out = y if z is None else y * F.silu(z.to(y.dtype))
-        ctx.save_for_backward(x, dt, A, B, C, D, z, dt_bias, reset, borders, None if z is None else y)
+        ctx.save_for_backward(x, delta, A, B, C, D, z, reset, borders, None if z is None else y)
+        ctx.dtypes = dt.dtype, None if dt_bias is None else dt_bias.dtype
         return out.to(x.dtype).contiguous(), last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_out, grad_last = gradients
-        x, dt, A, B, C, D, z, dt_bias, reset, borders, y = ctx.saved_tensors
-        chunks = _Chunks(x, dt, A, B, dt_bias, reset)
+        x, delta, A, B, C, D, z, reset, borders, y = ctx.saved_tensors
+        dt_dtype, bias_dtype = ctx.dtypes
+        chunks = _Chunks(x, delta, A, B, reset)
         wide = chunks.x.dtype
         grad_z = None
         if z is not None:
@@ -209,16 +209,17 @@ class _SelectiveScan(torch.autograd.Function):
             grad_x.addcmul_(grad_y, D.to(wide))
             grad_D = (grad_y * chunks.x).sum((0, 1)).to(D.dtype)
         grad_delta.addcmul_(grad_input, chunks.x)
-        grad_raw = torch.ops.aten.softplus_backward(grad_delta, chunks.raw, 1, 20)
+        # softplus' slope at raw is sigmoid(raw) = 1 - exp(-delta), so the raw step need not be kept.
+        grad_raw = grad_delta.mul_(torch.expm1(-delta).neg_())
         return (
             grad_x.transpose(0, 1).to(x.dtype),
-            grad_raw.transpose(0, 1).to(dt.dtype),
+            grad_raw.transpose(0, 1).to(dt_dtype),
             grad_A.t().to(A.dtype),
             grad_B.transpose(0, 1).to(B.dtype),
             grad_C.transpose(0, 1).to(C.dtype),
             grad_D,
             grad_z,
-            None if dt_bias is None else grad_raw.sum((0, 1)).to(dt_bias.dtype),
+            None if bias_dtype is None else grad_raw.sum((0, 1)).to(bias_dtype),
             grad_h0.transpose(1, 2),
             None,
         )
