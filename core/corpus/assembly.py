@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.corpus.split import TRAIN, VALIDATION
+from core.corpus.split import VALIDATION
 from core.corpus.store import Entry, TokenStore
 from core.corpus.stream import SKIPPED, Corpus, FileReport, TokenStream
 from core.corpus.work import Text
@@ -18,20 +18,35 @@ def join(
     skipped: dict[str, str],
     notices: list[str],
 ) -> Corpus:
-    """Streams in the order of the files' names, and the report."""
-    sides: dict[str, _Side] = {TRAIN: _Side(), VALIDATION: _Side()}
-    first_names: dict[str, str] = {}
-    reports = []
-    for text in texts:
-        entry = store.entries[text.key]
-        before = len(sides[VALIDATION])
+    """Streams in the order of the files' names. The report is made when somebody looks at it."""
+    train, held = _Side(), _Side()
+    entries = [store.entries[text.key] for text in texts]
+    for text, entry in zip(texts, entries, strict=True):
         cut = entry.tokens if entry.cut is None else entry.cut
         if text.side == VALIDATION:
-            sides[VALIDATION].add(entry, 0, entry.tokens, entry.head_bytes)
+            held.add(entry, 0, entry.tokens, entry.head_bytes)
         else:
-            sides[TRAIN].add(entry, 0, cut, entry.head_bytes)
-            sides[VALIDATION].add(entry, cut, entry.tokens, entry.tail_bytes)
+            train.add(entry, 0, cut, entry.head_bytes)
+            held.add(entry, cut, entry.tokens, entry.tail_bytes)
+    tokens = store.tokens()
+    return Corpus(
+        tokenizer=tokenizer,
+        train=train.stream(tokens),
+        validation=held.stream(tokens),
+        notices=notices,
+        cache=store.folder.parent,
+        tokens=tokens,
+        make_report=lambda: _report(texts, entries, skipped),
+    )
+
+
+def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) -> list[FileReport]:
+    """What became of every file, by name."""
+    first_names: dict[str, str] = {}
+    reports = [FileReport(name=name, split=SKIPPED, notes=[reason]) for name, reason in skipped.items()]
+    for text, entry in zip(texts, entries, strict=True):
         twin = first_names.setdefault(text.facts.content, text.found.name)
+        cut = 0 if text.side == VALIDATION else entry.tokens if entry.cut is None else entry.cut
         reports.append(
             FileReport(
                 name=text.found.name,
@@ -39,7 +54,7 @@ def join(
                 encoding=text.facts.encoding,
                 bytes=entry.head_bytes + entry.tail_bytes,
                 tokens=entry.tokens,
-                validation_tokens=len(sides[VALIDATION]) - before,
+                validation_tokens=entry.tokens - cut,
                 documents=text.facts.documents,
                 longest_line=text.facts.longest_line,
                 duplicate_of=twin if twin != text.found.name else "",
@@ -47,18 +62,7 @@ def join(
                 notes=([text.found.note] if text.found.note else []) + text.facts.notes,
             )
         )
-    reports += [FileReport(name=name, split=SKIPPED, notes=[reason]) for name, reason in skipped.items()]
-    reports.sort(key=lambda item: item.name)
-    tokens = store.tokens()
-    return Corpus(
-        tokenizer,
-        sides[TRAIN].stream(tokens),
-        sides[VALIDATION].stream(tokens),
-        reports,
-        notices,
-        store.folder.parent,
-        tokens,
-    )
+    return sorted(reports, key=lambda report: report.name)
 
 
 class _Side:
@@ -69,9 +73,6 @@ class _Side:
         self.documents: list[int] = []
         self.bytes = 0
         self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
 
     def add(self, entry: Entry, low: int, high: int, size: int) -> None:
         """Tokens low..high of an entry."""

@@ -83,13 +83,14 @@ def prepare(
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
     """Facts of ten thousand files are a million small objects and no garbage: looking for some there
-    takes longer than all the rest of opening a corpus."""
+    takes longer than all the rest of opening a corpus. What lives on is not looked through later."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            gc.freeze()
             gc.enable()
 
 

@@ -61,15 +61,19 @@ def decide(
 
 
 def _remembered(groups: Mapping[str, list[Document]], known: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    by_content: dict[str, set[str]] = {}
+    """The sides of contents with a past, under this name or another."""
+    ranks = {side: rank for rank, side in enumerate(SIDES)}
+    past: dict[str, int] = {}
     for content, side in known.values():
-        by_content.setdefault(content, set()).add(side)
+        past[content] = min(past.get(content, len(SIDES)), ranks[side])
     sides = {}
     for content, members in groups.items():
-        past = set(by_content.get(content, ()))
-        past |= {known[document.name][1] for document in members if document.name in known}
-        if past:
-            sides[content] = next(side for side in SIDES if side in past)
+        best = past.get(content, len(SIDES))
+        for document in members:
+            if document.name in known:
+                best = min(best, ranks[known[document.name][1]])
+        if best < len(SIDES):
+            sides[content] = SIDES[best]
     return sides
 
 

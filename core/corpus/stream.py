@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,16 @@ class Corpus:
     tokenizer: Tokenizer
     train: TokenStream
     validation: TokenStream
-    report: list[FileReport]
     notices: list[str]
     cache: Path
     tokens: Tokens
+    make_report: Callable[[], list[FileReport]]
     encoded_files: int = 0
+
+    @cached_property
+    def report(self) -> list[FileReport]:
+        """What became of every file, those that were passed over too, by name."""
+        return self.make_report()
 
     @property
     def bytes_per_token(self) -> float:
