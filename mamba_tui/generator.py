@@ -26,6 +26,7 @@ class GeneratorClient:
         self._reader: asyncio.Task[None] | None = None
         self._requests = 0
         self._closing = False
+        self._starting = asyncio.Lock()
 
     @property
     def running(self) -> bool:
@@ -34,8 +35,10 @@ class GeneratorClient:
 
     async def send(self, operation: str, **fields: Any) -> int:
         """Send a request; its id. Raises UserError when the process cannot be started."""
-        if not self.running:
-            await self._start()
+        # Two loads at once must not start two processes.
+        async with self._starting:
+            if not self.running:
+                await self._start()
         self._requests += 1
         await self._put({"op": operation, "id": self._requests, **fields})
         return self._requests

@@ -116,6 +116,10 @@ async def test_two_are_compared_and_written_with(tmp_path):
         assert pane.two
         await until(pilot, lambda: all(side.about for side in pane.sides))
         assert [side.name for side in pane.sides] == ["alpha step 400", "beta step 100"]
+        app.query_one("#knobs").values["max_new_tokens"] = 10
+        await pilot.press("a", "enter")
+        await until(pilot, lambda: all(side.speed for side in pane.sides))
+        assert [len(app.query_one(f"#text-{slot}").tokens) for slot in (0, 1)] == [11, 11]
 
 
 async def test_comparing_one_says_what_to_do(tmp_path):
@@ -258,7 +262,9 @@ async def test_thousands_stay_quick(tmp_path):
 
         row = table.rows[0]
         many = [
-            dataclasses.replace(row, info=dataclasses.replace(row.info, step=step, validation_loss=step % 997))
+            dataclasses.replace(
+                row, info=dataclasses.replace(row.info, step=step, validation_loss=step % 997)
+            )
             for step in range(20_000)
         ]
         lines_drawn = []
