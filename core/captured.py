@@ -1,4 +1,4 @@
-"""The training step as one CUDA graph: the host sends positions and a learning rate, the device does the rest.
+"""The training step as one CUDA graph: the host sends positions and a rate, the device does the rest.
 
 Launching kernels one by one from Python costs more than running them at these sizes. Here the first steps run
 as they are (which also compiles what has to be compiled); then a step is recorded once and replayed. The

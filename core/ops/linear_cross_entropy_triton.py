@@ -4,7 +4,6 @@ Products run in the narrow type on the tensor cores. One kernel turns a chunk's 
 place, reading each row twice, the second time from the cache; the row's loss falls out on the way. So logits
 exist once, in the narrow type, for at most `CHUNK_BYTES`; the gradient of the head is added up in float32.
 """
-# ruff: noqa: ANN001
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 1 << 30
 """Logits held at a time."""
-PIECE, WARPS = 8192, 32
-"""Logits of a row that a program handles at a time; few and large programs, so that their rows fit the cache."""
+PIECE, WARPS = 4096, 32
+"""Logits of a row that a program reads at a time; large programs are few, and their rows fit the cache."""
 
 
 @triton.jit

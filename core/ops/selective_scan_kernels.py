@@ -4,7 +4,7 @@ Tiles are (N, CHANNELS). Suffixes of strides: `_batch` from lane of text to lane
 step; channels are always next to each other. EVEN: the length is a multiple of BLOCK. FULL: EVEN, and no
 channel or state of a tile is padding, so that nothing needs a mask.
 """
-# ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
+# ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _channel_values(pointer, d, width, PRESENT: tl.constexpr):
 
 # Rows are read ahead and results written at the end of a block: a read is not moved above an earlier write.
 @triton.jit(do_not_specialize=["unaligned"])
-def forward_kernel(
+def scan_forward_kernel(
     x, dt, A, B, C, D, z, bias, reset, entries, y, borders, last, sums,
     length, width, chunk, states,
     x_batch, x_time, dt_batch, dt_time, z_batch, z_time, B_batch, B_time, C_batch, C_time,
@@ -163,7 +163,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["unaligned"])
-def carry_kernel(
+def scan_carry_kernel(
     A, sums, first, local, chunks, width, states, unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
@@ -189,13 +189,14 @@ def carry_kernel(
 
 
 @triton.jit(do_not_specialize=["unaligned"])
-def backward_local_kernel(
+def scan_backward_local_kernel(
     dt, A, C, z, bias, reset, grad_y, local,
     length, width, chunk, states,
     dt_batch, dt_time, z_batch, z_time, C_batch, C_time,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
-    HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
+    EVEN: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """The state gradient that a chunk hands to the one before it if none reaches it from behind."""
     part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
@@ -239,7 +240,7 @@ def backward_local_kernel(
 
 
 @triton.jit(do_not_specialize=["unaligned"])
-def backward_kernel(
+def scan_backward_kernel(
     x, dt, A, B, C, D, z, bias, reset, borders, grad_y, entries,
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
     length, width, chunk, states,
@@ -275,9 +276,6 @@ def backward_kernel(
     # Where a lane writes the total that an exchange leaves with it.
     if EXCHANGE == "tensor cores":
         mine_at = lane // 16 * 16 + lane % 4 * 4 + lane // 8 % 2 * 2 + lane // 4 % 2
-    elif EXCHANGE == "pairs":
-        # Two lanes share a channel; as the lanes come, to be put in order afterwards.
-        pair_at = n[:, None] * CHANNELS + unaligned + lane[None, :]
     else:
         mine_at = lane // (CHANNELS // (2 * N) if CHANNELS >= 2 * N else 1)
     # Zero, but the compiler cannot know: else it would keep the decays that are to be computed again.
@@ -363,13 +361,10 @@ def backward_kernel(
                 tl.store(row + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
             else:
                 mixed = tl.inline_asm_elementwise(
-                    ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N * CHANNELS // 32
+                    ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
                 )
-                if EXCHANGE == "pairs":
-                    totals = totals + (mixed.to(tl.float32, bitcast=True),)
-                else:
-                    # Only the first register of a lane holds a total; as integers the zeros fold away.
-                    totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
+                # Only the first register of a lane holds a total; as integers the zeros fold away.
+                totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
             grad_input = tl.sum(grad * weights_B[:, None], 0)
             carried = grad * decay
             h = before[k]
@@ -392,15 +387,10 @@ def backward_kernel(
                 _put(grad_z + into, grads_z[HALF - 1 - k], d, width, t, stop, FULL)
             if EXCHANGE != "":
                 row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
-                if EXCHANGE == "pairs":
-                    # The first register of each lane: its states are 0 and 1.
-                    first_two = (n[:, None] < tl.where(t < stop, 2, 0)) & (lane[None, :] >= 0)
-                    tl.store(row + pair_at, totals[HALF - 1 - k], mask=first_two)
-                else:
-                    owner = tl.where(t < stop, CHANNELS, 0)
-                    if CHANNELS > 2 * N:
-                        owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
-                    tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
+                owner = tl.where(t < stop, CHANNELS, 0)
+                if CHANNELS > 2 * N:
+                    owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
+                tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
     tl.store(grad_A + slot * states * width + tile, sum_A, mask=tile_mask)
     if HAS_D:
         tl.store(grad_D + slot * width + d, sum_D, mask=d < width)

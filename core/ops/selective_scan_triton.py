@@ -7,20 +7,19 @@ state and step; everything else is arranged to stay in its shadow.
 - When gradients are wanted the forward keeps the state before every BLOCK steps (a border). The backward
   recomputes a block's states from its border, half a block at a time so that they fit in registers.
 - dB and dC are sums over channels, across lanes. A lane holds 2N values; an exchange that halves the list at
-  each step needs 2N - 1 exchanges where plain reductions need 10 N. Every warp writes its share, and the
-  shares are added in a fixed order.
+  each step needs 2N - 1 exchanges where plain reductions need 10 N. For 16-bit inputs the tensor cores do
+  most of it. Every warp writes its share, and the shares are added in a fixed order.
 - Long texts in few channels leave the chip idle, so time is cut into chunks: each finds its own last state
   from zero, a short scan carries them on, and only then the chunks run with their true entry. Likewise
   backwards.
 
-Inside, states are (..., N, D), channels innermost. Sources: arXiv 2312.00752 (the recurrence, and to recompute
-it), arXiv 2405.21060 section 6 (states of chunks passed on).
+Inside, states are (..., N, D), channels innermost. Sources: arXiv 2312.00752 (the recurrence, and to
+recompute it), arXiv 2405.21060 section 6 (states of chunks passed on).
 """
 
 from __future__ import annotations
 
 import functools
-import struct
 from typing import Any, NamedTuple
 
 import torch
@@ -28,100 +27,19 @@ import triton
 from torch import Tensor
 
 from core.ops import selective_scan_kernels as kernels
+from core.ops.warp_sums import exchange_assembly, exchange_constraints, tensor_core_assembly
 
 BLOCK = 8
 """Steps from border to border."""
 HALF = 4
 """Steps whose states the backward holds in registers at a time."""
-BACKWARD_REGISTERS = {16: 168}
-"""The most a lane may use with so many channels a warp, so that more warps fit; as it comes elsewhere."""
 LANES = 32
 LOG2_E = 1.4426950408889634
 MIN_CHUNK = 64
-SPLIT_BELOW = 7
-"""With fewer warps a processor than this, channels are shared by two lanes to have more."""
 CHUNK_BELOW = 5
-"""With still fewer, time is cut into chunks,"""
+"""With fewer warps a processor than this, time is cut into chunks,"""
 WARPS_PER_PROCESSOR = 32
-"""to have about so many."""
-FORCE_CHANNELS = 0
-
-
-def exchange_assembly(states: int) -> str:
-    """PTX that sums 2 x `states` values over the 32 lanes of a warp, each lane ending with one total.
-
-    At every exchange a lane sends the half of its list that it will not keep. The total that lane l ends
-    with has the index l * 2 * states // 32; it is the first output, the others are zero.
-    """
-    values = [f"${states + i}" for i in range(2 * states)]
-    lines, count = [], 0
-    for distance in (16, 8, 4, 2, 1):
-        half = len(values) // 2
-        lines.append(f"and.b32 bit, lane, {distance}; setp.ne.b32 upper, bit, 0;")
-        merged = []
-        for i in range(max(half, 1)):
-            low, high = values[i], values[(i + half) % len(values)]
-            if half:
-                lines.append(f"selp.b32 sent, {low}, {high}, upper; selp.b32 kept, {high}, {low}, upper;")
-            else:
-                lines.append(f"mov.b32 sent, {low}; mov.b32 kept, {low};")
-            lines.append(f"shfl.sync.bfly.b32 got, sent, {distance}, 0x1f, 0xffffffff;")
-            lines.append(f"add.f32 v{count}, kept, got;")
-            merged.append(f"v{count}")
-            count += 1
-        values = merged
-    outputs = [f"mov.b32 $0, {values[0]};", *(f"mov.b32 ${i}, 0;" for i in range(1, states))]
-    registers = ".reg .b32 lane, bit, sent, kept, got; .reg .pred upper;"
-    registers += f" .reg .b32 v<{count}>; mov.u32 lane, %laneid;"
-    return "{ " + "\n".join([registers, *lines, *outputs]) + " }"
-
-
-def exchange_constraints(registers: int) -> str:
-    """The registers that an exchange of two tiles with so many each reads and writes."""
-    return ",".join(["=&r"] * registers + ["r"] * (2 * registers))
-
-
-def tensor_core_assembly(channels: int) -> str:
-    """PTX with the effect of `exchange_assembly(16)` up to order, most of it on the tensor cores.
-
-    A product with a matrix of ones adds a register over four lanes, four registers at a time. The tensor
-    cores read 10 bits of fraction and drop the rest; the last line undoes the mean of that. With 32 channels
-    lane l ends with the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2. With 16
-    channels, two lanes to each, a lane has 8 + 8 registers and ends with that index of them, less 16 (l / 16).
-    """
-    inputs = channels  # registers of both tiles: 2 x 16 states x channels / 32
-    names = "pq"[: inputs // 16]
-    lines = [
-        ".reg .b32 lane, group, bit, sent, kept, got; .reg .pred upper; .reg .b32 one<8>;",
-        ".reg .f32 p<4>; .reg .f32 q<4>; .reg .b32 v<7>; mov.u32 lane, %laneid; shr.u32 group, lane, 2;",
-    ]
-    for i in range(8):
-        lines.append(f"setp.eq.u32 upper, group, {i}; selp.b32 one{i}, 0x3f800000, 0, upper;")
-    for index, name in enumerate(names):
-        into = ", ".join(f"{name}{i}" for i in range(4))
-        lines += [f"mov.f32 {name}{i}, 0f00000000;" for i in range(4)]
-        for j in range(4):
-            first = inputs // 2 + 16 * index + 4 * j
-            factors = ", ".join(f"${first + i}" for i in range(4))
-            lines.append(
-                "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-                f"{{{into}}}, {{{factors}}}, {{one{2 * j}, one{2 * j + 1}}}, {{{into}}};"
-            )
-    values, count = [f"{name}{i}" for name in names for i in (0, 2, 1, 3)], 0
-    for distance in (16, 8, 4) if len(names) > 1 else (8, 4):
-        half = len(values) // 2
-        lines.append(f"and.b32 bit, lane, {distance}; setp.ne.b32 upper, bit, 0;")
-        merged = []
-        for low, high in zip(values[:half], values[half:]):
-            lines.append(f"selp.b32 sent, {low}, {high}, upper; selp.b32 kept, {high}, {low}, upper;")
-            lines.append(f"shfl.sync.bfly.b32 got, sent, {distance}, 0x1f, 0xffffffff;")
-            lines.append(f"add.f32 v{count}, kept, got;")
-            merged.append(f"v{count}")
-            count += 1
-        values = merged
-    lines += [f"mul.f32 $0, {values[0]}, 0f{struct.pack('>f', 1 + 0.7213 * 2**-11).hex()};"]
-    lines += [f"mov.b32 ${i}, 0;" for i in range(1, inputs // 2)]
-    return "{ " + "\n".join(lines) + " }"
+"""to have about so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
 
 
 class Plan(NamedTuple):
@@ -152,26 +70,24 @@ def plan(
     states: int,
     device: torch.device,
     chunk: int = 0,
-    *,
-    narrow: bool = False,
 ) -> Plan:
-    """The layout for (batch, length, width) with `states` a channel; `chunk` forces how time is cut.
-
-    `narrow` says that the inputs have 16 bits; then a channel may be shared by two lanes.
-    """
+    """The layout for (batch, length, width) with `states` a channel; `chunk` forces how time is cut."""
     padded = max(4, triton.next_power_of_2(states))
     channels = LANES if padded <= 16 else LANES * 16 // padded
     processors = _processors(device)
-    if FORCE_CHANNELS:
-        channels = FORCE_CHANNELS
-    elif narrow and padded == 16 and batch * triton.cdiv(width, LANES) < SPLIT_BELOW * processors:
-        channels = 16
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
-        chunks = 1 if warps >= CHUNK_BELOW * processors else triton.cdiv(WARPS_PER_PROCESSOR * processors, warps)
+        chunks = (
+            1 if warps >= CHUNK_BELOW * processors else triton.cdiv(WARPS_PER_PROCESSOR * processors, warps)
+        )
         chunk = max(MIN_CHUNK, triton.cdiv(length, chunks))
     chunk = triton.cdiv(chunk, BLOCK) * BLOCK
     return Plan(padded, channels, chunk, max(1, triton.cdiv(length, chunk)), device.type != "cuda")
+
+
+def _plan_of(x: Tensor, A: Tensor, chunk: int) -> Plan:
+    batch, length, width = x.shape
+    return plan(batch, length, width, A.shape[1], x.device, chunk)
 
 
 def selective_scan_triton(
@@ -240,7 +156,7 @@ def _operator(
     chunk: int, keep: bool,
 ) -> Any:  # fmt: skip
     inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
-    layout = plan(*x.shape, A.shape[1], x.device, chunk, narrow=x.element_size() == 2)
+    layout = _plan_of(x, A, chunk)
     y, borders, last, sums = _forward(layout, inputs, _rates(A), D, dt_bias, _state(h0), _flags(reset), keep)
     nothing = last.new_empty(0)
     return (
@@ -258,7 +174,7 @@ def _(
 ) -> Any:  # fmt: skip
     batch, length, width = x.shape
     states = A.shape[1]
-    layout = plan(batch, length, width, states, x.device, chunk, narrow=x.element_size() == 2)
+    layout = _plan_of(x, A, chunk)
 
     def new(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -283,14 +199,14 @@ def _backward_operator(
     borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
     inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
-    layout = plan(*x.shape, A.shape[1], x.device, chunk, narrow=x.element_size() == 2)
+    layout = _plan_of(x, A, chunk)
     states, padded = A.shape[1], layout.states
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first = _backward(
         layout, inputs, _rates(A), D, dt_bias, _flags(reset), borders.view(torch.float32),
         _found(sums.view(torch.float32)), grad_y.contiguous(),
         None if grad_last is None else grad_last.contiguous(), wants_first,
     )  # fmt: skip
-    both = _in_order(grad_BC.sum(1), layout, x)
+    both = grad_BC.sum(1)
     nothing = grad_A.new_empty(0)
     return (
         grad_x,
@@ -346,16 +262,7 @@ def _exchange(layout: Plan, x: Tensor) -> str:
     """How dB and dC are summed over channels."""
     if layout.interpreted or layout.states > 16:
         return ""
-    if layout.states == 16 and x.element_size() == 2:
-        return "tensor cores" if layout.channels == LANES else "pairs"
-    return "lanes" if layout.channels == LANES else ""
-
-
-def _in_order(sums: Tensor, layout: Plan, x: Tensor) -> Tensor:
-    """Sums (..., 2N) of dB and dC, put in the order of states where the exchange left another."""
-    if _exchange(layout, x) != "pairs":
-        return sums
-    return sums.unflatten(-1, (2, 2, 2, 2, 2)).permute(0, 1, 5, 6, 3, 4, 2).flatten(2)
+    return "tensor cores" if layout.states == 16 and x.element_size() == 2 else "lanes"
 
 
 def _strides(*tensors: Tensor | None) -> list[int]:
@@ -363,11 +270,6 @@ def _strides(*tensors: Tensor | None) -> list[int]:
     return [
         stride for tensor in tensors for stride in (tensor.stride()[:2] if tensor is not None else (0, 0))
     ]
-
-
-def _most_registers(layout: Plan) -> dict[str, int]:
-    most = BACKWARD_REGISTERS.get(layout.channels)
-    return {} if most is None or layout.interpreted else {"maxnreg": most}
 
 
 def _masks(layout: Plan, length: int, width: int, states: int) -> dict[str, bool]:
@@ -386,7 +288,7 @@ def _forward(
     flags: Tensor | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Output, borders if `keep`, last state (B, N, D), and each chunk's sum of step sizes if there are more."""
+    """Output, borders if `keep`, last state (B, N, D), sums of step sizes if there are several chunks."""
     x, dt, B, C, z = inputs
     assert x is not None
     batch, length, width = x.shape
@@ -412,12 +314,12 @@ def _forward(
     if layout.chunks > 1:
         entries = rates.new_empty(batch, layout.chunks, states, width)
         sums = rates.new_empty(batch, layout.chunks, width)
-        kernels.forward_kernel[grid](
+        kernels.scan_forward_kernel[grid](
             *tensors, None, y, None, entries, sums, *sizes,
             LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **options,
         )  # fmt: skip
         _carry(layout, rates, sums, h0, entries, backward=False)
-    kernels.forward_kernel[grid](
+    kernels.scan_forward_kernel[grid](
         *tensors, entries, y, borders, last, None, *sizes,
         LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
@@ -428,9 +330,10 @@ def _carry(
     layout: Plan, rates: Tensor, sums: Tensor, first: Tensor | None, local: Tensor, *, backward: bool
 ) -> None:
     states, width = rates.shape
-    kernels.carry_kernel[(triton.cdiv(width, layout.channels), local.shape[0])](
+    kernels.scan_carry_kernel[(triton.cdiv(width, layout.channels), local.shape[0])](
         rates, sums, first, local, layout.chunks, width, states, 0,
-        N=layout.states, CHANNELS=layout.channels, HAS_FIRST=first is not None, BACKWARD=backward, num_warps=1,
+        N=layout.states, CHANNELS=layout.channels, HAS_FIRST=first is not None, BACKWARD=backward,
+        num_warps=1,
     )  # fmt: skip
 
 
@@ -449,7 +352,8 @@ def _backward(
 ) -> tuple[Any, ...]:
     """Gradients of x, dt, z, and shares of those of A, B and C, D, bias to be added up; of h0 (B, N, D)."""
     x, dt, B, C, z = inputs
-    assert x is not None and dt is not None
+    assert x is not None
+    assert dt is not None
     batch, length, width = x.shape
     states = rates.shape[0]
     grid = layout.grid(batch, width)
@@ -457,7 +361,7 @@ def _backward(
     entries = grad_last
     if sums is not None:
         entries = rates.new_empty(batch, layout.chunks, states, width)
-        kernels.backward_local_kernel[grid](
+        kernels.scan_backward_local_kernel[grid](
             dt, rates, C, z, bias, flags, grad_y, entries,
             length, width, layout.chunk, states, *_strides(dt, z, C), 0,
             N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK,
@@ -482,15 +386,14 @@ def _backward(
     if exchange == "lanes":
         assembly = exchange_assembly(layout.states)
     elif exchange:
-        assembly = tensor_core_assembly(layout.channels)
-    kernels.backward_kernel[grid](
+        assembly = tensor_core_assembly()
+    kernels.scan_backward_kernel[grid](
         x, dt, rates, B, C, D, z, bias, flags, borders, grad_y, entries, *grads,
         length, width, layout.chunk, states, *_strides(x, dt, z, B, C), 0,
         N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK, HALF=HALF,
         EXCHANGE=exchange, ASSEMBLY=assembly,
-        CONSTRAINTS=exchange_constraints(layout.states * layout.channels // LANES) if exchange else "",
+        CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
-        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1,
-        **_most_registers(layout), **masks,
+        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1, **masks,
     )  # fmt: skip
     return grads

@@ -1,5 +1,4 @@
-"""Copies that happen only where a flag on the device says so, in Triton: how a captured step takes its state."""
-# ruff: noqa: ANN001, ANN201
+"""Copies that happen only if a flag on the device says so: how a captured step takes its new state."""
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations

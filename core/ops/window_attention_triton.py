@@ -5,7 +5,6 @@ query of a block reaches are not read. Softmax is online (arXiv 2205.14135); the
 probabilities from each row's log-sum, once along queries for dq and once along keys for dk and dv, so that
 every sum has a fixed order.
 """
-# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _tile(pointer, rows, columns, row_stride, row_count, column_count):
 
 
 @triton.jit
-def forward_kernel(
+def attention_forward_kernel(
     q, k, v, reach, out, norms, length, keys, heads, width, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -67,7 +66,7 @@ def forward_kernel(
 
 
 @triton.jit
-def backward_queries_kernel(
+def attention_queries_kernel(
     q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row,
@@ -107,8 +106,9 @@ def backward_queries_kernel(
 
 
 @triton.jit
-def backward_keys_kernel(
-    q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v, length, keys, heads, width, window, scale, origin,
+def attention_keys_kernel(
+    q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v,
+    length, keys, heads, width, window, scale, origin,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
     g_batch, g_head, g_row, d_batch, d_head, d_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -157,7 +157,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, reach: Tensor) -> tuple[Tensor, Te
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
     norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
-    forward_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
+    attention_forward_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
         q, k, v, reach.contiguous(), out, norms, length, k.shape[2], heads, width, _scale(width),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         E=max(16, triton.next_power_of_2(width)), QUERIES=QUERIES, KEYS=KEYS, num_warps=4,
@@ -187,12 +187,12 @@ def _backward(
     grad_v = torch.empty_like(grad_k)
     slopes = torch.empty_like(norms)
     options = {"E": max(16, triton.next_power_of_2(width)), "QUERIES": QUERIES, "KEYS": KEYS, "num_warps": 4}
-    backward_queries_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
+    attention_queries_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
         q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, _scale(width),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *grad_out.stride()[:3],
         *grad_q.stride()[:3], **options,
     )  # fmt: skip
-    backward_keys_kernel[(triton.cdiv(keys - cached, KEYS), batch * heads)](
+    attention_keys_kernel[(triton.cdiv(keys - cached, KEYS), batch * heads)](
         q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v, length, keys, heads, width, window,
         _scale(width), cached,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad_out.stride()[:3], *grad_k.stride()[:3],
