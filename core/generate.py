@@ -33,7 +33,7 @@ from core.tokenizer import Tokenizer
 
 Load = Callable[[Path, str], tuple[GPT, Tokenizer, Mapping[str, Any]]]
 OPERATIONS = ("load", "generate", "branch", "stop", "quit")
-REMEMBERED_GENERATIONS = 64
+REMEMBERED_GENERATIONS = 32
 SLOTS = 2
 
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,19 +148,30 @@ def test_continuing_after_a_branch_continues_the_branch(client):
     assert first + more == whole
 
 
-def test_stop_takes_effect_while_generating(client):
-    client.send({"op": "generate", "id": 2, "prompt": "He", "max_new_tokens": 1 << 30, "temperature": 2.0})
-    # The document's end may be drawn; such a short text is simply begun again.
-    for id in range(2, 100):
-        if client.event()["event"] == "token":
-            break
-        client.send({"op": "generate", "id": id + 1, "prompt": "He", "max_new_tokens": 1 << 30})
-    client.send({"op": "stop", "id": id})
-    while (event := client.event())["event"] == "token":
-        pass
-    assert event["event"] == "done"
-    assert event["reason"] in ("stopped", "stop")
-    assert client.text({"op": "generate", "id": 200, "prompt": "He", **GREEDY})[1]
+def test_stop_takes_effect_while_generating():
+    model = tiny_model()
+    logits, end = model.logits, torch.tensor([TOKENIZER.eot])
+    model.logits = lambda features: logits(features).index_fill(-1, end, -torch.inf)  # never ends by itself
+    with Client(lambda path, device: (model, TOKENIZER, {})) as client:
+        client.answer(LOAD)
+        client.send({"op": "generate", "id": 2, "prompt": "He", "max_new_tokens": 1 << 30})
+        assert client.event()["event"] == "token"
+        client.send({"op": "stop", "id": 2})
+        while (event := client.event())["event"] == "token":
+            pass
+        assert (event["event"], event["reason"]) == ("done", "stopped")
+        assert client.text({"op": "generate", "id": 3, "prompt": "He", **GREEDY})[1]
+
+
+def test_the_end_of_the_input_ends_a_generation():
+    model = tiny_model()
+    logits, end = model.logits, torch.tensor([TOKENIZER.eot])
+    model.logits = lambda features: logits(features).index_fill(-1, end, -torch.inf)
+    client = Client(lambda path, device: (model, TOKENIZER, {}))
+    client.answer(LOAD)
+    client.send({"op": "generate", "id": 2, "max_new_tokens": 1 << 30})
+    assert client.event()["event"] == "token"
+    client.__exit__()
 
 
 def test_a_request_stopped_before_its_turn_writes_nothing():
