@@ -113,7 +113,7 @@ class MambaTUI(App[int]):
     def _show_news(self) -> None:
         """Show what is new, four times a second, and only on the pane that is looked at."""
         self._show_status()
-        if not self._dirty:
+        if not self._dirty or not self.is_running:
             return
         self._dirty = False
         pane = self.pane
@@ -128,9 +128,11 @@ class MambaTUI(App[int]):
 
     @property
     def pane(self) -> Pane | None:
-        """The pane on screen."""
+        """The pane on screen; None near the end, when widgets go one after the other."""
         from mamba_tui.panes.base import Pane
 
+        if not self.is_running or not self.panes.is_attached:
+            return None
         current = self.panes.visible_content
         return current if isinstance(current, Pane) else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.containers import Vertical
+from textual.css.query import NoMatches
 
 from core.errors import UserError
 
@@ -20,6 +21,10 @@ async def guarded(console: MambaTUI, coroutine: Coroutine[Any, Any, None]) -> No
         await coroutine
     except (UserError, OSError) as error:
         console.say(error, problem=True)
+    except NoMatches:
+        # Near the end widgets go one after the other, and work that waited finds them gone.
+        if console.is_running:
+            raise
 
 
 def css_beside(module: str) -> str:

@@ -275,7 +275,7 @@ class GeneratePane(Pane):
 
     def _show_news(self) -> None:
         """Everything that came since the last look, at most twenty times a second."""
-        if not self._events:
+        if not self._events or not self.console.is_running:
             return
         events, self._events = self._events, []
         new: dict[int, list[Token]] = {0: [], 1: []}
