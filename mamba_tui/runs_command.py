@@ -19,6 +19,7 @@ from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
 
 ANSWER_SECONDS = 60.0
+DONE = {"stop": "is stopping", "pause": "is paused", "resume": "goes on", "save": "is saving"}
 STYLES = {"training": "green", "finished": "cyan", "failed": "red", "died": "red", "paused": "yellow"}
 
 
@@ -82,7 +83,8 @@ def _command(one: Run, command: str) -> int:
         for event in reader.poll():
             if event["kind"] == "command" and event["id"] == sent:
                 answered = True
-                print(visible(event["message"]))
+                said = DONE[command] if event["accepted"] else f"cannot {command}:"
+                print(f"{visible(one.name)} {said} {visible(event['message'])}")
                 if not event["accepted"]:
                     return 1
             elif event["kind"] == "checkpoint" and command in ("save", "stop"):

@@ -144,3 +144,30 @@ def wait_for(condition, process, seconds=60.0):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_detached_run_takes_commands_and_is_listed(trained):
+    folder, _ = trained
+    options = [*SMALL, "--max-iters", "100000", "--set", "eval_interval=100000", "--dataset", "dataset"]
+    done = mamba_tui(folder, "launch", "--detach", "--run", "away", *options)
+    assert done.returncode == 0, done.stderr
+    assert "mamba-tui attach away" in done.stdout
+    run = Run(folder / "checkpoints" / "away")
+    deadline = time.monotonic() + 60
+    while not (run.events_path.exists() and steps(run)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for name, words in (
+        ("pause", "is paused at step"),
+        ("resume", "goes on"),
+        ("save", "saved checkpoint_step_"),
+    ):
+        done = mamba_tui(folder, name, "away")
+        assert (done.returncode, words in done.stdout) == (0, True), done.stdout + done.stderr
+    assert " training " in mamba_tui(folder, "runs").stdout
+    done = mamba_tui(folder, "stop", "away")
+    assert (done.returncode, "saved checkpoint_step_" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert " stopped " in mamba_tui(folder, "runs").stdout
+    refused = mamba_tui(folder, "stop", "away")
+    assert (refused.returncode, "not running" in refused.stderr) == (2, True)
+    assert "trainer started" in mamba_tui(folder, "logs", "away").stdout
