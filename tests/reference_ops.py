@@ -103,9 +103,11 @@ def conv_loop(x, weight, bias=None, *, tail=None, reset=None):
         kept = []
         for distance in range(past + 1):
             if distance:
-                alive = alive & ~flags[:, t - distance + 1 : t - distance + 2].to(x.device) if (
-                    t - distance + 1 < flags.shape[1]
-                ) else alive
+                alive = (
+                    alive & ~flags[:, t - distance + 1 : t - distance + 2].to(x.device)
+                    if (t - distance + 1 < flags.shape[1])
+                    else alive
+                )
             if t < past + length:
                 total = total + torch.where(alive, padded[:, t - distance] * weight[:, past - distance], 0.0)
             elif distance:

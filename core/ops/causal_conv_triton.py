@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from core.ops import causal_conv_kernels as kernels
+from core.ops.operators import define
 
 ROWS = 16
 """Steps a warp produces."""
@@ -50,12 +51,7 @@ def _options(bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
     }
 
 
-@torch.library.custom_op(
-    "mamba_tui::causal_conv",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset) -> (Tensor, Tensor)",
-)
-def _operator(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
+def _run_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
     x = x if x.stride(-1) == 1 else x.contiguous()
     batch, length, width = x.shape
     taps = weight.shape[1]
@@ -68,19 +64,12 @@ def _operator(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
     return y, new_tail
 
 
-@_operator.register_fake
-def _(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
+def _fake_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
     batch, length, width = x.shape
     return x.new_empty(batch, length, width), x.new_empty(batch, weight.shape[1] - 1, width)
 
 
-@torch.library.custom_op(
-    "mamba_tui::causal_conv_backward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset, Tensor grad_y, "
-    "bool wants_tail) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward_operator(
+def _run_causal_conv_backward(
     x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
 ) -> Any:
     x = x if x.stride(-1) == 1 else x.contiguous()
@@ -99,11 +88,21 @@ def _backward_operator(
     return grad_x, sums.sum(0).to(weight.dtype), sum_bias.sum(0), grad_tail
 
 
-@_backward_operator.register_fake
-def _(x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any) -> Any:
+def _fake_causal_conv_backward(
+    x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
+) -> Any:
     grad_tail = x.new_empty(tail.shape if wants_tail else (0,))
     grad_bias = x.new_empty(x.shape[2], dtype=torch.float32)
     return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias, grad_tail
+
+
+_backward_operator = define(
+    "causal_conv_backward",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset, Tensor grad_y, "
+    "bool wants_tail) -> (Tensor, Tensor, Tensor, Tensor)",
+    _run_causal_conv_backward,
+    _fake_causal_conv_backward,
+)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -124,7 +123,14 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_new_tail: Tensor | None) ->
     return grad_x, grad_weight, None if bias is None else grad_bias.to(bias.dtype), grad_tail, None
 
 
-_operator.register_autograd(_gradients, setup_context=_keep)
+_operator = define(
+    "causal_conv",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset) -> (Tensor, Tensor)",
+    _run_causal_conv,
+    _fake_causal_conv,
+    keep=_keep,
+    gradients=_gradients,
+)
 
 
 def _flags(reset: Tensor | None) -> Tensor | None:

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from core.ops.operators import define
+
 CHUNK_BYTES = 1 << 30
 """Logits held at a time."""
 PIECE, WARPS = 4096, 32
@@ -74,13 +76,7 @@ def linear_cross_entropy_triton(
 
 
 # The gradients are found on the way forward and returned as integers, which have no gradient themselves.
-@torch.library.custom_op(
-    "mamba_tui::linear_cross_entropy",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor targets, int ignore_index, int vocab_size, bool wants_gradient)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-def _operator(x, weight, targets, ignore_index, vocab_size, wants_gradient):
+def _run_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, wants_gradient):
     head = weight.to(x.dtype)
     count = (targets != ignore_index).sum()
     losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
@@ -108,8 +104,7 @@ def _integers(tensor: Tensor) -> torch.dtype:
     return torch.int16 if tensor.element_size() == 2 else torch.int32
 
 
-@_operator.register_fake
-def _(x, weight, targets, ignore_index, vocab_size, wants_gradient):
+def _fake_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, wants_gradient):
     return (
         x.new_empty((), dtype=torch.float32),
         x.new_empty(x.shape if wants_gradient else (0, 2), dtype=_integers(x)),
@@ -131,7 +126,15 @@ def _gradients(ctx, grad_loss, *_):
     return grad_x, grad_weight, None, None, None, None
 
 
-_operator.register_autograd(_gradients, setup_context=_keep)
+_operator = define(
+    "linear_cross_entropy",
+    "(Tensor x, Tensor weight, Tensor targets, int ignore_index, int vocab_size, bool wants_gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+    _run_linear_cross_entropy,
+    _fake_linear_cross_entropy,
+    keep=_keep,
+    gradients=_gradients,
+)
 
 
 def _wide_product(a: Tensor, b: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ import triton
 from torch import Tensor
 
 from core.ops import selective_scan_kernels as kernels
+from core.ops.operators import define
 from core.ops.warp_sums import exchange_assembly, exchange_constraints, tensor_core_assembly
 
 BLOCK = 8
@@ -146,12 +147,7 @@ INPUTS = (
 )
 
 
-@torch.library.custom_op(
-    "mamba_tui::selective_scan",
-    mutates_args=(),
-    schema=f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _operator(
+def _run_selective_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any,
     chunk: int, keep: bool,
 ) -> Any:  # fmt: skip
@@ -167,8 +163,7 @@ def _operator(
     )
 
 
-@_operator.register_fake
-def _(
+def _fake_selective_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any,
     chunk: int, keep: bool,
 ) -> Any:  # fmt: skip
@@ -188,13 +183,7 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "mamba_tui::selective_scan_backward",
-    mutates_args=(),
-    schema=f"({INPUTS}, Tensor borders, Tensor sums, Tensor grad_y, Tensor? grad_last, bool wants_first)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward_operator(
+def _run_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
     borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
@@ -221,8 +210,7 @@ def _backward_operator(
     )
 
 
-@_backward_operator.register_fake
-def _(
+def _fake_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
     borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
@@ -235,6 +223,15 @@ def _(
         (x.shape[0], A.shape[1], x.shape[2]) if wants_first else (0,), dtype=torch.float32, device=x.device
     )
     return (*(like(tensor) for tensor in (x, dt, A, B, C, D, z, dt_bias)), first)
+
+
+_backward_operator = define(
+    "selective_scan_backward",
+    f"({INPUTS}, Tensor borders, Tensor sums, Tensor grad_y, Tensor? grad_last, bool wants_first)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run_selective_scan_backward,
+    _fake_selective_scan_backward,
+)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -255,7 +252,14 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: An
     return *given, first, None, None, None
 
 
-_operator.register_autograd(_gradients, setup_context=_keep)
+_operator = define(
+    "selective_scan",
+    f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+    _run_selective_scan,
+    _fake_selective_scan,
+    keep=_keep,
+    gradients=_gradients,
+)
 
 
 def _exchange(layout: Plan, x: Tensor) -> str:

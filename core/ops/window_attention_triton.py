@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from core.ops.operators import define
+
 LOG2_E = 1.4426950408889634
 QUERIES, KEYS = 64, 64
 
@@ -201,37 +203,33 @@ def _backward(
     return grad_q, grad_k, grad_v
 
 
-@torch.library.custom_op(
-    "mamba_tui::window_attention",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor reach, int window, int cached) -> (Tensor, Tensor)",
-)
-def _operator(q, k, v, reach, window, cached):
+def _run_window_attention(q, k, v, reach, window, cached):
     return _forward(q, k, v, reach)
 
 
-@_operator.register_fake
-def _(q, k, v, reach, window, cached):
+def _fake_window_attention(q, k, v, reach, window, cached):
     batch, heads, length, width = q.shape
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
     return out, q.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "mamba_tui::window_attention_backward",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor reach, Tensor out, Tensor norms, Tensor grad_out, "
-    "int window, int cached) -> (Tensor, Tensor, Tensor)",
-)
-def _backward_operator(q, k, v, reach, out, norms, grad_out, window, cached):
+def _run_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cached):
     return _backward(q, k, v, reach, out, norms, grad_out, window, cached)
 
 
-@_backward_operator.register_fake
-def _(q, k, v, reach, out, norms, grad_out, window, cached):
+def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cached):
     batch, heads, length, width = q.shape
     grad_k = k.new_empty(batch, heads, k.shape[2], width)
     return q.new_empty(batch, length, heads, width).transpose(1, 2), grad_k, torch.empty_like(grad_k)
+
+
+_backward_operator = define(
+    "window_attention_backward",
+    "(Tensor q, Tensor k, Tensor v, Tensor reach, Tensor out, Tensor norms, Tensor grad_out, "
+    "int window, int cached) -> (Tensor, Tensor, Tensor)",
+    _run_window_attention_backward,
+    _fake_window_attention_backward,
+)
 
 
 def _keep(ctx, inputs, output):
@@ -244,24 +242,33 @@ def _gradients(ctx, grad_out, grad_norms):
     return *found, None, None, None
 
 
-_operator.register_autograd(_gradients, setup_context=_keep)
-
-
-@torch.library.custom_op(
-    "mamba_tui::rotations",
-    mutates_args=(),
-    schema="(Tensor position, int half, float base) -> (Tensor, Tensor)",
+_operator = define(
+    "window_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor reach, int window, int cached) -> (Tensor, Tensor)",
+    _run_window_attention,
+    _fake_window_attention,
+    keep=_keep,
+    gradients=_gradients,
 )
-def _rotations(position, half, base):
+
+
+def _run_rotations(position, half, base):
     rates = base ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
     angles = position[:, :, None, None] * rates
     return angles.cos().float(), angles.sin().float()
 
 
-@_rotations.register_fake
-def _(position, half, base):
+def _fake_rotations(position, half, base):
     shape = (*position.shape, 1, half)
     return position.new_empty(shape, dtype=torch.float32), position.new_empty(shape, dtype=torch.float32)
+
+
+_rotations = define(
+    "rotations",
+    "(Tensor position, int half, float base) -> (Tensor, Tensor)",
+    _run_rotations,
+    _fake_rotations,
+)
 
 
 def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]:

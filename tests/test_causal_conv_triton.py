@@ -1,0 +1,50 @@
+"""The causal convolution's kernels against a float64 loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels import DEVICE, needs_cuda
+from tests.reference_ops import conv_inputs, conv_loop, double, relative_errors, run_with_gradients
+
+from core.ops.causal_conv_triton import _operator, causal_conv_triton  # isort: skip
+
+
+def compare(seed, shape, dtype=torch.float32, options=frozenset(("bias", "tail", "reset"))):
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    inputs = conv_inputs(generator, *shape, dtype=dtype, device=DEVICE, options=options)
+    wanted = run_with_gradients(conv_loop, double(inputs), seed)
+    found = run_with_gradients(causal_conv_triton, inputs, seed)
+    assert found.keys() == wanted.keys()
+    return max(relative_errors(found, wanted).values())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 19, 5, 4), (1, 33, 130, 4), (1, 20, 8, 2), (2, 1, 8, 4), (1, 2, 8, 4), (1, 20, 6, 7)]
+)
+def test_outputs_tails_and_gradients(shape):
+    assert compare(1, shape) < 1e-6
+
+
+@pytest.mark.parametrize("options", [frozenset(), frozenset(("tail",)), frozenset(("bias", "reset"))])
+def test_what_is_left_out(options):
+    assert compare(2, (1, 18, 6, 4), options=options) < 1e-6
+
+
+def test_operator_keeps_torch_compiles_rules():
+    inputs = conv_inputs(torch.Generator(DEVICE).manual_seed(3), 1, 9, 6, 4, device=DEVICE)
+    for value in inputs.values():
+        value.requires_grad_(value.is_floating_point())
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(_operator, tuple(inputs.values()), test_utils=checks)
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)])
+def test_many_random_shapes_on_the_gpu(dtype, tolerance):
+    random = torch.Generator().manual_seed(4)
+    for seed in range(60):
+        batch, length, width = (int(torch.randint(1, top, (), generator=random)) for top in (4, 70, 300))
+        assert compare(seed, (batch, length, width, 2 + seed % 4), dtype) < tolerance

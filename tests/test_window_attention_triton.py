@@ -1,0 +1,93 @@
+"""Attention's kernels against the plain path in float64; the copy that a flag decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels import DEVICE, needs_cuda
+from tests.reference_ops import relative_errors
+
+from core.ops import window_attention_triton as module  # isort: skip
+from core.ops.settle_triton import settle  # isort: skip
+from core.ops.window_attention import ROPE_BASE, Places, window_attention  # isort: skip
+
+
+def compare(batch, heads, length, past, width, window, dtype=torch.float32, seed=0, cached=0):
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(batch, length, heads, width, generator=generator).to(dtype).transpose(1, 2)
+    k, v = (torch.randn(batch, heads, past + length, width, generator=generator).to(dtype) for _ in "kv")
+    grad = torch.randn(batch, heads, length, width, generator=generator)
+    before = torch.randint(0, past + 1, (batch,), generator=generator) if past else None
+    starts = torch.rand(batch, length, generator=generator) < 0.05
+    places = Places(torch.zeros(batch, length, dtype=torch.int64), before, starts, window)
+
+    def on_device(q, k, v):
+        return module.window_attention_triton(q, k, v, places.reach.to(DEVICE), window, cached=cached)
+
+    found = []
+    for function, kind, device in (
+        (lambda q, k, v: window_attention(q, k, v, places), torch.float64, "cpu"),
+        (on_device, dtype, DEVICE),
+    ):
+        leaves = [item.to(device, kind).clone().requires_grad_() for item in (q, k, v)]
+        out = function(*leaves)
+        out.backward(grad.to(device, out.dtype))
+        parts = [out.detach(), leaves[0].grad, *(leaf.grad[:, :, cached:] for leaf in leaves[1:])]
+        found.append({str(i): part.cpu() for i, part in enumerate(parts)})
+    return max(relative_errors(found[1], found[0]).values())
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 20, 15, 8, 16), (1, 2, 70, 63, 24, 64), (1, 1, 1, 15, 16, 16), (1, 1, 100, 31, 16, 32)]
+)
+def test_outputs_and_gradients(shape):
+    assert compare(*shape) < (3e-3 if DEVICE == "cuda" else 1e-6)
+
+
+def test_gradient_of_the_newest_keys_alone():
+    assert compare(1, 2, 20, 15, 8, 16, cached=15) < (3e-3 if DEVICE == "cuda" else 1e-6)
+
+
+def test_a_text_without_past():
+    assert compare(2, 1, 90, 0, 16, 90) < (3e-3 if DEVICE == "cuda" else 1e-6)
+
+
+def test_rotations_are_those_of_the_plain_path():
+    places = Places(torch.zeros(2, 9, dtype=torch.int64), torch.tensor([0, 10**6]), None, 16)
+    cos, sin = module.rotations(places.position.to(DEVICE), 4, ROPE_BASE)
+    x = torch.randn(2, 9, 3, 8)
+    first, second = x.to(DEVICE).chunk(2, 3)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), 3)
+    torch.testing.assert_close(turned.cpu(), places.rotate(x))
+
+
+def test_operators_keep_torch_compiles_rules():
+    q = torch.randn(1, 5, 2, 8, device=DEVICE).transpose(1, 2).requires_grad_()
+    k, v = (torch.randn(1, 2, 9, 8, device=DEVICE, requires_grad=True) for _ in "kv")
+    reach = torch.randint(0, 5, (1, 5), device=DEVICE)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(module._operator, (q, k, v, reach, 5, 0), test_utils=checks)
+
+
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.parametrize("layout", ["newest slots", "hidden", "numbers", "narrow to wide"])
+def test_settle_copies_only_where_it_may(good, layout):
+    new, old = {
+        "newest slots": lambda: (torch.randn(2, 3, 9, 4)[:, :, 4:], torch.randn(2, 3, 5, 4)),
+        "hidden": lambda: tuple(torch.randn(2, 4, 3).transpose(1, 2) for _ in range(2)),
+        "numbers": lambda: (torch.arange(7), torch.zeros(7, dtype=torch.int64)),
+        "narrow to wide": lambda: (torch.randn(2, 3, 8).bfloat16(), torch.randn(2, 3, 8)),
+    }[layout]()
+    target = old.to(DEVICE)
+    settle(new.to(DEVICE), target, torch.tensor(good, device=DEVICE))
+    assert torch.equal(target.cpu(), new.to(old.dtype) if good else old)
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 128, 127, 32, 128), (2, 4, 300, 127, 24, 128), (1, 2, 70, 0, 64, 128)]
+)
+def test_bfloat16_on_the_gpu(shape):
+    assert compare(*shape, dtype=torch.bfloat16) < 1e-2
