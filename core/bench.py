@@ -44,6 +44,7 @@ class RandomStream:
     def __init__(self, length: int, vocab_size: int) -> None:
         random = np.random.default_rng(0)
         self._tokens = random.integers(0, vocab_size, length, dtype=np.int64)
+        self.documents = np.zeros(1, np.int64)
 
     def __len__(self) -> int:
         return len(self._tokens)

@@ -135,6 +135,12 @@ class DataConfig:
     )
     strip_gutenberg: bool = setting(True, "cut Project Gutenberg's header and licence", fixed=True)
     unwrap_lines: bool = setting(False, "join hard-wrapped lines into paragraphs", fixed=True)
+    document_order: str = setting(
+        "weighted",
+        "which documents lanes jump to: weighted by length, or uniform while they last",
+        choices=("weighted", "uniform"),
+        fixed=True,
+    )
     validation_fraction: float = setting(
         0.1, "share of the text held out for validation", above=0.0, high=0.5, fixed=True
     )

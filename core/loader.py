@@ -25,7 +25,9 @@ IGNORE = -100
 
 
 class Stream(Protocol):
-    """What a loader needs of a token stream."""
+    """What a loader needs of a token stream; `documents` are the positions where one opens."""
+
+    documents: Int64
 
     def __len__(self) -> int: ...
 
@@ -68,6 +70,20 @@ class _Deck:
     def __len__(self) -> int:
         return len(self.order)
 
+    def in_turns(self, documents: Int64, rng: np.random.Generator) -> None:
+        """Reorder: in each round every document that still has segments deals one of them.
+
+        A segment belongs to the document that its first token is in.
+        """
+        lows = np.maximum(self.first + (self.order - 1) * self.carry_chunks, 0)
+        starts = np.where(self.order == 0, 0, lows) * self.block_size + self.offset
+        owners = np.searchsorted(documents, starts, "right")
+        grouped = np.argsort(owners, kind="stable")
+        sizes = np.diff(np.flatnonzero(np.diff(owners[grouped], prepend=-1, append=-1)))
+        rounds = np.empty(len(owners))
+        rounds[grouped] = np.concatenate([np.arange(size) for size in sizes])
+        self.order = self.order[np.argsort(rounds + rng.random(len(rounds)), kind="stable")]
+
     def __getitem__(self, index: int) -> tuple[int, int]:
         number = int(self.order[index])
         low = 0 if number == 0 else self.first + (number - 1) * self.carry_chunks
@@ -82,7 +98,14 @@ class SequentialLoader:
     """
 
     def __init__(
-        self, stream: Stream, eot: int, batch_size: int, block_size: int, carry_chunks: int, seed: int
+        self,
+        stream: Stream,
+        eot: int,
+        batch_size: int,
+        block_size: int,
+        carry_chunks: int,
+        seed: int,
+        document_order: str = "weighted",
     ) -> None:
         if len(stream) < block_size + 1:
             raise UserError(
@@ -95,6 +118,7 @@ class SequentialLoader:
         self.block_size = block_size
         self.chunks = (len(stream) - 1) // block_size
         self.seed = seed
+        self.document_order = document_order
         # With fewer segments than lanes some lanes would read the same text side by side.
         self.carry_chunks = min(carry_chunks, max(1, self.chunks // batch_size))
         self._consumed = 0
@@ -168,7 +192,11 @@ class SequentialLoader:
         first = int(rng.integers(1, self.carry_chunks + 1))
         first = min(first, self.chunks)
         count = 1 + -(-(self.chunks - first) // self.carry_chunks)
-        return _Deck(offset, first, self.chunks, self.block_size, self.carry_chunks, rng.permutation(count))
+        order = rng.permutation(count)
+        deck = _Deck(offset, first, self.chunks, self.block_size, self.carry_chunks, order)
+        if self.document_order == "uniform":
+            deck.in_turns(self.stream.documents, rng)
+        return deck
 
     def _stagger(self) -> None:
         """Cut the first segments to lengths spread over 1..carry_chunks.

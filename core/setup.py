@@ -102,6 +102,7 @@ def build_parts(
         config.model.block_size,
         config.data.carry_chunks,
         training.seed,
+        config.data.document_order,
     )
     compiled = config.hardware.compile and compiling_pays(device)
     forward: Callable[..., object] = torch.compile(model) if compiled else model

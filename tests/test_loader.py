@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.config import check
 from core.errors import UserError
 from core.loader import IGNORE, EvaluationLoader, SequentialLoader
 
@@ -19,6 +20,7 @@ class ArrayStream:
     def __init__(self, length, documents=()):
         self.tokens = np.arange(1, length + 1, dtype=np.uint32)
         self.tokens[list(documents)] = EOT
+        self.documents = np.array(sorted(documents) or [0], np.int64)
 
     def __len__(self):
         return len(self.tokens)
@@ -260,3 +262,26 @@ def test_evaluation_of_less_than_a_chunk_leaves_the_missing_targets_out():
 def test_evaluation_of_nothing_is_refused():
     with pytest.raises(UserError, match="1 tokens"):
         EvaluationLoader(ArrayStream(1), EOT, 2, 6, 5)
+
+
+@settings(deadline=None)
+@given(shape=shapes(), data=st.data())
+def test_documents_in_turns_deal_the_same_segments_evenly(shape, data):
+    tokens, lanes, block, carry, seed = shape
+    documents = {0} | data.draw(st.sets(st.integers(0, tokens - 1), max_size=6))
+    stream = ArrayStream(tokens, documents)
+    by_length = SequentialLoader(stream, EOT, lanes, block, carry, seed)
+    in_turns = SequentialLoader(stream, EOT, lanes, block, carry, seed, "uniform")
+    for epoch in (0, 3):
+        dealt = dealt_in(in_turns, epoch)
+        assert sorted(dealt) == sorted(dealt_in(by_length, epoch))
+        owners = [int(np.searchsorted(stream.documents, start, "right")) for start, _ in dealt]
+        # While a document lasts, it has had as many turns as any other, give or take the round under way.
+        for position in range(len(owners)):
+            had = {owner: owners[:position].count(owner) for owner in set(owners)}
+            lasting = [had[owner] for owner in set(owners) if owner in owners[position:]]
+            assert max(had.values()) - min(lasting) <= 1
+
+
+def test_an_unknown_order_is_refused_by_the_configuration():
+    assert check({"document_order": "random"})[1][0].key == "document_order"
