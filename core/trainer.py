@@ -82,7 +82,7 @@ class Trainer:
         finished = self.step >= training.max_iters and (self._evaluated or not self.requests.stopping)
         self._collect(wait=True)
         self.meter.flush()
-        self._save("saving the last checkpoint" if finished else "stopping: saving")
+        self._save("the last checkpoint" if finished else "saving")
         self.saver.wait()
         self._report_saves()
         return finished
