@@ -8,6 +8,7 @@ for T = 1 (tested), for models of attention and Mamba (S6) layers.
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
@@ -25,8 +26,22 @@ TILE = 4096
 """Elements of a matrix that a program multiplies at a time."""
 
 
+_shared: weakref.WeakKeyDictionary[GPT, dict[int, Reader | None]] = weakref.WeakKeyDictionary()
+
+
+def shared_reader(model: GPT, eot: int) -> Reader | None:
+    """The one reader of a model that all its texts take turns with; None if there can be none."""
+    readers = _shared.setdefault(model, {})
+    if eot not in readers:
+        with torch.inference_mode(False):
+            readers[eot] = Reader(model, eot) if readable(model) else None
+    return readers[eot]
+
+
 def readable(model: GPT) -> bool:
-    """Whether `Reader` knows all of the model's layers."""
+    """Whether `Reader` knows all of the model's layers, and its parameters are float32."""
+    if model.embedding.weight.dtype != torch.float32:
+        return False
     kinds = (MultiHeadAttention, MambaBlock)
     widest = max(4 * max(model.config.n_embd), model.config.expand * max(model.config.n_embd))
     return all(isinstance(block.mixer, kinds) for block in model.blocks) and widest <= 1 << 14
@@ -49,8 +64,7 @@ class Reader:
         self._seeds = torch.zeros_like(self._tokens)
         self._options = torch.ones(2, device=device)
         self._written = torch.zeros(lanes, ROOM, dtype=torch.int64, device=device)
-        state = model.initial_state(lanes, device, torch.float32)
-        self._state = state.map(lambda tensor: tensor.contiguous())
+        self._state = model.initial_state(lanes, device, torch.float32)
         self.logits = torch.zeros(lanes, model.vocab_size, device=device)
         """Of the token after the one read last, (lanes, V)."""
         self._read_graph: torch.cuda.CUDAGraph | None = None

@@ -10,14 +10,18 @@ import codecs
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from core.errors import UserError
 from core.model import GPT, ModelState
+from core.ops.dispatch import takes_triton
 from core.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from core.decoding import Reader
 
 PREFILL_TOKENS = 256
 """Tokens of a prompt read at once; between such pieces a stop can take effect."""
@@ -96,12 +100,26 @@ class Decoder:
         """A decoder at the start of a new document, which `eot` opens."""
         self.model = model
         self.eot = eot
-        self.state: ModelState | None = None
+        self._state: ModelState | None = None
+        self._reader: Reader | None = None
         self.unread: list[int] = [eot]
         self.seen = torch.zeros(model.vocab_size, dtype=torch.bool)
         self.held: int | None = None
         """The prompt's last token, withheld while the text after it may still make it a longer one."""
         self._logits: Tensor | None = None
+
+    @property
+    def state(self) -> ModelState | None:
+        """What the model remembers of the text it has read; None before the first token."""
+        if self._reader is not None and self._reader.owner is self:
+            return self._reader.state()
+        return self._state
+
+    @state.setter
+    def state(self, state: ModelState | None) -> None:
+        if self._reader is not None and self._reader.owner is self:
+            self._reader.owner = None
+        self._state = state
 
     def fork(self) -> Decoder:
         """A second decoder at the same place."""
@@ -146,6 +164,11 @@ class Decoder:
             if stopped():
                 return None
             piece = self.unread[:PREFILL_TOKENS]
+            if len(piece) == 1 and self._borrow_reader():
+                assert self._reader is not None
+                self._logits = self._reader.read(torch.tensor(piece, device=device))[0].cpu()
+                self.unread = []
+                break
             tokens = torch.tensor([piece], device=device)
             starts = tokens == self.eot if self.eot in piece else None
             features, self.state = self.model.features(tokens, self.state, starts)
@@ -153,6 +176,23 @@ class Decoder:
             if not self.unread:
                 self._logits = self.model.logits(features[0, -1]).float().cpu()
         return self._logits
+
+    def _borrow_reader(self) -> bool:
+        """Have the model's captured reader go on from this text's state, on CUDA where there is one."""
+        if self._reader is not None and self._reader.owner is self:
+            return True
+        if self._state is None or not takes_triton(self.model.embedding.weight):
+            return False
+        from core.decoding import shared_reader
+
+        reader = shared_reader(self.model, self.eot)
+        if reader is None:
+            return False
+        if isinstance(reader.owner, Decoder):
+            reader.owner.state = reader.owner.state  # takes its state back before it is overwritten
+        reader.load(self._state)
+        self._reader, reader.owner = reader, self
+        return True
 
 
 def extensions(tokenizer: Tokenizer, token: int) -> list[int]:

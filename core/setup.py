@@ -152,6 +152,8 @@ def open_device(config: RunConfig) -> torch.device:
         torch.backends.cudnn.benchmark = False
     elif name.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
+    if name.startswith("cuda:"):
+        torch.cuda.set_device(name)  # kernels of our own are launched there
     return torch.device(name)
 
 

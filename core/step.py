@@ -195,9 +195,11 @@ class Transfer:
 
     @property
     def done(self) -> bool:
+        """Whether the numbers are here."""
         return self._arrived is None or bool(self._arrived.query())
 
     def metrics(self) -> list[StepMetrics]:
+        """The numbers of each step, waited for if need be."""
         if self._arrived is not None:
             self._arrived.synchronize()
         finite = torch.isfinite(self._numbers).all(1).tolist()

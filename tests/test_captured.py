@@ -1,0 +1,129 @@
+"""The captured step computes what the plain step computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from core.bench import RandomStream
+from core.captured import CapturedStep
+from core.config import build
+from core.loader import SequentialLoader
+from core.model import GPT
+from core.optim import make_optimizer
+from core.step import EagerStep
+
+EOT = 49
+CUDA = torch.cuda.is_available()
+needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+
+
+def make_step(kind, device="cpu", **changes):
+    config = build(
+        {
+            "n_layer": 3,
+            "n_embd": [32, 16, 32],
+            "n_head": 2,
+            "attention_type": ["mamba", "standard", "mamba2"],
+            "block_size": 16,
+            "batch_size": 4,
+            "warmup_iters": 3,
+            "max_iters": 300,
+            "grad_clip": 0.5,
+            "dtype": "float32",
+        }
+        | changes
+    )
+    torch.manual_seed(0)
+    model = GPT(config.model, 50).to(device)
+    optimizer = make_optimizer(model, config.training)
+    loader = SequentialLoader(
+        RandomStream(3000, 50), EOT, config.training.batch_size, config.model.block_size, 8, seed=1
+    )
+    return model, kind(model, model, optimizer, loader, config, torch.device(device))
+
+
+def assert_alike(plain, captured, rtol=1e-4, atol=1e-5):
+    (model, step), (other, other_step) = plain, captured
+    metrics, others = step.read(wait=True), other_step.read(wait=True)
+    assert [m.step for m in metrics] == [m.step for m in others]
+    assert [m.learning_rate for m in metrics] == [m.learning_rate for m in others]
+    np.testing.assert_allclose([m.loss for m in metrics], [m.loss for m in others], rtol=rtol, atol=atol)
+    for first, second in zip(model.parameters(), other.parameters()):
+        torch.testing.assert_close(first, second, rtol=rtol * 10, atol=atol * 10)
+    states = zip(step.state.tensors().values(), other_step.state.tensors().values())
+    for first, second in states:
+        torch.testing.assert_close(first, second, rtol=rtol * 10, atol=atol * 10, check_dtype=False)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_same_losses_weights_and_states(batches):
+    steps = [make_step(kind, gradient_accumulation_steps=batches) for kind in (EagerStep, CapturedStep)]
+    for _, step in steps:
+        for number in range(1, 13):
+            step.run(number)
+    assert_alike(*steps)
+
+
+def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
+    steps = [make_step(EagerStep)]
+    monkeypatch.setattr("core.captured.RESIDENT_BYTES", 100)
+    steps.append(make_step(CapturedStep))
+    for _, step in steps:
+        for number in range(1, 6):
+            step.run(number)
+    assert_alike(*steps)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_step_that_cannot_be_taken_changes_nothing(batches):
+    model, step = make_step(CapturedStep, gradient_accumulation_steps=batches)
+    for number in (1, 2):
+        step.run(number)
+    step.read(wait=True)
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    state = step.state.map(torch.clone)
+    hook = model.norm.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    step.run(3)
+    hook.remove()
+    assert [metrics.good for metrics in step.read(wait=True)] == [False]
+    assert all(map(torch.equal, kept, model.parameters()))
+    assert all(map(torch.equal, state.tensors().values(), step.state.tensors().values()))
+    step.run(4)
+    assert [metrics.good for metrics in step.read(wait=True)] == [True]
+
+
+def test_goes_on_from_a_loaded_state():
+    _, first = make_step(CapturedStep)
+    for number in range(1, 4):
+        first.run(number)
+    _, second = make_step(CapturedStep)
+    second.load_state(first.state)
+    assert all(map(torch.equal, first.state.tensors().values(), second.state.tensors().values()))
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("batches", [1, 2])
+def test_200_captured_steps_learn_what_200_plain_ones_do(batches):
+    steps = [
+        make_step(kind, "cuda", gradient_accumulation_steps=batches) for kind in (EagerStep, CapturedStep)
+    ]
+    for _, step in steps:
+        for number in range(1, 201):
+            step.run(number)
+    assert steps[1][1]._graphs
+    assert_alike(*steps, rtol=2e-3, atol=2e-3)
+
+
+@needs_cuda
+@pytest.mark.cuda
+def test_what_cannot_be_captured_goes_on_with_a_notice():
+    model, step = make_step(CapturedStep, "cuda")
+    model.norm.register_forward_hook(lambda module, inputs, output: output * float(output.sum() != 0))
+    for number in range(1, 6):
+        step.run(number)
+    assert len(step.notices) == 1
+    assert "captured" in step.notices[0]
+    assert len(step.read(wait=True)) == 5
