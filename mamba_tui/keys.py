@@ -36,6 +36,7 @@ CONTEXTS: dict[str, str] = {
     "settings": "Configure: settings",
     "train": "Train",
     "chart": "Charts",
+    "run_rows": "Runs list: the run under the cursor",
     "runs": "Runs list",
     "checkpoints": "Checkpoints",
     "generate": "Generate",
@@ -145,6 +146,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("f", "follow", "Follow", "keep the newest point in view, or stop"),
         Key("0,home", "reset", "Reset", "show everything again", 26),
     ),
+    "run_rows": (Key("enter", "select", "Follow", "follow the run", 1),),
     "runs": (
         Key("space", "overlay", "Draw behind", "draw the run's curve behind the followed one, or no more", 2),
         Key("slash", "filter", "Filter", "show only runs whose name contains a text", 3),
@@ -230,7 +232,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("pagedown", "page(1)", "Page down", "a page down"),
         Key("home", "edge(-1)", "First", "first row"),
         Key("end", "edge(1)", "Last", "last row"),
-        Key("enter", "select", "Choose", "choose the row", 1),
+        Key("enter", "select", "Choose", "choose the row"),
     ),
 }
 

@@ -12,6 +12,7 @@ from rich.color import ColorType
 
 from mamba_tui import clock, themes
 from mamba_tui.panes import config as config_pane
+from mamba_tui.panes import settings_list
 from mamba_tui.panes.config_estimates import Survey
 from mamba_tui.widgets.line_chart import LineChart
 from tests.console_support import (
@@ -33,6 +34,9 @@ FOLDER = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("MAMBA_TUI_UPDATE_SNAPSHOTS") == "1"
 SURVEY = Survey(files=3, text_bytes=3_000_000, memory_free=16 << 30, device="cpu", tokens_per_second=4000.0,
                 flops_then=12e6)  # fmt: skip
+KEYS = ["block_size", "dropout", "position", "dataset_dir", "tokenizer", "strip_gutenberg", "carry_chunks",
+        "batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "eval_interval",
+        "sample_prompt", "seed", "device", "dtype", "compile", "threads"]  # fmt: skip
 READY = {
     "configure": ("f2", "of 16.0 GB free"),
     "train": ("f3", "sample at step 400"),
@@ -46,6 +50,8 @@ def still(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clock, "now", lambda: NOW)
     monkeypatch.setattr(config_pane, "survey", lambda *_: SURVEY)
+    # A new setting is not a new look.
+    monkeypatch.setattr(settings_list, "other_settings", lambda: KEYS)
     monkeypatch.setenv("TZ", "UTC")
 
 

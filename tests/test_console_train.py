@@ -102,6 +102,26 @@ async def test_an_ended_run_is_resumed(tmp_path, monkeypatch):
         await until(pilot, lambda: started == ["run-001"])
 
 
+async def test_a_finished_run_is_given_more_steps(tmp_path, monkeypatch):
+    run = make_run(tmp_path, max_iters=400)
+    write_events(run, [run_event(400, max_iters=400)])
+    end_run(run, "finished")
+    started = []
+    monkeypatch.setattr("core.runs.start_trainer", lambda run: started.append(run.config()) or 1)
+    async with console(tmp_path, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "✔ run-001")
+        await pilot.press("R")
+        await until(pilot, lambda: isinstance(app.screen, Prompt))
+        app.screen.query_one("Input").value = "300"
+        await pilot.press("enter")
+        await until_shown(pilot, "accepted: a whole number above 400")
+        await pilot.press("R")
+        await until(pilot, lambda: isinstance(app.screen, Prompt))
+        await pilot.press("enter")
+        await until(pilot, lambda: started)
+        assert started[0].training.max_iters == 800
+
+
 async def test_a_dead_run_is_told_from_a_living_one(tmp_path):
     run = make_run(tmp_path)
     trainer = FakeTrainer(run)

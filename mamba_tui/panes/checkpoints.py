@@ -8,23 +8,19 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.content import Content
 from textual.widgets import Input, Static
 
-from core.config import differences, show
 from core.errors import UserError
 from mamba_tui import keys
 from mamba_tui.panes import checkpoint_work as work_on
 from mamba_tui.panes.base import Pane, css_beside
+from mamba_tui.panes.checkpoint_details import comparison, details_content
 from mamba_tui.panes.checkpoint_table import COLUMNS, CheckpointTable
-from mamba_tui.panes.train_views import sample_content
 from mamba_tui.session import CheckpointRow, Session, off_thread
 from mamba_tui.state import ConsoleState
-from mamba_tui.widgets import hourglass
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
-from mamba_tui.widgets.numbers import bytes_size, loss
+from mamba_tui.widgets.numbers import bytes_size
 from mamba_tui.widgets.rows import Rows
-from mamba_tui.widgets.safe_text import clip, visible
 
 REFRESH_SECONDS = 2.0
 NONE = "No checkpoints yet. A run saves one at every evaluation; in Train, c saves one now."
@@ -111,42 +107,7 @@ class CheckpointsPane(Pane):
             return
         details = await off_thread(work_on.read_details, row)
         if self.table.current is row:
-            static.update(self._details(row, details))
-
-    def _details(self, row: CheckpointRow, details: work_on.Details) -> Content:
-        info = row.info
-        parts: list[Content | str | tuple[str, str]] = [
-            (visible(clip(row.run.name, 60)), "bold $accent"),
-            (f"  step {info.step:,}", "bold"),
-            ("  best" if info.best else "", "$accent"),
-            ("  latest" if row.latest else "", "$text-success"),
-            "\n",
-        ]
-        losses = f"training {loss(info.train_loss)}  validation {loss(info.validation_loss)}"
-        parts += [f"{losses}  {loss(info.bits_per_byte)} bits/byte\n"]
-        verified = {
-            True: "hash verified",
-            False: "HASH DIFFERS: the file is damaged",
-            None: "h verifies its hash",
-        }
-        parts.append((f"{bytes_size(info.bytes)}, sha256 {visible(info.sha256[:12])}, "
-                      f"{verified[self._verified.get(row.key)]}\n", "$muted"))  # fmt: skip
-        if info.problem:
-            parts.append((visible(info.problem) + "\n", "$text-error"))
-        if details.config is not None:
-            model = details.config.model
-            widths = " ".join(
-                f"{hourglass.SIGN[kind]}{width}" for kind, width in zip(model.attention_type, model.n_embd)
-            )
-            parts += [f"{clip(widths, 200)}\n"]
-            parts.append((f"block {model.block_size}, batch {details.config.training.batch_size}, tokenizer "
-                          f"{visible(clip(details.tokenizer, 60))}\n", "$muted"))  # fmt: skip
-        elif details.problem:
-            parts.append((visible(details.problem) + "\n", "$text-error"))
-        if details.sample is not None:
-            parts.append((f"sample at step {details.sample['step']:,}\n", "$accent"))
-            parts.append(sample_content(details.sample))
-        return Content.assemble(*parts)
+            static.update(details_content(row, details, self._verified.get(row.key)))
 
     # -------------------------------------------------------------- actions
 
@@ -394,24 +355,3 @@ class CheckpointsPane(Pane):
     def _renew(self) -> None:
         self.session.forget_checkpoints()
         self._refresh_soon()
-
-
-def comparison(first: CheckpointRow, second: CheckpointRow) -> Content:
-    """Figures beside each other, then every setting that differs."""
-    lines: list[Content | str | tuple[str, str]] = []
-    names = [clip(f"{row.run.name} {row.info.step:,}", 24) for row in (first, second)]
-    lines.append((f"{'':<18}{visible(names[0]):>25}{visible(names[1]):>25}\n", "bold $accent"))
-    for title, key in (("training loss", "train_loss"), ("validation loss", "validation_loss"),
-                       ("bits per byte", "bits_per_byte")):  # fmt: skip
-        values = [loss(getattr(row.info, key)) for row in (first, second)]
-        lines.append(f"{title:<18}{values[0]:>25}{values[1]:>25}\n")
-    try:
-        found = differences(first.run.config(), second.run.config())
-    except UserError as error:
-        return Content.assemble(*lines, (visible(error), "$text-error"))
-    if not found:
-        lines.append(("the same configuration", "$muted"))
-    for key, (one, two) in list(found.items())[:12]:
-        lines.append((f"{key}\n", "bold"))
-        lines.append(f"  {visible(clip(show(one), 66))}\n  {visible(clip(show(two), 66))}\n")
-    return Content.assemble(*lines)

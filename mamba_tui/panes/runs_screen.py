@@ -28,6 +28,8 @@ REFRESH_SECONDS = 1.0
 class RunRows(Rows):
     """One run a row."""
 
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("run_rows")
+
     def __init__(self) -> None:
         super().__init__(id="run-rows")
         self.everything: Sequence[RunRow] = ()

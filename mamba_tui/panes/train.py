@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -15,23 +15,25 @@ from textual.widgets import ContentSwitcher
 from mamba_tui import keys
 from mamba_tui.history import RunHistory
 from mamba_tui.panes import train_charts as charts
-from mamba_tui.panes.base import Pane, css_beside
+from mamba_tui.panes.base import css_beside
 from mamba_tui.panes.train_status import status_lines
+from mamba_tui.panes.train_steering import TrainSteering
 from mamba_tui.panes.train_views import LogView, SamplesView, sample_content
 from mamba_tui.session import Session, off_thread
 from mamba_tui.state import ConsoleState
-from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 from mamba_tui.widgets.line_chart import LineChart
 from mamba_tui.widgets.safe_text import safe
 from mamba_tui.widgets.text_line import TextLine
-from mamba_tui.words import free_path, state_of
+from mamba_tui.words import free_path
+
+if TYPE_CHECKING:
+    pass
 
 VIEWS = ("charts", "samples", "log")
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
-ANSWER_SECONDS = 20.0
 
 
-class TrainPane(Pane):
+class TrainPane(TrainSteering):
     """Status, charts, samples, log."""
 
     SCOPED_CSS = False
@@ -197,80 +199,6 @@ class TrainPane(Pane):
         for chart in self.query(LineChart):
             if chart is not source:
                 chart.follow, chart.view, chart.crosshair = source.follow, source.view, source.crosshair
-
-    # -------------------------------------------------------------- steering
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that steer need a run that can be steered."""
-        if action in ("pause", "stop", "command", "sample"):
-            return not self.session.read_only and self.session.alive
-        if action == "resume":
-            return not self.session.read_only and self.session.run is not None and not self.session.alive
-        return True
-
-    def action_pause(self) -> None:
-        """Pause, or go on."""
-        self.action_command("resume" if state_of(self.session) == "paused" else "pause")
-
-    def action_command(self, command: str) -> None:
-        """Send a command."""
-        self.work(self._command(command), f"command-{command}")
-
-    async def _command(self, command: str, **arguments: object) -> None:
-        import asyncio
-
-        identity = await self.session.command(command, **arguments)
-        history, waited = self.session.history, 0.0
-        while history is not None and identity not in history.answers and waited < ANSWER_SECONDS:
-            await asyncio.sleep(0.1)
-            waited += 0.1
-            history = self.session.history
-        answer = history.answers.get(identity) if history is not None else None
-        if answer is None:
-            self.console.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
-        elif not answer.get("accepted"):
-            self.console.say(f"{command} refused: {answer.get('message')}", problem=True)
-        else:
-            self.console.say(answer.get("message") or f"{command}: done")
-
-    def action_stop(self) -> None:
-        """Save, then end."""
-        if self.session.alive:
-            self.work(self._stop(), "stop")
-
-    async def _stop(self) -> None:
-        run = self.session.run
-        assert run is not None
-        answer = await self.app.push_screen_wait(
-            Question(
-                "Stop",
-                f"{run.name} saves a checkpoint and ends. It can be resumed from there with R.",
-                [Answer("stop", "Save and stop", "primary"), Answer("no", "Let it train")],
-            )
-        )
-        if answer == "stop":
-            await self._command("stop")
-
-    def action_sample(self) -> None:
-        """Ask for a sample."""
-        self.work(self._sample(), "sample")
-
-    async def _sample(self) -> None:
-        prompt = await self.app.push_screen_wait(
-            Prompt("Sample", "What the sample starts from; empty begins a document.", "")
-        )
-        if prompt is not None:
-            await self._command("sample", prompt=prompt)
-
-    def action_resume(self) -> None:
-        """Start an ended run again."""
-        self.work(self._resume(), "start")
-
-    async def _resume(self) -> None:
-        run = self.session.run
-        if run is not None and not self.session.alive:
-            await self.session.start(None, run.name, "resume")
-            self.console.say(f"{run.name} goes on")
 
     # -------------------------------------------------------------- looking
 
