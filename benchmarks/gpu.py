@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [scan] [operations] [training] [decoding] [--no-compile]
 
-Each part runs in this process and prints a table; without names all run. Peers that cannot be installed beside
-it are quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays of a CUDA
-graph, the median of 20.
+Each part runs in this process and prints a table; without names all run. Peers that cannot be installed
+beside it are quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays
+of a CUDA graph, the median of 20.
 """
 
 from __future__ import annotations
@@ -94,33 +94,36 @@ def ratio(peer: float | None, own: float) -> str:
 
 
 def scans() -> None:
-    from core.ops.selective_scan import selective_scan
-
     print("\nselective scan, N 16, D and dt_bias: forward | forward and backward (mamba_ssm, ratio)")
     for batch, channels, length, kind, peer_forward, peer_both in SCANS:
-
-        def normal(*shape: int, kind: torch.dtype = kind) -> torch.Tensor:
-            return torch.randn(*shape, device="cuda").to(kind).requires_grad_()
-
-        x, dt = normal(batch, length, channels), normal(batch, length, channels)
-        B, C = normal(batch, length, 16), normal(batch, length, 16)
-        A = (-torch.rand(channels, 16, device="cuda") - 0.1).requires_grad_()
-        D, bias = (normal(channels, kind=torch.float32) for _ in range(2))
-        grad = torch.randn(batch, length, channels, device="cuda").to(kind)
-        leaves = (x, dt, A, B, C, D, bias)
-
-        def forward() -> torch.Tensor:
-            return selective_scan(x, dt, A, B, C, D, dt_bias=bias)[0]  # noqa: B023
-
-        alone = graph_ms(without_gradient(forward))
-        both = graph_ms(lambda: torch.autograd.grad(forward(), leaves, grad))  # noqa: B023
-        shape = f"B{batch} D{channels} L{length} {str(kind)[6:]}"
+        alone, both = scan_ms(batch, channels, length, kind)
+        torch.cuda.empty_cache()
         print(
-            f"  {shape:28} {alone:7.3f} ({peer_forward}, {ratio(peer_forward, alone)})"
+            f"  B{batch} D{channels} L{length} {str(kind)[6:]:9}"
+            f" {alone:7.3f} ({peer_forward}, {ratio(peer_forward, alone)})"
             f" | {both:7.3f} ms ({peer_both}, {ratio(peer_both, both)})"
         )
-        del x, dt, B, C, grad, leaves
-        torch.cuda.empty_cache()
+
+
+def scan_ms(batch: int, channels: int, length: int, kind: torch.dtype) -> tuple[float, float]:
+    from core.ops.selective_scan import selective_scan
+
+    def normal(*shape: int, kind: torch.dtype = kind) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda").to(kind).requires_grad_()
+
+    x, dt = normal(batch, length, channels), normal(batch, length, channels)
+    B, C = normal(batch, length, 16), normal(batch, length, 16)
+    A = (-torch.rand(channels, 16, device="cuda") - 0.1).requires_grad_()
+    D, bias = (normal(channels, kind=torch.float32) for _ in range(2))
+    grad = torch.randn(batch, length, channels, device="cuda").to(kind)
+
+    def forward() -> torch.Tensor:
+        return selective_scan(x, dt, A, B, C, D, dt_bias=bias)[0]
+
+    def both() -> object:
+        return torch.autograd.grad(forward(), (x, dt, A, B, C, D, bias), grad)
+
+    return graph_ms(without_gradient(forward)), graph_ms(both)
 
 
 def operations() -> None:
@@ -154,9 +157,8 @@ def operations() -> None:
             return window_attention(q, k, v, places, cache_learns=False)  # noqa: B023
 
         both = graph_ms(lambda: torch.autograd.grad(attend(), (q, k, v), torch.ones_like(q)))  # noqa: B023
-        print(
-            f"  attention B{batch} H{heads} T{length} W{window}   {graph_ms(without_gradient(attend)):.3f} | {both:.3f} ms"
-        )
+        alone = graph_ms(without_gradient(attend))
+        print(f"  attention B{batch} H{heads} T{length} W{window}   {alone:.3f} | {both:.3f} ms")
     print("head and cross-entropy, forward and backward (torch.compile, ratio), memory")
     for rows, width, vocabulary, peer in HEADS:
         x = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -173,9 +175,8 @@ def operations() -> None:
         learn()
         memory = (torch.cuda.max_memory_allocated() - base) / 2**30
         found = graph_ms(learn)
-        print(
-            f"  {rows} x {width} x {vocabulary}   {found:.3f} ms ({peer}, {ratio(peer, found)}), {memory:.2f} GiB"
-        )
+        size = f"{rows} x {width} x {vocabulary}"
+        print(f"  {size}   {found:.3f} ms ({peer}, {ratio(peer, found)}), {memory:.2f} GiB")
 
 
 def trainings(compiled: bool) -> None:
@@ -207,10 +208,11 @@ def trainings(compiled: bool) -> None:
         metrics = step.read(wait=True)
         rate = training.batch_size * block / each
         waited = statistics.median(item.waited for item in metrics) / each
+        memory = torch.cuda.max_memory_allocated() / 2**30
+        beside = "" if peer is None else f" ({peer:,.0f}, {rate / peer:.2f} x)"
         print(
-            f"  {name:30} {each * 1e3:7.3f} ms, {rate:11,.0f} tok/s"
-            f" ({'' if peer is None else f'{peer:,.0f}, {rate / peer:.2f} x'}), data wait {waited:.2%} (hidden),"
-            f" first step {first:.1f} s, {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB {step.notices or ''}"
+            f"  {name:30} {each * 1e3:7.3f} ms, {rate:11,.0f} tok/s{beside}, fed in {waited:.2%} of it,"
+            f" first step {first:.1f} s, {memory:.2f} GiB {step.notices or ''}"
         )
         del model, forward, optimizer, step
         torch.cuda.empty_cache()
@@ -245,9 +247,8 @@ def main() -> None:
         raise SystemExit("this benchmark needs a CUDA device")
     import triton
 
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, {datetime.date.today()}"
-    )
+    versions = f"torch {torch.__version__}, triton {triton.__version__}"
+    print(f"{torch.cuda.get_device_name()}, {versions}, {datetime.date.today()}")
     parts: dict[str, Callable[[], None]] = {
         "scan": scans,
         "operations": operations,
