@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.config import replace
 from core.config_files import preset
+from core.processes import calm_threads
 from core.runs import EventWriter, Follower, RunLock, StepMeter, prepare_run, preview, read_tail, status
 from core.session import Requests
 
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--preset", default="book")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as core/train.py does
+    calm_threads(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         in_training(root, options.preset, options.steps)

@@ -20,10 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# OpenMP's threads would spin while they wait, at the cost of a trainer on the same machine; it reads this
-# once, when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from core.allocator import keep_freed_memory
 from core.errors import UserError
 from core.hardware import resolve_device

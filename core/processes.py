@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 
@@ -16,15 +17,20 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def module_environment() -> dict[str, str]:
-    """The environment for `module_command`: this copy of the program comes first on the path.
-
-    Threads that wait by spinning make a step several times slower as soon as anything else wants a
-    core, and the console does; so they sleep, unless the user has chosen otherwise.
-    """
+    """The environment for `module_command`: this copy of the program comes first on the path."""
     package = str(Path(__file__).resolve().parents[1])
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    calm_threads(environment)
+    return environment
+
+
+def calm_threads(environment: MutableMapping[str, str]) -> None:
+    """Let OpenMP's threads spin only briefly while they wait, unless the user has chosen otherwise.
+
+    By default they spin for milliseconds, and steps become several times slower as soon as anything
+    else wants a core, as the console does; not spinning at all costs 1.6 times on an idle machine
+    (benchmarks/RESULTS.md). Must be set before torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", "1000")

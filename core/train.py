@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from core.allocator import keep_freed_memory
 from core.config import RunConfig, flat
 from core.errors import UserError
+from core.processes import calm_threads
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
 from core.session import Requests, StopRequestedError, run_folder, say
 
@@ -35,9 +36,7 @@ def main(arguments: list[str]) -> int:
         say("usage: python -P -m core.train RUN_DIR")
         return BAD_INPUT
     run = Run(folder.resolve())
-    # OpenMP's threads spin while they wait, and on a machine that does anything else (draw a console)
-    # they then wait for each other: 5 to 15 times slower steps, measured on 2 busy cores. Sleep instead.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    calm_threads(os.environ)
     keep_freed_memory()
     try:
         config = run.config()
