@@ -259,3 +259,16 @@ async def test_options_are_kept_for_the_next_time(tmp_path):
     )
     path.write_text("[[[")
     assert ConsoleState.load(path).smoothing == ConsoleState().smoothing
+
+
+async def test_why_a_run_failed_is_told_in_full(tmp_path):
+    run = make_run(tmp_path, steps=0)
+    message = "the training text has 5 tokens, fewer than the 129 that one chunk of block_size 128 needs"
+    advice = "add text or lower block_size"
+    write_events(run, [{"kind": "error", "message": message, "advice": advice, "traceback": None}])
+    end_run(run, "failed", step=0)
+    async with console(tmp_path, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "lower block_size")
+        told = " ".join(screen(app).splitlines()[1:3])
+        assert message in " ".join(told.split())
+        assert "No step was taken" in screen(app)

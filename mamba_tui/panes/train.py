@@ -19,17 +19,18 @@ from mamba_tui.panes.base import css_beside
 from mamba_tui.panes.train_status import status_lines
 from mamba_tui.panes.train_steering import TrainSteering
 from mamba_tui.panes.train_views import LogView, SamplesView, sample_content
-from mamba_tui.session import Session, off_thread
+from mamba_tui.session import ENDED, Session, off_thread
 from mamba_tui.state import ConsoleState
 from mamba_tui.widgets.line_chart import LineChart
 from mamba_tui.widgets.safe_text import safe
 from mamba_tui.widgets.text_line import TextLine
-from mamba_tui.words import free_path
+from mamba_tui.words import free_path, state_of
 
 if TYPE_CHECKING:
     pass
 
 VIEWS = ("charts", "samples", "log")
+SOON = "The first loss comes soon."
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
 
 
@@ -141,9 +142,18 @@ class TrainPane(TrainSteering):
         history = self.session.history
         main = self.query_one("#loss", LineChart)
         if history is None:
+            main.empty = EMPTY
             main.set_data([])
             return
-        state = (history, history.version, self.options, self.app.theme, tuple(self._overlay_histories))
+        run_state = state_of(self.session)
+        state = (
+            history,
+            history.version,
+            run_state,
+            self.options,
+            self.app.theme,
+            tuple(self._overlay_histories),
+        )
         if state == self._drawn:
             return
         self._drawn = state
@@ -154,7 +164,8 @@ class TrainPane(TrainSteering):
         for index, (name, other) in enumerate(self._overlay_histories.items()):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
         main.title = charts.loss_title(self.options)
-        main.empty = EMPTY if self.session.run is None else "The first loss comes soon."
+        over = state_of(self.session) in ENDED
+        main.empty = "No step was taken. F2 changes the configuration, v shows the log." if over else SOON
         for chart in self.query(LineChart):
             chart.axis = self.options.axis if self.options.axis in ("duration", "clock") else "number"  # type: ignore[assignment]
         main.set_data(lines + charts.loss_lines(history, self.options, colors), marks)
@@ -175,7 +186,9 @@ class TrainPane(TrainSteering):
             head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
             latest.show(head + sample_content(sample, lines=False), layout=True)
         elif self.session.run is not None:
-            advice = "The first sample comes with the first evaluation; g asks now."
+            advice = (
+                "The first sample comes with the first evaluation; g asks now." if self.session.alive else ""
+            )
             latest.show(Content.styled(advice, "$muted"), layout=True)
         else:
             latest.show(Content(""), layout=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
 from mamba_tui.history import RunHistory, number
@@ -19,8 +19,24 @@ BAR_CELLS = 16
 
 
 def status_lines(session: Session, width: int) -> Content:
-    """Both lines, cut to the width."""
+    """Both lines, cut to the width. Why a run failed gets the room of both when it needs it."""
+    state = state_of(session)
+    if state in ("failed", "died"):
+        name = clip(session.run.name if session.run else "", 24)
+        words = f"{SIGN[state]} {name}  {sentence(session)}"
+        if cell_len(words) > width:
+            first, rest = _broken(words, width)
+            color = f"${STATE_COLOR[state]}"
+            return Content.assemble((first, f"bold {color}"), "\n", (clip(rest, width), color))
     return Content.assemble(first_line(session, width), "\n", second_line(session, width))
+
+
+def _broken(words: str, width: int) -> tuple[str, str]:
+    """A sentence broken at the last space that lets its first part fit, or in a word longer than that."""
+    head = set_cell_size(words, width).rstrip()
+    place = head.rfind(" ")
+    place = place if place > width // 2 else len(head)
+    return words[:place], words[place:].strip()
 
 
 def first_line(session: Session, width: int) -> Content:
@@ -98,5 +114,9 @@ def _advice(session: Session) -> str:
     if state in ("finished",):
         return "F5 lets it write, F4 shows its checkpoints"
     if state in ("stopped", "died", "failed"):
-        return "R goes on from its last checkpoint"
+        history = session.history
+        saved = history is not None and any(mark.kind in ("checkpoint", "best") for mark in history.marks)
+        return (
+            "R goes on from its last checkpoint" if saved else "F2 changes the configuration, v shows the log"
+        )
     return ""
