@@ -1,6 +1,6 @@
 """Speed on one CUDA GPU: operations, training steps and decoding, beside the peers' figures.
 
-    python benchmarks/gpu.py [scan] [operations] [training] [decoding] [--no-compile]
+    python -m benchmarks.gpu [scan] [operations] [training] [decoding] [--no-compile]
 
 Each part runs in this process and prints a table; without names all run. Peers that cannot be installed
 beside it are quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays

@@ -80,7 +80,7 @@ class CapturedStep:
         if self._may_capture and self._taken >= WARM_UP_STEPS:
             self._capture()
         if len(self._unread) >= RING // 2:
-            self._found += self.read(wait=True)
+            self._found = self.read(wait=True)
         rate = learning_rate(step, self._config.training)
         slot, waited = step % RING, 0.0
         for batch in range(self._batches):

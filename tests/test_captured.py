@@ -94,6 +94,14 @@ def test_a_step_that_cannot_be_taken_changes_nothing(batches):
     assert [metrics.good for metrics in step.read(wait=True)] == [True]
 
 
+def test_no_step_is_lost_or_told_twice_when_nobody_reads_for_long(monkeypatch):
+    monkeypatch.setattr("core.captured.RING", 8)
+    _, step = make_step(CapturedStep)
+    for number in range(1, 22):
+        step.run(number)
+    assert [metrics.step for metrics in step.read(wait=True)] == list(range(1, 22))
+
+
 def test_goes_on_from_a_loaded_state():
     _, first = make_step(CapturedStep)
     for number in range(1, 4):

@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from core.ops.dispatch import takes_triton
 
+MOST_TRITON_TAPS = 8
+"""The kernels are unrolled over taps; with more of them compiling takes a minute."""
+
 
 def causal_conv(
     x: Tensor,
@@ -35,7 +38,7 @@ def causal_conv(
     Returns:
         the activated convolution (B, L, D) and the new tail (B, K - 1, D), zero before its newest reset.
     """
-    if takes_triton(x):
+    if takes_triton(x) and weight.shape[1] <= MOST_TRITON_TAPS:
         from core.ops.causal_conv_triton import causal_conv_triton
 
         return causal_conv_triton(x, weight, bias, tail=tail, reset=reset)

@@ -7,7 +7,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None and torch.version.hip is None
+"""The kernels count on warps of 32 lanes, and some speak PTX."""
 
 
 def takes_triton(tensor: Tensor) -> bool:

@@ -43,6 +43,11 @@ WARPS_PER_PROCESSOR = 32
 """to have about so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
 
 
+@functools.cache
+def _has_tensor_float(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class Plan(NamedTuple):
     """How a scan is laid over the chip."""
 
@@ -266,7 +271,9 @@ def _exchange(layout: Plan, x: Tensor) -> str:
     """How dB and dC are summed over channels."""
     if layout.interpreted or layout.states > 16:
         return ""
-    return "tensor cores" if layout.states == 16 and x.element_size() == 2 else "lanes"
+    if layout.states == 16 and x.element_size() == 2 and _has_tensor_float(x.device):
+        return "tensor cores"
+    return "lanes"
 
 
 def _strides(*tensors: Tensor | None) -> list[int]:

@@ -14,8 +14,8 @@ PIECE = 2048
 @triton.jit
 def settle_kernel(new, old, good, length, new_row, old_row, PIECE: tl.constexpr):
     """Copy a piece of a row of `new` over that of `old` if `good`."""
-    row = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(0) * PIECE + tl.arange(0, PIECE)
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
     stop = tl.where(tl.load(good) != 0, length, 0)
     value = tl.load(new + row * new_row + at, mask=at < stop, other=0)
     tl.store(old + row * old_row + at, value.to(old.dtype.element_ty), mask=at < stop)
@@ -24,7 +24,7 @@ def settle_kernel(new, old, good, length, new_row, old_row, PIECE: tl.constexpr)
 def settle(new: Tensor, old: Tensor, good: Tensor) -> None:
     """old = new where `good` (scalar bool) holds, in place; shapes are equal, types may differ."""
     new, old = _as_rows(new, old)
-    grid = (triton.cdiv(old.shape[1], PIECE), old.shape[0])
+    grid = (old.shape[0], triton.cdiv(old.shape[1], PIECE))
     settle_kernel[grid](
         new, old, good.view(torch.uint8), old.shape[1], new.stride(0), old.stride(0), PIECE=PIECE, num_warps=4
     )

@@ -16,6 +16,8 @@ from torch import Tensor
 from core.ops.dispatch import takes_triton
 
 ROPE_BASE = 10_000.0
+WIDEST_HEAD = 256
+"""Channels of a head that the Triton kernels have room for."""
 
 
 class Places:
@@ -116,7 +118,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_l
     Returns:
         (B, H, T, E).
     """
-    if takes_triton(q) and q.element_size() == 2:
+    if takes_triton(q) and q.element_size() == 2 and q.shape[3] <= WIDEST_HEAD:
         from core.ops.window_attention_triton import window_attention_triton
 
         cached = 0 if cache_learns else k.shape[2] - q.shape[2]

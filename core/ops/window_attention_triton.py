@@ -17,7 +17,6 @@ from torch import Tensor
 from core.ops.operators import define
 
 LOG2_E = 1.4426950408889634
-QUERIES, KEYS = 64, 64
 
 
 @triton.jit
@@ -28,14 +27,22 @@ def _tile(pointer, rows, columns, row_stride, row_count, column_count):
 
 
 @triton.jit
+def _place(blocks, heads):
+    """Which block, batch and head a program works on; the last two 64 bits wide."""
+    program = tl.program_id(0)
+    both = program // blocks
+    return program % blocks, (both // heads).to(tl.int64), (both % heads).to(tl.int64)
+
+
+@triton.jit
 def attention_forward_kernel(
     q, k, v, reach, out, norms, length, keys, heads, width, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head over all keys that any of them sees."""
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    block, batch, head = _place(tl.cdiv(length, QUERIES), heads)
+    rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
     past = keys - length
     place = rows + past
@@ -45,7 +52,7 @@ def attention_forward_kernel(
     total = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, E), tl.float32)
     first = tl.maximum(tl.min(place - seen), 0) // KEYS * KEYS
-    stop = tl.minimum((tl.program_id(0) + 1) * QUERIES + past, keys)
+    stop = tl.minimum((block + 1) * QUERIES + past, keys)
     for start in range(first, stop, KEYS):
         at = start + tl.arange(0, KEYS)
         tile_k = _tile(k + batch * k_batch + head * k_head, at, columns, k_row, keys, width)
@@ -75,8 +82,8 @@ def attention_queries_kernel(
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """dq of one block of queries, and each query's sum of grad_out times out for the other kernel."""
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    block, batch, head = _place(tl.cdiv(length, QUERIES), heads)
+    rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
     past = keys - length
     place = rows + past
@@ -90,7 +97,7 @@ def attention_queries_kernel(
     tl.store(slopes + line, slope, mask=rows < length)
     grad = tl.zeros((QUERIES, E), tl.float32)
     first = tl.maximum(tl.min(place - seen), 0) // KEYS * KEYS
-    stop = tl.minimum((tl.program_id(0) + 1) * QUERIES + past, keys)
+    stop = tl.minimum((block + 1) * QUERIES + past, keys)
     for start in range(first, stop, KEYS):
         at = start + tl.arange(0, KEYS)
         tile_k = _tile(k + batch * k_batch + head * k_head, at, columns, k_row, keys, width)
@@ -116,8 +123,8 @@ def attention_keys_kernel(
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one block of keys, from `origin` on, over all queries that may see any of them."""
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    begin = origin + tl.program_id(0) * KEYS
+    block, batch, head = _place(tl.cdiv(keys - origin, KEYS), heads)
+    begin = origin + block * KEYS
     at = begin + tl.arange(0, KEYS)
     columns = tl.arange(0, E)
     past = keys - length
@@ -149,6 +156,13 @@ def attention_keys_kernel(
     tl.store(grad_v + into, sum_v.to(grad_v.dtype.element_ty), mask=mask)
 
 
+def _blocks(width: int) -> dict[str, int]:
+    """Block sizes for heads of `width` channels that fit the shared memory of small GPUs too (99 KiB)."""
+    padded = max(16, triton.next_power_of_2(width))
+    queries, keys, stages = (64, 64, 3) if padded <= 64 else (64, 32, 2) if padded <= 128 else (32, 32, 1)
+    return {"E": padded, "QUERIES": queries, "KEYS": keys, "num_stages": stages, "num_warps": 4}
+
+
 def _scale(width: int) -> float:
     """Of the scores, in powers of two."""
     return width**-0.5 * LOG2_E
@@ -159,10 +173,11 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, reach: Tensor) -> tuple[Tensor, Te
     q, k, v = (tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in (q, k, v))
     out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
     norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
-    attention_forward_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
+    options = _blocks(width)
+    attention_forward_kernel[(triton.cdiv(length, options["QUERIES"]) * batch * heads,)](
         q, k, v, reach.contiguous(), out, norms, length, k.shape[2], heads, width, _scale(width),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        E=max(16, triton.next_power_of_2(width)), QUERIES=QUERIES, KEYS=KEYS, num_warps=4,
+        **options,
     )  # fmt: skip
     return out, norms
 
@@ -188,13 +203,13 @@ def _backward(
     grad_k = torch.empty(batch, heads, keys, width, dtype=k.dtype, device=k.device)
     grad_v = torch.empty_like(grad_k)
     slopes = torch.empty_like(norms)
-    options = {"E": max(16, triton.next_power_of_2(width)), "QUERIES": QUERIES, "KEYS": KEYS, "num_warps": 4}
-    attention_queries_kernel[(triton.cdiv(length, QUERIES), batch * heads)](
+    options = _blocks(width)
+    attention_queries_kernel[(triton.cdiv(length, options["QUERIES"]) * batch * heads,)](
         q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, _scale(width),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *grad_out.stride()[:3],
         *grad_q.stride()[:3], **options,
     )  # fmt: skip
-    attention_keys_kernel[(triton.cdiv(keys - cached, KEYS), batch * heads)](
+    attention_keys_kernel[(triton.cdiv(keys - cached, options["KEYS"]) * batch * heads,)](
         q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v, length, keys, heads, width, window,
         _scale(width), cached,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad_out.stride()[:3], *grad_k.stride()[:3],
