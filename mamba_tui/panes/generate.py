@@ -29,7 +29,7 @@ from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.widgets.token_view import Token, TokenView
 from mamba_tui.words import free_path
 
-FLUSH_SECONDS = 0.05
+FLUSH_SECONDS = 0.08
 EMPTY = "Type how the text begins and press Enter."
 ALTERNATIVES = 8
 
@@ -274,7 +274,7 @@ class GeneratePane(Pane):
         self._events.append(event)
 
     def _show_news(self) -> None:
-        """Everything that came since the last look, at most twenty times a second."""
+        """Everything that came since the last look, at most twelve times a second."""
         if not self._events or not self.console.is_running:
             return
         events, self._events = self._events, []
