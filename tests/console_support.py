@@ -74,7 +74,9 @@ def add_checkpoint(run: Run, step: int, *, validation: float = 2.5, content: byt
     return path
 
 
-def make_run(root: Path, name: str = "run-001", *, steps: int = 400, sample: str = "Once upon a time", **changes: Any) -> Run:
+def make_run(
+    root: Path, name: str = "run-001", *, steps: int = 400, sample: str = "Once upon a time", **changes: Any
+) -> Run:
     """A run as its trainer would have left it in the middle of training."""
     run = prepare_run(root, name, configuration(**changes))
     run.tokenizer_path.write_text(json.dumps({"kind": "auto", "vocab_size": 1024}))
@@ -130,7 +132,9 @@ class FakeTrainer:
             return
         for command in self._inbox.poll():
             self.commands.append((command.name, command.arguments))
-            self.writer.command(id=command.id, command=command.name, accepted=True, message=f"{command.name} done")
+            self.writer.command(
+                id=command.id, command=command.name, accepted=True, message=f"{command.name} done"
+            )
             if command.name in ("pause", "resume"):
                 self.writer.state("paused" if command.name == "pause" else "training", 400)
             elif command.name == "stop":

@@ -96,9 +96,7 @@ async def test_a_ramp_and_a_list(tmp_path):
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         app.screen.query_one("Input").value = "mamba, a, m2"
         await pilot.press("enter")
-        await until(
-            pilot, lambda: document(app).values["attention_type"] == ("mamba", "standard", "mamba2")
-        )
+        await until(pilot, lambda: document(app).values["attention_type"] == ("mamba", "standard", "mamba2"))
 
 
 async def test_a_list_is_pasted_from_the_clipboard(tmp_path):

@@ -113,7 +113,12 @@ async def test_surprise_shades_what_was_unlikely(tmp_path):
         await written(pilot, pane)
 
         def backgrounds():
-            return {segment.style.bgcolor for y in range(4) for segment in view(app).render_line(y) if segment.style}
+            return {
+                segment.style.bgcolor
+                for y in range(4)
+                for segment in view(app).render_line(y)
+                if segment.style
+            }
 
         assert len(backgrounds()) <= 2
         await pilot.press("f8")
