@@ -262,14 +262,19 @@ class Setting:
         else:
             words = "a whole number" if self.kind is int else "a number"
             if self.above is not None:
-                words += f" above {self.above:g}"
+                words += f" above {_plain(self.above)}"
             if self.low is not None and self.high is not None:
-                words += f" from {self.low:g} to {self.high:g}"
+                words += f" from {_plain(self.low)} to {_plain(self.high)}"
             elif self.low is not None:
-                words += f" of at least {self.low:g}"
+                words += f" of at least {_plain(self.low)}"
             elif self.high is not None:
-                words += f" and at most {self.high:g}"
+                words += f" and at most {_plain(self.high)}"
         return f"{words}, or a list of one per layer" if self.per_layer else words
+
+
+def _plain(bound: float) -> str:
+    """A bound without an exponent: 1,048,576 and not 1.04858e+06."""
+    return f"{bound:,.0f}" if abs(bound) >= 1e6 else f"{bound:g}"
 
 
 def _settings() -> Iterator[Setting]:
