@@ -134,7 +134,7 @@ class ConfigPane(ConfigDialogs):
             (memory.replace(" ", nbsp), "$foreground" if cost.fits else "bold $text-error"),
         ]
         if cost.memory_free:
-            parts.append((f" of {bytes_size(cost.memory_free)} free on {cost.device}", ""))
+            parts.append((f" of {bytes_size(cost.memory_free)} free", ""))
         if cost.tokens_per_second:
             seconds = config.training.max_iters * tokens / cost.tokens_per_second
             speed = compact(cost.tokens_per_second)
