@@ -107,19 +107,18 @@ class TextView(TokenView, inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("text")
 
     def show(self, tokens: Sequence[tuple[int, str, bool]]) -> None:
-        """Another stretch: (id, text, is `<|endoftext|>`) of each token."""
+        """A stretch: (id, text, is `<|endoftext|>`) of each token. The cursor stays if it is the same one."""
+        stretch = [
+            # The ground of a token is chosen by its "probability": even, odd, or an opening.
+            Token(text.replace("\n", "⏎\n"), 2.0 if opens else float(index % 2), generation=1, index=token)
+            for index, (token, text, opens) in enumerate(tokens)
+        ]
+        if stretch == list(self.tokens):
+            return
         self.clear()
         self.follow = False
         self.surprise = True
-        self.append(
-            [
-                # The ground of a token is chosen by its "probability": even, odd, or an opening.
-                Token(
-                    text.replace("\n", "⏎\n"), 2.0 if opens else float(index % 2), generation=1, index=token
-                )
-                for index, (token, text, opens) in enumerate(tokens)
-            ]
-        )
+        self.append(stretch)
 
     def action_move(self, by: int) -> None:
         """To a neighbouring token; the first step begins at the top of what is on screen."""
