@@ -52,7 +52,7 @@ class TrainSteering(Pane):
         elif not answer.get("accepted"):
             self.console.say(f"{command} refused: {answer.get('message')}", problem=True)
         else:
-            self.console.say(answer.get("message") or f"{command}: done")
+            self.console.say(f"{command}: {answer.get('message') or 'done'}")
 
     def action_stop(self) -> None:
         """Save, then end."""
