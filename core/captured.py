@@ -23,7 +23,7 @@ from core.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
 from core.ops.dispatch import takes_triton
 from core.optim import AdamW, learning_rate
-from core.step import StepMetrics, Transfer, autocast
+from core.step import StepMetrics, Unread, autocast
 
 WARM_UP_STEPS = 2
 RING = 1024
@@ -63,8 +63,7 @@ class CapturedStep:
         self._loss = torch.zeros((), device=device)
         self._ring = torch.zeros(RING, 2, device=device)
         self._rate = torch.zeros((), device=device)
-        self._unread: list[tuple[int, float, float, Tensor]] = []
-        self._arriving: Transfer | None = None
+        self._unread = Unread()
         self._found: list[StepMetrics] = []
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._may_capture = device.type == "cuda"
@@ -96,22 +95,12 @@ class CapturedStep:
         elif len(self._graphs) > 1:
             self._graphs[1].replay()
         self._taken += 1
-        self._unread.append((step, rate, waited, self._ring[slot]))
+        self._unread.add(step, rate, waited, self._ring[slot])
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """The metrics of steps that were not read yet, in order; all of them with `wait`."""
         found, self._found = self._found, []
-        if self._arriving is not None and (wait or self._arriving.done):
-            found += self._arriving.metrics()
-            self._arriving = None
-        if self._arriving is None and self._unread:
-            transfer = Transfer(self._unread)
-            self._unread = []
-            if wait or transfer.done:
-                found += transfer.metrics()
-            else:
-                self._arriving = transfer
-        return found
+        return found + self._unread.read(wait=wait)
 
     def _learn(self, *, first: bool) -> None:
         """Forward and backward of one batch; gradients and loss are added up, the state moves on."""

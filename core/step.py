@@ -88,8 +88,7 @@ class EagerStep:
         self._loader = loader
         self._config = config
         self._device = device
-        self._unread: list[tuple[int, float, float, Tensor]] = []
-        self._arriving: Transfer | None = None
+        self._unread = Unread()
 
     def load_state(self, state: ModelState) -> None:
         """Go on from this model state."""
@@ -115,7 +114,7 @@ class EagerStep:
             state = output.state.detach()  # type: ignore[attr-defined]
         norm = self._update(total)
         self._settle(state, torch.isfinite(total) & torch.isfinite(norm))
-        self._unread.append((step, rate, waited, torch.stack((total.float(), norm.float()))))
+        self._unread.add(step, rate, waited, torch.stack((total.float(), norm.float())))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":
@@ -147,18 +146,7 @@ class EagerStep:
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """The metrics of steps that were not read yet, in order; all of them with `wait`."""
-        found: list[StepMetrics] = []
-        if self._arriving is not None and (wait or self._arriving.done):
-            found += self._arriving.metrics()
-            self._arriving = None
-        if self._arriving is None and self._unread:
-            transfer = Transfer(self._unread)
-            self._unread = []
-            if wait or transfer.done:
-                found += transfer.metrics()
-            else:
-                self._arriving = transfer
-        return found
+        return self._unread.read(wait=wait)
 
 
 def make_step(
@@ -175,6 +163,37 @@ def make_step(
 
         return CapturedStep(model, forward, optimizer, loader, config, device)
     return EagerStep(model, forward, optimizer, loader, config, device)
+
+
+class Unread:
+    """The numbers of steps that nobody has read yet, which stay on the device until somebody asks."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, float, float, Tensor]] = []
+        self._arriving: Transfer | None = None
+
+    def __len__(self) -> int:
+        """Steps whose numbers are still on the device only."""
+        return len(self._steps)
+
+    def add(self, step: int, rate: float, waited: float, numbers: Tensor) -> None:
+        """Take in a step; `numbers` (2,) are its loss and gradient norm."""
+        self._steps.append((step, rate, waited, numbers))
+
+    def read(self, *, wait: bool) -> list[StepMetrics]:
+        """What has arrived, in order; with `wait`, all of it."""
+        found: list[StepMetrics] = []
+        if self._arriving is not None and (wait or self._arriving.done):
+            found += self._arriving.metrics()
+            self._arriving = None
+        if self._arriving is None and self._steps:
+            transfer = Transfer(self._steps)
+            self._steps = []
+            if wait or transfer.done:
+                found += transfer.metrics()
+            else:
+                self._arriving = transfer
+        return found
 
 
 class Transfer:
