@@ -149,8 +149,12 @@ def test_learning_can_be_cancelled(tmp_path, monkeypatch, apart):
 
 
 def test_learning_ends_at_once_when_the_one_who_waits_gives_up(monkeypatch):
-    """Even while the library works, which listens to nobody."""
-    texts = [story(number, 4000) for number in range(40)]
+    """Even while the library works, which listens to nobody: here a learner that never comes to an end."""
+    endless = (
+        "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "sys.stdin.buffer.read(); signal.pause()"
+    )
+    monkeypatch.setattr(learner, "module_command", lambda *_: [sys.executable, "-c", endless])
     calls = []
 
     def waiting():
@@ -163,7 +167,7 @@ def test_learning_ends_at_once_when_the_one_who_waits_gives_up(monkeypatch):
         learner.subprocess, "Popen", lambda *a, **k: started.append(original(*a, **k)) or started[0]
     )
     with pytest.raises(StopHereError):
-        learner.train_bpe_apart(texts, 8000, waiting)
+        learner.train_bpe_apart([story(number) for number in range(40)], 8000, waiting)
     assert len(calls) == 1
     assert started[0].returncode == -signal.SIGKILL
 
