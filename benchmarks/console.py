@@ -126,7 +126,7 @@ def chart() -> None:
 
 
 def start_run(folder: Path, max_iters: int = 1_000_000) -> object:
-    from core.config import replace
+    from core.config_changes import replace
     from core.config_files import preset
     from core.runs import EventReader, prepare_run, start_trainer
     from core.sample_text import has_texts, write_sample
@@ -306,7 +306,8 @@ def memory_here(events: int) -> None:
 async def watch_memory(root: Path, events: int) -> None:
     import json
 
-    from core.config import RunConfig, replace
+    from core.config import RunConfig
+    from core.config_changes import replace
     from core.runs import prepare_run
     from mamba_tui.app import LaunchOptions, MambaTUI
 

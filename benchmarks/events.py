@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.config import replace
+from core.config_changes import replace
 from core.config_files import preset
 from core.processes import calm_threads
 from core.runs import EventWriter, Follower, RunLock, StepMeter, prepare_run, preview, read_tail, status

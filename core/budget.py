@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from core.config import MAMBA, STANDARD, ModelConfig, RunConfig, replace
+from core.config import MAMBA, STANDARD, ModelConfig, RunConfig
+from core.config_changes import replace
 
 SSD_CHUNK = 64
 VOCABULARY_MULTIPLE = 64

@@ -24,8 +24,8 @@ from core.config import (
     build,
     flat,
     nearest_key,
-    replace,
 )
+from core.config_changes import replace
 from core.errors import UserError
 
 WORKING_FILE = Path("current_configuration.json")
@@ -180,7 +180,7 @@ def preset_about(name: str) -> str:
 def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
     """Apply `key=value` assignments, values written as in TOML; bare words are text.
 
-    A list or `n_layer` of another depth takes the other per-layer keys along (see `config.replace`).
+    A list or `n_layer` of another depth takes the other per-layer keys along (see `config_changes.replace`).
     Raises ConfigError.
     """
     changes: dict[str, object] = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core.config import RunConfig, replace
+from core.config import RunConfig
+from core.config_changes import replace
 from core.config_files import WORKING_FILE, apply_settings, load_file, preset, save_file
 from core.errors import UserError
 from core.hardware import has_cuda, resolve_device

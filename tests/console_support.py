@@ -14,7 +14,8 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from core.config import RunConfig, replace
+from core.config import RunConfig
+from core.config_changes import replace
 from core.runs import EventWriter, Run, RunLock, prepare_run
 from mamba_tui.app import LaunchOptions, MambaTUI
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import budget
-from core.config import ATTENTION_TYPES, build, replace
+from core.config import ATTENTION_TYPES, build
+from core.config_changes import replace
 from core.config_files import preset
 from core.model import GPT
 

@@ -17,8 +17,8 @@ from core.config import (
     check,
     differences,
     flat,
-    replace,
 )
+from core.config_changes import replace
 
 
 def test_the_defaults_are_valid_and_complete():

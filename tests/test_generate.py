@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.checkpoint import save
-from core.config import build, flat, replace
+from core.config import build, flat
+from core.config_changes import replace
 from core.errors import UserError
 from core.generate import Server
 from core.processes import module_command, module_environment

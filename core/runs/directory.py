@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.config import SETTINGS, RunConfig, Value, differences, replace, show
+from core.config import SETTINGS, RunConfig, Value, differences, show
+from core.config_changes import replace
 from core.errors import UserError
 from core.runs.checkpoints import CheckpointInfo, find_checkpoints
 from core.runs.events import read_tail

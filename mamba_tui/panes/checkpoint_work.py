@@ -70,7 +70,7 @@ def verify(row: CheckpointRow) -> str:
 
 def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = None) -> Any:
     """A new run that holds a copy of this checkpoint and goes on from it. Raises UserError."""
-    from core.config import replace
+    from core.config_changes import replace
     from core.runs import Run, check_name, prepare_run
 
     check_name(name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from core.config import RunConfig, replace
+from core.config import RunConfig
+from core.config_changes import replace
 from core.errors import UserError
 from mamba_tui.panes.base import Pane
 from mamba_tui.session import Session, off_thread
