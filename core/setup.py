@@ -12,7 +12,7 @@ import torch
 
 from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
 from core.config import RunConfig, Value, differences, flat
-from core.corpus import Corpus, Progress, TokenStream, prepare
+from core.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
 from core.errors import UserError
 from core.hardware import describe, resolve_device
 from core.loader import SequentialLoader
@@ -160,7 +160,7 @@ def open_device(config: RunConfig) -> torch.device:
 def read_text(
     run: Run, config: RunConfig, payload: Payload | None, progress: Callable[[str, float | None], None]
 ) -> Corpus:
-    """The corpus under the run's own tokenizer, which is kept in the run from its first moment."""
+    """The corpus under the run's own tokenizer and split, which are kept in the run from its first moment."""
     tokenizer = None
     if payload is not None:
         tokenizer = Tokenizer.from_dict(payload["tokenizer"], "the checkpoint's tokenizer")
@@ -170,9 +170,16 @@ def read_text(
     def report(found: Progress) -> None:
         progress(found.text, found.fraction if found.total else None)
 
-    corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, progress=report)
+    split = read_split(run.split_path)
+    corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, split=split, progress=report)
+    if split is None and run.split_path.exists():
+        corpus.notices.append(
+            f"{run.split_path} was damaged: what is held out follows the record beside the text"
+        )
     if not run.tokenizer_path.exists():
         corpus.tokenizer.save(run.tokenizer_path)
+    if corpus.split != split:
+        save_split(run.split_path, corpus.split)
     return corpus
 
 

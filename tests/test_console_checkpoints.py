@@ -131,7 +131,8 @@ async def test_comparing_one_says_what_to_do(tmp_path):
 
 
 async def test_branching_begins_a_new_run_there(tmp_path, monkeypatch):
-    end_run(make_run(tmp_path))
+    end_run(run := make_run(tmp_path))
+    run.split_path.write_text('{"book.txt": ["hash", "tail"]}')
     started = []
     monkeypatch.setattr("core.runs.start_trainer", lambda run: started.append(run.name) or 1)
     async with console(tmp_path) as (app, pilot):
@@ -144,6 +145,7 @@ async def test_branching_begins_a_new_run_there(tmp_path, monkeypatch):
         assert [info.step for info in branch.checkpoints()] == [300]
         assert branch.checkpoints()[0].problem == ""
         assert branch.tokenizer_path.exists()
+        assert branch.split_path.read_text() == run.split_path.read_text()
         assert branch.config() == Run(tmp_path / "run-001").config()
         assert [info.step for info in Run(tmp_path / "run-001").checkpoints()] == [100, 200, 300, 400]
 

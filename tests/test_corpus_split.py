@@ -1,9 +1,15 @@
+import json
+import shutil
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.corpus import prepare, read_split, save_split
 from core.corpus.split import TAIL, TRAIN, VALIDATION, Document, decide
+from core.errors import UserError
+from tests.test_corpus import config, shelf, splits, story
 
 fractions = st.floats(0.01, 0.5)
 seeds = st.integers(0, 2**63 - 1)
@@ -116,3 +122,59 @@ def test_seeds_choose_differently():
         for seed in range(5)
     }
     assert len(chosen) == 5
+
+
+def rearranged(folder):
+    """A corpus, and books and cache afterwards such that another choice would be made by itself."""
+    corpus = prepare(config(shelf(folder)), 1)
+    shutil.rmtree(corpus.cache)
+    for number in range(20):
+        (folder / f"new {number}.txt").write_text(story(100 + number))
+    return corpus
+
+
+def side_of(corpus, before, side):
+    return {name for name in before.split if splits(corpus).get(name) == side}
+
+
+def test_a_carried_split_outlives_the_cache_and_other_books(tmp_path):
+    first = rearranged(tmp_path / "texts")
+    (held,) = side_of(first, first, VALIDATION)
+    again = prepare(config(tmp_path / "texts"), 1, split=first.split)
+    assert side_of(again, first, VALIDATION) == {held}
+    assert again.split.items() >= first.split.items()
+    assert set(again.split) == set(splits(again))
+    # The record was lost, so that it now says what the run says.
+    assert splits(prepare(config(tmp_path / "texts"), 1)) == splits(again)
+    # And without what is carried another choice is made: this test can fail.
+    shutil.rmtree(again.cache)
+    assert side_of(prepare(config(tmp_path / "texts"), 1), first, VALIDATION) != {held}
+
+
+def test_a_record_that_says_otherwise_is_left_to_other_runs(tmp_path):
+    first = rearranged(tmp_path / "texts")
+    other = prepare(config(tmp_path / "texts"), 1)
+    assert side_of(other, first, VALIDATION) != side_of(first, first, VALIDATION)
+    # A copy of what the run trains on is trained on too, whatever the record says of it.
+    (was_trained_on,) = side_of(other, first, VALIDATION)
+    text = (tmp_path / "texts" / was_trained_on).read_text()
+    (tmp_path / "texts" / "copy.txt").write_text(text)
+    assert splits(prepare(config(tmp_path / "texts"), 1))["copy.txt"] == VALIDATION
+    again = prepare(config(tmp_path / "texts"), 1, split=first.split)
+    for side in (TRAIN, VALIDATION):
+        assert side_of(again, first, side) == side_of(first, first, side)
+    assert splits(again)["copy.txt"] == TRAIN
+    assert splits(other).items() <= splits(prepare(config(tmp_path / "texts"), 1)).items()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[", b"[]", b'{"a": 3}', b'{"a": ["b"]}', b"\xff"])
+def test_a_damaged_split_is_none(tmp_path, damage):
+    path = tmp_path / "split.json"
+    assert read_split(path) is None
+    path.write_bytes(damage)
+    assert read_split(path) is None
+    save_split(path, {"a": ("hash", TAIL)})
+    assert read_split(path) == {"a": ("hash", TAIL)}
+    assert json.loads(path.read_bytes()) == {"a": ["hash", TAIL]}
+    with pytest.raises(UserError, match="cannot write the split"):
+        save_split(tmp_path / "no folder" / "split.json", {})

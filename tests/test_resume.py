@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from core.checkpoint import load
+from core.corpus import cache_folder, read_split
+from core.corpus.split import VALIDATION
 from core.runs import Run, prepare_run
 from tests.runs_tools import curve, evaluations, history, new_run, tiny, train_here, write_text
+from tests.test_corpus import shelf, story
 
 MIXED = {
     "n_embd": [16, 12, 16],
@@ -135,6 +138,41 @@ def test_a_finished_run_says_so_and_goes_on_only_when_max_iters_is_raised(tmp_pa
     prepare_run(tmp_path, "run", tiny(dataset, **MIXED, max_iters=26), mode="auto")
     assert train_here(run) == 0
     assert [step for step, _ in curve(run)] == list(range(1, 27))
+
+
+def test_a_run_carries_which_text_is_held_out(tmp_path):
+    """The cache is lost and books arrive: what the run was measured by is still not trained on."""
+    texts = shelf(tmp_path / "texts")
+    run = new_run(tmp_path, texts)
+    assert train_here(run, stop_at=4) == 130
+    before = read_split(run.split_path)
+    (held,) = [name for name, (_, side) in before.items() if side == VALIDATION]
+
+    def lose_the_cache() -> None:
+        shutil.rmtree(cache_folder(str(texts)))
+        for number in range(20):
+            (texts / f"new {number}.txt").write_text(story(100 + number))
+
+    lose_the_cache()
+    assert train_here(run, stop_at=6) == 130
+    after = read_split(run.split_path)
+    assert after.items() > before.items()
+    assert len(after) == 26
+    assert any("the text has changed" in item["message"] for item in history(run).history.warnings)
+
+    # A damaged record in the run is told, and the one beside the text serves.
+    run.split_path.write_bytes(b"[")
+    assert train_here(run, stop_at=8) == 130
+    assert read_split(run.split_path) == after
+    assert any("split.json was damaged" in item["message"] for item in history(run).history.warnings)
+
+    # Started over, the run has nothing to keep apart and may choose anew.
+    lose_the_cache()
+    fresh = prepare_run(tmp_path, "run", tiny(texts), mode="fresh")
+    assert not fresh.split_path.exists()
+    assert train_here(fresh, stop_at=2) == 130
+    assert read_split(fresh.split_path)[held][1] != VALIDATION
+    assert read_split(tmp_path / "run.old-1" / "split.json") == after
 
 
 def test_an_evaluation_cut_off_by_a_stop_is_made_up_for(tmp_path, dataset, whole, monkeypatch):

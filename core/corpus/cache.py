@@ -132,6 +132,22 @@ class FactStore:
             self._changed = False
 
 
+def read_split(path: Path) -> Decisions | None:
+    """The sides that a run carries; None where the file is missing or damaged."""
+    try:
+        return {name: (content, side) for name, (content, side) in _load(path).items() if side in SIDES}
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def save_split(path: Path, decisions: Decisions) -> None:
+    """Let a run carry the sides that were decided. Raises UserError when the disk refuses."""
+    try:
+        write_atomic(path, json.dumps(decisions).encode())
+    except OSError as error:
+        raise UserError(f"cannot write the split {path}: {error.strerror or error}") from error
+
+
 class SplitStore:
     """The sides that were decided, kept so that they never change. Not part of what `clean` deletes."""
 

@@ -24,7 +24,7 @@ from core.corpus.learning import find_vocabulary
 from core.corpus.listing import Found, Listing, list_texts
 from core.corpus.progress import Callback, Reporter
 from core.corpus.reading import Facts, ReadingOptions, survey
-from core.corpus.split import TRAIN, Document, decide
+from core.corpus.split import TRAIN, Decisions, Document, decide
 from core.corpus.store import TokenStore, cache_lock
 from core.corpus.stream import Corpus
 from core.corpus.work import Text, available_cores, in_order
@@ -39,14 +39,15 @@ def prepare(
     seed: int,
     *,
     tokenizer: Tokenizer | None = None,
+    split: Decisions | None = None,
     progress: Callback | None = None,
     threads: int | None = None,
 ) -> Corpus:
     """Make the texts under `config.dataset_dir` ready to train on.
 
-    `tokenizer` encodes with a vocabulary that exists already, as a resumed run needs. `progress` is
-    called often, and ends the work by raising; what is finished stays. Raises UserError where there
-    is no text to use.
+    `tokenizer` encodes with a vocabulary that exists already, and `split` keeps the sides of an earlier
+    corpus, as a resumed run needs, whatever has become of the cache. `progress` is called often, and
+    ends the work by raising; what is finished stays. Raises UserError where there is no text to use.
     """
     root = config.dataset_dir
     if not os.path.exists(root):
@@ -61,7 +62,7 @@ def prepare(
         if not texts:
             raise UserError(_nothing_usable(root, skipped))
         fraction = config.validation_fraction
-        notices = [_decide_sides(texts, options, folder, seed, fraction)]
+        decisions, notice = _decide_sides(texts, options, folder, seed, fraction, split or {})
         if tokenizer is None:
             tokenizer = find_vocabulary(config, seed, texts, options, folder, report)
         drop_stale(folder)
@@ -69,9 +70,10 @@ def prepare(
         encoded = encode_texts(texts, options, fraction, tokenizer, store, report, workers)
         store.touch()
         store.compact({text.key for text in texts})
-        notices = [notice for notice in (*notices, store.notice) if notice]
+        notices = [notice for notice in (notice, store.notice) if notice]
         corpus = join(texts, tokenizer, store, skipped, notices)
     corpus.encoded_files = encoded
+    corpus.split = (split or {}) | decisions
     if len(corpus.train) < 2 or len(corpus.validation) < 2:
         raise UserError(
             f"the text in {root} has {len(corpus.train) + len(corpus.validation)} tokens, too few to train "
@@ -137,12 +139,18 @@ def _survey_all(
 
 
 def _decide_sides(
-    texts: list[Text], options: ReadingOptions, folder: Path, seed: int, fraction: float
-) -> str:
-    """Give every text its side; a sentence if that had to forget earlier decisions."""
+    texts: list[Text], options: ReadingOptions, folder: Path, seed: int, fraction: float, carried: Decisions
+) -> tuple[Decisions, str]:
+    """Give every text its side; what was decided, and a sentence if that had to forget earlier decisions.
+
+    What a run carries goes before what the cache remembers. Where they differ, the cache keeps its own
+    for the runs that follow: its vocabularies were learned by it.
+    """
     store = SplitStore(folder, seed, fraction)
     documents = [Document(text.found.name, text.facts.content, text.facts.bytes) for text in texts]
-    known = store.known()
+    cached = store.known()
+    contents = {content for content, _ in carried.values()}
+    known = {name: row for name, row in cached.items() if row[0] not in contents} | carried
     decisions = decide(documents, known, seed, fraction)
     held_before = {content for content, side in known.values() if side != TRAIN}
     moved = [
@@ -153,13 +161,16 @@ def _decide_sides(
     if moved:
         # Vocabularies were learned from what is now held out.
         drop_vocabularies(folder)
-    store.update(decisions)
+    differing = {name for name in cached.keys() & carried.keys() if cached[name][1] != carried[name][1]}
+    store.update({name: value for name, value in decisions.items() if name not in differing})
     options_key = options.key
     for text in texts:
         text.decide(decisions[text.found.name][1], options_key, fraction)
     if moved:
-        return f"{_some(moved)} held out now, which earlier runs trained on: what was held out before is gone"
-    return store.notice
+        return decisions, (
+            f"{_some(moved)} held out now, which earlier runs trained on: what was held out before is gone"
+        )
+    return decisions, store.notice
 
 
 def _some(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.corpus.split import Decisions
 from core.tokenizer import Tokenizer
 
 Tokens = npt.NDArray[np.integer[Any]]
@@ -121,6 +122,7 @@ class Corpus:
     tokens: Tokens
     make_report: Callable[[], list[FileReport]]
     encoded_files: int = 0
+    split: Decisions = field(default_factory=dict)
 
     @cached_property
     def report(self) -> list[FileReport]:

@@ -48,6 +48,11 @@ class Run:
         return self.path / "tokenizer.json"
 
     @property
+    def split_path(self) -> Path:
+        """Which texts this run trains on and which it is measured by."""
+        return self.path / "split.json"
+
+    @property
     def events_path(self) -> Path:
         """The history."""
         return self.path / "events.jsonl"

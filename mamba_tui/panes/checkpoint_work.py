@@ -84,6 +84,8 @@ def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = No
     manifest = row.info.path.with_suffix(".json")
     try:
         shutil.copy2(row.run.tokenizer_path, run.tokenizer_path)
+        if row.run.split_path.exists():  # runs of earlier versions carry none
+            shutil.copy2(row.run.split_path, run.split_path)
         shutil.copy2(row.info.path, run.path / row.info.path.name)
         # The manifest last: without it the copy is no checkpoint.
         shutil.copy2(manifest, run.path / manifest.name)
