@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from core.config import RunConfig, flat
+from core.device_usage import Usage, device_usage
 from core.evaluation import Evaluation, evaluate, untouched_randomness
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
 from core.saving import CheckpointSaver
@@ -52,6 +53,7 @@ class Trainer:
             tokens=parts.tokens,
             interval=requests.event_seconds,
             device_memory=self._device_memory,
+            device_utilization=_usage_of(parts.device),
         )
         self._taken = self.step
         self._ticked = 0.0
@@ -323,6 +325,14 @@ def announce(run: Run, config: RunConfig, parts: Parts, writer: EventWriter, bas
             "changes": parts.changes,
         }
     )
+
+
+def _usage_of(device: torch.device) -> Usage:
+    """How busy the device is. Torch tells its identity, as the driver may count in another order."""
+    if device.type != "cuda":
+        return device_usage(device.type)
+    properties = torch.cuda.get_device_properties(device)
+    return device_usage("cuda", device.index, str(getattr(properties, "uuid", "")))
 
 
 def out_of_memory(error: BaseException) -> bool:

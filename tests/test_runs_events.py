@@ -329,3 +329,35 @@ def test_an_interval_of_zero_writes_every_step(path):
     for step in range(1, 8):
         meter.add(step=step, loss=1.0, gradient_norm=1.0, learning_rate=0.1, waited=0.0, epoch=0.0)
     assert [(event["step"], event["steps"]) for event in read_all(path)] == [(n, 1) for n in range(1, 8)]
+
+
+def test_how_busy_the_device_was_is_of_the_steps_of_the_event_only(path):
+    busy = {"since": 0.0, "now": 0.0, "used": 0.0}
+
+    def usage():
+        share = busy["used"] / ((busy["now"] - busy["since"]) or 1.0)
+        busy.update(since=busy["now"], used=0.0)
+        return share
+
+    meter = StepMeter(EventWriter(path), 1, clock=lambda: busy["now"], device_utilization=usage)
+    for step, (idle, seconds) in enumerate([(0.0, 1.0), (9.0, 2.0)], 1):
+        busy["now"] += idle
+        meter.restart()
+        busy["now"] += seconds
+        busy["used"] += 0.5 * seconds
+        meter.add(step=step, loss=1.0, gradient_norm=1.0, learning_rate=0.1, waited=0.0, epoch=0.0)
+        meter.flush()
+    assert [event["device_utilization"] for event in read_all(path)] == [0.5, 0.5]
+
+
+def test_a_history_without_a_later_field_is_read(path):
+    writer = EventWriter(path)
+    write_steps(writer, 1, 1)
+    writer.close()
+    event = json.loads(path.read_text())
+    for value in ("nothing", None, 0.5, 1, "NaN", "much"):
+        event.pop("device_utilization", None)
+        if value != "nothing":
+            event["device_utilization"] = value
+        path.write_text(json.dumps(event) + "\n")
+        assert len(read_all(path)) == (value != "much")

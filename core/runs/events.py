@@ -107,6 +107,7 @@ class EventWriter:
         data_wait: float,
         device_memory: int | None,
         epoch: float,
+        device_utilization: float | None = None,
     ) -> None:
         """One or more optimiser steps, the last of them `step`."""
         self._write(
@@ -122,6 +123,7 @@ class EventWriter:
             tokens=tokens,
             data_wait=data_wait,
             device_memory=device_memory,
+            device_utilization=device_utilization,
             epoch=epoch,
         )
 

@@ -23,6 +23,7 @@ class StepMeter:
         interval: float = EVENT_SECONDS,
         clock: Callable[[], float] = time.perf_counter,
         device_memory: Callable[[], int | None] = lambda: None,
+        device_utilization: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.tokens = tokens
         self._writer = writer
@@ -30,6 +31,7 @@ class StepMeter:
         self._interval = interval
         self._clock = clock
         self._device_memory = device_memory
+        self._device_utilization = device_utilization
         self._last_written = -math.inf
         self._clear()
         self.restart()
@@ -43,6 +45,7 @@ class StepMeter:
     def restart(self) -> None:
         """Begin the clock of the coming steps here: what lies between (an evaluation) is not their time."""
         self._began = self._clock()
+        self._device_utilization()  # it tells of the time since it was last asked
 
     @property
     def due(self) -> bool:
@@ -97,6 +100,7 @@ class StepMeter:
             tokens=self.tokens,
             data_wait=round(min(1.0, self._waited / seconds), 4),
             device_memory=self._device_memory(),
+            device_utilization=self._device_utilization(),
             epoch=round(epoch, 4),
         )
         self._last_written = now

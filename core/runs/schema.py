@@ -48,6 +48,7 @@ FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
         "tokens": _WHOLE,
         "data_wait": _NUMBER,
         "device_memory": (int, _NONE),
+        "device_utilization": (*_NUMBER, _NONE),
         "epoch": _NUMBER,
     },
     "eval": {
