@@ -63,11 +63,15 @@ class CheckpointsPane(Pane):
         return self.query_one(CheckpointTable)
 
     def shown(self) -> None:
-        """Look at the disk; give the table the keys."""
+        """Look at the disk; give the table the keys, if there is anything they could do."""
+        if self.table.everything:
+            self._focus_table()
+        self._refresh_soon()
+
+    def _focus_table(self) -> None:
         focused = self.screen.focused
         if focused is None or self not in focused.ancestors:
             self.table.focus()
-        self._refresh_soon()
 
     def remember(self) -> None:
         """Keep pins and order; what was deleted goes for good."""
@@ -86,9 +90,11 @@ class CheckpointsPane(Pane):
 
     async def _refresh_rows(self) -> None:
         rows = await self.session.checkpoint_rows()
-        before = self.table.current
+        before, were_none = self.table.current, not self.table.everything
         self.table.show(rows)
         self.set_class(not rows, "-empty")
+        if rows and were_none and self.console.pane is self:
+            self._focus_table()
         now = self.table.current
         if now is not None and (before is None or before.key != now.key):
             self._details_soon()
