@@ -22,6 +22,7 @@ from mamba_tui.app import LaunchOptions, MambaTUI
 NOW = 1_800_000_000.0
 FAKE_GENERATOR = [sys.executable, str(Path(__file__).parent / "fake_generator.py")]
 SMALL, LARGE = (80, 24), (120, 40)
+PATIENCE = 120.0
 
 
 def configuration(**changes: object) -> RunConfig:
@@ -173,7 +174,7 @@ async def console(
         yield app, pilot
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 15.0) -> None:
+async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for a condition, never for a time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -183,7 +184,7 @@ async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: flo
         await pilot.pause(0.02)
 
 
-async def until_shown(pilot: Pilot[int], text: str, seconds: float = 15.0) -> None:
+async def until_shown(pilot: Pilot[int], text: str, seconds: float = PATIENCE) -> None:
     """Wait until a text is on screen."""
     await until(pilot, lambda: text in screen(pilot.app), seconds)
 

@@ -234,7 +234,7 @@ async def test_a_failing_export_says_why(tmp_path, monkeypatch):
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         await pilot.press("enter")
-        await until_shown(pilot, "checkpoint_step_400.pt", seconds=60)
+        await until_shown(pilot, "checkpoint_step_400.pt")
         assert not list(tmp_path.glob("*.safetensors"))
 
 

@@ -14,6 +14,7 @@ import pytest
 from core.config import build, flat
 from mamba_tui import data_process
 from mamba_tui.app import LaunchOptions, MambaTUI
+from tests.console_support import until
 from tests.test_corpus import shelf, story
 
 ROOT = Path(__file__).parent.parent
@@ -34,14 +35,6 @@ def console(folder, tmp_path, **changes):
         attach=None,
     )
     return MambaTUI(options, state_path=None)
-
-
-async def until(pilot, condition):
-    for _ in range(600):
-        if condition():
-            return
-        await pilot.pause(0.05)
-    raise AssertionError("waited in vain")
 
 
 def head(pane):
@@ -129,7 +122,7 @@ def talk(*requests):
         input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
@@ -230,5 +223,5 @@ async def test_the_pane_gives_back_its_process(tmp_path):
         await until(pilot, lambda: pane.files.files)
         process = pane.process._process
         await pane.close()
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 120)
         assert not pane.process.running

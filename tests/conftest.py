@@ -1,0 +1,61 @@
+"""The same suite on every machine: no limits of time, no settings of the user's terminal, no hoping."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes, and how long drawing it takes, say something of the machine and not of us.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+# What a terminal, a user or a build machine may have set, and what output would follow.
+for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
+    os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith(("TEXTUAL", "MAMBA_TUI_EVENT"))]:
+    del os.environ[name]
+
+PATIENCE = 120.0
+ROUNDS = 50
+
+
+@pytest.fixture(autouse=True)
+def handled_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a key and a pause of the pilot end when everything they led to has been handled.
+
+    By itself the pilot waits until the process uses little of the processor, which is also true of one
+    that gets no turn: the next key could come before the dialog that it is meant for.
+    """
+    module = sys.modules.get("textual.pilot")
+    if module is None:
+        return
+    pilot_class, pause = module.Pilot, module.Pilot.pause
+
+    async def patient_press(pilot: Any, *keys: str) -> None:
+        for key in keys:
+            await pilot.app._press_keys([key])
+            await handled(pilot)
+
+    async def patient_pause(pilot: Any, delay: float | None = None) -> None:
+        await pause(pilot, delay)
+        await handled(pilot)
+
+    monkeypatch.setattr(pilot_class, "press", patient_press)
+    monkeypatch.setattr(pilot_class, "pause", patient_pause)
+
+
+async def handled(pilot: Any) -> None:
+    """Until no widget on screen has a message left. Timers may go on for ever: it ends all the same."""
+    for _ in range(ROUNDS):
+        if not await pilot._wait_for_screen(PATIENCE):
+            return  # the console has ended
+        screen = pilot.app.screen
+        pumps = [pilot.app, *screen.walk_children(with_self=True)]
+        if not screen._callbacks and not any(
+            pump.message_queue_size or pump._next_callbacks for pump in pumps
+        ):
+            return
