@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from core import learner
 from core.config import DataConfig
 from core.corpus import Progress, encode, prepare
+from core.corpus.reading import _Watch
 from core.corpus.store import JOURNAL, TokenStore, cache_lock
 from core.errors import UserError
 from core.vocabulary import train_bpe
@@ -25,29 +25,44 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parent.parent
 
 CHILD = """
-import sys, time
-from core import learner
+import sys
 from core.config import DataConfig
 from core.corpus import encode, pipeline, prepare
-encode.COMMIT_SECONDS = 0.0
-slow = float(sys.argv[2])
+encode.COMMIT_SECONDS = -1.0
+texts, seen = int(sys.argv[2]), set()
 def tell(progress):
     print(progress.stage, progress.done, flush=True)
-    time.sleep(slow if progress.stage == "encoding" and progress.done else 0)
+    if progress.stage == "encoding" and progress.done and progress.done not in seen:
+        seen.add(progress.done)
+        if len(seen) == texts:
+            print("holding", flush=True)
+            sys.stdin.readline()
 pipeline.Reporter.__init__.__defaults__ = (1e9,)
 corpus = prepare(DataConfig(dataset_dir=sys.argv[1], tokenizer="byte"), 1, progress=tell)
 print("encoded", corpus.encoded_files, len(corpus.train), flush=True)
 """
 
 
-def start(folder, slow=0.0):
+def start(folder, hold_at=0):
+    """A process that prepares; when so many texts are encoded it waits for a line of input."""
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(slow)],
+        [sys.executable, "-c", CHILD, str(folder), str(hold_at)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def until_said(child, word):
+    """What a process says up to the first line with a word in it."""
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if word in line:
+            return lines
+    raise AssertionError(f"it never said {word!r}: {lines}")
 
 
 def whole(folder):
@@ -60,28 +75,25 @@ def read_back(corpus):
 
 def test_killed_in_the_middle_the_next_start_does_the_rest_only(tmp_path):
     shelf(tmp_path, count=12)
-    child = start(tmp_path, slow=0.2)
-    finished = 0
-    for line in child.stdout:
-        finished += line.startswith("encoding") and not line.startswith("encoding 0")
-        if finished == 5:
-            break
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    with start(tmp_path, hold_at=5) as child:
+        until_said(child, "holding")
+        os.kill(child.pid, signal.SIGKILL)
     corpus = prepare(config(tmp_path), 1)
-    assert 0 < corpus.encoded_files <= 12 - 4
+    assert corpus.encoded_files == 12 - 4
     assert read_back(corpus) == whole(tmp_path)
 
 
 def test_two_processes_at_once_do_the_work_once(tmp_path):
     shelf(tmp_path, count=12)
-    children = [start(tmp_path, slow=0.02) for _ in range(2)]
-    outputs = [child.communicate(timeout=60)[0].splitlines() for child in children]
-    encoded = sorted(int(lines[-1].split()[1]) for lines in outputs)
-    assert encoded == [0, 12]
-    assert len({lines[-1].split()[2] for lines in outputs}) == 1
-    assert any("waiting" in line for lines in outputs for line in lines)
+    with start(tmp_path, hold_at=5) as first:
+        until_said(first, "holding")
+        with start(tmp_path) as second:
+            until_said(second, "waiting for another process")
+            first.stdin.write("go on\n")
+            first.stdin.flush()
+            ends = [until_said(child, "encoded")[-1].split() for child in (first, second)]
+    assert [int(count) for _, count, _ in ends] == [12, 0]
+    assert len({tokens for _, _, tokens in ends}) == 1
 
 
 class StopHereError(Exception):
@@ -89,11 +101,11 @@ class StopHereError(Exception):
 
 
 def stop_after(count):
-    seen = []
+    seen = set()
 
     def tell(progress):
         if progress.stage == "encoding" and progress.done:
-            seen.append(progress)
+            seen.add(progress.done)
             if len(seen) > count:
                 raise StopHereError
 
@@ -103,36 +115,43 @@ def stop_after(count):
 @pytest.fixture
 def every_file_at_once(monkeypatch):
     """Commit after every file, report after every piece."""
-    monkeypatch.setattr(encode, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(encode, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr("core.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
 
 
 def test_cancelled_it_keeps_what_is_finished_and_leaves_no_thread(tmp_path, every_file_at_once):
     shelf(tmp_path, count=12)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(StopHereError):
         prepare(config(tmp_path), 1, progress=stop_after(4))
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     corpus = prepare(config(tmp_path), 1)
     assert corpus.encoded_files == 12 - 4
     assert read_back(corpus) == whole(tmp_path)
 
 
 def test_cancelling_while_a_long_file_is_read_takes_effect_at_once(tmp_path, monkeypatch):
-    (tmp_path / "long.txt").write_text("word\n" * 2_000_000)
+    (tmp_path / "long.txt").write_text("word\n" * 20_000)
     blocks = []
     monkeypatch.setattr("core.corpus.reading.BLOCK", 1 << 12)
     monkeypatch.setattr("core.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
     monkeypatch.setattr("core.corpus.work.PATIENCE", 0.001)
+    see = _Watch.see
+
+    def see_and_wait(watch, block):
+        """The first block is read; the next one only when all is meant to have ended."""
+        see(watch, block)
+        blocks.append(len(block))
+        assert watch._stop.wait(120)
 
     def tell(progress):
-        blocks.append(progress.done)
         if progress.stage == "reading" and progress.done:
             raise StopHereError
 
+    monkeypatch.setattr(_Watch, "see", see_and_wait)
     with pytest.raises(StopHereError):
         prepare(config(tmp_path), 1, progress=tell)
-    assert max(blocks) < 10_000_000
+    assert blocks == [1 << 12]
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -325,18 +344,22 @@ def test_facts_of_an_impossible_shape_are_read_anew(tmp_path):
 
 def test_the_lock_is_the_systems_and_waits(tmp_path):
     order = []
-    held = threading.Event()
+    held, waited = threading.Event(), threading.Event()
 
     def hold():
         with cache_lock(tmp_path, lambda: None):
             held.set()
-            time.sleep(0.2)
+            waited.wait(120)
             order.append("first")
+
+    def waiting():
+        order.append("waiting")
+        waited.set()
 
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    with cache_lock(tmp_path, lambda: order.append("waiting")):
+    with cache_lock(tmp_path, waiting):
         order.append("second")
     thread.join()
     assert order[0] == "waiting"
@@ -345,12 +368,12 @@ def test_the_lock_is_the_systems_and_waits(tmp_path):
 
 def test_memory_does_not_grow_with_the_length_of_a_line(tmp_path):
     """A single line many times the size of everything that is held at once (the 2 GB one is in
-    benchmarks/corpus.py)."""
+    benchmarks/corpus.py). What is held grows with the cores at work, so their number is given."""
     (tmp_path / "line.txt").write_text("lorem ipsum dolor sit amet " * 3_000_000)
     code = (
         "import resource, sys; from core.config import DataConfig; from core.corpus import prepare\n"
         "low = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "corpus = prepare(DataConfig(dataset_dir=sys.argv[1], tokenizer='byte'), 1)\n"
+        "corpus = prepare(DataConfig(dataset_dir=sys.argv[1], tokenizer='byte'), 1, threads=2)\n"
         "print(len(corpus.train), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - low)"
     )
     result = subprocess.run(
