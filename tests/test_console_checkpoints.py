@@ -1,11 +1,13 @@
 """Checkpoints, by keyboard: list, sort, filter, pin, details, compare, branch, delete, export, many."""
 
 import json
+import threading
 import time
 
 import pytest
 
 from core.runs import Run
+from mamba_tui.panes import checkpoint_work
 from mamba_tui.panes.checkpoint_table import CheckpointTable
 from mamba_tui.panes.generate import GeneratePane
 from mamba_tui.widgets.dialogs import Prompt, Question
@@ -56,6 +58,19 @@ async def test_all_runs_are_listed_with_details(tmp_path, size):
         assert "★" in shown
         assert "»" in shown
         assert "auto, 1,024 tokens" in shown.replace("\n", " ") or "1,024 tokens" in shown
+
+
+async def test_details_are_shown_though_the_list_was_read_again_meanwhile(tmp_path, monkeypatch):
+    end_run(make_run(tmp_path))
+    go_on, read = threading.Event(), checkpoint_work.read_details
+    monkeypatch.setattr(checkpoint_work, "read_details", lambda row: go_on.wait(120) and read(row))
+    async with console(tmp_path, LARGE) as (app, pilot):
+        table = await opened(pilot)
+        before = table.current
+        app.pane._refresh_soon()
+        await until(pilot, lambda: table.current is not before)
+        go_on.set()
+        await until_shown(pilot, "Once upon a time 400")
 
 
 async def test_sorting_and_reversing(tmp_path):

@@ -112,7 +112,8 @@ class CheckpointsPane(Pane):
             static.update("")
             return
         details = await off_thread(work_on.read_details, row)
-        if self.table.current is row:
+        now = self.table.current  # the list may have been read again meanwhile, and has new rows then
+        if now is not None and now.key == row.key:
             static.update(details_content(row, details, self._verified.get(row.key)))
 
     # -------------------------------------------------------------- actions
