@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 
 STEP_COLUMNS = (
     *("step", "time", "tokens", "loss", "loss_min", "loss_max"),
-    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory", "epoch"),
+    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory"),
+    *("device_utilization", "epoch"),
 )
 EVAL_COLUMNS = ("step", "time", "train_loss", "validation_loss", "bits_per_byte", "train_bits_per_byte")
 SAMPLES_KEPT = 200

@@ -128,7 +128,7 @@ async def test_a_dead_run_is_told_from_a_living_one(tmp_path):
     async with serving(trainer), console(tmp_path, attach="run-001") as (_, pilot):
         await until_shown(pilot, "● run-001  training")
         trainer.__exit__()
-        await until_shown(pilot, "✘ run-001  died", seconds=5)
+        await until_shown(pilot, "✘ run-001  died")
 
 
 def charts(app):
@@ -166,6 +166,56 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
         )
         await pilot.press("N", "m", "n")
         await until(pilot, lambda: all_charts["gradient"].has_focus)
+
+
+@pytest.mark.parametrize("size", [SMALL, (120, 28), LARGE])
+@pytest.mark.parametrize("memory", [None, 6 << 30])
+async def test_how_busy_the_device_is_has_a_chart_at_every_size(tmp_path, size, memory):
+    run = make_run(tmp_path)
+    write_events(run, [step_event(405, device_memory=memory, device_utilization=0.25)])
+    end_run(run)
+    async with console(tmp_path, size, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "Loss, smoothed")
+        all_charts = charts(app)
+        expected = {"loss", "gradient", "speed", "rate"}
+        if size != SMALL:
+            expected |= {"usage", "memory" if memory else "wait"}
+        if size == LARGE:
+            expected.add("wait")
+        await until(
+            pilot, lambda: {name for name, chart in all_charts.items() if chart.is_on_screen} == expected
+        )
+        seen = []
+        for _ in range(len(expected)):
+            await pilot.press("n")
+            seen.append(app.focused.id)
+        assert set(seen) == expected
+        assert ("25.0 %" in screen(app)) == (size != SMALL)
+        await pilot.press("m")
+        alone = set()
+        for _ in range(len(all_charts)):
+            await pilot.press("n")
+            alone.add(app.focused.id)
+        assert alone == set(all_charts) - (set() if memory else {"memory"})
+        for _ in range(len(alone)):
+            if app.focused.id != "usage":
+                await pilot.press("n")
+        await until_shown(pilot, "25.0 %")
+        await until(pilot, lambda: all_charts["usage"].size.height > 12)
+        assert not all_charts["gradient"].is_on_screen
+
+
+async def test_a_history_of_before_has_no_chart_of_it(tmp_path):
+    run = make_run(tmp_path, steps=0)
+    for step in (5, 10, 15):
+        event = step_event(step)
+        del event["device_utilization"]
+        write_events(run, [event])
+    end_run(run)
+    async with console(tmp_path, LARGE, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "Data wait")
+        await until(pilot, lambda: not charts(app)["usage"].is_on_screen)
+        assert app.session.history.steps.count == 3
 
 
 async def test_samples_and_log_are_views(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import ContentSwitcher
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 VIEWS = ("charts", "samples", "log")
 SOON = "The first loss comes soon."
+# From this height on there is room for all charts.
+TWO_ROWS = 34
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
 
 
@@ -61,9 +63,12 @@ class TrainPane(TrainSteering):
             with Vertical(id="charts-view"):
                 with Vertical(id="charts"):
                     yield LineChart("Loss", empty=EMPTY, id="loss")
-                    with Horizontal(id="small"):
-                        for kind in charts.KINDS[1:]:
-                            yield LineChart(kind.title, unit=kind.unit, empty="-", id=kind.id)
+                    with Container(id="small"):
+                        kinds = {kind.id: kind for kind in charts.KINDS}
+                        for row, names in charts.ROWS.items():
+                            with Horizontal(id=row):
+                                for kind in map(kinds.__getitem__, names):
+                                    yield LineChart(kind.title, unit=kind.unit, empty="-", id=kind.id)
                 with VerticalScroll(id="side", can_focus=False):
                     yield TextLine(id="latest")
             yield SamplesView(id="samples-view")
@@ -85,7 +90,8 @@ class TrainPane(TrainSteering):
         self.session_changed()
 
     def on_resize(self) -> None:
-        """The status lines use all of the width."""
+        """The status lines use all of the width; a high screen has two rows of small charts."""
+        self.set_class(self.size.height >= TWO_ROWS, "-rows")
         self._show_status()
 
     @property
@@ -173,11 +179,18 @@ class TrainPane(TrainSteering):
             chart = self.query_one(f"#{kind.id}", LineChart)
             lines = charts.single_line(history, kind, self.options, colors)
             # A CPU has no device memory to show: the room goes to the others.
-            chart.set_class(kind.id in ("memory", "wait") and not lines, "-nothing")
-            if chart.display or self.maximised == kind.id:
+            chart.set_class(kind.id in charts.ROWS["device"] and not lines, "-nothing")
+            if self._has_room(chart):
                 # Every checkpoint on every chart would hide the axes.
                 chart.set_data(lines, marks if self.maximised else rare)
+        # Six in one row would be too narrow for axes.
+        full = not self.query_one("#memory").has_class("-nothing")
+        self.query_one("#device").set_class(full, "-full")
         self._show_latest(history)
+
+    def _has_room(self, chart: LineChart) -> bool:
+        """Whether a chart is on screen at this size."""
+        return all(part.display for part in (chart, chart.parent, self.query_one("#small")))
 
     def _show_latest(self, history: RunHistory) -> None:
         latest = self.query_one("#latest", TextLine)
@@ -265,13 +278,16 @@ class TrainPane(TrainSteering):
                 widget.styles.display = "block" if kind.id == chart else "none"
             else:
                 widget.styles.clear_rule("display")
-        small = self.query_one("#small")
-        small.display = chart != "loss"
-        if chart and chart != "loss":
-            small.styles.height = "1fr"
-        else:
-            small.styles.clear_rule("height")
+        for row, names in charts.ROWS.items():
+            self.query_one(f"#{row}").set_class(bool(chart) and chart not in names, "-away")
+        self.query_one("#small").set_class(chart == "loss", "-away")
         self._drawn = None
+
+    def _can_be_chosen(self, chart: LineChart) -> bool:
+        """Alone every chart can be seen that has something to show."""
+        if self.maximised:
+            return not chart.has_class("-nothing")
+        return chart.id == "loss" or self._has_room(chart)
 
     def _focused_chart(self) -> str:
         focused = self.screen.focused
@@ -287,7 +303,7 @@ class TrainPane(TrainSteering):
         """The next chart, also while one is alone."""
         if self.view != "charts":
             return
-        names = [kind.id for kind in charts.KINDS if self.maximised or self.query_one(f"#{kind.id}").display]
+        names = [chart.id or "" for chart in self.query(LineChart) if self._can_be_chosen(chart)]
         current = self.maximised or self._focused_chart()
         at = names.index(current) if current in names else 0
         following = names[(at + by) % len(names)]

@@ -48,8 +48,12 @@ KINDS = (
     Kind("speed", "Tokens/s", "tokens_per_second", color=2),
     Kind("rate", "Learning rate", "learning_rate", color=5),
     Kind("memory", "Device memory", "device_memory", " GB", color=6),
+    Kind("usage", "Utilisation", "device_utilization", " %", color=4),
     Kind("wait", "Data wait", "data_wait", " %", color=7),
 )
+# What the run does, and what its device does: a row each where there is room for two.
+ROWS = {"learning": ("gradient", "speed", "rate"), "device": ("memory", "usage", "wait")}
+SCALES = {"device_memory": 2.0**-30, "data_wait": 100.0, "device_utilization": 100.0}
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def single_line(history: RunHistory, kind: Kind, options: ChartOptions, colors: 
     values: Floats = table.column(kind.column)
     if not np.isfinite(values).any():
         return []
-    scale = {"device_memory": 2.0**-30, "data_wait": 100.0}.get(kind.column, 1.0)
+    scale = SCALES.get(kind.column, 1.0)
     name = "" if kind.id != "loss" else "training"
     return [
         Line(
