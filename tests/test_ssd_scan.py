@@ -86,3 +86,20 @@ def test_no_nan_and_no_lost_digits_at_extreme_steps(size):
     for ours, true in zip(results(ssd_scan, inputs, reset)[:2], results(loop, precise, reset)[:2]):
         torch.testing.assert_close(ours.double(), true, rtol=1e-4, atol=1e-4)
     assert all(gradient.isfinite().all() for gradient in results(ssd_scan, inputs, reset))
+
+
+def test_torch_compile_takes_it_as_one_graph():
+    torch.manual_seed(0)
+    inputs = draw_inputs(0, 2, 40, 2, 3, 4)
+    reset = torch.rand(2, 40) < 0.1
+
+    def total(**inputs):
+        y, last = ssd_scan(**inputs, reset=reset)
+        return y.sin().sum() + last.cos().sum()
+
+    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
+    found, wanted = (
+        torch.autograd.grad(function(**inputs), list(inputs.values())) for function in (compiled, total)
+    )
+    for mine, other in zip(found, wanted):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)

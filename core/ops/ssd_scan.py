@@ -59,7 +59,7 @@ def ssd_scan(
         y, state = _one_step(inputs, delta, A.to(wide), B, C, state, reset)
         y = y if D is None else torch.addcmul(y, inputs, D.to(wide).unsqueeze(1))
     else:
-        direct = None if D is None else D.to(wide).unsqueeze(1)
+        direct = None if D is None else D.to(wide)
         y, state = _chunked(inputs, delta, A.to(wide), B, C, direct, state, reset)
     return y.to(x.dtype), state
 
@@ -86,29 +86,29 @@ def _chunked(
     state: Tensor,
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The scan over K chunks of Q steps. Shapes as in `ssd_scan`, D (H, 1)."""
+    """The scan over chunks of time. Shapes as in `ssd_scan`."""
     length = x.shape[1]
     chunk = min(CHUNK, length)
-    missing = -length % chunk
-    count = (length + missing) // chunk
-    if missing:  # steps of size zero: they leave the state as it is
+    if missing := -length % chunk:  # steps of size zero: they leave the state as it is
         x = F.pad(x, (0, 0, 0, 0, 0, missing))
         delta, B, C = (F.pad(part, (0, 0, 0, missing)) for part in (delta, B, C))
         reset = None if reset is None else F.pad(reset, (0, missing))
-    parts = [part.unflatten(1, (count, chunk)) for part in (x, delta, B, C)]  # (B, K, Q, ...)
-    document = None if reset is None else reset.unflatten(1, (count, chunk)).cumsum(2)
+    document = None if reset is None else reset.unflatten(1, (-1, chunk)).cumsum(2).flatten(1)
     # Autocast would halve some of the products and leave the backward with two kinds of numbers.
     with torch.autocast(x.device.type, enabled=False):
-        y, state = _ChunkedScan.apply(*parts, A, D, state, document)
-    return y.flatten(1, 2)[:, :length], state
+        y, state = _ChunkedScan.apply(x, delta, B, C, A, D, state, document, chunk)
+    return (y[:, :length] if missing else y), state
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """x (B, K, Q, H, P), delta (B, K, Q, H), B and C (B, K, Q, N), A (H,), D (H, 1), state (B, H, P, N),
-    document (B, K, Q): the document's number within its chunk, or None where all is one.
+    """x (B, L, H, P), delta (B, L, H), B and C (B, L, N), A (H,), D (H,), state (B, H, P, N); `document`
+    (B, L) is the document's number within its chunk, or None where all is one. L is K chunks of Q steps.
 
-    The backward is written out because it can stay in the working precision where the forward's running
-    sums need more, and because B and C, which heads share, then take part in products over all heads.
+    What an input at step s of a chunk gives to its outputs, and what it leaves in the state at its end, are
+    the rows of one matrix, `spread` (B, H, K, Q, Q + N): delta_s (B_s C_t) decay_st, then delta_s B_s times
+    what is left at the end; D lies on its diagonal. So one product a head spreads the inputs, and one takes
+    the gradients back; little else works on all of x. The backward is written out for that, and because it
+    can stay in the working precision where the forward's running sums need more.
     """
 
     @staticmethod
@@ -122,94 +122,112 @@ class _ChunkedScan(torch.autograd.Function):
         D: Tensor | None,
         state: Tensor,
         document: Tensor | None,
+        chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        within, entering, leaving = _decays(delta, A, document)
-        scaled = x * delta.unsqueeze(4)
-        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
-        heads_scaled = scaled.transpose(2, 3).clone(memory_format=torch.contiguous_format)  # (B, K, H, Q, P)
-        inside = (weights @ heads_scaled).transpose(2, 3)  # (B, K, Q, H, P)
-        added = scaled.mul_(leaving).flatten(3).transpose(2, 3) @ B  # (B, K, H P, N)
-        through = entering[:, :, -1].expand(x.shape[:2] + x.shape[3:]).flatten(2)  # (B, K, H P)
-        border = state.flatten(1, 2)  # (B, H P, N)
-        borders = torch.empty_like(added)
-        for k in range(x.shape[1]):
-            borders[:, k] = border
-            border = torch.addcmul(added[:, k], through[:, k, :, None], border)
-        carried = (C @ borders.transpose(2, 3)).view_as(x)
-        y = carried.mul_(entering).add_(inside)
+        steps = delta.transpose(1, 2).contiguous().unflatten(2, (-1, chunk))  # (B, H, K, Q)
+        B, C = (part.unflatten(1, (-1, chunk)).contiguous() for part in (B, C))  # (B, K, Q, N)
+        within, entering, leaving = _decays(steps, A, document)
+        left = torch.cat((within, leaving.expand(*leaving.shape[:4], B.shape[3])), 4)  # (B, H, K, Q, Q + N)
+        ahead = _ahead(B, document)
+        pairs = torch.cat(((B @ C.transpose(2, 3)).mul_(ahead), B), 3).unsqueeze(1)  # B_s C_t, then B_s
+        spread = left * pairs
+        spread *= steps.unsqueeze(4)
         if D is not None:
-            y.addcmul_(x, D)
-        ctx.save_for_backward(x, delta, B, C, A, D, heads_scaled, borders, within, entering, leaving)
-        return y, border.view_as(state)
+            spread[..., :chunk].diagonal(dim1=3, dim2=4).add_(D.view(-1, 1, 1))
+        inputs = x.transpose(1, 2).contiguous().unflatten(2, (-1, chunk))  # (B, H, K, Q, P)
+        given = spread.transpose(3, 4) @ inputs  # (B, H, K, Q + N, P)
+        through = entering[:, :, :, -1:]
+        border = state.transpose(2, 3)  # (B, H, N, P)
+        borders = inputs.new_empty(*given.shape[:3], *border.shape[2:])
+        for k in range(inputs.shape[2]):
+            borders[:, :, k] = border
+            border = torch.addcmul(given[:, :, k, chunk:], through[:, :, k], border)
+        entered = C.unsqueeze(1) * entering  # (B, H, K, Q, N)
+        by_head = (entered @ borders).add_(given[..., :chunk, :])
+        y = by_head.flatten(2, 3).transpose(1, 2).contiguous()
+        ctx.save_for_backward(
+            steps, B, C, A, D, inputs, borders, left, pairs, spread, entered, entering, ahead
+        )
+        ctx.set_materialize_grads(False)
+        return y, border.transpose(2, 3)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        steps, B, C, A, D, inputs, borders, left, pairs, spread, entered, entering, ahead = ctx.saved_tensors
         grad_y, grad_state = gradients
-        x, delta, B, C, A, D, heads_scaled, borders, within, entering, leaving = ctx.saved_tensors
-        heads_grad = grad_y.transpose(2, 3).contiguous()  # (B, K, H, Q, P)
+        chunk = inputs.shape[3]
 
-        # Through the states at the borders, backwards in time.
-        entered = grad_y * entering
-        flat_entered = entered.flatten(3)  # (B, K, Q, H P)
-        grad_borders = flat_entered.transpose(2, 3) @ C  # (B, K, H P, N)
-        through = entering[:, :, -1].expand(x.shape[:2] + x.shape[3:]).flatten(2)
-        grad_border = grad_state.flatten(1, 2)
-        grad_added = torch.empty_like(borders)
-        for k in reversed(range(x.shape[1])):
-            grad_added[:, k] = grad_border
-            grad_border = torch.addcmul(grad_borders[:, k], through[:, k, :, None], grad_border)
-        grad_C = flat_entered @ borders
-        carried = (C @ borders.transpose(2, 3)).view_as(x)
-        by_entry = entered.mul_(carried).sum(4)  # (B, K, Q, H)
-        left = (B @ grad_added.transpose(2, 3)).view_as(x).mul_(leaving)
-        by_exit = torch.mul(left, heads_scaled.transpose(2, 3), out=entered).sum(4)
-        remaining = torch.mul(heads_scaled.transpose(2, 3), leaving, out=entered)
-        grad_B = remaining.flatten(3) @ grad_added
+        # What came out of `spread`: the outputs' gradients, and those of what was left in the state, which
+        # run backwards in time.
+        grad_given = inputs.new_empty(*spread.shape[:3], spread.shape[4], inputs.shape[4])
+        grad_out, grad_added = grad_given[..., :chunk, :], grad_given[..., chunk:, :]
+        if grad_y is None:
+            grad_out.zero_()
+        else:
+            grad_out.copy_(grad_y.transpose(1, 2).unflatten(2, (-1, chunk)))
+        grad_borders = entered.transpose(3, 4) @ grad_out  # (B, H, K, N, P)
+        through = entering[:, :, :, -1:]
+        grad_border = torch.zeros_like(borders[:, :, 0]) if grad_state is None else grad_state.transpose(2, 3)
+        for k in reversed(range(inputs.shape[2])):
+            grad_added[:, :, k] = grad_border
+            grad_border = torch.addcmul(grad_borders[:, :, k], through[:, :, k], grad_border)
+        grad_x = spread @ grad_given  # (B, H, K, Q, P)
+        grad_spread = inputs @ grad_given.transpose(3, 4)  # (B, H, K, Q, Q + N)
+        grad_D = None
+        if D is not None:
+            grad_D = grad_spread[..., :chunk].diagonal(dim1=3, dim2=4).sum((0, 2, 3))
 
-        # Inside the chunks, head by head.
-        weights = (C @ B.transpose(2, 3)).unsqueeze(2) * within  # (B, K, H, Q, Q)
-        by_weight = heads_grad @ heads_scaled.transpose(3, 4)
-        grad_scaled = left.add_((weights.transpose(3, 4) @ heads_grad).transpose(2, 3))
-        grad_scores = (by_weight * within).sum(2)
-        grad_C += grad_scores @ B
-        grad_B += grad_scores.transpose(2, 3) @ C
+        # From `spread` to what it was made of.
+        grad_entered = grad_out @ borders.transpose(3, 4)  # (B, H, K, Q, N)
+        by_entry = (grad_entered * entered).sum(4)  # (B, H, K, Q)
+        grad_spread *= left
+        grad_pairs = (grad_spread * steps.unsqueeze(4)).sum(1)  # (B, K, Q, Q + N)
+        grad_spread *= pairs
+        by_source = grad_spread.sum(4)
+        by_target = (steps.unsqueeze(3) @ grad_spread).squeeze(3)  # (B, H, K, Q + N)
+        grad_scores = grad_pairs[..., :chunk] * ahead
+        grad_B = (grad_scores @ C).add_(grad_pairs[..., chunk:])
+        grad_C = (grad_scores.transpose(2, 3) @ B).add_(grad_entered.mul_(entering).sum(1))
 
         # Every decay is an exponential of a difference of running sums; gather what each sum receives.
-        by_pair = by_weight.mul_(weights)
-        grad_total = by_entry - by_exit + (by_pair.sum(4) - by_pair.sum(3)).transpose(2, 3)  # (B, K, Q, H)
-        by_border = grad_added.mul_(borders).sum(3).unflatten(2, x.shape[3:]).sum(3)  # (B, K, H)
-        grad_total[:, :, -1] += by_exit.sum(2) + by_border * entering[:, :, -1, :, 0]
-        grad_logs = grad_total.flip(2).cumsum(2).flip(2)
-
-        grad_delta = torch.mul(grad_scaled, x, out=entered).sum(4).addcmul_(grad_logs, A)
-        grad_x, grad_D = grad_scaled.mul_(delta.unsqueeze(4)), None
-        if D is not None:
-            grad_x.addcmul_(grad_y, D)
-            grad_D = torch.mul(grad_y, x, out=entered).sum((0, 1, 2, 4)).unsqueeze(1)
-        grad_A = (grad_logs * delta).sum((0, 1, 2))
-        return grad_x, grad_delta, grad_B, grad_C, grad_A, grad_D, grad_border.view_as(grad_state), None
+        grad_total = (by_entry + by_target[..., :chunk]).addcmul_(by_source, steps, value=-1)
+        by_border = (grad_added * borders).sum((3, 4)) * through[..., 0, 0]  # (B, H, K)
+        grad_total[..., -1] += by_target[..., chunk:].sum(3) + by_border
+        grad_logs = grad_total.flip(3).cumsum(3).flip(3)
+        grad_delta = torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1))
+        grad_A = (grad_logs * steps).sum((0, 2, 3))
+        grad_x, grad_delta = (part.flatten(2, 3).transpose(1, 2) for part in (grad_x, grad_delta))
+        grad_B, grad_C = grad_B.flatten(1, 2), grad_C.flatten(1, 2)
+        return grad_x, grad_delta, grad_B, grad_C, grad_A, grad_D, grad_border.transpose(2, 3), None, None
 
 
-def _decays(delta: Tensor, A: Tensor, document: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _ahead(B: Tensor, document: Tensor | None) -> Tensor:
+    """1 where an input (row) reaches an output (column) of its chunk, else 0; (Q, Q) or (B, K, Q, Q)."""
+    ahead = torch.ones(B.shape[2], B.shape[2], dtype=B.dtype, device=B.device).triu_()
+    if document is None:
+        return ahead
+    document = document.unflatten(1, (-1, B.shape[2]))
+    return ahead * (document.unsqueeze(3) == document.unsqueeze(2))
+
+
+def _decays(steps: Tensor, A: Tensor, document: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of a step's input at a later step of its chunk, and across the chunk's borders.
 
-    Returns within (B, K, H, Q, Q) from column to row, entering (B, K, Q, H, 1) from the state before the
-    chunk to each step, leaving (B, K, Q, H, 1) from each step to the chunk's end.
+    `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column (1 where the column
+    comes first), entering (B, H, K, Q, 1) from the state before the chunk to each step, leaving
+    (B, H, K, Q, 1) from each step to the chunk's end.
 
     A difference of two running sums loses the digits that the sums do not share, so they are float64
     where the device has it.
     """
-    precise = torch.float32 if delta.device.type == "mps" else torch.float64
+    precise = torch.float32 if steps.device.type == "mps" else torch.float64
     # Powers of 2, because torch's exp is many times slower than its exp2 on CPU.
-    total = (delta.to(precise) * (A.to(precise) / math.log(2))).cumsum(2)  # (B, K, Q, H)
-    entering, leaving = total.to(delta.dtype), (total[:, :, -1:] - total).to(delta.dtype)
-    by_head = total.transpose(2, 3)  # (B, K, H, Q)
-    within = (by_head.unsqueeze(4) - by_head.unsqueeze(3)).to(delta.dtype)
+    total = (steps.to(precise) * (A.to(precise) / math.log(2)).view(-1, 1, 1)).cumsum(3)
+    entering, leaving = total.to(steps.dtype), (total[..., -1:] - total).to(steps.dtype)
+    within = (total.unsqueeze(3) - total.unsqueeze(4)).to(steps.dtype).clamp_(max=0)
     if document is not None:
-        other = document.unsqueeze(3) != document.unsqueeze(2)
-        within.masked_fill_(other.unsqueeze(2), -torch.inf)
-        entering = entering.masked_fill((document != 0).unsqueeze(3), -torch.inf)
-        leaving = leaving.masked_fill((document != document[:, :, -1:]).unsqueeze(3), -torch.inf)
-    # Above the diagonal lies the future, where a power may even be infinite.
-    return within.exp2_().tril_(), entering.exp2().unsqueeze(4), leaving.exp2().unsqueeze(4)
+        document = document.unflatten(1, (-1, steps.shape[3])).unsqueeze(1)  # (B, 1, K, Q)
+        entering = entering.masked_fill(document != 0, -torch.inf)
+        leaving = leaving.masked_fill(document != document[..., -1:], -torch.inf)
+    return within.exp2_(), entering.exp2_().unsqueeze(4), leaving.exp2_().unsqueeze(4)

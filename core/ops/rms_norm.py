@@ -1,0 +1,118 @@
+"""Root mean square norms, and squared ReLU, in as few passes over memory as plain torch allows.
+
+torch computes these as chains of small operations on CPU, forward and backward. Where a type is mixed or
+the device is not a CPU they are left to torch, whose compiler makes one kernel of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` over the last dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; x (..., C), weight (C,)."""
+    if not _worth_it(x, weight):
+        return F.rms_norm(x, weight.shape, weight, eps)
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)[0]
+    normed: Tensor = _RMSNorm.apply(x, weight, eps)
+    return normed
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """rms_norm(x silu(gate)): x and gate (..., C), weight (C,)."""
+    if not (_worth_it(x, weight) and gate.dtype == x.dtype):
+        return F.rms_norm(x * F.silu(gate), weight.shape, weight, eps)
+    if not torch.is_grad_enabled():
+        return _normed(x * F.silu(gate), weight, eps)[0]
+    normed: Tensor = _GatedRMSNorm.apply(x, gate, weight, eps)
+    return normed
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.relu(x).square()
+    squared: Tensor = _SquaredReLU.apply(x)
+    return squared
+
+
+def _worth_it(x: Tensor, weight: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype.itemsize >= 4
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm (..., C), and what x was multiplied with, (..., 1)."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    rate = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (x * rate).mul_(weight), rate
+
+
+def _normed_backward(grad: Tensor, x: Tensor, weight: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    product = (grad * x).flatten(0, -2)
+    along = (product @ weight).view_as(rate)
+    grad_x = (grad * weight).mul_(rate)
+    grad_x.addcmul_(x, along.mul_(rate.pow(3)), value=-1 / x.shape[-1])
+    return grad_x, rate.flatten() @ product
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        normed, rate = _normed(x, weight, eps)
+        ctx.save_for_backward(x, weight, rate)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_normed_backward(grad, *ctx.saved_tensors), None
+
+
+class _GatedRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+        opened = F.silu(gate)
+        gated = x * opened
+        normed, rate = _normed(gated, weight, eps)
+        ctx.save_for_backward(x, gate, weight, opened, gated, rate)
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate, weight, opened, gated, rate = ctx.saved_tensors
+        grad_gated, grad_weight = _normed_backward(grad, gated, weight, rate)
+        grad_x = grad_gated * opened
+        grad_gate = torch.ops.aten.silu_backward(grad_gated.mul_(x), gate)
+        return grad_x, grad_gate, grad_weight, None
+
+
+class _SquaredReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+        return torch.addcmul(zero, grad, positive, value=2)
