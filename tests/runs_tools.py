@@ -11,6 +11,7 @@ from core.config import RunConfig, build
 from core.runs import EventWriter, Follower, Run, RunLock, is_alive, prepare_run
 from core.session import EVENT_SECONDS_VARIABLE, Requests
 
+ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 120.0
 EVERY_STEP = {EVENT_SECONDS_VARIABLE: "0"}
 
@@ -24,6 +25,30 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
             return found
         time.sleep(0.005)
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+
+
+class Holds:
+    """Holds a trainer at places, in order; see tests/held/sitecustomize.py."""
+
+    def __init__(self, folder: Path, *places: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.environment = {
+            **EVERY_STEP,
+            "HOLD_AT": ",".join(places),
+            "HOLD_FOLDER": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "held"), str(ROOT)]),
+        }
+
+    def wait(self, run: Run, number: int = 0) -> None:
+        """Until the trainer is held at its nth place."""
+        held = self.folder / f"held-{number}"
+        wait_for(lambda: held.exists() or ended(run), f"the trainer to be held for the {number + 1}. time")
+        assert held.exists(), f"the run ended instead: {run.log_path.read_text()}"
+
+    def let_go(self, number: int = 0) -> None:
+        """Let the trainer go on from its nth place."""
+        (self.folder / f"go-{number}").touch()
 
 
 def write_text(folder: Path, files: int = 3, words: int = 1500) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import UserError
 from core.runs import Follower, is_alive, read_holder, send_command, signal_trainer, status, wait_for_command
-from tests.runs_tools import ended, new_run, wait_for, write_text
+from tests.runs_tools import ROOT, ended, new_run, wait_for, write_text
 
 pytestmark = pytest.mark.faults
 
@@ -34,7 +34,7 @@ def in_a_terminal(code: str, *arguments: str) -> tuple[int, int]:
     """Start python code as a terminal's foreground process: (pid, the terminal's other end)."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ["PYTHONPATH"] = os.getcwd()
+        os.environ["PYTHONPATH"] = str(ROOT)
         os.environ["MAMBA_TUI_EVENT_SECONDS"] = "0"
         os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
     return pid, terminal

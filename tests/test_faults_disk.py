@@ -16,7 +16,8 @@ import pytest
 from core.errors import UserError
 from core.runs import prepare_run, signal_trainer, start_trainer, status, verify
 from tests.runs_tools import (
-    EVERY_STEP,
+    ROOT,
+    Holds,
     curve,
     ended,
     history,
@@ -39,18 +40,21 @@ def test_a_disk_full_for_a_while_costs_no_event_and_no_step(tmp_path):
     whole = new_run(tmp_path, dataset, "whole", **settings)
     assert train_here(whole) == 0
     run = new_run(tmp_path, dataset, **settings)
-    pid = start_trainer(run, environment=EVERY_STEP)
+    holds = Holds(tmp_path / "hold", "step 12", "step 40")
+    pid = start_trainer(run, environment=holds.environment)
     try:
-        wait_for(run.checkpoints, "a checkpoint")
-        saved = run.checkpoints()[-1].step
+        holds.wait(run)
+        wait_for(lambda: run.checkpoints() and run.checkpoints()[-1].step == 10, "the checkpoint of step 10")
         # No file of the trainer may grow beyond what the log of events has now.
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (run.events_path.stat().st_size, UNLIMITED[1]))
-        log = run.log_path
-        wait_for(lambda: b"could not be saved" in log.read_bytes(), "a failed save")
-        wait_for(lambda: b"events cannot be written" in log.read_bytes(), "a failed event")
-        assert [verify(info) for info in run.checkpoints() if info.step == saved] in ([""], [])
-        assert run.checkpoints()
+        holds.let_go()
+        holds.wait(run, 1)
+        log = run.log_path.read_bytes()
+        assert b"could not be saved" in log
+        assert b"events cannot be written" in log
+        assert [(info.step, verify(info)) for info in run.checkpoints()] == [(5, ""), (10, "")]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, UNLIMITED)
+        holds.let_go(1)
         wait_for(lambda: ended(run), "the end of the run")
     finally:
         with contextlib.suppress(UserError):
@@ -72,7 +76,7 @@ def test_a_disk_full_while_the_text_is_encoded_is_one_sentence(tmp_path):
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, UNLIMITED[1]))
 
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, env=environment, preexec_fn=small_disk, capture_output=True, text=True, check=False
     )
@@ -101,7 +105,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_sentence(tmp_path):
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "core.train", str(run.path)],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             preexec_fn=without_privilege,
             capture_output=True,
             text=True,

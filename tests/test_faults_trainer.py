@@ -29,6 +29,8 @@ from core.runs import (
 )
 from tests.runs_tools import (
     EVERY_STEP,
+    ROOT,
+    Holds,
     curve,
     ended,
     evaluations,
@@ -55,9 +57,9 @@ def started():
     """Starts trainers and ends the ones that a failing test leaves behind."""
     runs: list[Run] = []
 
-    def start(run: Run) -> int:
+    def start(run: Run, environment: dict[str, str] = EVERY_STEP) -> int:
         runs.append(run)
-        return start_trainer(run, environment=EVERY_STEP)
+        return start_trainer(run, environment=environment)
 
     yield start
     for run in runs:
@@ -84,6 +86,12 @@ def kill(run: Run) -> None:
     wait_for_end(run)
 
 
+def stop_for_a_moment(run: Run) -> None:
+    """Stop the trainer, which is a child of ours, until it is sent SIGCONT."""
+    pid = signal_trainer(run, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def complete_lines(run: Run) -> bytes:
     data = run.events_path.read_bytes()
     return data[: data.rfind(b"\n") + 1]
@@ -95,31 +103,22 @@ def test_killed_at_any_moment_the_final_curve_is_the_uninterrupted_one(tmp_path,
     run = new_run(tmp_path, dataset, **SMALL)
     chance = random.Random(20)
 
-    def saving() -> bool:
-        return any(name.endswith(".tmp") for name in os.listdir(run.path))
-
-    def evaluating() -> bool:
-        return (history(run).history.state or {}).get("state") == "evaluating"
-
-    def some_steps() -> bool:
-        return steps_of(run) >= goal
-
-    moments = [some_steps, saving, evaluating, saving, some_steps, evaluating]
+    lines = b""
+    moments = ["step", "saving", "evaluating", "saving", "step", "evaluating"]
     for number, moment in enumerate(moments):
-        goal = steps_of(run) + chance.randint(1, 12)
-        started(run)
-        wait_for(lambda now=moment: now() or ended(run), moment.__name__)
-        if ended(run):
-            break  # it was faster than we are; what it did must be right all the same
+        when = {"step": steps_of(run) + chance.randint(1, 12), "saving": chance.randint(1, 2)}
+        holds = Holds(tmp_path / f"hold{number}", f"{moment} {when.get(moment, 1)}")
+        started(run, holds.environment)
+        holds.wait(run)
+        assert moment != "saving" or list(run.path.glob(".checkpoint_step_*.tmp"))
         kill(run)
-        lines = complete_lines(run)
+        assert complete_lines(run).startswith(lines)
         assert status(run).state == "died"
         assert status(run).pid is None
         if number == 1:  # what a dying disk may leave: a line that is no event, and half a line
             with open(run.events_path, "ab") as file:
                 file.write(b"\x00\x00\n" + b'{"kind":"step","st')
-        elif number > 2:
-            assert complete_lines(run).startswith(lines[:1000])
+        lines = complete_lines(run)
     started(run)
     wait_for_end(run)
     assert curve(run) == curve(whole)
@@ -138,7 +137,7 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
     # A second trainer is refused with the first's pid and since when.
     code = subprocess.run(
         [sys.executable, "-P", "-m", "core.train", str(run.path)],
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -163,7 +162,8 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
     assert wait_for_command(run, send_command(run, "resume"))["accepted"]
     wait_for_step(run, paused_at + 3)
 
-    # Two consoles at once: both commands are answered, each once.
+    # Two consoles at once: both commands are answered, each once. It hears none before both are sent.
+    stop_for_a_moment(run)
     sent: list[str] = []
     consoles = [
         threading.Thread(target=lambda name=name: sent.append(send_command(run, name)))
@@ -173,6 +173,8 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
         console.start()
     for console in consoles:
         console.join()
+    assert len(sent) == 2
+    signal_trainer(run, signal.SIGCONT)
     wait_for_end(run)
     answers = [event for event in EventReader(run.events_path).poll() if event["kind"] == "command"]
     assert sorted(event["id"] for event in answers if event["id"] in sent) == sorted(sent)
@@ -204,7 +206,7 @@ def test_a_second_signal_ends_at_once_and_loses_only_what_was_not_saved(tmp_path
     wait_for(run.checkpoints, "the checkpoint")
     kept = run.checkpoints()[-1].step
     # Stopped for a moment, so that both signals are there before it looks.
-    signal_trainer(run, signal.SIGSTOP)
+    stop_for_a_moment(run)
     signal_trainer(run, signal.SIGTERM)
     signal_trainer(run, signal.SIGINT)
     signal_trainer(run, signal.SIGCONT)
@@ -219,7 +221,7 @@ def test_a_second_signal_ends_at_once_and_loses_only_what_was_not_saved(tmp_path
 def fake_package(folder, name: str, code: str) -> dict[str, str]:
     """An environment in which importing `name` runs `code`."""
     (folder / f"{name}.py").write_text(code)
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}"}
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
 def test_a_trainer_that_fails_before_its_first_event_is_explained(tmp_path, dataset):

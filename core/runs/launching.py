@@ -50,11 +50,10 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
     while time.monotonic() < deadline:
         ended = child.poll() is not None
         holder = read_holder(run.lock_path)
-        if holder is not None and holder.pid == child.pid and is_locked(run.lock_path):
-            return child.pid
+        held = holder is not None and holder.pid == child.pid
+        if held and (ended or is_locked(run.lock_path)):
+            return child.pid  # if it ended before we looked, its history says why
         if ended:
-            if child.returncode in (0, 2, 130) and holder is not None and holder.pid == child.pid:
-                return child.pid  # it did its work, or wrote down why not, before we looked
             raise UserError(_first_words(run, child.returncode))
         time.sleep(0.01)
     raise UserError(f"the trainer of {run.name} did not start in {START_SECONDS:g} s; see {run.log_path}")
