@@ -219,7 +219,7 @@ def test_saving_happens_beside_training_and_is_told_only_when_it_is_true(tmp_pat
     gate, real = threading.Event(), checkpoint_module.write_manifest
 
     def slow(info):
-        assert gate.wait(60)
+        assert gate.wait(240)
         real(info)
 
     monkeypatch.setattr(checkpoint_module, "write_manifest", slow)

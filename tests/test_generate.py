@@ -48,7 +48,7 @@ class Client:
 
     def __exit__(self, *_):
         self.lines.put(None)
-        self.thread.join(30)
+        self.thread.join(240)
         assert not self.thread.is_alive()
 
     def send(self, *requests):
@@ -56,7 +56,7 @@ class Client:
             self.lines.put(request if isinstance(request, str) else json.dumps(request))
 
     def event(self):
-        return self.events.get(timeout=60)
+        return self.events.get(timeout=240)
 
     def answer(self, request):
         """All events of a request, up to its last one."""
@@ -179,7 +179,7 @@ def test_a_request_stopped_before_its_turn_writes_nothing():
     gate = threading.Event()
 
     def slow_load(path, device):
-        gate.wait(30)
+        gate.wait(240)
         return load(path, device)
 
     with Client(slow_load) as client:
@@ -297,7 +297,7 @@ def test_the_process_speaks_json_and_ends_with_its_input():
     events = [json.loads(process.stdout.readline()) for _ in range(3)]
     assert [event["event"] for event in events] == ["error", "loading", "error"]
     assert "/nowhere/x.pt" in events[2]["message"]
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=240)
     assert (process.returncode, rest, errors) == (0, b"", b"")
 
 
@@ -322,7 +322,7 @@ def test_the_process_writes_from_a_saved_checkpoint(tmp_path):
     events = []
     while not events or events[-1]["event"] not in ("done", "error"):
         events.append(json.loads(process.stdout.readline()))
-    process.communicate(b'{"op":"quit"}\n', timeout=60)
+    process.communicate(b'{"op":"quit"}\n', timeout=240)
     assert process.returncode == 0
     assert events[1]["step"] == 7
     decoder = Decoder(model, TOKENIZER.eot)
