@@ -21,6 +21,7 @@ from torch import Tensor
 from core.config import RunConfig
 from core.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
+from core.narrow_weights import NarrowWeights
 from core.ops.dispatch import takes_triton
 from core.optim import AdamW, learning_rate
 from core.step import StepMetrics, Unread, autocast
@@ -46,14 +47,21 @@ class CapturedStep:
         config: RunConfig,
         device: torch.device,
     ) -> None:
+        narrow = _narrow_type(config, device)
+        self._narrow = None if narrow is None else NarrowWeights(model, narrow)
+        self.plain: Callable[..., object] = model
         self.forward = forward
+        if self._narrow is not None:
+            self.plain = self._narrow.model
+            self.forward = self.plain if forward is model else torch.compile(self.plain)
         self.notices: list[str] = []
         self._optimizer = optimizer
         self._config = config
         self._device = device
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._feed = Feed(loader, config, device)
-        state = model.initial_state(config.training.batch_size, device, _state_type(config, device))
+        # Cached keys and values are kept in the type that attention computes in.
+        state = model.initial_state(config.training.batch_size, device, narrow)
         self.state = _laid_out_for_scans(state)
         self._batches = config.training.gradient_accumulation_steps
         self._proposed = self.state
@@ -76,6 +84,8 @@ class CapturedStep:
 
     def run(self, step: int) -> None:
         """Do the optimiser step of this number (the first is 1)."""
+        if self._taken == 0 and self._narrow is not None:
+            self._narrow.refresh()
         if self._may_capture and self._taken >= WARM_UP_STEPS:
             self._capture()
         if len(self._unread) >= RING // 2:
@@ -108,10 +118,14 @@ class CapturedStep:
         if first:
             self._optimizer.zero_grad(set_to_none=True)
             self._loss.zero_()
+        if self._narrow is not None:
+            self._narrow.forget()
         with autocast(self._config, self._device):
             output = self.forward(x, self.state, doc_start, y)
         loss: Tensor = output.loss  # type: ignore[attr-defined]
         (loss / self._batches if self._batches > 1 else loss).backward()
+        if self._narrow is not None:
+            self._narrow.gather()
         self._loss += loss.detach() / self._batches
         self._proposed = output.state.detach()  # type: ignore[attr-defined]
         if self._batches > 1:
@@ -132,6 +146,8 @@ class CapturedStep:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
         self._optimizer.step()
+        if self._narrow is not None:
+            self._narrow.refresh()
         proposed = self._proposed.tensors()
         for (name, current), before in zip(self.state.tensors().items(), self._before.tensors().values()):
             if before is current and takes_triton(current):
@@ -248,8 +264,8 @@ def _resident(stream: object, device: torch.device) -> Tensor:
     return tokens
 
 
-def _state_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
-    """Cached keys and values are kept in the type that attention computes in."""
+def _narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
+    """The narrow type that products are computed in, None where they are not."""
     with autocast(config, device):
         narrow = torch.is_autocast_enabled(device.type)
     return torch.bfloat16 if narrow else None

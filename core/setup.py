@@ -64,7 +64,7 @@ class Parts:
         self.loader.load_state_dict(before["loader"])
         restore_randomness(before["rng"], self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        self.training_step.forward = self.model
+        self.training_step.forward = self.training_step.plain
 
 
 def build_parts(

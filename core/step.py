@@ -41,6 +41,8 @@ class TrainingStep(Protocol):
     """What the model remembers of each lane after the newest step."""
     forward: Callable[..., object]
     """The model, or the model compiled."""
+    plain: Callable[..., object]
+    """What `forward` is without compiling."""
     notices: list[str]
     """What the user should know about how steps are computed; whoever shows them clears the list."""
 
@@ -82,6 +84,7 @@ class EagerStep:
     ) -> None:
         self.state = model.initial_state(config.training.batch_size, device)
         self.forward = forward
+        self.plain: Callable[..., object] = model
         self.notices: list[str] = []
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = optimizer

@@ -66,6 +66,35 @@ def test_same_losses_weights_and_states(batches):
     assert_alike(*steps)
 
 
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 3}, {"tie_embeddings": False}])
+def test_narrow_weights_learn_what_casts_do(changes):
+    steps = [make_step(kind, dtype="bfloat16", **changes) for kind in (EagerStep, CapturedStep, CapturedStep)]
+    (plain, _), (casting, casting_step), (model, step) = steps
+    casting_step.forward, casting_step._narrow = casting, None
+    for _, each in steps:
+        for number in range(1, 13):
+            each.run(number)
+    narrow = dict(step.plain.named_parameters())
+    wide = dict(model.named_parameters())
+    assert {name for name in wide if narrow[name] is wide[name]} == {
+        name for name, parameter in wide.items() if narrow[name].dtype == parameter.dtype
+    }
+    for name, parameter in wide.items():
+        matrix = (
+            parameter.ndim == 2 and name.endswith(".weight") and "embed" not in name and "head" not in name
+        )
+        assert (narrow[name].dtype == torch.bfloat16) == matrix, name
+        assert torch.equal(narrow[name], parameter.to(narrow[name].dtype)), name
+    plain_losses, casting_losses, losses = (
+        [metrics.loss for metrics in each.read(wait=True)] for _, each in steps
+    )
+    assert losses == casting_losses
+    assert all(map(torch.equal, model.parameters(), casting.parameters()))
+    np.testing.assert_allclose(losses, plain_losses, rtol=1e-3)
+    for first, second in zip(plain.parameters(), model.parameters()):
+        torch.testing.assert_close(first, second, rtol=1e-2, atol=5e-3)
+
+
 def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
     steps = [make_step(EagerStep)]
     monkeypatch.setattr("core.captured.RESIDENT_BYTES", 100)
@@ -76,15 +105,16 @@ def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
     assert_alike(*steps)
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batches", [1, 2])
-def test_a_step_that_cannot_be_taken_changes_nothing(batches):
-    model, step = make_step(CapturedStep, gradient_accumulation_steps=batches)
+def test_a_step_that_cannot_be_taken_changes_nothing(batches, kind):
+    model, step = make_step(CapturedStep, gradient_accumulation_steps=batches, dtype=kind)
     for number in (1, 2):
         step.run(number)
     step.read(wait=True)
     kept = [parameter.detach().clone() for parameter in model.parameters()]
     state = step.state.map(torch.clone)
-    hook = model.norm.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    hook = step.plain.norm.register_forward_hook(lambda module, inputs, output: output * torch.nan)
     step.run(3)
     hook.remove()
     assert [metrics.good for metrics in step.read(wait=True)] == [False]
