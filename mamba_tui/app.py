@@ -82,7 +82,9 @@ class MambaTUI(App[int]):
 
     async def on_mount(self) -> None:
         """Show the first pane, then begin everything that can wait."""
-        first = "train" if self.options.attach else "configure"
+        known = [name for name, *_ in self.tab_bar.tabs]
+        first = self.state.tab if self.state.tab in known else "configure"
+        first = "train" if self.options.attach else first
         self.tab_bar.active = first
         await self._show(first)
         self.call_after_refresh(self._begin)

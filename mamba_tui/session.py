@@ -96,6 +96,7 @@ class Session:
         self.reader: EventReader | None = None
         self.alive = False
         self.starting = ""
+        self.caught_up = False
         self.status: RunStatus | None = None
         self._generation = 0
         self._row_cache: dict[str, tuple[tuple[Any, ...], RunRow]] = {}
@@ -112,7 +113,7 @@ class Session:
         self.reader = EventReader(run.events_path)
         self.history = RunHistory()
         self.status = None
-        self.alive = False
+        self.alive = self.caught_up = False
 
     async def follow_for_ever(self, changed: Callable[[], None]) -> None:
         """Read the followed run's events, in slices so that the screen stays alive meanwhile."""
@@ -137,8 +138,10 @@ class Session:
         events = self.reader.poll(EVENTS_A_SLICE)
         if self.reader.generation != generation:
             self.history = RunHistory()
+        before, self.caught_up = self.caught_up, len(events) < EVENTS_A_SLICE
         if events:
             self.history.feed(events)
+        if events or before != self.caught_up:
             changed()
         return bool(events) and self.reader.behind > 0
 

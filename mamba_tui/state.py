@@ -29,6 +29,8 @@ class ConsoleState:
     log_y: bool = False
     view: str = "charts"
     chart: str = ""
+    selected: str = ""
+    windows: dict[str, Any] = field(default_factory=dict)
     bits: bool = False
     pins: list[str] = field(default_factory=list)
     sort: str = "time"

@@ -167,7 +167,8 @@ async def console(
 ) -> AsyncIterator[tuple[MambaTUI, Pilot[int]]]:
     """The application, headless, with the generator that knows no torch."""
     options.setdefault("config", configuration(dataset_dir=str(root / "texts")))
-    app = MambaTUI(LaunchOptions(checkpoints=root, **options))
+    state_path = options.pop("state_path", None)
+    app = MambaTUI(LaunchOptions(checkpoints=root, **options), state_path=state_path)
     app.generator_command = FAKE_GENERATOR
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause()

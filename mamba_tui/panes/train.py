@@ -10,12 +10,15 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.events import DescendantFocus
+from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from mamba_tui import keys
 from mamba_tui.history import RunHistory
 from mamba_tui.panes import train_charts as charts
 from mamba_tui.panes.base import css_beside
+from mamba_tui.panes.chart_window import Window
 from mamba_tui.panes.train_status import status_lines
 from mamba_tui.panes.train_steering import TrainSteering
 from mamba_tui.panes.train_views import LogView, SamplesView, sample_content
@@ -27,7 +30,7 @@ from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.words import free_path, state_of
 
 if TYPE_CHECKING:
-    pass
+    from core.runs import Run
 
 VIEWS = ("charts", "samples", "log")
 SOON = "The first loss comes soon."
@@ -53,13 +56,17 @@ class TrainPane(TrainSteering):
         self._overlay_histories: dict[str, RunHistory] = {}
         self.maximised = ""
         self._drawn: object = None
-        self._followed: object = None
+        self._followed: Run | None = None
+        self._returns_to: Window | None = None
+        self.selected = state.selected
+        self._arrived = False
         self._could_steer = False
 
     def compose(self) -> ComposeResult:
         """Status on top, one of three views below."""
         yield TextLine(id="status")
-        with ContentSwitcher(initial="charts-view", id="views"):
+        first = self.state.view if self.state.view in VIEWS else "charts"
+        with ContentSwitcher(initial=f"{first}-view", id="views"):
             with Vertical(id="charts-view"):
                 with Vertical(id="charts"):
                     yield LineChart("Loss", empty=EMPTY, id="loss")
@@ -84,7 +91,9 @@ class TrainPane(TrainSteering):
     def shown(self) -> None:
         """Charts have the keys."""
         focused = self.screen.focused
-        if focused is None or self not in focused.ancestors:
+        # When it is first mounted the screen gives the keys to its first chart, which nobody chose.
+        if not self._arrived or focused is None or self not in focused.ancestors:
+            self._arrived = True
             self.focus_view()
         self._drawn = None
         self.session_changed()
@@ -103,7 +112,9 @@ class TrainPane(TrainSteering):
     def focus_view(self) -> None:
         """Give the keys to what is on screen."""
         if self.view == "charts":
-            self.query_one(f"#{self.maximised or 'loss'}").focus()
+            chosen = [chart for chart in self.query(LineChart) if chart.id == self.selected]
+            shown = self.selected if chosen and self._can_be_chosen(chosen[0]) else "loss"
+            self.query_one(f"#{self.maximised or shown}").focus()
         else:
             self.query_one(f"#{self.view}-view").focus()
 
@@ -112,6 +123,14 @@ class TrainPane(TrainSteering):
         self.state.axis, self.state.smoothing = self.options.axis, self.options.smoothing
         self.state.bits, self.state.chart = self.options.bits, self.maximised
         self.state.log_y = self.query_one("#loss", LineChart).log_y
+        self.state.view, self.state.selected = self.view, self.selected
+        self._keep_window()
+
+    def _keep_window(self) -> None:
+        """Keep what part of the followed run is shown; before it came back, what was kept stays."""
+        if self._followed is not None and self._returns_to is None:
+            window = Window.of(self.query_one("#loss", LineChart), self.options.axis)
+            window.keep(self.state.windows, self._followed.name)
 
     # ------------------------------------------------------------- showing
 
@@ -127,10 +146,12 @@ class TrainPane(TrainSteering):
             self._could_steer = self.session.alive
             self.refresh_bindings()
         if self.session.run is not self._followed:
+            self._keep_window()
             self._followed = self.session.run
             for chart in self.query(LineChart):
-                chart.set_view(None, follow=True)
-                chart.crosshair = None
+                chart.view, chart.follow, chart.crosshair = None, True, None
+            name = self._followed.name if self._followed is not None else ""
+            self._returns_to = Window.read(self.state.windows.get(name))
         self._show_status()
         if self.view == "charts":
             self._show_charts()
@@ -156,6 +177,7 @@ class TrainPane(TrainSteering):
             history,
             history.version,
             run_state,
+            self.session.caught_up,
             self.options,
             self.app.theme,
             tuple(self._overlay_histories),
@@ -187,10 +209,16 @@ class TrainPane(TrainSteering):
         full = not self.query_one("#memory").has_class("-nothing")
         self.query_one("#device").set_class(full, "-full")
         self._show_latest(history)
+        # The end of the run must be known first: a window that follows hangs on it.
+        if self._returns_to is not None and self.session.caught_up and history.steps.count:
+            window, self._returns_to = self._returns_to, None
+            if window.axis == self.options.axis:
+                window.show(main)
 
     def _has_room(self, chart: LineChart) -> bool:
-        """Whether a chart is on screen at this size."""
-        return all(part.display for part in (chart, chart.parent, self.query_one("#small")))
+        """Whether a chart of the small ones is on screen at this size."""
+        row = chart.parent
+        return chart.display and isinstance(row, Widget) and row.display and self.query_one("#small").display
 
     def _show_latest(self, history: RunHistory) -> None:
         latest = self.query_one("#latest", TextLine)
@@ -221,10 +249,16 @@ class TrainPane(TrainSteering):
 
     def on_line_chart_view_changed(self, event: LineChart.ViewChanged) -> None:
         """All charts show the same part of the run."""
+        self._returns_to = None
         source = event.chart
         for chart in self.query(LineChart):
             if chart is not source:
                 chart.follow, chart.view, chart.crosshair = source.follow, source.view, source.crosshair
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """The chart that has the keys is the chosen one."""
+        if self._arrived and isinstance(event.widget, LineChart) and event.widget.id:
+            self.selected = event.widget.id
 
     # -------------------------------------------------------------- looking
 
