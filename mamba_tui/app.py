@@ -21,6 +21,7 @@ from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.session import ENDED, Session, off_thread
+from mamba_tui.trash import Trash
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
@@ -58,6 +59,7 @@ class MambaTUI(App[int]):
 
         self.options = options
         self.session = Session(options)
+        self.trash = Trash()
         self.state = ConsoleState.load(state_path)
         for theme in themes.THEMES:
             self.register_theme(theme)
@@ -107,7 +109,23 @@ class MambaTUI(App[int]):
                 self.session.follow(newest.run)
                 if newest.status.alive:
                     self.say(f"{newest.name} is training: F3 shows it")
+        self.run_worker(self._take_over_deleted(), group="session", name="deleted")
         await self.session.follow_for_ever(self._changed)
+
+    async def _take_over_deleted(self) -> None:
+        """Look after checkpoints that a console deleted which was killed before it was closed."""
+        if self.options.read_only:
+            return
+        from core.runs import list_runs
+
+        folders = [run.path for run in await off_thread(list_runs, self.options.checkpoints)]
+        count = await off_thread(self.trash.take_over, folders)
+        if count:
+            what = "A checkpoint was" if count == 1 else f"{count:,} checkpoints were"
+            self.say(
+                f"{what} deleted in a console that was killed. In Checkpoints (F4) u brings back, "
+                "until this console is closed."
+            )
 
     def _changed(self) -> None:
         self._dirty = True
@@ -335,6 +353,7 @@ class MambaTUI(App[int]):
             remember = getattr(pane, "remember", None)
             if remember is not None:
                 remember()
+        self.trash.empty()
         self.state.tab = self.tab
         self.state.save()
         self.exit(0, message=safe(message) if message else None)
@@ -370,7 +389,7 @@ def make_pane(tab: str, app: MambaTUI) -> Widget:
     if tab == "checkpoints":
         from mamba_tui.panes.checkpoints import CheckpointsPane
 
-        return CheckpointsPane(app.session, app.state, id=tab)
+        return CheckpointsPane(app.session, app.state, app.trash, id=tab)
     if tab == "generate":
         from mamba_tui.panes.generate import GeneratePane
 

@@ -1,10 +1,9 @@
-"""What is done with checkpoints on disk: details, hashes, branching, deleting and taking that back."""
+"""What is done with checkpoints on disk: details, hashes, branching."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any
 from core.config import RunConfig
 from core.errors import UserError
 from mamba_tui.session import CheckpointRow
-
-DELETED = ".deleted"
 
 
 @dataclass(frozen=True)
@@ -93,53 +90,6 @@ def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = No
         shutil.rmtree(run.path, ignore_errors=True)
         raise UserError(f"the checkpoint cannot be copied to {run.path}: {error.strerror}") from None
     return run
-
-
-@dataclass(frozen=True)
-class Deleted:
-    """A checkpoint that was put aside: its files' names before and now."""
-
-    key: str
-    moves: tuple[tuple[Path, Path], ...]
-
-
-def delete(row: CheckpointRow) -> Deleted:
-    """Put a checkpoint's files aside under other names. Raises UserError."""
-    from core.runs import is_alive
-
-    if is_alive(row.run):
-        raise UserError(f"{row.run.name} is training and looks after its checkpoints itself; stop it first")
-    manifest = row.info.path.with_suffix(".json")
-    moves = []
-    # The manifest first: from then on the rest is no checkpoint.
-    for path in (manifest, row.info.path):
-        aside = path.with_name(path.name + DELETED)
-        try:
-            os.replace(path, aside)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UserError(f"{path} cannot be deleted: {error.strerror}") from None
-        moves.append((path, aside))
-    return Deleted(row.key, tuple(moves))
-
-
-def restore(deleted: Deleted) -> None:
-    """Bring a checkpoint back, the manifest last. Raises UserError."""
-    for path, aside in reversed(deleted.moves):
-        try:
-            os.replace(aside, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be brought back: {error.strerror}") from None
-
-
-def purge(deleted: Deleted) -> None:
-    """Really delete."""
-    for _, aside in deleted.moves:
-        try:
-            aside.unlink()
-        except OSError:
-            continue
 
 
 def without_problem(row: CheckpointRow) -> None:

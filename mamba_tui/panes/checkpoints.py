@@ -18,6 +18,7 @@ from mamba_tui.panes.checkpoint_details import comparison, details_content
 from mamba_tui.panes.checkpoint_table import COLUMNS, CheckpointTable
 from mamba_tui.session import CheckpointRow, Session, off_thread
 from mamba_tui.state import ConsoleState
+from mamba_tui.trash import Deleted, Trash
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 from mamba_tui.widgets.numbers import bytes_size
 from mamba_tui.widgets.rows import Rows
@@ -33,11 +34,11 @@ class CheckpointsPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("checkpoints")
 
-    def __init__(self, session: Session, state: ConsoleState, *, id: str) -> None:
+    def __init__(self, session: Session, state: ConsoleState, trash: Trash, *, id: str) -> None:
         super().__init__(id=id)
         self.session = session
         self.state = state
-        self._deleted: list[work_on.Deleted] = []
+        self.trash = trash
         self._verified: dict[str, bool] = {}
 
     def compose(self) -> ComposeResult:
@@ -74,12 +75,13 @@ class CheckpointsPane(Pane):
             self.table.focus()
 
     def remember(self) -> None:
-        """Keep pins and order; what was deleted goes for good."""
+        """Keep pins and order."""
         self.state.pins = sorted(self.table.pins)
         self.state.sort, self.state.sort_reverse = self.table.sort, self.table.reverse
-        for deleted in self._deleted:
-            work_on.purge(deleted)
-        self._deleted.clear()
+
+    @property
+    def _deleted(self) -> list[Deleted]:
+        return self.trash.deleted
 
     def _refresh_if_shown(self) -> None:
         if self.console.pane is self:
@@ -342,7 +344,7 @@ class CheckpointsPane(Pane):
         )
         if answer != "yes":
             return
-        self._deleted.append(await off_thread(work_on.delete, row))
+        await off_thread(self.trash.delete, row)
         self._renew()
         self.console.say(f"deleted step {row.info.step:,} of {row.run.name}; u brings it back")
 
@@ -351,13 +353,12 @@ class CheckpointsPane(Pane):
         self.work(self._undelete(), "delete")
 
     async def _undelete(self) -> None:
-        if not self._deleted:
+        key = await off_thread(self.trash.restore)
+        if not key:
             self.console.say("nothing to bring back")
             return
-        deleted = self._deleted.pop()
-        await off_thread(work_on.restore, deleted)
         self._renew()
-        self.console.say(f"{deleted.key} is back")
+        self.console.say(f"{key} is back")
 
     def _renew(self) -> None:
         self.session.forget_checkpoints()
