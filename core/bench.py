@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from core import budget
+from core.compiling import compiled, compiles
 from core.config import RunConfig, build
 from core.errors import UserError
 from core.hardware import resolve_device
@@ -106,9 +107,8 @@ class Bench:
 
     def training(self, seconds: float) -> dict[str, Any]:
         """Optimiser steps as the trainer runs them. Milliseconds are medians."""
-        forward: Callable[..., object] = self.model
-        if self.config.hardware.compile:
-            forward = torch.compile(self.model)
+        compiling = compiles(self.config, self.device)
+        forward = compiled(self.model) if compiling else self.model
         step = make_step(self.model, forward, self.optimizer, self.loader, self.config, self.device)
         number = 0
         waited: list[float] = []
@@ -130,6 +130,7 @@ class Bench:
         return {
             "step_ms": middle * 1e3,
             "tokens_per_second": self.tokens_per_second(middle),
+            "compiled": compiling,
             "first_step_seconds": first,
             "steps_measured": len(durations),
             "data_wait_share": statistics.median(waited) / middle,

@@ -203,7 +203,11 @@ class HardwareConfig:
         "arithmetic of the large products: auto is bfloat16 on CUDA, float32 elsewhere",
         choices=("auto", "float32", "bfloat16"),
     )
-    compile: bool = setting(False, "compile the training step with torch.compile")
+    compile: str = setting(
+        "auto",
+        "compile the training step with torch.compile: auto does so on CUDA in long runs",
+        choices=("auto", "true", "false"),
+    )
     capture: bool = setting(True, "capture the training step in a CUDA graph where possible")
     deterministic: bool = setting(False, "bit-for-bit repeatable arithmetic on CUDA, slower")
     activation_checkpointing: bool = setting(False, "recompute activations in the backward to save memory")
@@ -352,6 +356,8 @@ def _clean(item: Setting, value: object, name: str, problems: list[Problem]) -> 
     fallback = item.default[0] if isinstance(item.default, tuple) else item.default
     accepted = item.accepted.removesuffix(", or a list of one per layer") if "[" in name else item.accepted
     result: Value
+    if isinstance(value, bool) and show(value) in item.choices:
+        value = show(value)  # what was true or false before there were more choices
     if item.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         result = float(value)
     elif item.kind is int and isinstance(value, float) and value.is_integer():

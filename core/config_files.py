@@ -121,7 +121,7 @@ def save_file(config: RunConfig, path: Path) -> None:
 
 
 def _json_text(config: RunConfig) -> str:
-    values = {key: _plain(value) for key, value in flat(config).items()}
+    values = {key: _plain(key, value) for key, value in flat(config).items()}
     top = {key: values.pop(key) for key in SEED_TOP_LEVEL}
     data = {"configuration_version": CONFIGURATION_VERSION, "config": values, **top}
     return json.dumps(data, indent=4, ensure_ascii=False) + "\n"
@@ -133,14 +133,17 @@ def toml_text(config: RunConfig) -> str:
 
     tables = {
         group: {
-            item.name: _plain(getattr(getattr(config, group), item.name)) for item in dataclasses.fields(cls)
+            item.name: _plain(item.name, getattr(getattr(config, group), item.name))
+            for item in dataclasses.fields(cls)
         }
         for group, cls in GROUPS.items()
     }
     return tomli_w.dumps(tables)
 
 
-def _plain(value: Value) -> object:
+def _plain(key: str, value: Value) -> object:
+    if key == "compile" and value in ("true", "false"):
+        return value == "true"  # as the seed reads it
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
+from core.compiling import compiled, compiles
 from core.config import RunConfig, Value, differences, flat
 from core.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
 from core.errors import UserError
@@ -104,8 +105,8 @@ def build_parts(
         training.seed,
         config.data.document_order,
     )
-    compiled = config.hardware.compile and compiling_pays(device)
-    forward: Callable[..., object] = torch.compile(model) if compiled else model
+    compiling = compiles(config, device)
+    forward = compiled(model) if compiling else model
     parts = Parts(
         device=device,
         device_name=str(device)
@@ -118,21 +119,16 @@ def build_parts(
         loader=loader,
         training_step=make_step(model, forward, optimizer, loader, config, device),
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
-        compiled=compiled,
+        compiled=compiling,
         resumed_from=resumed_from,
         changes=changes,
         notices=list(corpus.notices),
     )
-    if config.hardware.compile and not compiled:
+    if config.hardware.compile == "true" and not compiling:
         parts.notices.append(NOT_COMPILED)
     if payload is not None:
         _restore(parts, config, payload)
     return parts
-
-
-def compiling_pays(device: torch.device) -> bool:
-    """Whether torch.compile can win back its own time. On a CPU it takes minutes and saves little."""
-    return device.type == "cuda"
 
 
 def open_device(config: RunConfig) -> torch.device:

@@ -104,6 +104,7 @@ class Trainer:
         compiling = self.parts.compiled
         self.writer.state("compiling" if compiling else "training", self.step)
         self.meter.restart()
+        began = time.monotonic()
         before = self.parts.snapshot()
         try:
             self.parts.training_step.run(self.step + 1)
@@ -120,7 +121,9 @@ class Trainer:
         self.losses = {}
         self._collect(wait=True)
         if compiling:
-            self.writer.state("training", self.step)
+            seconds = time.monotonic() - began
+            detail = f"compiled in {seconds:.1f} s" if self.parts.compiled else ""
+            self.writer.state("training", self.step, detail=detail)
         self._after_step()
 
     def _collect(self, *, wait: bool) -> None:

@@ -117,7 +117,7 @@ async def test_settings_are_edited_in_place(tmp_path):
         await pilot.press("backspace")
         assert document(app).values["max_iters"] == 5000
         await pilot.press("escape", "slash", *"compile", "enter", "space")
-        assert document(app).values["compile"] is True
+        assert document(app).values["compile"] == "true"
         await pilot.press("escape", "slash", *"position", "enter", "right")
         assert document(app).values["position"] == "learned"
         await pilot.press("left")

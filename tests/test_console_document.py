@@ -203,7 +203,7 @@ def test_head_counts_are_those_the_configuration_accepts():
         ("batch_size", "1_000", 1000),
         ("max_iters", "2e3", 2000),
         ("learning_rate", "3e-4", 3e-4),
-        ("compile", "yes", True),
+        ("capture", "yes", True),
         ("dataset_dir", " books ", "books"),
         ("batch_size", "many", "many"),
         ("learning_rate", "", ""),

@@ -207,7 +207,8 @@ def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monke
 
         return call
 
-    monkeypatch.setattr("core.setup.compiling_pays", lambda device: True)
+    monkeypatch.setattr("core.compiling.can_compile", lambda device: True)
+    monkeypatch.setattr("core.compiling.keep_what_is_compiled", lambda: None)
     monkeypatch.setattr(torch, "compile", broken)
     run, plain = new_run(tmp_path, dataset, compile=True), new_run(tmp_path, dataset, "plain")
     assert train_here(run) == train_here(plain) == 0
