@@ -11,10 +11,15 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mamba_tui.places import Places
+
+if TYPE_CHECKING:
+    from mamba_tui.close_up import CloseUp
 
 Event = Mapping[str, Any]
 Floats = NDArray[np.float64]
@@ -25,6 +30,7 @@ STEP_COLUMNS = (
     *("device_utilization", "epoch"),
 )
 EVAL_COLUMNS = ("step", "time", "train_loss", "validation_loss", "bits_per_byte", "train_bits_per_byte")
+ROWS_KEPT = 1 << 15
 SAMPLES_KEPT = 200
 NOTES_KEPT = 500
 
@@ -44,9 +50,9 @@ class Table:
 
     LAST_OF = ("step", "time", "tokens", "epoch")
 
-    def __init__(self, columns: tuple[str, ...], capacity: int = 1 << 15) -> None:
+    def __init__(self, columns: tuple[str, ...], capacity: int = 0) -> None:
         self.columns = columns
-        self.capacity = capacity
+        self.capacity = capacity = capacity or ROWS_KEPT
         self.count = 0
         self.stride = 1
         self.changes = 0
@@ -109,6 +115,15 @@ class Table:
     def column(self, name: str) -> Floats:
         """A view on one column; do not keep it over the next `add`."""
         return self._data[self.columns.index(name), : self.count]
+
+    def joined(self, left: list[int], middle: Table, right: list[int], above: float) -> Table:
+        """Some rows of this table, then those of `middle` whose step is above `above`, then some more."""
+        inner = middle._data[:, : middle.count]
+        parts = [self._data[:, left], inner[:, inner[0] > above], self._data[:, right]]
+        table = Table(self.columns, self.capacity)
+        table._data = np.concatenate(parts, axis=1)
+        table.count = table._data.shape[1]
+        return table
 
 
 class Smoother:
@@ -190,6 +205,9 @@ class RunHistory:
     answers: dict[str, Event] = field(default_factory=dict)
     started: float = 0.0
     version: int = 0
+    reached: float = 0.0
+    places: Places = field(default_factory=Places)
+    close_up: CloseUp | None = None
 
     def __post_init__(self) -> None:
         self.loss = Smoother(self.steps, "loss")
@@ -202,6 +220,10 @@ class RunHistory:
             if kind == "step":
                 self.steps.add(event)
                 self.last_step = event
+                reached = number(event, "step")
+                self.reached = reached if math.isfinite(reached) else self.reached
+                if self.close_up is not None:
+                    self.close_up.add(event)
             elif isinstance(kind, str) and (take := getattr(self, f"_take_{kind}", None)):
                 take(event)
 
@@ -211,6 +233,9 @@ class RunHistory:
             self.started = number(event, "time")
         step = resumed if isinstance(resumed, int) else 0
         self.steps.cut(step)
+        self.reached = min(self.reached, step)
+        self.places.cut(step)
+        self.close_up = None
         self.evaluations.cut(step)
         self.samples = deque((s for s in self.samples if s.get("step", 0) <= step), maxlen=SAMPLES_KEPT)
         self.marks = [mark for mark in self.marks if mark.step <= step]

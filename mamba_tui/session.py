@@ -135,9 +135,11 @@ class Session:
         assert self.reader is not None
         assert self.history is not None
         generation = self.reader.generation
+        offset = self.reader.offset
         events = self.reader.poll(EVENTS_A_SLICE)
         if self.reader.generation != generation:
-            self.history = RunHistory()
+            self.history, offset = RunHistory(), 0
+        self.history.places.note(offset, self.history.reached)
         before, self.caught_up = self.caught_up, len(events) < EVENTS_A_SLICE
         if events:
             self.history.feed(events)

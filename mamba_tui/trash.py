@@ -54,7 +54,7 @@ class Trash:
         manifest, stamp = row.info.manifest_path, time.time_ns()
         # Held before it has its new name, so that there is no moment at which it seems to be nobody's.
         lock = hold(manifest)
-        moves = []
+        moves: list[tuple[Path, Path]] = []
         # The manifest first: from then on the rest is no checkpoint.
         for path in (manifest, row.info.path):
             aside = path.with_name(f"{path.name}.{stamp}.deleted")

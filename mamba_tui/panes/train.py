@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
-from textual.content import Content
 from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
+from mamba_tui import close_up as close_ups
 from mamba_tui import keys
+from mamba_tui.close_up import CloseUp
 from mamba_tui.history import RunHistory
 from mamba_tui.panes import train_charts as charts
 from mamba_tui.panes.base import css_beside
 from mamba_tui.panes.chart_window import Window
 from mamba_tui.panes.train_status import status_lines
 from mamba_tui.panes.train_steering import TrainSteering
-from mamba_tui.panes.train_views import LogView, SamplesView, sample_content
+from mamba_tui.panes.train_views import LogView, SamplesView, newest_sample
 from mamba_tui.session import ENDED, Session, off_thread
 from mamba_tui.state import ConsoleState
 from mamba_tui.widgets.line_chart import LineChart
@@ -173,8 +174,11 @@ class TrainPane(TrainSteering):
             main.set_data([])
             return
         run_state = state_of(self.session)
+        close_up = self._close_up(history)
         state = (
             history,
+            close_up,
+            close_up and close_up.table,
             history.version,
             run_state,
             self.session.caught_up,
@@ -191,15 +195,16 @@ class TrainPane(TrainSteering):
         lines = []
         for index, (name, other) in enumerate(self._overlay_histories.items()):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
+        rows = history if close_up is None else close_ups.spliced(history, close_up)
         main.title = charts.loss_title(self.options)
         over = state_of(self.session) in ENDED
         main.empty = "No step was taken. F2 changes the configuration, v shows the log." if over else SOON
         for chart in self.query(LineChart):
             chart.axis = self.options.axis if self.options.axis in ("duration", "clock") else "number"  # type: ignore[assignment]
-        main.set_data(lines + charts.loss_lines(history, self.options, colors), marks)
+        main.set_data(lines + charts.loss_lines(rows, self.options, colors), marks)
         for kind in charts.KINDS[1:]:
             chart = self.query_one(f"#{kind.id}", LineChart)
-            lines = charts.single_line(history, kind, self.options, colors)
+            lines = charts.single_line(rows, kind, self.options, colors)
             # A CPU has no device memory to show: the room goes to the others.
             chart.set_class(kind.id in charts.ROWS["device"] and not lines, "-nothing")
             if self._has_room(chart):
@@ -208,31 +213,31 @@ class TrainPane(TrainSteering):
         # Six in one row would be too narrow for axes.
         full = not self.query_one("#memory").has_class("-nothing")
         self.query_one("#device").set_class(full, "-full")
-        self._show_latest(history)
+        self.query_one("#latest", TextLine).show(newest_sample(self.session), layout=True)
         # The end of the run must be known first: a window that follows hangs on it.
         if self._returns_to is not None and self.session.caught_up and history.steps.count:
             window, self._returns_to = self._returns_to, None
             if window.axis == self.options.axis:
                 window.show(main)
 
+    def _close_up(self, history: RunHistory) -> CloseUp | None:
+        """The rows of the window in full, where the history's are too coarse; asked for where missing."""
+        close_up = close_ups.wanted(history, self.query_one("#loss", LineChart).view, self.options.axis)
+        if close_up is not None and close_up is not history.close_up:
+            if not self.session.caught_up:
+                return None
+            self.work(self._read_close_up(history, close_up), "close-up")
+        history.close_up = close_up
+        return close_up
+
+    async def _read_close_up(self, history: RunHistory, close_up: CloseUp) -> None:
+        if await close_ups.fill(close_up, history, self.session) and history is self.session.history:
+            self.session_changed()
+
     def _has_room(self, chart: LineChart) -> bool:
         """Whether a chart of the small ones is on screen at this size."""
         row = chart.parent
         return chart.display and isinstance(row, Widget) and row.display and self.query_one("#small").display
-
-    def _show_latest(self, history: RunHistory) -> None:
-        latest = self.query_one("#latest", TextLine)
-        if history.samples:
-            sample = history.samples[-1]
-            head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
-            latest.show(head + sample_content(sample, lines=False), layout=True)
-        elif self.session.run is not None:
-            advice = (
-                "The first sample comes with the first evaluation; g asks now." if self.session.alive else ""
-            )
-            latest.show(Content.styled(advice, "$muted"), layout=True)
-        else:
-            latest.show(Content(""), layout=True)
 
     def _show_log_soon(self) -> None:
         self.work(self._show_log(), "log")
@@ -254,6 +259,9 @@ class TrainPane(TrainSteering):
         for chart in self.query(LineChart):
             if chart is not source:
                 chart.follow, chart.view, chart.crosshair = source.follow, source.view, source.crosshair
+        history = self.session.history
+        if history is not None and history.steps.stride > 1 and self.view == "charts":
+            self._show_charts()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         """The chart that has the keys is the chosen one."""

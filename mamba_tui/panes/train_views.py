@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.events import Key
 from textual.widgets import Static
 
+from mamba_tui.session import Session
 from mamba_tui.widgets.numbers import bytes_size, loss
 from mamba_tui.widgets.safe_text import safe, visible
 
@@ -29,6 +30,18 @@ def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
     if prompt and text.startswith(prompt):
         text = text[len(prompt) :]
     return Content.assemble((prompt, "bold"), text)
+
+
+def newest_sample(session: Session) -> Content:
+    """The newest sample in one paragraph, or how to come to one."""
+    history = session.history
+    if history is not None and history.samples:
+        sample = history.samples[-1]
+        head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
+        return head + sample_content(sample, lines=False)
+    if session.run is None or not session.alive:
+        return Content("")
+    return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
 
 
 class SamplesView(Horizontal, can_focus=True):

@@ -1,0 +1,39 @@
+"""Where in an event file the steps of a run are, in a few thousand places however long it is."""
+
+from __future__ import annotations
+
+import bisect
+
+
+class Places:
+    """(offset, newest step before it) every so many bytes of the event file, in the order of both."""
+
+    def __init__(self, grain: int = 1 << 16, most: int = 4096) -> None:
+        self.grain = grain
+        self.most = most
+        self.offsets: list[int] = []
+        self.steps: list[float] = []
+
+    def note(self, offset: int, step: float) -> None:
+        """Reading has come to `offset`, where the newest step is `step`."""
+        if self.offsets and offset - self.offsets[-1] < self.grain:
+            return
+        self.offsets.append(offset)
+        self.steps.append(step)
+        if len(self.offsets) > self.most:
+            self.grain *= 2
+            self.offsets, self.steps = self.offsets[::2], self.steps[::2]
+
+    def cut(self, step: float) -> None:
+        """The steps after `step` were taken back."""
+        keep = bisect.bisect_right(self.steps, step)
+        del self.offsets[keep:], self.steps[keep:]
+
+    def around(self, low: float, high: float) -> tuple[int, int | None]:
+        """Where to begin and end reading to have all steps from `low` to `high`; None is the end."""
+        first = bisect.bisect_left(self.steps, low) - 1
+        last = bisect.bisect_right(self.steps, high)
+        return (
+            self.offsets[first] if first >= 0 else 0,
+            self.offsets[last] if last < len(self.offsets) else None,
+        )
