@@ -34,6 +34,9 @@ def in_a_terminal(code: str, *arguments: str) -> tuple[int, int]:
     """Start python code as a terminal's foreground process: (pid, the terminal's other end)."""
     pid, terminal = pty.fork()
     if pid == 0:
+        # As a terminal starts it: whoever runs the tests in the background, or by nohup, ignores these.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         os.environ["PYTHONPATH"] = str(ROOT)
         os.environ["MAMBA_TUI_EVENT_SECONDS"] = "0"
         os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
