@@ -1,24 +1,38 @@
-"""Speed on one CUDA GPU: operations, training steps and decoding, beside the peers' figures.
+"""Speed on one CUDA GPU: training steps, decoding and operations, beside the peers' figures; and the tests.
 
-    python -m benchmarks.gpu [scan] [operations] [training] [decoding] [--no-compile]
+    python -m benchmarks.gpu [PART ...] [--limit SECONDS]
 
-Each part runs in this process and prints a table; without names all run. Peers that cannot be installed
-beside it are quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays
-of a CUDA graph, the median of 20.
+One call measures all there is: every part runs in a process of its own, so that one that fails or hangs
+takes nothing from the others, and each figure is printed as soon as it is known (and added to
+$OUT/gpu.txt where OUT is set). The most important parts come first; those that no longer fit into the
+limit are left out. Peers that cannot be installed beside it are quoted from shared/ANCHORS.md (same kind
+of GPU, another day). Operations are timed as replays of a CUDA graph, the median of 20.
+
+`--device cpu --quick` goes through all of it with tiny shapes, to see that it works, not to measure.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu_operations import operations, scans
+from benchmarks.gpu_tools import Place, apart, peak, replay_ms, reset_peak, say, wait
 from core.bench import RandomStream
 from core.captured import CapturedStep
+from core.compiling import compiled
 from core.config import build
 from core.loader import SequentialLoader
 from core.model import GPT
@@ -39,224 +53,216 @@ LARGE = {
     "block_size": 1024,
     "batch_size": 16,
 }
-# (batch, channels, length, type, mamba_ssm's forward ms, forward and backward ms)
-SCANS = [
-    (64, 512, 128, torch.float32, 0.157, 0.728),
-    (64, 512, 128, torch.bfloat16, 0.172, 0.832),
-    (8, 2048, 2048, torch.bfloat16, 0.682, 3.389),
-    (4, 2048, 8192, torch.bfloat16, 1.456, 6.899),
-    (1, 4096, 65536, torch.bfloat16, 6.24, 29.5),
-]
-# (rows, width, vocabulary, torch.compile's ms)
-HEADS = [(8192, 256, 4096, 0.56), (8192, 256, 50304, None), (16384, 768, 50304, 8.95)]
-# (name, shape, vocabulary, dropout, best peer's tokens/s)
-TRAININGS = [
-    ("seed preset", SEED, 50257, 0.1, 588e3),
-    ("seed widths, 4,096 tokens", SEED, 4096, 0.0, None),
-    ("12 x 768, every second Mamba", LARGE, 50257, 0.0, 449e3),
-]
-DECODE_TOKENS = 4000
+MAMBA2 = LARGE | {"attention_type": ["mamba2", "standard"] * 6}
+TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8, "batch_size": 2}
+# part: (name, shape, vocabulary, dropout, compiled, best peer's tokens/s, asked for)
+TRAININGS: dict[str, tuple[str, dict[str, Any], int, float, bool, float | None, float | None]] = {
+    "train-seed": ("seed preset", SEED, 50257, 0.1, True, 588e3, 1.7e6),
+    "train-4096": ("seed widths, 4,096 tokens", SEED, 4096, 0.0, True, None, 3e6),
+    "train-large": ("12 x 768, every second Mamba", LARGE, 50257, 0.0, True, 449e3, 449e3),
+    "train-plain": ("seed widths, 4,096 tokens, not compiled", SEED, 4096, 0.0, False, None, None),
+    "train-mamba2": ("12 x 768, every second Mamba-2", MAMBA2, 50257, 0.0, True, 449e3, None),
+}
+# Seconds a part may take, cold. In order of importance.
+PARTS = {
+    "train-seed": 150,
+    "train-4096": 150,
+    "decode": 60,
+    "train-large": 180,
+    "tests": 240,
+    "scan": 90,
+    "operations": 60,
+    "train-plain": 60,
+    "train-mamba2": 180,
+}
+LEAST = 20
+"""Seconds below which no part is begun."""
+LIMIT = 530
+DECODE_TOKENS, DECODE_ASKED, DECODE_PEERS = 4000, 3000, "mamba_ssm with a CUDA graph 2,182, nanoGPT 26"
+STEPS, PROFILED_STEPS, TOP_KERNELS = 50, 5, 16
 
 
-def graph_ms(work: Callable[[], object], repeats: int = 20) -> float:
-    """Milliseconds of one replay of what `work` launches, the median."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    times = []
-    for _ in range(repeats + 3):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times[3:])
-
-
-def without_gradient(work: Callable[[], object]) -> Callable[[], object]:
-    def run() -> object:
-        with torch.no_grad():
-            return work()
-
-    return run
-
-
-def ratio(peer: float | None, own: float) -> str:
-    return "" if peer is None else f"{peer / own:.2f} x"
-
-
-def scans() -> None:
-    print("\nselective scan, N 16, D and dt_bias: forward | forward and backward (mamba_ssm, ratio)")
-    for batch, channels, length, kind, peer_forward, peer_both in SCANS:
-        alone, both = scan_ms(batch, channels, length, kind)
-        torch.cuda.empty_cache()
-        print(
-            f"  B{batch} D{channels} L{length} {str(kind)[6:]:9}"
-            f" {alone:7.3f} ({peer_forward}, {ratio(peer_forward, alone)})"
-            f" | {both:7.3f} ms ({peer_both}, {ratio(peer_both, both)})"
+def training(part: str) -> None:
+    """One shape: tokens a second, waiting for data, then where the device's time goes."""
+    name, shape, vocabulary, dropout, compiling, peer, asked = TRAININGS[part]
+    if Place.quick:
+        shape, vocabulary, compiling = (
+            shape | TINY | {"attention_type": shape["attention_type"][:2]},
+            64,
+            False,
         )
-
-
-def scan_ms(batch: int, channels: int, length: int, kind: torch.dtype) -> tuple[float, float]:
-    from core.ops.selective_scan import selective_scan
-
-    def normal(*shape: int, kind: torch.dtype = kind) -> torch.Tensor:
-        return torch.randn(*shape, device="cuda").to(kind).requires_grad_()
-
-    x, dt = normal(batch, length, channels), normal(batch, length, channels)
-    B, C = normal(batch, length, 16), normal(batch, length, 16)
-    A = (-torch.rand(channels, 16, device="cuda") - 0.1).requires_grad_()
-    D, bias = (normal(channels, kind=torch.float32) for _ in range(2))
-    grad = torch.randn(batch, length, channels, device="cuda").to(kind)
-
-    def forward() -> torch.Tensor:
-        return selective_scan(x, dt, A, B, C, D, dt_bias=bias)[0]
-
-    def both() -> object:
-        return torch.autograd.grad(forward(), (x, dt, A, B, C, D, bias), grad)
-
-    return graph_ms(without_gradient(forward)), graph_ms(both)
-
-
-def operations() -> None:
-    from core.ops.causal_conv import causal_conv
-    from core.ops.linear_cross_entropy import linear_cross_entropy
-    from core.ops.window_attention import Places, window_attention
-
-    print("\noperations, bfloat16: forward | forward and backward")
-    x = torch.randn(64, 128, 1024, device="cuda", dtype=torch.bfloat16)[..., :512].requires_grad_()
-    weight, bias = (torch.randn(*size, device="cuda", requires_grad=True) for size in ((512, 4), (512,)))
-    grad = torch.randn(64, 128, 512, device="cuda", dtype=torch.bfloat16)
-
-    def convolve() -> torch.Tensor:
-        return causal_conv(x, weight, bias)[0]
-
-    both = graph_ms(lambda: torch.autograd.grad(convolve(), (x, weight, bias), grad))
-    print(f"  causal convolution B64 L128 D512   {graph_ms(without_gradient(convolve)):.3f} | {both:.3f} ms")
-    for batch, heads, length, size, window in ((64, 8, 128, 32, 128), (16, 12, 1024, 64, 1024)):
-        q = torch.randn(batch, heads, length, size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        k, v = (
-            torch.randn(batch, heads, length + window - 1, size, device="cuda", dtype=torch.bfloat16)
-            for _ in range(2)
-        )
-        k.requires_grad_()
-        v.requires_grad_()
-        before = torch.full((batch,), window, device="cuda")
-        tokens = torch.zeros(batch, length, dtype=torch.int64, device="cuda")
-        places = Places(tokens, before, None, window)
-
-        def attend() -> torch.Tensor:
-            return window_attention(q, k, v, places, cache_learns=False)  # noqa: B023
-
-        both = graph_ms(lambda: torch.autograd.grad(attend(), (q, k, v), torch.ones_like(q)))  # noqa: B023
-        alone = graph_ms(without_gradient(attend))
-        print(f"  attention B{batch} H{heads} T{length} W{window}   {alone:.3f} | {both:.3f} ms")
-    print("head and cross-entropy, forward and backward (torch.compile, ratio), memory")
-    for rows, width, vocabulary, peer in HEADS:
-        x = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        weight = (torch.randn(vocabulary, width, device="cuda") / 50).bfloat16().requires_grad_()
-        targets = torch.randint(0, vocabulary, (rows,), device="cuda")
-
-        def learn() -> object:
-            return torch.autograd.grad(linear_cross_entropy(x, weight, targets), (x, weight))  # noqa: B023
-
-        learn()
-        torch.cuda.synchronize()
-        base = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        learn()
-        memory = (torch.cuda.max_memory_allocated() - base) / 2**30
-        found = graph_ms(learn)
-        size = f"{rows} x {width} x {vocabulary}"
-        print(f"  {size}   {found:.3f} ms ({peer}, {ratio(peer, found)}), {memory:.2f} GiB")
-
-
-def trainings(compiled: bool) -> None:
-    print(f"\ntraining, captured{', compiled' if compiled else ''}, bfloat16 (best peer, ratio)")
     torch.set_float32_matmul_precision("high")
-    for name, shape, vocabulary, dropout, peer in TRAININGS:
-        config = build(shape | {"dropout": dropout, "max_iters": 1000})
-        training, block = config.training, config.model.block_size
-        torch.manual_seed(0)
-        model = GPT(config.model, vocabulary).cuda().train()
-        forward = torch.compile(model) if compiled else model
-        stream = RandomStream(2_000_000, vocabulary)
-        loader = SequentialLoader(stream, vocabulary - 1, training.batch_size, block, 8, seed=1)
-        optimizer = make_optimizer(model, training)
-        step = CapturedStep(model, forward, optimizer, loader, config, torch.device("cuda"))
-        began = time.perf_counter()
-        step.run(1)
-        step.read(wait=True)
-        first = time.perf_counter() - began
-        for number in range(2, 8):
-            step.run(number)
-        torch.cuda.synchronize()
-        step.read(wait=True)
-        began, count = time.perf_counter(), 50
-        for number in range(8, 8 + count):
-            step.run(number)
-        torch.cuda.synchronize()
-        each = (time.perf_counter() - began) / count
-        metrics = step.read(wait=True)
-        rate = training.batch_size * block / each
-        waited = statistics.median(item.waited for item in metrics) / each
-        memory = torch.cuda.max_memory_allocated() / 2**30
-        beside = "" if peer is None else f" ({peer:,.0f}, {rate / peer:.2f} x)"
-        print(
-            f"  {name:30} {each * 1e3:7.3f} ms, {rate:11,.0f} tok/s{beside}, fed in {waited:.2%} of it,"
-            f" first step {first:.1f} s, {memory:.2f} GiB {step.notices or ''}"
-        )
-        del model, forward, optimizer, step
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    torch.manual_seed(0)
+    config = build(shape | {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16"})
+    lanes, block = config.training.batch_size, config.model.block_size
+    model = GPT(config.model, vocabulary).to(Place.device).train()
+    loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, lanes, block, 8, seed=1)
+    optimizer = make_optimizer(model, config.training)
+    forward = compiled(model) if compiling else model
+    step = CapturedStep(model, forward, optimizer, loader, config, torch.device(Place.device))
+    began = time.perf_counter()
+    step.run(1)
+    step.read(wait=True)
+    say(f"\n{name}: first step {time.perf_counter() - began:.1f} s")
+    count = 2 if Place.quick else STEPS
+    for number in range(2, 8):
+        step.run(number)
+    wait()
+    step.read(wait=True)
+    began = time.perf_counter()
+    for number in range(8, 8 + count):
+        step.run(number)
+    wait()
+    each = (time.perf_counter() - began) / count
+    rate = lanes * block / each
+    beside = f", peer {peer:,.0f} ({rate / peer:.2f} x)" if peer else ""
+    beside += f", asked {asked:,.0f} ({rate / asked:.2f} x)" if asked else ""
+    say(
+        f"  {each * 1e3:.3f} ms, {rate:,.0f} tok/s{beside}, {peak() / 2**30:.2f} GiB,"
+        f" {'captured' if step._graphs else 'NOT captured'} {step.notices or ''}"
+    )
+    metrics = step.read(wait=True)
+    fed = statistics.median(item.waited for item in metrics) / each
+    say(f"  the host feeds in {fed:.2%} of a step; last loss {metrics[-1].loss:.3f}")
+    if step._graphs:
+        with apart("waiting"):
+            busy = statistics.median(replay_ms(step._graphs[0]) for _ in range(20))
+            say(f"  a replay alone {busy:.3f} ms: the device waits {max(0.0, 1 - busy / each / 1e3):.2%}")
+    with apart("profile"):
+        kernels(lambda: step.run(8 + count))
+
+
+def kernels(work: Callable[[], object]) -> None:
+    """How many kernels `work` launches, and which take the most time."""
+    on_gpu = Place.device == "cuda"
+    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    work()
+    wait()
+    with profile(activities=[activity]) as found:
+        for _ in range(PROFILED_STEPS):
+            work()
+        wait()
+    rows = [
+        (row.self_device_time_total if on_gpu else row.self_cpu_time_total, row.count, row.key)
+        for row in found.key_averages()
+    ]
+    rows = sorted((row for row in rows if row[0] > 0), reverse=True)
+    time_each, count = sum(row[0] for row in rows) / PROFILED_STEPS, sum(row[1] for row in rows)
+    say(f"  a step: {count / PROFILED_STEPS:.0f} kernels and copies, {time_each:,.0f} us")
+    for total, times, name in rows[:TOP_KERNELS]:
+        say(f"  {total / PROFILED_STEPS:9.1f} us {times / PROFILED_STEPS:6.1f} x  {name[:90]}")
 
 
 def decoding() -> None:
+    """Batch 1 and 8, tokens drawn on the device; then through the program's own `Decoder`."""
     from core.decoding import Reader
 
-    print("\ndecoding, seed preset, float32 (mamba_ssm with a CUDA graph 2,182, nanoGPT 26 tok/s at batch 1)")
+    say(f"\ndecoding, seed preset, float32; asked {DECODE_ASKED:,}, peers at batch 1: {DECODE_PEERS} tok/s")
     torch.manual_seed(0)
-    model = GPT(build(SEED).model, 50257).cuda().eval()
+    shape, vocabulary, count = SEED, 50257, DECODE_TOKENS
+    if Place.quick:
+        shape, vocabulary, count = SEED | TINY | {"attention_type": ["mamba", "standard"]}, 64, 3
+    model = GPT(build(shape).model, vocabulary).to(Place.device).eval()
     for lanes in (1, 8):
-        reader = Reader(model, -1, lanes)
-        reader.write(10)
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        reader.write(DECODE_TOKENS)
-        torch.cuda.synchronize()
-        rate = lanes * DECODE_TOKENS / (time.perf_counter() - began)
-        print(f"  batch {lanes}   {rate:,.0f} tok/s, drawn on the device")
+        with apart(f"batch {lanes}"):
+            reader = Reader(model, -1, lanes)
+            reader.write(min(count, 10))
+            wait()
+            began = time.perf_counter()
+            reader.write(count)
+            wait()
+            rate = lanes * count / (time.perf_counter() - began)
+            say(f"  batch {lanes}   {rate:,.0f} tok/s, drawn on the device")
+            if lanes == 1:
+                kernels(lambda: reader.write(1))  # noqa: B023
+    with apart("decoder"):
+        from core.sampling import Decoder, Generation, SamplingConfig
+        from core.tokenizer import byte_tokenizer
+
+        decoder = Decoder(model, vocabulary - 1)
+        decoder.eot = -1  # a random model must not end the text
+        sampling = SamplingConfig(max_new_tokens=min(count, 500), temperature=1.0)
+        for _ in range(2):
+            began = time.perf_counter()
+            drawn = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))
+            rate = drawn / (time.perf_counter() - began)
+        say(f"  batch 1   {rate:,.0f} tok/s as the program generates, each token seen by the host")
+
+
+def tests() -> None:
+    """What only a device can show."""
+    say("\ntests marked cuda")
+    where = ["tests/test_captured.py"] if Place.quick else ["tests"]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n0", "-q", "--no-header", *where]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        lines = [line.rstrip() for line in process.stdout]
+    for line in lines[-40:]:
+        say(f"  {line[:160]}")
+
+
+def run_part(name: str) -> None:
+    """Measure one part in this process."""
+    reset_peak()
+    works: dict[str, Callable[[], None]] = {
+        "decode": decoding,
+        "tests": tests,
+        "scan": scans,
+        "operations": operations,
+    }
+    with apart(name):
+        if name in TRAININGS:
+            training(name)
+        else:
+            works[name]()
+
+
+def run_parts(names: list[str], limit: float) -> None:
+    """Each part in a process of its own, ended when its time is over."""
+    end = time.monotonic() + limit
+    for name in names:
+        left = end - time.monotonic()
+        if left < LEAST:
+            say(f"\n{name}: left out, {left:.0f} s are left")
+            continue
+        command = [sys.executable, "-m", "benchmarks.gpu", name, "--alone", "--device", Place.device]
+        began = time.monotonic()
+        process = subprocess.Popen([*command, *(["--quick"] if Place.quick else [])], start_new_session=True)
+        try:
+            code = process.wait(min(left, PARTS[name]))
+            ending = "" if code == 0 else f", exit code {code}"
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its own group: the compiler's workers too
+            process.wait()
+            ending = ", STOPPED at its limit"
+        say(f"  ({name}: {time.monotonic() - began:.0f} s{ending})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help="scan, operations, training, decoding")
-    parser.add_argument("--no-compile", action="store_true", help="capture the plain model")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: is it all there?")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if unknown := [name for name in options.parts if name not in PARTS]:
+        parser.error(f"unknown part {unknown[0]}; accepted: {', '.join(PARTS)}")
+    Place.device, Place.quick = options.device, options.quick
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device")
+    if options.alone:
+        run_part(options.parts[0])
+        return
     import triton
 
+    device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, a rehearsal"
     versions = f"torch {torch.__version__}, triton {triton.__version__}"
-    print(f"{torch.cuda.get_device_name()}, {versions}, {datetime.date.today()}")
-    parts: dict[str, Callable[[], None]] = {
-        "scan": scans,
-        "operations": operations,
-        "training": lambda: trainings(not options.no_compile),
-        "decoding": decoding,
-    }
-    for name in options.parts or parts:
-        parts[name]()
+    say(f"{device}, {versions}, {datetime.date.today()}, limit {options.limit:.0f} s")
+    run_parts(options.parts or list(PARTS), options.limit)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""The benchmark for a rented GPU loses nothing: not to a failure, not to a part that hangs, not to its limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu_tools import Place, apart, say
+
+
+@pytest.fixture
+def parts_are(monkeypatch):
+    """Let every part run this program instead."""
+
+    def choose(program: str) -> None:
+        def start(command, **options):
+            assert command[1:3] == ["-m", "benchmarks.gpu"]
+            return original([sys.executable, "-c", program], **options)
+
+        original = subprocess.Popen
+        monkeypatch.setattr(gpu.subprocess, "Popen", start)
+
+    return choose
+
+
+def test_what_no_longer_fits_is_left_out(parts_are, capsys):
+    parts_are("raise AssertionError")
+    gpu.run_parts(["scan", "decode"], limit=gpu.LEAST - 1)
+    assert capsys.readouterr().out.count("left out") == 2
+
+
+def test_a_part_that_hangs_is_ended_and_one_that_fails_is_told(parts_are, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "PARTS", {"scan": 0.2, "decode": 60})
+    parts_are("import time; time.sleep(60)")
+    gpu.run_parts(["scan"], limit=100)
+    parts_are("raise SystemExit(3)")
+    gpu.run_parts(["decode"], limit=100)
+    scan, decode = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert scan.startswith("  (scan: 0 s, STOPPED")
+    assert decode.endswith("exit code 3)")
+
+
+def test_every_part_can_be_run_and_a_failure_inside_is_told(monkeypatch, capsys):
+    ran = []
+
+    def works(name=""):
+        ran.append(name)
+        raise RuntimeError("no such kernel")
+
+    for name in ("training", "decoding", "tests", "scans", "operations"):
+        monkeypatch.setattr(gpu, name, lambda *arguments, name=name: works(*arguments or (name,)))
+    monkeypatch.setattr(Place, "device", "cpu")
+    for part in gpu.PARTS:
+        gpu.run_part(part)
+    assert ran == [{"decode": "decoding", "scan": "scans"}.get(part, part) for part in gpu.PARTS]
+    assert capsys.readouterr().out.count("FAILED: RuntimeError: no such kernel") == len(gpu.PARTS)
+
+
+def test_figures_are_kept_where_files_come_back_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    say("first")
+    with apart("second"):
+        raise ValueError("why")
+    assert (tmp_path / "gpu.txt").read_text().splitlines() == ["first", "  second FAILED: ValueError: why"]
