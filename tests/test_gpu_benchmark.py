@@ -1,4 +1,4 @@
-"""The benchmark for a rented GPU loses nothing: not to a failure, not to a part that hangs, not to its limit."""
+"""The benchmark for a rented GPU loses nothing to a failure, to a part that hangs, or to its limit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from benchmarks.gpu_tools import Place, apart, say
 def parts_are(monkeypatch):
     """Let every part run this program instead."""
 
+    original = subprocess.Popen
+
     def choose(program: str) -> None:
         def start(command, **options):
             assert command[1:3] == ["-m", "benchmarks.gpu"]
             return original([sys.executable, "-c", program], **options)
 
-        original = subprocess.Popen
         monkeypatch.setattr(gpu.subprocess, "Popen", start)
 
     return choose
