@@ -9,6 +9,7 @@ channels innermost, (time, B, N, D), so that one step is one contiguous fused mu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -140,10 +141,14 @@ class _Chunks:
         states = torch.mul(
             self.input[part].unsqueeze(2), self.B[part].unsqueeze(3), out=self.state_buffer[: len(delta)]
         )
-        before = border
-        for state, factor in zip(states.unbind(), decay.unbind()):
-            before = state.addcmul_(factor, before)
+        _recur(states.unbind(), decay.unbind(), border)
         return decay, states
+
+
+def _recur(steps: Sequence[Tensor], factors: Sequence[Tensor], before: Tensor) -> None:
+    """Add to each step its factor times the step before it, in place; `before` comes before the first."""
+    for step, factor in zip(steps, factors, strict=True):
+        before = step.addcmul_(factor, before)
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -245,9 +250,8 @@ def _scan_backward(
         torch.matmul(grad_y[part].unsqueeze(2), states.transpose(2, 3), out=grad_C[part].unsqueeze(2))
         grad = torch.mul(grad_y[part].unsqueeze(2), C[part].unsqueeze(3), out=buffer[: len(states)])
         grad[-1] += carried
-        steps, factors = grad.unbind(), decay.unbind()
-        for t in range(len(steps) - 2, -1, -1):
-            steps[t].addcmul_(factors[t + 1], steps[t + 1])
+        later, *earlier = grad.unbind()[::-1]
+        _recur(earlier, decay.unbind()[:0:-1], later)
         torch.matmul(chunks.B[part].unsqueeze(2), grad, out=grad_input[part].unsqueeze(2))
         torch.matmul(chunks.input[part].unsqueeze(2), grad.transpose(2, 3), out=grad_B[part].unsqueeze(2))
         # From here `grad` becomes the gradient of the exponent delta A: g_t decay_t h_{t-1}.
