@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import pytest
 
@@ -134,7 +133,8 @@ async def test_two_are_compared_and_written_with(tmp_path):
         app.query_one("#knobs").values["max_new_tokens"] = 10
         await pilot.press("a", "enter")
         await until(pilot, lambda: all(side.speed for side in pane.sides))
-        assert [len(app.query_one(f"#text-{slot}").tokens) for slot in (0, 1)] == [11, 11]
+        texts = [app.query_one(f"#text-{slot}") for slot in (0, 1)]
+        await until(pilot, lambda: [len(text.tokens) for text in texts] == [11, 11])
 
 
 async def test_comparing_one_says_what_to_do(tmp_path):
@@ -205,7 +205,7 @@ async def test_deleting_asks_and_can_be_taken_back(tmp_path):
         await pilot.press("d")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("right", "enter")
-        await until(pilot, lambda: len(table.rows) == 3)
+        await until(pilot, lambda: len(table.rows) == 3 and app.pane._deleted)
         assert not path.exists()
         await pilot.press("u")
         await until(pilot, lambda: len(table.rows) == 4)
@@ -213,7 +213,7 @@ async def test_deleting_asks_and_can_be_taken_back(tmp_path):
         await pilot.press("home", "d")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("right", "enter")
-        await until(pilot, lambda: len(table.rows) == 3)
+        await until(pilot, lambda: len(table.rows) == 3 and app.pane._deleted)
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
     assert sorted(entry.name for entry in run.path.glob("checkpoint_step_400*")) == []
@@ -287,13 +287,11 @@ async def test_thousands_stay_quick(tmp_path):
         lines_drawn = []
         draw = table.row_segments
         table.row_segments = lambda index, width: lines_drawn.append(index) or draw(index, width)
-        begin = time.perf_counter()
         table.show(many)
         for key in ("end", "pageup", "s", "home"):
             await pilot.press(key)
         await pilot.pause()
         assert len(set(lines_drawn)) < 400, "only what is on screen is drawn"
-        assert time.perf_counter() - begin < 60, "something is out of all proportion"
 
 
 def test_the_manifest_written_by_the_tests_is_one(tmp_path):

@@ -139,8 +139,8 @@ async def test_saving_and_loading_both_formats(tmp_path, monkeypatch):
             app.screen.query_one("Input").value = name
             await pilot.press("enter")
             await until(pilot, lambda name=name: Path(name).exists() and len(app.screen_stack) == 1)
+            await until(pilot, lambda: not document(app).changed)
             assert load_file(Path(name)).model.n_embd[0] == 512
-            assert not document(app).changed
             await pilot.press("6", "4", "enter", "ctrl+o")
             await until(pilot, lambda: isinstance(app.screen, Prompt))
             app.screen.query_one("Input").value = name

@@ -14,7 +14,6 @@ from tests.console_support import (
     console,
     end_run,
     make_run,
-    screen,
     serving,
     until,
     until_shown,
@@ -49,9 +48,8 @@ async def test_enter_loads_the_newest_checkpoint_and_streams(tmp_path, size):
         assert pane.sides[0].name == "run-001 step 400"
         assert view(app).text.startswith("She word0s1 word1s1")
         assert len(view(app).tokens) == 31
-        assert "30 tokens" in screen(app)
-        assert "100 tokens/s" in screen(app)
-        assert "length reached" in screen(app)
+        for words in ("30 tokens", "100 tokens/s", "length reached"):
+            await until_shown(pilot, words)
 
 
 async def test_escape_stops_at_once_and_the_prompt_stays(tmp_path):
@@ -197,8 +195,8 @@ async def test_the_text_is_copied_and_written_to_a_file(tmp_path, monkeypatch):
         await pilot.press("f9")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         await pilot.press("enter")
-        await until(pilot, lambda: (tmp_path / "text.txt").exists())
-        assert (tmp_path / "text.txt").read_text() == view(app).text
+        file = tmp_path / "text.txt"
+        await until(pilot, lambda: file.exists() and file.read_text() == view(app).text)
 
 
 async def test_another_checkpoint_is_chosen(tmp_path):
@@ -218,11 +216,15 @@ async def test_a_generator_that_dies_is_started_again(tmp_path):
         pane = await opened(pilot)
         await pilot.press("a", "enter")
         await written(pilot, pane)
-        pane.client._process.kill()
+        dead = pane.client._process
+        dead.kill()
         await until_shown(pilot, "the generator ended")
+        before = view(app).tokens[-1]
         await pilot.press("enter")
-        await until(pilot, lambda: pane.sides[0].name == "run-001 step 400")
+        await until(pilot, lambda: pane.client._process not in (None, dead))
+        await until(pilot, lambda: len(view(app).tokens) == 31 and view(app).tokens[-1] is not before)
         await written(pilot, pane)
+        assert pane.sides[0].name == "run-001 step 400"
         assert len(view(app).tokens) == 31
 
 

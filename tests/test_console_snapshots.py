@@ -4,6 +4,7 @@ After a change that is meant: MAMBA_TUI_UPDATE_SNAPSHOTS=1 python -m pytest test
 then look at the difference. The colours are not in the text: their contrast is tested instead.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -66,13 +67,18 @@ async def settled(app, pilot):
     return "\n".join(before) + "\n"
 
 
-def compare(name, text):
+async def compare(name, app, pilot):
+    """The screen becomes the picture that is kept."""
     path = FOLDER / f"{name}.txt"
     if UPDATE:
         FOLDER.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(await settled(app, pilot), encoding="utf-8")
     assert path.exists(), f"there is no {path.name} yet: look at the screen, then update the snapshots"
-    assert text == path.read_text(encoding="utf-8"), f"{name} looks different; see this file's first lines"
+    expected = path.read_text(encoding="utf-8")
+    with contextlib.suppress(AssertionError):
+        await until(pilot, lambda: "\n".join(rows(app)) + "\n" == expected, seconds=60)
+    text = await settled(app, pilot)
+    assert text == expected, f"{name} looks different; see this file's first lines"
 
 
 async def shown(app, pilot, tab):
@@ -97,7 +103,7 @@ async def test_every_tab(size):
         await until(pilot, lambda: "40%" in rows(app)[0])
         for tab in READY:
             await shown(app, pilot, tab)
-            compare(f"{tab}-{size[0]}x{size[1]}", await settled(app, pilot))
+            await compare(f"{tab}-{size[0]}x{size[1]}", app, pilot)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
@@ -107,7 +113,7 @@ async def test_a_fresh_start(size):
         for key, tab, text in (("f3", "train", "No run yet"), ("f4", "checkpoints", "No checkpoints yet")):
             await pilot.press(key)
             await until_shown(pilot, text)
-            compare(f"fresh-{tab}-{size[0]}x{size[1]}", await settled(app, pilot))
+            await compare(f"fresh-{tab}-{size[0]}x{size[1]}", app, pilot)
 
 
 def luminance(color):
