@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from mamba_tui import themes
 from mamba_tui.widgets.dialogs import Page, Question
@@ -165,8 +166,8 @@ async def test_a_picture_of_the_screen_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     async with console(tmp_path) as (_, pilot):
         await pilot.press("f12")
-        await until(pilot, lambda: (tmp_path / "mamba-tui-configure.svg").exists())
-        assert "hourglass" in (tmp_path / "mamba-tui-configure.svg").read_text()
+        picture = tmp_path / "mamba-tui-configure.svg"
+        await until(pilot, lambda: picture.exists() and "hourglass" in picture.read_text())
 
 
 async def test_resizing_to_almost_nothing_and_back(tmp_path):
@@ -199,12 +200,16 @@ async def test_changes_that_nobody_has_are_offered_to_be_saved(tmp_path, monkeyp
 
 async def test_the_palette_does_what_keys_do(tmp_path):
     async with console(tmp_path) as (app, pilot):
-        await pilot.press("ctrl+p", *"mirror")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        await pilot.press(*"mirror")
         await until_shown(pilot, "mirror image")
         await pilot.press("enter")
         values = app.query_one("#layers").document
         await until(pilot, lambda: values.values["attention_type"] == values.values["attention_type"][::-1])
-        await pilot.press("ctrl+p", *"checkpoints")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        await pilot.press(*"checkpoints")
         await until_shown(pilot, "what runs have kept")
         await pilot.press("enter")
         await until(pilot, lambda: app.tab == "checkpoints")
