@@ -17,6 +17,7 @@ from core.config import ATTENTION_TYPES
 from mamba_tui import keys
 from mamba_tui.document import Document, fitting_heads, parse_setting, type_name, width_unit
 from mamba_tui.widgets import hourglass
+from mamba_tui.widgets.edit_in_place import EditInPlace
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.rows import Rows
@@ -29,7 +30,7 @@ NUMBER_CELLS = 4
 COST_CELLS = 17
 
 
-class LayerTable(Rows):
+class LayerTable(Rows, EditInPlace):
     """Edits the layers of a Document. Posts `Edited` after every change, also while typing."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("layers")
@@ -56,7 +57,6 @@ class LayerTable(Rows):
         super().__init__(id=id)
         self.document = document
         self.read_only = read_only
-        self.edit: LineEdit | None = None
         self.costs: Sequence[tuple[int, float]] = ()
 
     # -------------------------------------------------------------- drawing
@@ -143,30 +143,6 @@ class LayerTable(Rows):
         self.refresh(layout=True)
         self.post_message(self.Edited())
 
-    def on_key(self, event: events.Key) -> None:
-        """While a cell is edited all keys belong to it; a digit begins to edit."""
-        if self.edit is not None:
-            if event.key in ("enter", "tab", "up", "down"):
-                self.finish()
-                if event.key == "enter":
-                    event.stop()
-                    event.prevent_default()
-                return
-            if event.key == "escape":
-                self.cancel()
-            elif self.edit.key(event.key, event.character):
-                self._try()
-            elif event.key.startswith(("f", "ctrl+")):
-                self.finish()
-                return
-            event.stop()
-            event.prevent_default()
-        elif event.character and event.character.isdigit() and self.column > 0 and not self.read_only:
-            event.stop()
-            event.prevent_default()
-            self.edit = LineEdit(event.character)
-            self._try()
-
     def on_paste(self, event: events.Paste) -> None:
         """Paste into the cell, or a whole list into the table."""
         if self.read_only:
@@ -174,13 +150,9 @@ class LayerTable(Rows):
         event.stop()
         if self.edit is not None:
             self.edit.insert(event.text)
-            self._try()
+            self.typed()
         else:
             self.paste(event.text)
-
-    def on_blur(self) -> None:
-        """Leaving the table keeps what was typed."""
-        self.finish()
 
     def paste(self, text: str) -> None:
         """Take a list of widths, heads or types, or say why not."""
@@ -197,7 +169,12 @@ class LayerTable(Rows):
         """The configuration key of the column under the cursor."""
         return COLUMNS[self.column]
 
-    def _try(self) -> None:
+    def begins_with(self, character: str) -> bool:
+        """Digits begin a number."""
+        return character.isdigit() and self.column > 0 and not self.read_only
+
+    def typed(self) -> None:
+        """Try what is typed, so that the hourglass changes at once."""
         assert self.edit is not None
         value: object = parse_setting(self.key_name, self.edit.text)
         if self.key_name == "attention_type":
@@ -208,19 +185,15 @@ class LayerTable(Rows):
         self.document.attempt(self.key_name, value, self.cursor)
         self._changed()
 
-    def finish(self) -> None:
-        """Keep the value being typed."""
-        if self.edit is not None:
-            self.edit = None
-            self.document.keep()
-            self._changed()
+    def keep(self, text: str) -> None:
+        """The document has it already."""
+        self.document.keep()
+        self._changed()
 
-    def cancel(self) -> None:
-        """Take the value being typed back."""
-        if self.edit is not None:
-            self.edit = None
-            self.document.drop()
-            self._changed()
+    def drop(self) -> None:
+        """The document goes back."""
+        self.document.drop()
+        self._changed()
 
     def clicked(self, index: int, x: int) -> None:
         """Choose the column that was clicked; a click on a type takes the next one."""

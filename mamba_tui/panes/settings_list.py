@@ -14,6 +14,7 @@ from textual.message import Message
 from core.config import SETTINGS, Setting, show
 from mamba_tui import keys
 from mamba_tui.document import Document, other_settings, parse_setting
+from mamba_tui.widgets.edit_in_place import EditInPlace
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
@@ -56,7 +57,7 @@ def shown_value(value: object) -> str:
 DIGITS = tuple("0123456789.-")
 
 
-class SettingsList(Rows):
+class SettingsList(Rows, EditInPlace):
     """Edits the settings of a Document. Posts `Edited` after every change, also while typing."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("settings")
@@ -75,7 +76,6 @@ class SettingsList(Rows):
         self.read_only = read_only
         self.needle = ""
         self.rows = all_rows()
-        self.edit: LineEdit | None = None
         self.set_reactive(Rows.cursor, 1)
 
     # -------------------------------------------------------------- drawing
@@ -157,33 +157,6 @@ class SettingsList(Rows):
         self.refresh()
         self.post_message(self.Edited())
 
-    def on_key(self, event: events.Key) -> None:
-        """While a value is edited all keys belong to it; a digit begins to edit."""
-        if self.edit is not None:
-            if event.key in ("enter", "tab", "shift+tab", "up", "down"):
-                self.finish()
-                if event.key == "enter":
-                    event.stop()
-                    event.prevent_default()
-                return
-            if event.key == "escape":
-                self.cancel()
-            elif self.edit.key(event.key, event.character):
-                self._try()
-            elif event.key.startswith(("f", "ctrl+")):
-                self.finish()
-                return
-            event.stop()
-            event.prevent_default()
-            return
-        item = self.setting
-        typed = event.character or "none"
-        if item is not None and item.kind in (int, float) and not self.read_only and typed in DIGITS:
-            event.stop()
-            event.prevent_default()
-            self.edit = LineEdit(typed)
-            self._try()
-
     def on_paste(self, event: events.Paste) -> None:
         """Paste into the value."""
         if self.read_only or self.setting is None:
@@ -192,31 +165,29 @@ class SettingsList(Rows):
         if self.edit is None:
             self.edit = LineEdit()
         self.edit.insert(event.text.strip())
-        self._try()
+        self.typed()
 
-    def on_blur(self) -> None:
-        """Leaving the list keeps what was typed."""
-        self.finish()
+    def begins_with(self, character: str) -> bool:
+        """What a number is made of begins one."""
+        item = self.setting
+        return item is not None and item.kind in (int, float) and not self.read_only and character in DIGITS
 
-    def _try(self) -> None:
+    def typed(self) -> None:
+        """Try what is typed."""
         item = self.setting
         if item is not None and self.edit is not None:
             self.document.attempt(item.key, parse_setting(item.key, self.edit.text))
             self._changed()
 
-    def finish(self) -> None:
-        """Keep the value being typed."""
-        if self.edit is not None:
-            self.edit = None
-            self.document.keep()
-            self._changed()
+    def keep(self, text: str) -> None:
+        """The document has it already."""
+        self.document.keep()
+        self._changed()
 
-    def cancel(self) -> None:
-        """Take the value being typed back."""
-        if self.edit is not None:
-            self.edit = None
-            self.document.drop()
-            self._changed()
+    def drop(self) -> None:
+        """The document goes back."""
+        self.document.drop()
+        self._changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In read-only mode only movement is left."""

@@ -16,6 +16,7 @@ from textual.strip import Strip
 
 from mamba_tui import keys
 from mamba_tui.widgets.cached_styles import CachedStyles
+from mamba_tui.widgets.edit_in_place import EditInPlace
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.safe_text import clip
 
@@ -53,7 +54,7 @@ class Knob:
         return int(moved) if isinstance(self.default, int) else round(float(moved), 4)
 
 
-class Knobs(CachedStyles, can_focus=True):
+class Knobs(CachedStyles, EditInPlace, can_focus=True):
     """The row of knobs. `values` is what they stand at."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -84,7 +85,6 @@ class Knobs(CachedStyles, can_focus=True):
             given = values.get(knob.key, knob.default)
             good = type(given) is type(knob.default) and knob.parse(str(given)) is not None
             self.values[knob.key] = given if good else knob.default
-        self.edit: LineEdit | None = None
         self._spans: list[tuple[int, int, int, int]] = []
 
     def value_text(self, knob: Knob) -> str:
@@ -159,43 +159,23 @@ class Knobs(CachedStyles, can_focus=True):
         self.refresh()
         self.post_message(self.Changed())
 
-    def on_key(self, event: events.Key) -> None:
-        """While a value is edited all keys belong to it; a digit begins to edit."""
-        if self.edit is not None:
-            if event.key in ("enter", "tab", "shift+tab", "up", "down"):
-                self.finish()
-                if event.key == "enter":
-                    event.stop()
-                    event.prevent_default()
-                return
-            if event.key == "escape":
-                self.edit = None
-                self._changed()
-            elif self.edit.key(event.key, event.character):
-                self.refresh()
-            elif event.key.startswith(("f", "ctrl+")):
-                self.finish()
-                return
-            event.stop()
-            event.prevent_default()
-        elif event.character and event.character in "0123456789." and not isinstance(self.knob.default, str):
-            event.stop()
-            event.prevent_default()
-            self.edit = LineEdit(event.character)
-            self.refresh(layout=True)
+    def begins_with(self, character: str) -> bool:
+        """Digits begin a number."""
+        return character in "0123456789." and not isinstance(self.knob.default, str)
 
-    def on_blur(self) -> None:
-        """Leaving keeps what is right."""
-        self.finish()
+    def typed(self) -> None:
+        """Show it; it counts when it is kept."""
+        self.refresh(layout=True)
 
-    def finish(self) -> None:
-        """Keep the typed value when it is accepted."""
-        if self.edit is None:
-            return
-        value = self.knob.parse(self.edit.text)
-        self.edit = None
+    def keep(self, text: str) -> None:
+        """Keep what is accepted."""
+        value = self.knob.parse(text)
         if value is not None:
             self.values[self.knob.key] = value
+        self._changed()
+
+    def drop(self) -> None:
+        """The value stays what it was."""
         self._changed()
 
     @property
