@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.theme import ThemeProvider
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
@@ -69,6 +71,8 @@ class MambaTUI(App[int]):
         self.panes = ContentSwitcher(id="panes")
         self.generator_command: list[str] | None = None
         self._dirty = False
+        self._failed = False
+        self._mounting = asyncio.Lock()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Series colours for themes that do not bring them."""
@@ -158,8 +162,9 @@ class MambaTUI(App[int]):
 
     async def _show(self, tab: str) -> None:
         switcher = self.panes
-        if not switcher.query(f"#{tab}"):
-            await switcher.mount(make_pane(tab, self))
+        async with self._mounting:  # who comes second must not find a pane without its widgets
+            if not switcher.query(f"#{tab}"):
+                await switcher.mount(make_pane(tab, self))
         switcher.current = tab
         self.tab = tab
         self.tab_bar.active = tab
@@ -186,7 +191,7 @@ class MambaTUI(App[int]):
         """All keys."""
         from mamba_tui.widgets.dialogs import Page
 
-        if isinstance(self.screen, Page):
+        if any(isinstance(screen, Page) for screen in self.screen_stack):
             return
         lines: list[Content | str] = []
         for title, rows in keys.sections():
@@ -236,6 +241,19 @@ class MambaTUI(App[int]):
         """Remember the theme."""
         self.state.theme = theme
 
+    def action_command_palette(self) -> None:
+        """All commands, to search."""
+        from mamba_tui.widgets.modal import Palette
+
+        if not any(isinstance(screen, Palette) for screen in self.screen_stack):
+            self.push_screen(Palette())
+
+    def search_themes(self) -> None:
+        """All colour themes, to search."""
+        from mamba_tui.widgets.modal import Palette
+
+        self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
+
     def action_screenshot_file(self) -> None:
         """Write a picture of the screen beside the working folder's files."""
         from mamba_tui.words import free_path
@@ -269,6 +287,9 @@ class MambaTUI(App[int]):
         if self.is_headless:
             super()._handle_exception(error)
             return
+        if self._failed:  # what breaks while the first failure ends the program says nothing new
+            return
+        self._failed = True
         path = write_crash_report(error, self.options.checkpoints)
         where = f"; details are in {visible(path)}" if path else ""
         name = self.session.run.name if self.session.run else None
@@ -279,7 +300,7 @@ class MambaTUI(App[int]):
 
     def action_leave(self) -> None:
         """Quit; while a run trains, ask what is to become of it."""
-        self.run_worker(self._leave(), group="leave", exclusive=True)
+        self.run_worker(self._leave(), group="leave")
 
     async def action_quit(self) -> None:
         """Textual's own quit (command palette) asks too."""

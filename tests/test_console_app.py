@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.content import Content
 from textual.widgets import Input
 
 from mamba_tui import themes
@@ -221,3 +222,30 @@ async def test_a_failure_of_ours_is_a_sentence_and_a_file(tmp_path):
     path = write_crash_report(ValueError("odd"), tmp_path)
     assert "ValueError: odd" in path.read_text()
     assert write_crash_report(ValueError("odd"), tmp_path / "missing") is None
+
+
+async def test_asking_twice_to_quit_is_asking_once(tmp_path):
+    """The second Ctrl+Q must not take the question's asker away from under it."""
+    run = make_run(tmp_path)
+    async with serving(FakeTrainer(run)), console(tmp_path, attach=run.name) as (app, pilot):
+        await until(pilot, lambda: app.session.alive)
+        await pilot.press("ctrl+q", "ctrl+q")
+        await until_shown(pilot, "Leave it training")
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_screens_come_and_go_in_any_hurry(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        for _ in range(3):
+            await pilot.press(
+                "f1", "j", "escape", "escape", "ctrl+p", "down", "escape", "escape", "ctrl+p", "escape"
+            )
+        await until(pilot, lambda: len(app.screen_stack) == 1)
+        page = Page("Title", Content("text"))
+        answers = []
+        await app.push_screen(page, answers.append)
+        page.dismiss("first")
+        page.dismiss("second")
+        await until(pilot, lambda: answers == ["first"])
+        assert len(app.screen_stack) == 1

@@ -17,6 +17,7 @@ from textual.widgets import Input
 from mamba_tui import keys
 from mamba_tui.session import RunRow, Session
 from mamba_tui.widgets.bars import KeyBar
+from mamba_tui.widgets.modal import LeftOnce
 from mamba_tui.widgets.numbers import age, compact, loss
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad, safe
@@ -90,7 +91,7 @@ class RunRows(Rows):
         ]
 
 
-class RunsScreen(ModalScreen[str | None]):
+class RunsScreen(LeftOnce, ModalScreen[str | None]):
     """Choose a run. The answer is its name; overlays are changed in place."""
 
     DEFAULT_CSS = """

@@ -14,6 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
+from mamba_tui.widgets.modal import LeftOnce
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import clip, pad, safe
 
@@ -33,7 +34,7 @@ CSS = """
 """
 
 
-class Dialog(ModalScreen[str | None]):
+class Dialog(LeftOnce, ModalScreen[str | None]):
     """What all questions share: a titled box, Escape for none of it."""
 
     DEFAULT_CSS = f"Dialog {{ {CSS} }}"

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import BindingType
+from textual.geometry import Offset
 from textual.message import Message
 from textual.widgets import TextArea
 
@@ -50,6 +51,15 @@ class PromptEditor(TextArea):
             self.action_history(1)
             return
         await super()._on_key(event)
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        """Show the cursor; not while it stands beyond the text, as it does in Textual's undo and redo.
+
+        https://github.com/Textualize/textual/issues/6686: looking for it there ends the program.
+        """
+        if self.cursor_location[0] >= self.document.line_count:
+            return Offset()
+        return super().scroll_cursor_visible(center, animate)
 
     def action_submit(self) -> None:
         """Remember the prompt and ask for writing."""

@@ -1,0 +1,44 @@
+"""Screens over the screen that can be left in any hurry."""
+
+from __future__ import annotations
+
+from asyncio import InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+from textual.await_complete import AwaitComplete
+from textual.command import CommandPalette
+from textual.screen import Screen
+
+if TYPE_CHECKING:
+    AnyScreen = Screen[Any]
+else:
+    AnyScreen = object  # Textual looks for styles and keys along the first of several screen classes
+
+LEAVING = ("dismiss_none", "escape")
+
+
+class LeftOnce(AnyScreen):
+    """A screen that minds no burst of keys, which come faster than screens come and go.
+
+    A second dismissal does nothing: Textual would take away whatever screen lies on top then, or end the
+    program because the answer was given before. Until its widgets are there it can only be left.
+    """
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No action on widgets that are not there yet."""
+        if not self.is_mounted and action not in LEAVING:
+            return False
+        return super().check_action(action, parameters)
+
+    def dismiss(self, result: Any = None) -> AwaitComplete:
+        """Answer, if this is the first answer and the screen is still on top."""
+        if self.app.screen is not self:
+            return AwaitComplete()
+        try:
+            return super().dismiss(result)
+        except InvalidStateError:  # whoever asked does not wait any more
+            return self.app.pop_screen()
+
+
+class Palette(LeftOnce, CommandPalette):
+    """The command palette. It has no fixed id: the last one may not be gone when the next one comes."""
