@@ -52,15 +52,21 @@ class LineEdit:
     def segments(self, width: int, style: Style) -> list[Segment]:
         """The text in exactly `width` cells, scrolled so that the cursor shows in reverse."""
         before, after = visible(self.text[: self.cursor]), visible(self.text[self.cursor :])
-        if cell_len(before) >= width:
-            pieces = chop_cells(before[::-1], max(1, width - 1))
-            before = pieces[0][::-1] if pieces else ""
         under, rest = (after[:1] or " "), after[1:]
+        before = _first_cells(before[::-1], width - cell_len(under))[::-1]
         room = max(0, width - cell_len(before) - cell_len(under))
-        rest = chop_cells(rest, room)[0] if rest and room else ""
+        rest = _first_cells(rest, room)
         space = " " * max(0, room - cell_len(rest))
         return [
             Segment(before, style),
             Segment(under, style + Style(reverse=True)),
             Segment(rest + space, style),
         ]
+
+
+def _first_cells(text: str, cells: int) -> str:
+    """As much of the text as fits; a wide character at the edge does not."""
+    if cells <= 0 or not text:
+        return ""
+    first = chop_cells(text, cells)[0]
+    return first if cell_len(first) <= cells else ""
