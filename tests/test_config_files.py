@@ -145,7 +145,7 @@ def test_any_typed_value_is_a_value(text):
     assert parse_value(text) is not None
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=st.text(max_size=60), suffix=st.sampled_from([".json", ".toml"]))
 def test_any_text_as_a_file_is_a_configuration_or_a_user_error(tmp_path, text, suffix):
     path = tmp_path / f"fuzz{suffix}"

@@ -71,7 +71,7 @@ def test_few_files_are_split_at_a_line_near_their_ends(tmp_path):
     assert set(splits(corpus).values()) == {"tail"}
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     sizes=st.lists(st.integers(8, 400), min_size=1, max_size=9),
     seed=st.integers(0, 2**63 - 1),

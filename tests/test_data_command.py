@@ -183,7 +183,7 @@ def test_clean_waits_for_a_process_that_prepares_and_says_so(texts, capsys):
             while "waiting for the process" not in "".join(errors):
                 errors.append(capsys.readouterr().err)
                 time.sleep(0.01)
-        done.set()
+            done.set()
 
     held, errors = threading.Event(), []
     thread = threading.Thread(target=hold)
