@@ -43,7 +43,8 @@ def step_event(step: int, loss: float | None = None, **changes: Any) -> dict[str
         "kind": "step", "step": step, "steps": 5, "loss": value, "loss_min": value - 0.2,
         "loss_max": value + 0.2, "learning_rate": 1e-3 * (1 - step / 2000), "gradient_norm": 0.5 + 10 / step,
         "tokens_per_second": 3000.0 + step % 50, "tokens": 512 * step, "data_wait": 0.01,
-        "device_memory": None, "device_utilization": 0.9 + 0.05 * math.sin(step), "epoch": step / 300, **changes,
+        "device_memory": None, "device_utilization": 0.9 + 0.05 * math.sin(step), "epoch": step / 300,
+        **changes,
     }  # fmt: skip
 
 
