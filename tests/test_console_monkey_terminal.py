@@ -123,7 +123,7 @@ def monkey(folder, run: Run) -> None:
         terminal.resize((80, 24))
 
         def left() -> bool:
-            """Out of whatever is open, as a user gets out: the question's first answer leaves the run alone."""
+            """Out of whatever is open, as a user gets out; Enter leaves a run that trains alone."""
             for key in (ESCAPE, CTRL_Q, ENTER):
                 if terminal.over():
                     return True
@@ -135,7 +135,8 @@ def monkey(folder, run: Run) -> None:
 
         wait_for(left, "the console to be left")
         assert terminal.code == 0, terminal.tail[-3000:].decode(errors="replace")
-        assert b"Traceback" not in terminal.tail and not list((folder / "runs").glob("console-error*"))
+        assert b"Traceback" not in terminal.tail
+        assert not list((folder / "runs").glob("console-error*"))
     finally:
         if not terminal.over():
             os.kill(terminal.pid, signal.SIGKILL)
@@ -155,7 +156,8 @@ def unharmed(run: Run, follower: Follower) -> None:
         assert wait_for_command(run, send_command(run, "stop"))["accepted"]
         wait_for(lambda: ended(run), "the end of the run")
         follower.poll()
-    assert follower.history.end is not None and follower.history.end["reason"] == "stopped"
+    assert follower.history.end is not None
+    assert follower.history.end["reason"] == "stopped"
     assert list(follower.history.steps.column("step")) == list(range(1, follower.history.step + 1))
     newest = run.checkpoints()[-1]
     assert newest.step == follower.history.step
