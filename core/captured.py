@@ -272,11 +272,11 @@ def _narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
 
 
 def _laid_out_for_scans(state: ModelState) -> ModelState:
-    """Hidden states (B, D, N) stored as (B, N, D), which the scan on CUDA takes and gives without a copy."""
+    """Hidden states with their last two dimensions swapped in memory, as the scans take and give them."""
     layers = []
     for layer in state.layers:
-        if isinstance(layer, MambaState) and layer.hidden.ndim == 3:
-            layer = MambaState(layer.tail, layer.hidden.transpose(1, 2).contiguous().transpose(1, 2))
+        if isinstance(layer, MambaState):
+            layer = MambaState(layer.tail, layer.hidden.mT.contiguous().mT)
         layers.append(layer)
     return ModelState(state.position, tuple(layers))
 
