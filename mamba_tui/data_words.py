@@ -40,6 +40,11 @@ def progress_line(progress: Progress) -> str:
     return progress.text + (f": {progress.file}" if progress.file and progress.total else "")
 
 
+def count(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def totals(corpus: Corpus) -> list[tuple[str, str]]:
     """The corpus as a whole: titles and values."""
     train, held = corpus.train, corpus.validation
@@ -50,8 +55,8 @@ def totals(corpus: Corpus) -> list[tuple[str, str]]:
     rows = [
         (
             "text",
-            f"{bytes_size(train.text_bytes + held.text_bytes)} in {len(read):,} files, "
-            f"{documents:,} documents",
+            f"{bytes_size(train.text_bytes + held.text_bytes)} in {count(len(read), 'file')}, "
+            f"{count(documents, 'document')}",
         ),
         ("vocabulary", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} tokens"),
         ("training", f"{len(train):,} tokens, {train.bytes_per_token:.2f} bytes each"),
@@ -60,8 +65,8 @@ def totals(corpus: Corpus) -> list[tuple[str, str]]:
     ]
     twins = sum(bool(file.duplicate_of) for file in read)
     if twins:
-        rows.append(("duplicates", f"{twins:,} files have the text of another one"))
+        rows.append(("duplicates", f"{count(twins, 'file')} with the text of another one"))
     skipped = sum(file.split == "skipped" for file in corpus.report)
     if skipped:
-        rows.append(("not read", f"{skipped:,} files; the notes say why"))
+        rows.append(("not read", f"{count(skipped, 'file')}; the notes say why"))
     return rows

@@ -49,6 +49,17 @@ def shown(pane):
     return "".join(token.text for token in pane.text.tokens).replace("⏎\n", "\n")
 
 
+async def test_one_file_is_told_as_one(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "book.txt").write_text("It was a dark and stormy night. " * 400)
+    async with console(folder, tmp_path).run_test(size=(80, 24)) as pilot:
+        await pilot.press("f6")
+        pane = pilot.app.pane
+        await until(pilot, lambda: pane.files.files)
+        assert "in 1 file, 1 document;" in head(pane)
+
+
 async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cursor(tmp_path):
     folder = shelf(tmp_path / "texts")
     (folder / "[@click=app.quit]empty\x1b.txt").write_text("")
