@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,23 @@ def test_narrow_weights_learn_what_casts_do(changes):
     np.testing.assert_allclose(losses, plain_losses, rtol=1e-3)
     for first, second in zip(plain.parameters(), model.parameters()):
         torch.testing.assert_close(first, second, rtol=1e-2, atol=5e-3)
+
+
+def test_narrow_weights_go_through_torch_compile(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    shape = {"n_layer": 1, "n_embd": [16], "attention_type": ["standard"], "dtype": "bfloat16"}
+
+    def compiling(model, forward, *rest):
+        return CapturedStep(model, torch.compile(model), *rest)
+
+    found = []
+    for kind in (CapturedStep, compiling):
+        _, step = make_step(kind, **shape)
+        for number in range(1, 4):
+            step.run(number)
+        found.append([metrics.loss for metrics in step.read(wait=True)])
+    assert step.forward is not step.plain
+    np.testing.assert_allclose(*found, rtol=1e-3)
 
 
 def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
