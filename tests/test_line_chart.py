@@ -71,6 +71,15 @@ def test_equal_values_are_one_level_line():
     assert len(braille_columns(chart)) == chart.plot_width
 
 
+def test_an_axis_shows_at_least_what_it_is_told_to():
+    shares = line(range(10), [40, 60] * 5)
+    chart = frame([shares], view=View((0, 9), least=(0, 100)))
+    assert chart.y_range == (0, 100)
+    assert frame([line(range(10), range(0, 200, 20))], view=View((0, 9), least=(0, 100))).y_range[1] >= 180
+    assert frame([shares], view=View((0, 9), least=(0, 100), log_y=True)).y_range[0] > 0
+    assert frame([line([1, 2], [math.nan] * 2)], view=View((1, 2), least=(0, 100))).y_range is None
+
+
 def test_not_a_number_leaves_a_gap_and_a_mark():
     y = np.ones(100)
     y[40:60] = math.nan

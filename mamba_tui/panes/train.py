@@ -76,7 +76,7 @@ class TrainPane(TrainSteering):
                         for row, names in charts.ROWS.items():
                             with Horizontal(id=row):
                                 for kind in map(kinds.__getitem__, names):
-                                    yield LineChart(kind.title, unit=kind.unit, empty="-", id=kind.id)
+                                    yield charts.chart_of(kind)
                 with VerticalScroll(id="side", can_focus=False):
                     yield TextLine(id="latest")
             yield SamplesView(id="samples-view")

@@ -10,6 +10,7 @@ import numpy as np
 
 from mamba_tui.history import Floats, Mark, RunHistory, Table, number
 from mamba_tui.widgets.chart_frame import Line, Marker
+from mamba_tui.widgets.line_chart import LineChart
 
 SMOOTHING = (0, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 AXES = ("number", "tokens", "duration", "clock")
@@ -40,6 +41,7 @@ class Kind:
     column: str
     unit: str = ""
     color: int = 0
+    least: tuple[float, float] | None = None
 
 
 KINDS = (
@@ -48,12 +50,17 @@ KINDS = (
     Kind("speed", "Tokens/s", "tokens_per_second", color=2),
     Kind("rate", "Learning rate", "learning_rate", color=5),
     Kind("memory", "Device memory", "device_memory", " GB", color=6),
-    Kind("usage", "Utilisation", "device_utilization", " %", color=4),
+    Kind("usage", "Utilisation", "device_utilization", " %", color=4, least=(0, 100)),
     Kind("wait", "Data wait", "data_wait", " %", color=7),
 )
 # What the run does, and what its device does: a row each where there is room for two.
 ROWS = {"learning": ("gradient", "speed", "rate"), "device": ("memory", "usage", "wait")}
 SCALES = {"device_memory": 2.0**-30, "data_wait": 100.0, "device_utilization": 100.0}
+
+
+def chart_of(kind: Kind) -> LineChart:
+    """The chart of one column."""
+    return LineChart(kind.title, unit=kind.unit, empty="-", least=kind.least, id=kind.id)
 
 
 @dataclass(frozen=True)

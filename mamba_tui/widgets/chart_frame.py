@@ -52,13 +52,14 @@ class Marker:
 
 @dataclass(frozen=True)
 class View:
-    """What part of the data is shown, and how."""
+    """What part of the data is shown, and how. `least` is what a linear y axis shows at least."""
 
     x_range: tuple[float, float] | None = None
     axis: Axis = "number"
     log_y: bool = False
     ignore_outliers: bool = False
     crosshair: float | None = None
+    least: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,9 @@ class ChartFrame:
             inside = (x[cut] >= self.x_range[0]) & (x[cut] <= self.x_range[1])
             heights += [values[inside] for values in (y, low, high) if values is not None]
         self.y_range = raster.value_range(heights, self.view.log_y, ignore_outliers=self.view.ignore_outliers)
+        if self.y_range is not None and self.view.least is not None and not self.view.log_y:
+            least, found = self.view.least, self.y_range
+            self.y_range = (min(least[0], found[0]), max(least[1], found[1]))
         self.y_ticks = self._y_ticks()
 
     def _scaled(self, values: Any, cut: slice) -> Floats | None:

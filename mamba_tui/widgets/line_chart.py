@@ -73,12 +73,19 @@ class LineChart(Widget, can_focus=True):
             return self.chart
 
     def __init__(
-        self, title: str = "", *, unit: str = "", empty: str = "no data yet", id: str | None = None
+        self,
+        title: str = "",
+        *,
+        unit: str = "",
+        empty: str = "no data yet",
+        least: tuple[float, float] | None = None,
+        id: str | None = None,
     ) -> None:
         super().__init__(id=id)
         self.title = title
         self.unit = unit
         self.empty = empty
+        self.least = least
         self._lines: list[Line] = []
         self._markers: list[Marker] = []
         self._frame: ChartFrame | None = None
@@ -179,6 +186,7 @@ class LineChart(Widget, can_focus=True):
             log_y=self.log_y,
             ignore_outliers=self.ignore_outliers,
             crosshair=self.crosshair,
+            least=self.least,
         )
         return ChartFrame(
             size, self.title, self.unit, self.empty, self._lines, self._markers, view, self.look()
