@@ -50,12 +50,13 @@ def handled_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def handled(pilot: Any) -> None:
     """Until no widget on screen has a message left. Timers may go on for ever: it ends all the same."""
+    quiet = 0  # twice in a row: a widget without messages may be at work on its last one
     for _ in range(ROUNDS):
         if not await pilot._wait_for_screen(PATIENCE):
             return  # the console has ended
         screen = pilot.app.screen
         pumps = [pilot.app, *screen.walk_children(with_self=True)]
-        if not screen._callbacks and not any(
-            pump.message_queue_size or pump._next_callbacks for pump in pumps
-        ):
+        busy = screen._callbacks or any(pump.message_queue_size or pump._next_callbacks for pump in pumps)
+        quiet = 0 if busy else quiet + 1
+        if quiet == 2:
             return
