@@ -6,6 +6,8 @@ tell apart (https://jfly.uni-koeln.de/color/); on light backgrounds its darker r
 
 from __future__ import annotations
 
+from rich.style import Style
+from textual.color import Color
 from textual.theme import Theme
 
 # Order: training, validation, then overlays and further series.
@@ -83,3 +85,22 @@ def fallback_variables(dark: bool) -> dict[str, str]:
     """The series colours for Textual's own themes, which do not bring them."""
     theme = THEMES[0] if dark else THEMES[1]
     return dict(theme.variables)
+
+
+def shaded(background: Color, *texts: Color) -> Style:
+    """A background, with the one of these colours for text that can be read best there."""
+    legible = max(texts, key=lambda color: contrast(color, background))
+    return Style(color=legible.rich_color, bgcolor=background.rich_color)
+
+
+def contrast(first: Color, second: Color) -> float:
+    """WCAG 2's contrast of two colours, 1 to 21."""
+    light = sorted(_luminance(color) for color in (first, second))
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+def _luminance(color: Color) -> float:
+    parts = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color.normalized
+    )
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts))

@@ -48,7 +48,7 @@ async def test_enter_loads_the_newest_checkpoint_and_streams(tmp_path, size):
         assert pane.sides[0].name == "run-001 step 400"
         assert view(app).text.startswith("She word0s1 word1s1")
         assert len(view(app).tokens) == 31
-        for words in ("30 tokens", "100 tokens/s", "length reached"):
+        for words in ("30 tokens", "100/s", "length reached"):
             await until_shown(pilot, words)
 
 

@@ -1,7 +1,8 @@
-"""Every tab at two sizes, as text, with a run made of files and a clock that stands still.
+"""Every tab at two sizes, dark and light, with a run made of files and a clock that stands still.
 
-After a change that is meant: MAMBA_TUI_UPDATE_SNAPSHOTS=1 python -m pytest tests/test_console_snapshots.py,
-then look at the difference. The colours are not in the text: their contrast is tested instead.
+A snapshot is the text of the screen; below it, in the same places, a letter for the style of each cell, and
+what the letters mean. After a change that is meant:
+MAMBA_TUI_UPDATE_SNAPSHOTS=1 python -m pytest tests/test_console_snapshots.py, then look at the difference.
 """
 
 import contextlib
@@ -9,7 +10,10 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.color import ColorType
+from textual.color import Color
+from textual.widgets import TextArea
 
 from mamba_tui import clock, themes
 from mamba_tui.panes import config as config_pane
@@ -27,6 +31,7 @@ from tests.console_support import (
     make_run,
     rows,
     serving,
+    texts_folder,
     until,
     until_shown,
 )
@@ -43,7 +48,9 @@ READY = {
     "train": ("f3", "sample at step 400"),
     "checkpoints": ("f4", "Once upon a time 400"),
     "generate": ("f5", "temperature"),
+    "data": ("f6", "stormy night"),
 }
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789αβγδεζηθικλμνξοπρστυφχψω"
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +68,32 @@ async def settled(app, pilot):
     before, same = None, 0
     while same < 3:
         await pilot.pause(0.1)
-        now = rows(app)
+        now = picture(app)
         same = same + 1 if now == before else 0
         before = now
-    return "\n".join(before) + "\n"
+    return before
+
+
+def style_in_words(style):
+    if style is None:
+        return "plain"
+    found = [word for word in ("bold", "dim", "italic", "underline", "reverse") if getattr(style, word)]
+    colours = [colour.get_truecolor().hex if colour else "default" for colour in (style.color, style.bgcolor)]
+    return " ".join([*found, colours[0], "on", colours[1]])
+
+
+def picture(app):
+    """The screen's text, then its styles."""
+    letters, rows_of_letters = {}, []
+    for strip in app.screen._compositor.render_strips():
+        row = ""
+        for text, style, _ in strip:
+            words = style_in_words(style)
+            letters.setdefault(words, LETTERS[len(letters)])
+            row += letters[words] * cell_len(text)
+        rows_of_letters.append(row)
+    legend = [f"{letter} {words}" for words, letter in letters.items()]
+    return "\n".join([*rows(app), "", *rows_of_letters, "", *legend]) + "\n"
 
 
 async def compare(name, app, pilot):
@@ -76,7 +105,7 @@ async def compare(name, app, pilot):
     assert path.exists(), f"there is no {path.name} yet: look at the screen, then update the snapshots"
     expected = path.read_text(encoding="utf-8")
     with contextlib.suppress(AssertionError):
-        await until(pilot, lambda: "\n".join(rows(app)) + "\n" == expected, seconds=60)
+        await until(pilot, lambda: picture(app) == expected, seconds=60)
     text = await settled(app, pilot)
     assert text == expected, f"{name} looks different; see this file's first lines"
 
@@ -88,22 +117,27 @@ async def shown(app, pilot, tab):
     await until_shown(pilot, text)
     await pilot.pause()
     app.clear_notifications()
+    for editor in app.query(TextArea):
+        editor.cursor_blink = False
     app.refresh()
     await pilot.pause()
 
 
+@pytest.mark.parametrize("theme", themes.NAMES[:2])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_every_tab(size):
+async def test_every_tab(size, theme):
     root = Path("checkpoints")
+    texts_folder(Path())
     end_run(make_run(root, "first"))
     config = configuration(dataset_dir="texts", device="cpu")
     trainer = FakeTrainer(make_run(root, "second"))
     async with serving(trainer), console(root, size, config=config) as (app, pilot):
+        app.theme = theme
         await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
         await until(pilot, lambda: "40%" in rows(app)[0])
         for tab in READY:
             await shown(app, pilot, tab)
-            await compare(f"{tab}-{size[0]}x{size[1]}", app, pilot)
+            await compare(f"{tab}-{size[0]}x{size[1]}-{theme.removeprefix('mamba-')}", app, pilot)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
@@ -116,16 +150,8 @@ async def test_a_fresh_start(size):
             await compare(f"fresh-{tab}-{size[0]}x{size[1]}", app, pilot)
 
 
-def luminance(color):
-    parts = [part / 255 for part in color.get_truecolor()]
-    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    red, green, blue = linear
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 def contrast(style):
-    first, second = luminance(style.color), luminance(style.bgcolor)
-    return (max(first, second) + 0.05) / (min(first, second) + 0.05)
+    return themes.contrast(Color.from_rich_color(style.color), Color.from_rich_color(style.bgcolor))
 
 
 # Drawn faintly on purpose: lines of the grid, frames, what is behind a curve, textures.
@@ -136,6 +162,7 @@ FAINT = set("┈─│┤└┬╌━▐▕▏╭╮╰╯ █▒░") | {chr(co
 async def test_every_theme_shows_the_same_and_can_be_read(theme):
     """WCAG asks for a contrast of 4.5 for text and 3 for large or secondary text."""
     root = Path("checkpoints")
+    texts_folder(Path())
     config = configuration(dataset_dir="texts", device="cpu")
     least = 4.5 if theme == "mamba-contrast" else 3.0
     async with serving(FakeTrainer(make_run(root, "second"))), console(root, config=config) as (app, pilot):
@@ -155,6 +182,7 @@ async def test_every_theme_shows_the_same_and_can_be_read(theme):
 async def test_without_colour_everything_can_still_be_told_apart(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     root = Path("checkpoints")
+    texts_folder(Path())
     config = configuration(dataset_dir="texts", device="cpu")
     async with serving(FakeTrainer(make_run(root, "second"))), console(root, config=config) as (app, pilot):
         assert app._filters, "NO_COLOR has no effect"

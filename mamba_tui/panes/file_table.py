@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import BindingType
 from textual.color import Color
 
-from mamba_tui import keys
+from mamba_tui import keys, themes
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
 from mamba_tui.widgets.token_view import Token, TokenView
@@ -135,5 +134,5 @@ class TextView(TokenView, inherit_bindings=False):
             text = Color.parse(variables.get("foreground", "#ffffff"))
             accent = Color.parse(variables.get("accent", "#5fafff"))
             for mixed in (base.blend(text, 0.08), base.blend(text, 0.22), base.blend(accent, 0.6)):
-                self._shades.append(Style(bgcolor=RichColor.from_rgb(mixed.r, mixed.g, mixed.b)))
+                self._shades.append(themes.shaded(mixed, text, base))
         return self._shades[int(probability or 0)]

@@ -133,11 +133,9 @@ class Side:
     def _figures(self, event: Event) -> str:
         first = _number(event, "time_to_first_token")
         parts = [f"{compact(_number(event, 'tokens'))} tokens"]
-        parts.append(f"{compact(_number(event, 'tokens_per_second'))} tokens/s")
+        parts.append(f"{compact(_number(event, 'tokens_per_second'))}/s")
         if first is not None:
-            parts.append(
-                f"first after {first * 1000:.0f} ms" if first < 1 else f"first after {duration(first)}"
-            )
+            parts.append(f"first in {f'{first * 1000:.0f} ms' if first < 1 else duration(first)}")
         parts.append(REASONS.get(str(event.get("reason")), str(event.get("reason"))))
         return ", ".join(parts)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len, chop_cells
-from rich.color import Color as RichColor
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -24,7 +23,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 
-from mamba_tui import keys
+from mamba_tui import keys, themes
 from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.safe_text import visible
 
@@ -229,14 +228,14 @@ class TokenView(CachedStyles, can_focus=True):
         self._shades = []
 
     def shades(self) -> list[Style]:
-        """Backgrounds from calm to surprising, made of the theme's warning colour."""
+        """Backgrounds from calm to surprising, made of the theme's warning colour, and text for each."""
         if not self._shades:
             variables = self.app.theme_variables
             base = Color.parse(variables.get("background", "#000000"))
             hot = Color.parse(variables.get("warning", "#e6a23c"))
+            text = Color.parse(variables.get("foreground", "#ffffff"))
             for place in range(len(SHADES) + 1):
-                mixed = base.blend(hot, 0.75 * place / len(SHADES))
-                self._shades.append(Style(bgcolor=RichColor.from_rgb(mixed.r, mixed.g, mixed.b)))
+                self._shades.append(themes.shaded(base.blend(hot, 0.75 * place / len(SHADES)), text, base))
         return self._shades
 
     def shade(self, probability: float | None) -> Style:
