@@ -249,3 +249,13 @@ async def test_screens_come_and_go_in_any_hurry(tmp_path):
         page.dismiss("second")
         await until(pilot, lambda: answers == ["first"])
         assert len(app.screen_stack) == 1
+
+
+async def test_tab_goes_around_the_parts_of_the_screen_both_ways(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        first = app.screen.focused
+        await pilot.press("tab")
+        second = app.screen.focused
+        assert second is not first
+        await pilot.press("shift+tab")
+        assert app.screen.focused is first

@@ -179,6 +179,15 @@ async def test_prompts_have_several_lines_and_a_history(tmp_path):
         assert editor.text == "a\nb"
         await pilot.press("down", "down")
         assert editor.text == "draft"
+        # On any line of a longer prompt, too.
+        editor.text = "one\ntwo"
+        editor.move_cursor((1, 0))
+        await pilot.press("alt+up")
+        assert editor.text == "c"
+        await pilot.press("ctrl+up")
+        assert editor.text == "a\nb"
+        await pilot.press("alt+down", "ctrl+down")
+        assert editor.text == "one\ntwo"
         assert app.state.prompts == ["a\nb", "c"]
 
 

@@ -147,6 +147,14 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
         await until(
             pilot, lambda: all_charts["gradient"].crosshair == all_charts["loss"].crosshair is not None
         )
+        newest = all_charts["loss"].view
+        await pilot.press("shift+left")
+        await until(pilot, lambda: all_charts["gradient"].view == all_charts["loss"].view)
+        earlier = all_charts["loss"].view
+        assert earlier[0] < newest[0]
+        assert earlier[1] - earlier[0] == pytest.approx(newest[1] - newest[0])
+        await pilot.press("shift+right")
+        assert all_charts["loss"].view[0] > earlier[0]
         await pilot.press("0", "l")
         assert all_charts["loss"].log_y
         await until_shown(pilot, "(log)")

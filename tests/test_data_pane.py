@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from core.config import build, flat
+from core.corpus.listing import CACHE_FOLDER
+from core.corpus.store import cache_lock
 from mamba_tui import data_process
 from mamba_tui.app import LaunchOptions, MambaTUI
 from tests.console_support import until
@@ -86,6 +88,21 @@ async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cur
         await pilot.press("greater_than_sign")
         await until(pilot, lambda: "tokens 1,000 to" in about(pane))
         await until(pilot, lambda: shown(pane) == story(2)[999:])
+
+
+async def test_escape_ends_preparing_and_p_begins_it_again(tmp_path):
+    folder = shelf(tmp_path / "texts")
+    cache = folder / CACHE_FOLDER
+    cache.mkdir()
+    async with console(folder, tmp_path).run_test(size=(80, 24)) as pilot:
+        with cache_lock(cache, lambda: None):  # so that it cannot be ready before it is ended
+            await pilot.press("f6")
+            pane = pilot.app.pane
+            await until(pilot, lambda: "another process" in head(pane))
+            await pilot.press("escape")
+            await until(pilot, lambda: "preparing was cancelled" in head(pane) + about(pane))
+        await pilot.press("p")
+        await until(pilot, lambda: pane.files.files)
 
 
 async def test_an_empty_folder_says_so_and_s_writes_the_sample(tmp_path):
