@@ -249,8 +249,8 @@ async def watch_lag(root: Path, name: str, seconds: float) -> None:
         print(f"    {pane.sides[0].count:,} tokens were written meanwhile")
 
 
-def share(windows: int = 30, length: float = 4.0) -> None:
-    """Training throughput with the console attached against alone: windows in turn, the console stopped."""
+def share(pairs: int = 60, length: float = 2.5) -> None:
+    """Training throughput with the console attached against alone, in pairs of windows."""
     from core.runs import EventReader
 
     with tempfile.TemporaryDirectory() as folder:
@@ -263,8 +263,8 @@ def share(windows: int = 30, length: float = 4.0) -> None:
             terminal.wait_for(b"Gradient norm")
             terminal.drain(5.0)
             reader.poll()
-            for window in range(windows):
-                attached = window % 2 == 0
+            for window in range(2 * pairs):
+                attached = (window % 2 == 0) == (window // 2 % 2 == 0)
                 os.kill(terminal.pid, signal.SIGCONT if attached else signal.SIGSTOP)
                 terminal.drain(0.5)
                 reader.poll()
@@ -277,10 +277,13 @@ def share(windows: int = 30, length: float = 4.0) -> None:
         finally:
             terminal.close()
             end_run(run)
+    ratios = [with_console / alone for with_console, alone in zip(counts[True], counts[False])]
+    error = statistics.stdev(ratios) / math.sqrt(pairs)
     with_console, alone = (statistics.median(counts[attached]) for attached in (True, False))
     print(
-        f"  steps a second, alone {alone:.1f}, with the console {with_console:.1f}: "
-        f"{with_console / alone:.1%} (medians of {windows // 2} windows each)"
+        f"  steps a second, alone {alone:.1f}, with the console {with_console:.1f} (medians); "
+        f"ratio of a pair of windows: median {statistics.median(ratios):.1%}, mean {statistics.mean(ratios):.1%} "
+        f"+- {error:.1%} (standard error of {pairs} pairs)"
     )
 
 
