@@ -282,8 +282,8 @@ def share(pairs: int = 60, length: float = 2.5) -> None:
     with_console, alone = (statistics.median(counts[attached]) for attached in (True, False))
     print(
         f"  steps a second, alone {alone:.1f}, with the console {with_console:.1f} (medians); "
-        f"ratio of a pair of windows: median {statistics.median(ratios):.1%}, mean {statistics.mean(ratios):.1%} "
-        f"+- {error:.1%} (standard error of {pairs} pairs)"
+        f"ratio of a pair of windows: median {statistics.median(ratios):.1%}, "
+        f"mean {statistics.mean(ratios):.1%} +- {error:.1%} (standard error of {pairs} pairs)"
     )
 
 
