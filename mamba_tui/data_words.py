@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.corpus import Corpus, FileReport, Progress
+from core.corpus.stream import count
 from mamba_tui.widgets.numbers import bytes_size
 
 ENCODINGS = {
@@ -38,11 +39,6 @@ def notes(file: FileReport) -> list[str]:
 def progress_line(progress: Progress) -> str:
     """`encoding 43%, 12.3 MB/s, 8 s left: moby-dick.txt`."""
     return progress.text + (f": {progress.file}" if progress.file and progress.total else "")
-
-
-def count(number: int, thing: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def totals(corpus: Corpus) -> list[tuple[str, str]]:

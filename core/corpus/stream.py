@@ -152,19 +152,25 @@ class Corpus:
         total = len(self.train) + len(self.validation)
         what = []
         if held:
-            what.append(", ".join(held[:3]) + (f" and {len(held) - 3} more files" if len(held) > 3 else ""))
+            what.append(
+                ", ".join(held[:3]) + (f" and {count(len(held) - 3, 'more file')}" if len(held) > 3 else "")
+            )
         if tails:
             what.append(f"the ends of {tails} files" if tails > 1 else "the end of one file")
         share = len(self.validation) / max(total, 1)
         size = self.train.text_bytes + self.validation.text_bytes
         lines = [
-            f"{len(self.read):,} files, {size:,} bytes of text, "
+            f"{count(len(self.read), 'file')}, {size:,} bytes of text, "
             f"{total:,} tokens ({self.tokenizer.kind}, {self.tokenizer.vocab_size:,} in the vocabulary)",
             f"held out for validation: {' and '.join(what)}: {len(self.validation):,} tokens, {share:.1%}",
         ]
         skipped = [file for file in self.report if file.split == SKIPPED]
         if skipped:
-            lines.append(
-                f"not read: {len(skipped):,} files, such as {skipped[0].name}, which {skipped[0].notes[0]}"
-            )
+            first = f"{skipped[0].name}, which {skipped[0].notes[0]}"
+            lines.append(f"not read: {count(len(skipped), 'file')}, such as {first}")
         return "\n".join(lines + self.notices)
+
+
+def count(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
