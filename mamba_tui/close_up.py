@@ -7,7 +7,6 @@ end of the run. `spliced` puts them into the history in place of the coarse rows
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,9 @@ def read(path: Path, start: int, end: int) -> Table:
     table = Table(STEP_COLUMNS, FINE_ROWS)
     rest = b""
     with open(path, "rb") as file:
+        file.seek(start)
         # In small blocks: the screen's thread must get its turn in between.
-        while start < end and (data := os.pread(file.fileno(), min(BLOCK_BYTES, end - start), start)):
+        while start < end and (data := file.read(min(BLOCK_BYTES, end - start))):
             start += len(data)
             *lines, rest = (rest + data).split(b"\n")
             for event in parse(lines)[0] if lines else ():
