@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.compiling import compiled
 from core.config import RunConfig
 from core.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
@@ -53,7 +54,7 @@ class CapturedStep:
         self.forward = forward
         if self._narrow is not None:
             self.plain = self._narrow.model
-            self.forward = self.plain if forward is model else torch.compile(self.plain)
+            self.forward = self.plain if forward is model else compiled(self._narrow.model)
         self.notices: list[str] = []
         self._optimizer = optimizer
         self._config = config
