@@ -205,7 +205,7 @@ async def test_deleting_asks_and_can_be_taken_back(tmp_path):
         await pilot.press("d")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("right", "enter")
-        await until(pilot, lambda: len(table.rows) == 3 and app.pane._deleted)
+        await until(pilot, lambda: len(table.rows) == 3 and app.trash.deleted)
         assert not path.exists()
         await pilot.press("u")
         await until(pilot, lambda: len(table.rows) == 4)
@@ -213,7 +213,7 @@ async def test_deleting_asks_and_can_be_taken_back(tmp_path):
         await pilot.press("home", "d")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("right", "enter")
-        await until(pilot, lambda: len(table.rows) == 3 and app.pane._deleted)
+        await until(pilot, lambda: len(table.rows) == 3 and app.trash.deleted)
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
     assert sorted(entry.name for entry in run.path.glob("checkpoint_step_400*")) == []

@@ -18,7 +18,7 @@ from mamba_tui.panes.checkpoint_details import comparison, details_content
 from mamba_tui.panes.checkpoint_table import COLUMNS, CheckpointTable
 from mamba_tui.session import CheckpointRow, Session, off_thread
 from mamba_tui.state import ConsoleState
-from mamba_tui.trash import Deleted, Trash
+from mamba_tui.trash import Trash
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 from mamba_tui.widgets.numbers import bytes_size
 from mamba_tui.widgets.rows import Rows
@@ -78,10 +78,6 @@ class CheckpointsPane(Pane):
         """Keep pins and order."""
         self.state.pins = sorted(self.table.pins)
         self.state.sort, self.state.sort_reverse = self.table.sort, self.table.reverse
-
-    @property
-    def _deleted(self) -> list[Deleted]:
-        return self.trash.deleted
 
     def _refresh_if_shown(self) -> None:
         if self.console.pane is self:
