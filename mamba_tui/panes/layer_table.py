@@ -16,8 +16,8 @@ from textual.reactive import reactive
 from core.config import ATTENTION_TYPES
 from mamba_tui import keys
 from mamba_tui.document import Document, fitting_heads, parse_setting, type_name, width_unit
+from mamba_tui.panes.edit_document import EditDocument
 from mamba_tui.widgets import hourglass
-from mamba_tui.widgets.edit_in_place import EditInPlace
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.rows import Rows
@@ -30,7 +30,7 @@ NUMBER_CELLS = 4
 COST_CELLS = 17
 
 
-class LayerTable(Rows, EditInPlace):
+class LayerTable(Rows, EditDocument):
     """Edits the layers of a Document. Posts `Edited` after every change, also while typing."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("layers")
@@ -138,7 +138,8 @@ class LayerTable(Rows, EditInPlace):
 
     # -------------------------------------------------------------- editing
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Show it, and tell whoever shows what hangs on it."""
         self.rows_changed()
         self.refresh(layout=True)
         self.post_message(self.Edited())
@@ -162,7 +163,7 @@ class LayerTable(Rows, EditInPlace):
             self.app.notify(pad(error, 200).rstrip(), severity="error", markup=False)
             return
         self.app.notify(f"took {done}", markup=False)
-        self._changed()
+        self.changed()
 
     @property
     def key_name(self) -> str:
@@ -183,17 +184,7 @@ class LayerTable(Rows, EditInPlace):
             except ValueError:
                 value = self.edit.text
         self.document.attempt(self.key_name, value, self.cursor)
-        self._changed()
-
-    def keep(self, text: str) -> None:
-        """The document has it already."""
-        self.document.keep()
-        self._changed()
-
-    def drop(self) -> None:
-        """The document goes back."""
-        self.document.drop()
-        self._changed()
+        self.changed()
 
     def clicked(self, index: int, x: int) -> None:
         """Choose the column that was clicked; a click on a type takes the next one."""
@@ -257,12 +248,12 @@ class LayerTable(Rows, EditInPlace):
 
     def _set(self, value: object) -> None:
         self.document.set_layer(self.cursor, self.key_name, value)
-        self._changed()
+        self.changed()
 
     def _go(self, index: int) -> None:
         self.rows_changed()
         self.cursor = index
-        self._changed()
+        self.changed()
 
     def action_add(self) -> None:
         """Add a layer."""
@@ -283,7 +274,7 @@ class LayerTable(Rows, EditInPlace):
     def action_mirror(self) -> None:
         """Make the hourglass symmetric."""
         self.document.mirror()
-        self._changed()
+        self.changed()
 
     def action_ramp(self) -> None:
         """Ask for a ramp."""

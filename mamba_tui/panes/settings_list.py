@@ -14,7 +14,7 @@ from textual.message import Message
 from core.config import SETTINGS, Setting, show
 from mamba_tui import keys
 from mamba_tui.document import Document, other_settings, parse_setting
-from mamba_tui.widgets.edit_in_place import EditInPlace
+from mamba_tui.panes.edit_document import EditDocument
 from mamba_tui.widgets.line_edit import LineEdit
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
@@ -57,7 +57,7 @@ def shown_value(value: object) -> str:
 DIGITS = tuple("0123456789.-")
 
 
-class SettingsList(Rows, EditInPlace):
+class SettingsList(Rows, EditDocument):
     """Edits the settings of a Document. Posts `Edited` after every change, also while typing."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("settings")
@@ -153,7 +153,8 @@ class SettingsList(Rows, EditInPlace):
 
     # -------------------------------------------------------------- editing
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Show it, and tell whoever shows what hangs on it."""
         self.refresh()
         self.post_message(self.Edited())
 
@@ -177,17 +178,7 @@ class SettingsList(Rows, EditInPlace):
         item = self.setting
         if item is not None and self.edit is not None:
             self.document.attempt(item.key, parse_setting(item.key, self.edit.text))
-            self._changed()
-
-    def keep(self, text: str) -> None:
-        """The document has it already."""
-        self.document.keep()
-        self._changed()
-
-    def drop(self) -> None:
-        """The document goes back."""
-        self.document.drop()
-        self._changed()
+            self.changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In read-only mode only movement is left."""
@@ -224,14 +215,14 @@ class SettingsList(Rows, EditInPlace):
             return
         at = choices.index(value) if value in choices else -1
         self.document.set(item.key, choices[(at + direction) % len(choices)])
-        self._changed()
+        self.changed()
 
     def action_default(self) -> None:
         """Back to the default."""
         item = self.setting
         if item is not None:
             self.document.set(item.key, item.default)
-            self._changed()
+            self.changed()
 
     def hint(self) -> tuple[str, Style]:
         """Everything about the setting under the cursor, in one line."""
