@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from textual.content import Content
+from textual.events import Click
 from textual.widgets import Input
 
 from mamba_tui import themes
 from mamba_tui.widgets.dialogs import Page, Question
+from mamba_tui.widgets.modal import Palette
 from tests.console_support import (
     LARGE,
     SMALL,
@@ -259,3 +261,13 @@ async def test_tab_goes_around_the_parts_of_the_screen_both_ways(tmp_path):
         assert second is not first
         await pilot.press("shift+tab")
         assert app.screen.focused is first
+
+
+async def test_a_click_where_the_screen_was_larger_closes_the_palette(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, Palette) and app.screen.is_mounted)
+        palette = app.screen
+        click = Click(palette, 300, 90, 0, 0, 1, False, False, False, screen_x=300, screen_y=90)
+        palette.post_message(click)
+        await until(pilot, lambda: len(app.screen_stack) == 1)

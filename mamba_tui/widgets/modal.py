@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from textual.await_complete import AwaitComplete
 from textual.command import CommandPalette
+from textual.errors import NoWidget
+from textual.geometry import Region
 from textual.screen import Screen
+from textual.widget import Widget
 
 if TYPE_CHECKING:
     AnyScreen = Screen[Any]
@@ -42,3 +45,13 @@ class LeftOnce(AnyScreen):
 
 class Palette(LeftOnce, CommandPalette):
     """The command palette. It has no fixed id: the last one may not be gone when the next one comes."""
+
+    def get_widget_at(self, x: int, y: int) -> tuple[Widget, Region]:
+        """What is at a place; the palette itself where a click comes after the terminal became smaller.
+
+        Textual's palette asks without expecting that nothing is there.
+        """
+        try:
+            return super().get_widget_at(x, y)
+        except NoWidget:
+            return self, self.region
