@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core.config import RunConfig
-from core.model import GPT
+from core.model import GPT, ModelState, Output
 from core.ops.dispatch import HAS_TRITON
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -37,10 +38,19 @@ def compiles(config: RunConfig, device: torch.device) -> bool:
 
 
 def compiled(model: GPT) -> Callable[..., object]:
-    """The model under torch.compile, which begins to work when it is first called."""
+    """The model under torch.compile, which begins to work when it is first called.
+
+    The state that it returns has no gradient: what is compiled has to know that beforehand, or its backward
+    would begin with zeros as large as the whole state.
+    """
     keep_what_is_compiled()
-    forward: Callable[..., object] = torch.compile(model)
-    return forward
+
+    def forward(*inputs: Tensor | ModelState | None) -> Output:
+        output: Output = model(*inputs)
+        return output._replace(state=output.state.detach())
+
+    found: Callable[..., object] = torch.compile(forward)
+    return found
 
 
 def keep_what_is_compiled() -> None:

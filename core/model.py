@@ -379,4 +379,7 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x = x + self.position_embedding(places.position % self.config.block_size)
+        if torch.is_autocast_enabled(x.device.type):
+            # The stream between the layers too: it is what most of a step's time reads and writes.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.dropout(x), state, places
