@@ -8,7 +8,7 @@ import torch
 from tests.kernels import DEVICE, needs_cuda
 from tests.reference_ops import conv_inputs, conv_loop, double, relative_errors, run_with_gradients
 
-from core.ops.causal_conv_triton import _operator, causal_conv_triton  # isort: skip
+from core.ops.causal_conv_triton import SHARES, _operator, causal_conv_triton  # isort: skip
 
 
 def compare(seed, shape, dtype=torch.float32, options=frozenset(("bias", "tail", "reset"))):
@@ -30,6 +30,29 @@ def test_outputs_tails_and_gradients(shape):
 @pytest.mark.parametrize("options", [frozenset(), frozenset(("tail",)), frozenset(("bias", "reset"))])
 def test_what_is_left_out(options):
     assert compare(2, (1, 18, 6, 4), options=options) < 1e-6
+
+
+def test_strips_with_and_without_a_reset():
+    inputs = conv_inputs(torch.Generator(DEVICE).manual_seed(5), 2, 70, 6, 4, device=DEVICE)
+    inputs["reset"][:] = False
+    inputs["reset"][0, 41] = inputs["reset"][1, 69] = True
+    wanted = run_with_gradients(conv_loop, double(inputs), 5)
+    found = run_with_gradients(causal_conv_triton, inputs, 5)
+    assert max(relative_errors(found, wanted).values()) < 1e-6
+
+
+def test_what_a_reset_hides_may_be_no_number():
+    """The tail of an unused lane may hold anything."""
+    inputs = conv_inputs(torch.Generator(DEVICE).manual_seed(6), 1, 9, 4, 4, device=DEVICE)
+    inputs["reset"][:] = False
+    inputs["reset"][0, 0] = True
+    inputs["tail"][:] = float("nan")
+    found = run_with_gradients(causal_conv_triton, inputs, 6)
+    assert all(value.isfinite().all() for value in found.values())
+
+
+def test_more_shares_than_are_read_at_a_time():
+    assert compare(7, (SHARES + 3, 2, 3, 2)) < 1e-6
 
 
 def test_operator_keeps_torch_compiles_rules():

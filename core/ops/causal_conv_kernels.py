@@ -1,4 +1,8 @@
-"""Triton kernels of `causal_conv_triton.py`; its docstring says how they work."""
+"""Triton kernels of `causal_conv_triton.py`; its docstring says how they work.
+
+`flags` has bit i set where step at + i - (TAPS - 2) forgets all before it, for all that a strip of rows from
+`at` on has to know of. A strip without any, as most are, takes a path without masks.
+"""
 # ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
 
@@ -10,15 +14,25 @@ import triton.language as tl
 
 @triton.jit
 def _sigmoid(value):
-    e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    return tl.where(value >= 0, 1.0, e) / (1.0 + e)
+    """1 / (1 + exp(-value)); the square of a reciprocal root, for a division takes four times as long."""
+    root = tl.rsqrt(1.0 + tl.exp2(value * -1.4426950408889634))
+    return root * root
 
 
 @triton.jit
-def _input(x, tail, t, x_time, length, width, d, PAST: tl.constexpr, HAS_TAIL: tl.constexpr):
-    """Row t of the input, from the tail where t is negative, zeros outside."""
-    row = tl.load(x + t * x_time, mask=d < tl.where((t >= 0) & (t < length), width, 0), other=0.0)
-    row = row.to(tl.float32)
+def _rows(pointer, stride, t, stop, d, width, ROWS: tl.constexpr):
+    """Rows t, t + 1, ... as they are stored, zeros from step `stop` on. The pointer stands at row t."""
+    rows = ()
+    for k in tl.static_range(ROWS):
+        mask = d < tl.where(t + k < stop, width, 0)
+        rows = rows + (tl.load(pointer + k * stride, mask=mask, other=0.0),)
+    return rows
+
+
+@triton.jit
+def _past(x, tail, t, x_time, width, d, PAST: tl.constexpr, HAS_TAIL: tl.constexpr):
+    """Row t of the input as float32, from the tail where t is negative, zeros before that."""
+    row = tl.load(x + t * x_time, mask=d < tl.where(t >= 0, width, 0), other=0.0).to(tl.float32)
     if HAS_TAIL:
         old = tl.load(tail + (PAST + t) * width, mask=d < tl.where(t < 0, width, 0), other=0.0)
         row += old.to(tl.float32)
@@ -26,25 +40,57 @@ def _input(x, tail, t, x_time, length, width, d, PAST: tl.constexpr, HAS_TAIL: t
 
 
 @triton.jit
-def _reset_at(reset, t, length, HAS_RESET: tl.constexpr):
-    """1 where step t forgets all before it, else 0."""
-    flag = t * 0
-    if HAS_RESET:
-        flag = tl.load(reset + t, mask=(t >= 0) & (t < length), other=0).to(tl.int64)
-    return flag
+def _window(x, tail, first, x_time, width, d, PAST: tl.constexpr, HAS_TAIL: tl.constexpr):
+    """The PAST inputs before step `first`, oldest first."""
+    window = ()
+    for k in tl.static_range(PAST):
+        window = window + (_past(x, tail, first + k - PAST, x_time, width, d, PAST, HAS_TAIL),)
+    return window
 
 
 @triton.jit
-def _convolve(window, taps, flags, offset, TAPS: tl.constexpr, HAS_RESET: tl.constexpr):
-    """The newest output of a window of inputs and the flags beside it, both oldest first."""
-    total = offset + taps[TAPS - 1] * window[TAPS - 1]
-    blocked = flags[TAPS - 1]
-    for distance in tl.static_range(1, TAPS):
-        tap = taps[TAPS - 1 - distance]
-        if HAS_RESET:
-            tap = tl.where(blocked != 0, 0.0, tap)
-            blocked = blocked | flags[TAPS - 1 - distance]
-        total += tap * window[TAPS - 1 - distance]
+def _read_flags(reset, at, length, TAPS: tl.constexpr, HAS_RESET: tl.constexpr):
+    """The resets from step at - (TAPS - 2) on, one a lane."""
+    lane = tl.arange(0, 32)
+    marks = lane * 0
+    if HAS_RESET:
+        t = at - (TAPS - 2) + lane
+        marks = tl.load(reset + t, mask=(t >= 0) & (t < length), other=0).to(tl.int32)
+    return marks
+
+
+@triton.jit
+def _as_bits(marks, COUNT: tl.constexpr, HAS_RESET: tl.constexpr):
+    """The first COUNT of the resets that lanes read, as bits of a number."""
+    bits = 0
+    if HAS_RESET:
+        lane = tl.arange(0, 32)
+        bits = tl.sum(tl.where((lane < COUNT) & (marks != 0), 1 << lane, 0), 0)
+    return bits
+
+
+@triton.jit
+def _unless(flags, value, FIRST: tl.constexpr, COUNT: tl.constexpr, MASKED: tl.constexpr):
+    """The value, or zero where any of the COUNT flags from FIRST on is set."""
+    if MASKED and COUNT > 0:
+        value = tl.where((flags & (((1 << COUNT) - 1) << FIRST)) != 0, 0.0, value)
+    return value
+
+
+@triton.jit
+def _seen(window, row, flags, K: tl.constexpr, TAPS: tl.constexpr, MASKED: tl.constexpr):
+    """What the taps of a strip's row K meet, oldest first."""
+    seen = ()
+    for k in tl.static_range(TAPS - 1):
+        seen = seen + (_unless(flags, window[k], K + k, TAPS - 1 - k, MASKED),)
+    return seen + (row,)
+
+
+@triton.jit
+def _convolve(seen, taps, offset, TAPS: tl.constexpr):
+    total = offset
+    for k in tl.static_range(TAPS):
+        total += taps[TAPS - 1 - k] * seen[TAPS - 1 - k]
     return total
 
 
@@ -60,17 +106,36 @@ def _load_taps(weight, bias, d, width, TAPS: tl.constexpr, HAS_BIAS: tl.constexp
 
 
 @triton.jit
+def _forward_strip(
+    rows, window, flags, taps, offset, y, at, stop, width, d,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Write the outputs of a strip; gives the window after it. `y` stands at row `at`."""
+    for k in tl.static_range(ROWS):
+        row = rows[k].to(tl.float32)
+        before = _convolve(_seen(window, row, flags, k, TAPS, MASKED), taps, offset, TAPS)
+        out = before * _sigmoid(before)
+        mask = d < tl.where(at + k < stop, width, 0)
+        tl.store(y + k * width, out.to(y.dtype.element_ty), mask=mask)
+        window = (window + (row,))[1:]
+    return window
+
+
+@triton.jit
 def conv_forward_kernel(
-    x, weight, bias, tail, reset, y, new_tail, length, width, x_batch, x_time,
+    x, weight, bias, tail, reset, y, new_tail, length, width, steps, x_batch, x_time,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_RESET: tl.constexpr,
 ):  # fmt: skip
-    """ROWS activated outputs of a strip of channels; the last strip also writes the new tail."""
+    """`steps` activated outputs of some channels; who makes the last of them also writes the new tail."""
     PAST: tl.constexpr = TAPS - 1
+    COUNT: tl.constexpr = ROWS + TAPS - 2
     batch = tl.program_id(1).to(tl.int64)
     zero = batch * 0
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    first = tl.program_id(2) * ROWS
+    first = tl.program_id(2) * steps
+    stop = tl.minimum(first + steps, length)
+    x_time += zero
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
     x_rows = x + batch * x_batch + d
     tail_rows = tail
@@ -80,102 +145,156 @@ def conv_forward_kernel(
     if HAS_RESET:
         reset_row = reset + batch * length
     y_rows = y + batch * length * width + d
-    rows = ()
-    flags = ()
-    for k in tl.static_range(ROWS + PAST):
-        t = zero + first + k - PAST
-        rows = rows + (_input(x_rows, tail_rows, t, x_time, length, width, d, PAST, HAS_TAIL and k < PAST),)
-        flags = flags + (_reset_at(reset_row, t, length, HAS_RESET),)
-    for k in tl.static_range(ROWS):
-        t = zero + first + k
-        before = _convolve(rows[k : k + TAPS], taps, flags[k : k + TAPS], offset, TAPS, HAS_RESET)
-        tl.store(y_rows + t * width, before * _sigmoid(before), mask=d < tl.where(t < length, width, 0))
-    if first + ROWS >= length:
-        blocked = zero
+    window = _window(x_rows, tail_rows, first, x_time, width, d, PAST, HAS_TAIL)
+    ahead = _rows(x_rows + first * x_time, x_time, first, stop, d, width, ROWS)
+    marks = _read_flags(reset_row, first, length, TAPS, HAS_RESET)
+    for at in range(first, stop, ROWS):
+        rows = ahead
+        flags = _as_bits(marks, COUNT, HAS_RESET)
+        # Read ahead of the writes: the compiler moves no read above an earlier write.
+        ahead = _rows(x_rows + (at + ROWS) * x_time, x_time, at + ROWS, stop, d, width, ROWS)
+        marks = _read_flags(reset_row, at + ROWS, length, TAPS, HAS_RESET)
+        y_here = y_rows + (zero + at) * width
+        if flags == 0:
+            window = _forward_strip(
+                rows, window, flags, taps, offset, y_here, at, stop, width, d, TAPS, ROWS, False
+            )
+        else:
+            window = _forward_strip(
+                rows, window, flags, taps, offset, y_here, at, stop, width, d, TAPS, ROWS, True
+            )
+    if first + steps >= length:
+        flags = _as_bits(_read_flags(reset_row, length, length, TAPS, HAS_RESET), TAPS - 2, HAS_RESET)
         for k in tl.static_range(PAST):
-            t = zero + length - 1 - k
-            row = _input(x_rows, tail_rows, t, x_time, length, width, d, PAST, HAS_TAIL)
-            if HAS_RESET:
-                row = tl.where(blocked != 0, 0.0, row)
-                blocked = blocked | _reset_at(reset_row, t, length, HAS_RESET)
-            tl.store(new_tail + (batch * PAST + PAST - 1 - k) * width + d, row, mask=d < width)
+            row = _past(x_rows, tail_rows, length + k - PAST, x_time, width, d, PAST, HAS_TAIL)
+            row = _unless(flags, row, k, PAST - 1 - k, HAS_RESET)
+            into = new_tail + (batch * PAST + k) * width + d
+            tl.store(into, row.to(new_tail.dtype.element_ty), mask=d < width)
+
+
+@triton.jit
+def _backward_strip(
+    rows, outs, window, grads, sums, flags, taps, offset, grad_x, grad_tail, at, first, stop, width, d,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
+
+    Gives window, gradients before the activation (the last PAST of each) and sums after the strip. `grad_x`
+    stands at row `at`, `grad_tail` at row 0.
+    """
+    PAST: tl.constexpr = TAPS - 1
+    for k in tl.static_range(ROWS):
+        row = rows[k].to(tl.float32)
+        seen = _seen(window, row, flags, k, TAPS, MASKED)
+        before = _convolve(seen, taps, offset, TAPS)
+        sigmoid = _sigmoid(before)
+        grad = outs[k].to(tl.float32) * sigmoid * (1.0 + before * (1.0 - sigmoid))
+        if OWN:
+            added = ()
+            for tap in tl.static_range(TAPS):
+                added = added + (sums[tap] + grad * seen[tap],)
+            sums = added + (sums[TAPS] + grad,)
+        grads = grads + (grad,)
+        # These are all the outputs that the input at t - PAST has an effect on.
+        total = taps[PAST] * grads[0]
+        for distance in tl.static_range(1, TAPS):
+            total += taps[PAST - distance] * _unless(flags, grads[distance], k, distance, MASKED)
+        into = at + k - PAST
+        mask = d < tl.where((into >= first) & (into < stop), width, 0)
+        tl.store(grad_x + (k - PAST) * width, total.to(grad_x.dtype.element_ty), mask=mask)
+        if WANTS_TAIL and k < PAST:
+            if at == 0:
+                tl.store(grad_tail + k * width, total.to(grad_tail.dtype.element_ty), mask=d < width)
+        grads = grads[1:]
+        window = (window + (row,))[1:]
+    return window, grads, sums
 
 
 @triton.jit
 def conv_backward_kernel(
-    x, weight, bias, tail, reset, grad_y, grad_x, grad_tail, grad_weight, grad_bias,
-    length, width, x_batch, x_time,
+    x, weight, bias, tail, reset, grad_y, grad_x, grad_tail, shares,
+    length, width, steps, x_batch, x_time, g_batch, g_time,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_RESET: tl.constexpr, WANTS_TAIL: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of ROWS inputs of a strip of channels, and the strip's share of those of the weights."""
+    """Gradients of `steps` inputs of some channels, and a share of those of the weights and the bias."""
     PAST: tl.constexpr = TAPS - 1
+    COUNT: tl.constexpr = ROWS + TAPS - 2
     batch, part, parts = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     zero = batch * 0
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    first = part * ROWS
+    first = part * steps
+    stop = tl.minimum(first + steps, length)
+    # Inputs have an effect on the PAST outputs after them, too.
+    end = tl.minimum(stop + PAST, length)
+    x_time += zero
+    g_time += zero
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
     x_rows = x + batch * x_batch + d
+    g_rows = grad_y + batch * g_batch + d
     tail_rows = tail
     if HAS_TAIL:
         tail_rows = tail + batch * PAST * width + d
     reset_row = reset
     if HAS_RESET:
         reset_row = reset + batch * length
-    plain = batch * length * width + d
-    rows = ()
-    flags = ()
-    for k in tl.static_range(PAST):
-        t = zero + first + k - PAST
-        rows = rows + (_input(x_rows, tail_rows, t, x_time, length, width, d, PAST, HAS_TAIL),)
-        flags = flags + (_reset_at(reset_row, t, length, HAS_RESET),)
-    sums = ()
-    for _ in tl.static_range(TAPS):
-        sums = sums + (d * 0.0,)
-    sum_bias = d * 0.0
+    into = grad_x + batch * length * width + d
+    into_tail = grad_tail + batch * PAST * width + d
+    window = _window(x_rows, tail_rows, first, x_time, width, d, PAST, HAS_TAIL)
     grads = ()
+    sums = (d * 0.0,)
     for _ in tl.static_range(PAST):
         grads = grads + (d * 0.0,)
-    for k in tl.static_range(ROWS + PAST):
-        # rows, flags and, further down, grads hold steps t - PAST to t.
-        t = zero + first + k
-        rows = rows + (_input(x_rows, tail_rows, t, x_time, length, width, d, PAST, False),)
-        flags = flags + (_reset_at(reset_row, t, length, HAS_RESET),)
-        out = tl.load(grad_y + plain + t * width, mask=d < tl.where(t < length, width, 0), other=0.0)
-        before = _convolve(rows, taps, flags, offset, TAPS, HAS_RESET)
-        sigmoid = _sigmoid(before)
-        grad = out.to(tl.float32) * sigmoid * (1.0 + before * (1.0 - sigmoid))
-        if k < ROWS:
-            sum_bias += grad
-            blocked = flags[PAST]
-            sums = sums[:PAST] + (sums[PAST] + grad * rows[PAST],)
-            for distance in tl.static_range(1, TAPS):
-                piece = grad * rows[PAST - distance]
-                if HAS_RESET:
-                    piece = tl.where(blocked != 0, 0.0, piece)
-                    blocked = blocked | flags[PAST - distance]
-                sums = sums[: PAST - distance] + (sums[PAST - distance] + piece,) + sums[TAPS - distance :]
-        grads = grads + (grad,)
-        # These are all the outputs that the input at t - PAST has an effect on.
-        total = taps[PAST] * grads[0]
-        blocked = zero
-        for distance in tl.static_range(1, TAPS):
-            piece = taps[PAST - distance] * grads[distance]
-            if HAS_RESET:
-                blocked = blocked | flags[distance]
-                piece = tl.where(blocked != 0, 0.0, piece)
-            total += piece
-        if k >= PAST:
-            into = t - PAST
-            tl.store(grad_x + plain + into * width, total, mask=d < tl.where(into < length, width, 0))
-        elif WANTS_TAIL:
-            if first == 0:
-                tl.store(grad_tail + (batch * PAST + k) * width + d, total, mask=d < width)
-        grads = grads[1:]
-        rows = rows[1:]
-        flags = flags[1:]
-    strip = (batch * parts + part) * width + d
-    for k in tl.static_range(TAPS):
-        tl.store(grad_weight + strip * TAPS + k, sums[k], mask=d < width)
-    if HAS_BIAS:
-        tl.store(grad_bias + strip, sum_bias, mask=d < width)
+        sums = sums + (d * 0.0,)
+    sums = sums + (d * 0.0,)
+    ahead = _rows(x_rows + first * x_time, x_time, first, end, d, width, ROWS)
+    ahead_outs = _rows(g_rows + first * g_time, g_time, first, end, d, width, ROWS)
+    marks = _read_flags(reset_row, first, length, TAPS, HAS_RESET)
+    for at in range(first, stop, ROWS):
+        rows = ahead
+        outs = ahead_outs
+        flags = _as_bits(marks, COUNT, HAS_RESET)
+        # Read ahead of the writes: the compiler moves no read above an earlier write.
+        ahead = _rows(x_rows + (at + ROWS) * x_time, x_time, at + ROWS, end, d, width, ROWS)
+        ahead_outs = _rows(g_rows + (at + ROWS) * g_time, g_time, at + ROWS, end, d, width, ROWS)
+        marks = _read_flags(reset_row, at + ROWS, length, TAPS, HAS_RESET)
+        if flags == 0:
+            window, grads, sums = _backward_strip(
+                rows, outs, window, grads, sums, flags, taps, offset, into + (zero + at) * width, into_tail,
+                at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, False,
+            )  # fmt: skip
+        else:
+            window, grads, sums = _backward_strip(
+                rows, outs, window, grads, sums, flags, taps, offset, into + (zero + at) * width, into_tail,
+                at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, True,
+            )  # fmt: skip
+    at = first + tl.cdiv(stop - first, ROWS) * ROWS
+    _backward_strip(
+        ahead, ahead_outs, window, grads, sums, _as_bits(marks, COUNT, HAS_RESET), taps, offset,
+        into + (zero + at) * width, into_tail, at, first, stop, width, d, TAPS, PAST, False, False, HAS_RESET,
+    )  # fmt: skip
+    share = shares + (batch * parts + part) * (TAPS + 1) * width + d
+    for k in tl.static_range(TAPS + 1):
+        tl.store(share + k * width, sums[k], mask=d < width)
+
+
+@triton.jit
+def conv_sums_kernel(
+    shares, grad_weight, grad_bias, count, width,
+    TAPS: tl.constexpr, SHARES: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Add up `count` shares (TAPS + 1, width), for one tap, or the bias, of some channels."""
+    tap = tl.program_id(1)
+    d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = d < width
+    total = tl.zeros((SHARES, CHANNELS), tl.float32)
+    for first in range(0, count, SHARES):
+        share = first + tl.arange(0, SHARES)
+        row = (share.to(tl.int64) * (TAPS + 1) + tap) * width
+        mask = (share < count)[:, None] & inside[None, :]
+        total += tl.load(shares + row[:, None] + d[None, :], mask=mask, other=0.0)
+    found = tl.sum(total, 0)
+    if tap < TAPS:
+        tl.store(grad_weight + d * TAPS + tap, found.to(grad_weight.dtype.element_ty), mask=inside)
+    elif HAS_BIAS:
+        tl.store(grad_bias + d, found.to(grad_bias.dtype.element_ty), mask=inside)

@@ -1,9 +1,10 @@
 """The causal convolution on CUDA, in Triton: same function as `core.ops.causal_conv`.
 
-It is bound by memory, so every input is read once: a warp owns a strip of channels over ROWS steps and slides
-a window of the last K inputs, kept in registers, through time. The backward slides a second window, of
-gradients, behind the first; only the K - 1 steps behind each strip are computed twice. Sums for the weights
-are per strip and added in a fixed order.
+It is bound by memory, so every input is read once: a warp owns some channels over many steps and slides a
+window of the last K inputs, kept in registers, through time, a strip of rows at a time, while the rows of the
+next strip are on their way. The backward slides a second window, of gradients, behind the first; only the
+K - 1 steps behind each warp's own are computed twice. The weights' gradient is a share a warp, added up in a
+fixed order by a kernel of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from torch import Tensor
 from core.ops import causal_conv_kernels as kernels
 from core.ops.operators import define
 
-ROWS = 16
-"""Steps a warp produces."""
+FORWARD_ROWS, BACKWARD_ROWS = 4, 8
+"""Steps that a warp reads ahead and then works on."""
 FORWARD_CHANNELS, BACKWARD_CHANNELS = 128, 64
 """Channels of a warp; the backward needs more registers for each."""
+WARPS = 2048
+"""A launch is cut into at least so many, if its warps keep `LEAST` steps; an H100 holds about 3000."""
+LEAST, MOST = 32, 512
+"""Steps of a warp. The K - 1 after them are computed twice."""
+SHARES, SUMMED_CHANNELS = 128, 32
+"""Shares of the weights' gradient that a program adds up at a time, and for how many channels."""
 
 
 def causal_conv_triton(
@@ -41,9 +48,18 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def _options(bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
+def _cut(batch: int, length: int, width: int, channels: int) -> tuple[int, tuple[int, int, int]]:
+    """Steps of a warp, and the grid of warps over channels, lanes of text and time."""
+    across = triton.cdiv(width, channels)
+    steps = MOST
+    while steps > LEAST and across * batch * triton.cdiv(length, steps) < WARPS:
+        steps //= 2
+    return steps, (across, batch, triton.cdiv(length, steps))
+
+
+def _options(weight: Tensor, bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
     return {
-        "ROWS": ROWS,
+        "TAPS": weight.shape[1],
         "HAS_BIAS": bias is not None,
         "HAS_TAIL": tail is not None,
         "HAS_RESET": reset is not None,
@@ -51,15 +67,21 @@ def _options(bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
     }
 
 
+def _with_rows(tensor: Tensor) -> Tensor:
+    """The tensor (B, L, D), its channels next to each other."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def _run_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    x = _with_rows(x)
     batch, length, width = x.shape
-    taps = weight.shape[1]
     y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
-    new_tail = torch.empty(batch, taps - 1, width, dtype=x.dtype, device=x.device)
-    kernels.conv_forward_kernel[(triton.cdiv(width, FORWARD_CHANNELS), batch, triton.cdiv(length, ROWS))](
+    new_tail = torch.empty(batch, weight.shape[1] - 1, width, dtype=x.dtype, device=x.device)
+    steps, grid = _cut(batch, length, width, FORWARD_CHANNELS)
+    kernels.conv_forward_kernel[grid](
         x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), y, new_tail,
-        length, width, *x.stride()[:2], TAPS=taps, CHANNELS=FORWARD_CHANNELS, **_options(bias, tail, reset),
+        length, width, steps, *x.stride()[:2], ROWS=FORWARD_ROWS, CHANNELS=FORWARD_CHANNELS,
+        **_options(weight, bias, tail, reset),
     )  # fmt: skip
     return y, new_tail
 
@@ -72,27 +94,33 @@ def _fake_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> 
 def _run_causal_conv_backward(
     x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
 ) -> Any:
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    x, grad_y = _with_rows(x), _with_rows(grad_y)
     batch, length, width = x.shape
     taps = weight.shape[1]
-    strips = triton.cdiv(length, ROWS)
+    steps, grid = _cut(batch, length, width, BACKWARD_CHANNELS)
     grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
     grad_tail = torch.empty(tail.shape if wants_tail else (0,), dtype=x.dtype, device=x.device)
-    sums = torch.empty(batch * strips, width, taps, dtype=torch.float32, device=x.device)
-    sum_bias = torch.empty(0 if bias is None else batch * strips, width, dtype=torch.float32, device=x.device)
-    kernels.conv_backward_kernel[(triton.cdiv(width, BACKWARD_CHANNELS), batch, strips)](
-        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), grad_y.contiguous(),
-        grad_x, grad_tail, sums, sum_bias, length, width, *x.stride()[:2],
-        TAPS=taps, CHANNELS=BACKWARD_CHANNELS, WANTS_TAIL=wants_tail, **_options(bias, tail, reset),
+    shares = torch.empty(grid[1] * grid[2], taps + 1, width, dtype=torch.float32, device=x.device)
+    kernels.conv_backward_kernel[grid](
+        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), grad_y, grad_x, grad_tail, shares,
+        length, width, steps, *x.stride()[:2], *grad_y.stride()[:2],
+        ROWS=BACKWARD_ROWS, CHANNELS=BACKWARD_CHANNELS, WANTS_TAIL=wants_tail,
+        **_options(weight, bias, tail, reset),
     )  # fmt: skip
-    return grad_x, sums.sum(0).to(weight.dtype), sum_bias.sum(0), grad_tail
+    grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
+    grad_bias = x.new_empty(0) if bias is None else torch.empty_like(bias)
+    kernels.conv_sums_kernel[triton.cdiv(width, SUMMED_CHANNELS), taps + (bias is not None)](
+        shares, grad_weight, grad_bias, shares.shape[0], width,
+        TAPS=taps, SHARES=SHARES, CHANNELS=SUMMED_CHANNELS, HAS_BIAS=bias is not None, num_warps=8,
+    )  # fmt: skip
+    return grad_x, grad_weight, grad_bias, grad_tail
 
 
 def _fake_causal_conv_backward(
     x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
 ) -> Any:
     grad_tail = x.new_empty(tail.shape if wants_tail else (0,))
-    grad_bias = x.new_empty(x.shape[2], dtype=torch.float32)
+    grad_bias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias, grad_tail
 
 
@@ -120,7 +148,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_new_tail: Tensor | None) ->
     grad_tail = grad_tail.to(tail.dtype) if wants_tail else None
     if grad_new_tail is not None:
         grad_x, grad_tail = _pass_tail_on(grad_new_tail, reset, grad_x, grad_tail)
-    return grad_x, grad_weight, None if bias is None else grad_bias.to(bias.dtype), grad_tail, None
+    return grad_x, grad_weight, None if bias is None else grad_bias, grad_tail, None
 
 
 _operator = define(
