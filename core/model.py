@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
 from core.ops.causal_conv import causal_conv
+from core.ops.dispatch import takes_triton
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.rms_norm import RMSNorm, gated_rms_norm, squared_relu
 from core.ops.selective_scan import selective_scan
@@ -148,11 +149,17 @@ class MambaBlock(nn.Module):
 
     def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
         """(B, T, C) to (B, T, C), and the state after it."""
+        mix = self._mix_on_cuda if takes_triton(x) else self._mix
         tail, hidden = (None, None) if state is None else state
-        inputs, gate = self.in_proj(x).chunk(2, 2)
-        inputs, new_tail = causal_conv(
-            inputs, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset
-        )
+        y, new_tail, hidden = mix(self.in_proj(x), tail, hidden, places.reset)
+        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
+
+    def _mix(
+        self, projected: Tensor, tail: Tensor | None, hidden: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs beside gates (B, T, 2D) to (B, T, D), the convolution's tail and the scan's state."""
+        inputs, gate = projected.chunk(2, 2)
+        inputs, tail = causal_conv(inputs, self.conv_weight, self.conv_bias, tail=tail, reset=reset)
         dt, B, C = self.x_proj(inputs).split(self.split, 2)
         y, hidden = selective_scan(
             inputs,
@@ -164,9 +171,30 @@ class MambaBlock(nn.Module):
             z=gate,
             dt_bias=self.dt_bias,
             h0=hidden,
-            reset=places.reset,
+            reset=reset,
         )
-        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
+        return y, tail, hidden
+
+    def _mix_on_cuda(
+        self, projected: Tensor, tail: Tensor | None, hidden: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as one operation."""
+        from core.ops.mamba_mixer_triton import mamba_mixer_triton
+
+        return mamba_mixer_triton(
+            projected,
+            (self.conv_weight, self.conv_bias),
+            self.x_proj.weight,
+            (self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight),
+            self.dt_proj.weight,
+            decay_rates(self.A_log),
+            self.D,
+            self.dt_bias,
+            tail=tail,
+            h0=hidden,
+            reset=reset,
+            eps=NORM_EPSILON,
+        )
 
 
 class Mamba2Block(nn.Module):

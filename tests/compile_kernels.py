@@ -71,6 +71,9 @@ def main():
     q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in (16, 31, 31))
     reach = torch.zeros(1, 16, dtype=torch.int64)
     attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
+    block = GPT(build(shape).model, 50).blocks[0].mixer
+    mixed, *_ = block._mix_on_cuda(torch.randn(1, 32, 128, requires_grad=True), None, None, None)
+    mixed.sum().backward()
     settle(torch.randn(2, 3, 9, 4)[:, :, 4:], torch.randn(2, 3, 5, 4), torch.tensor(True))
     print(*sorted(compiled))
 

@@ -174,7 +174,7 @@ def conv_forward_kernel(
 
 @triton.jit
 def _backward_strip(
-    rows, outs, window, grads, sums, flags, taps, offset, grad_x, grad_tail, at, first, stop, width, d,
+    rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_tail, at, first, stop, width, d,
     TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
@@ -201,7 +201,7 @@ def _backward_strip(
             total += taps[PAST - distance] * _unless(flags, grads[distance], k, distance, MASKED)
         into = at + k - PAST
         mask = d < tl.where((into >= first) & (into < stop), width, 0)
-        tl.store(grad_x + (k - PAST) * width, total.to(grad_x.dtype.element_ty), mask=mask)
+        tl.store(grad_x + (k - PAST) * into_time, total.to(grad_x.dtype.element_ty), mask=mask)
         if WANTS_TAIL and k < PAST:
             if at == 0:
                 tl.store(grad_tail + k * width, total.to(grad_tail.dtype.element_ty), mask=d < width)
@@ -213,7 +213,7 @@ def _backward_strip(
 @triton.jit
 def conv_backward_kernel(
     x, weight, bias, tail, reset, grad_y, grad_x, grad_tail, shares,
-    length, width, steps, x_batch, x_time, g_batch, g_time,
+    length, width, steps, x_batch, x_time, g_batch, g_time, into_batch, into_time,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_RESET: tl.constexpr, WANTS_TAIL: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +238,8 @@ def conv_backward_kernel(
     reset_row = reset
     if HAS_RESET:
         reset_row = reset + batch * length
-    into = grad_x + batch * length * width + d
+    into_time += zero
+    into = grad_x + batch * into_batch + d
     into_tail = grad_tail + batch * PAST * width + d
     window = _window(x_rows, tail_rows, first, x_time, width, d, PAST, HAS_TAIL)
     grads = ()
@@ -260,18 +261,18 @@ def conv_backward_kernel(
         marks = _read_flags(reset_row, at + ROWS, length, TAPS, HAS_RESET)
         if flags == 0:
             window, grads, sums = _backward_strip(
-                rows, outs, window, grads, sums, flags, taps, offset, into + (zero + at) * width, into_tail,
-                at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, False,
+                rows, outs, window, grads, sums, flags, taps, offset, into + at * into_time, into_time,
+                into_tail, at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, False,
             )  # fmt: skip
         else:
             window, grads, sums = _backward_strip(
-                rows, outs, window, grads, sums, flags, taps, offset, into + (zero + at) * width, into_tail,
-                at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, True,
+                rows, outs, window, grads, sums, flags, taps, offset, into + at * into_time, into_time,
+                into_tail, at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, True,
             )  # fmt: skip
     at = first + tl.cdiv(stop - first, ROWS) * ROWS
     _backward_strip(
         ahead, ahead_outs, window, grads, sums, _as_bits(marks, COUNT, HAS_RESET), taps, offset,
-        into + (zero + at) * width, into_tail, at, first, stop, width, d, TAPS, PAST, False, False, HAS_RESET,
+        into + at * into_time, into_time, into_tail, at, first, stop, width, d, TAPS, PAST, False, False, HAS_RESET,
     )  # fmt: skip
     share = shares + (batch * parts + part) * (TAPS + 1) * width + d
     for k in tl.static_range(TAPS + 1):

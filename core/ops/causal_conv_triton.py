@@ -92,18 +92,19 @@ def _fake_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> 
 
 
 def _run_causal_conv_backward(
-    x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
+    x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any, into: Any = None
 ) -> Any:
+    """The gradients; that of x is written to `into` (B, L, D) if given, whose channels are contiguous."""
     x, grad_y = _with_rows(x), _with_rows(grad_y)
     batch, length, width = x.shape
     taps = weight.shape[1]
     steps, grid = _cut(batch, length, width, BACKWARD_CHANNELS)
-    grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
+    grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device) if into is None else into
     grad_tail = torch.empty(tail.shape if wants_tail else (0,), dtype=x.dtype, device=x.device)
     shares = torch.empty(grid[1] * grid[2], taps + 1, width, dtype=torch.float32, device=x.device)
     kernels.conv_backward_kernel[grid](
         x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), grad_y, grad_x, grad_tail, shares,
-        length, width, steps, *x.stride()[:2], *grad_y.stride()[:2],
+        length, width, steps, *x.stride()[:2], *grad_y.stride()[:2], *grad_x.stride()[:2],
         ROWS=BACKWARD_ROWS, CHANNELS=BACKWARD_CHANNELS, WANTS_TAIL=wants_tail,
         **_options(weight, bias, tail, reset),
     )  # fmt: skip
