@@ -174,8 +174,8 @@ def conv_forward_kernel(
 
 @triton.jit
 def _backward_strip(
-    rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_tail, at, first, stop, width, d,
-    TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr, MASKED: tl.constexpr,
+    rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_tail, at, first, stop,
+    width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
 
@@ -272,7 +272,8 @@ def conv_backward_kernel(
     at = first + tl.cdiv(stop - first, ROWS) * ROWS
     _backward_strip(
         ahead, ahead_outs, window, grads, sums, _as_bits(marks, COUNT, HAS_RESET), taps, offset,
-        into + at * into_time, into_time, into_tail, at, first, stop, width, d, TAPS, PAST, False, False, HAS_RESET,
+        into + at * into_time, into_time, into_tail, at, first, stop, width, d, TAPS, PAST, False, False,
+        HAS_RESET,
     )  # fmt: skip
     share = shares + (batch * parts + part) * (TAPS + 1) * width + d
     for k in tl.static_range(TAPS + 1):

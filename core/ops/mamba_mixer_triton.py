@@ -1,8 +1,8 @@
 """All of a Mamba layer between its two outer projections, on CUDA, as one operation.
 
 Convolution, the projection to dt, B and C, their norms, dt's own projection and the scan are what
-`MambaBlock.forward` does with the operations of this folder. Done together, the gradients of the two halves of
-the inner projection are written where they belong instead of being joined, those of the convolution's
+`MambaBlock` does with the operations of this folder elsewhere. Done together, the gradients of the two halves
+of the inner projection are written where they belong instead of being joined, those of the convolution's
 output meet inside a product, and the three norms are one kernel.
 """
 # mypy: disallow-untyped-defs=False
