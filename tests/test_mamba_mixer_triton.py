@@ -107,8 +107,8 @@ def test_operator_keeps_torch_compiles_rules():
     tensors = (
         inputs["projected"].requires_grad_(), block.conv_weight, block.conv_bias, block.x_proj.weight,
         block.dt_norm.weight, block.B_norm.weight, block.C_norm.weight, block.dt_proj.weight,
-        -block.A_log.detach().exp().requires_grad_(), block.D, block.dt_bias, inputs["tail"], inputs["hidden"],
-        inputs["reset"],
+        -block.A_log.detach().exp().requires_grad_(), block.D, block.dt_bias,
+        inputs["tail"], inputs["hidden"], inputs["reset"],
     )  # fmt: skip
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(_operator, (*tensors, 1e-6, True), test_utils=checks)

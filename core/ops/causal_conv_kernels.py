@@ -175,7 +175,8 @@ def conv_forward_kernel(
 @triton.jit
 def _backward_strip(
     rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_tail, at, first, stop,
-    width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr, MASKED: tl.constexpr,
+    width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
 
