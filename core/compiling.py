@@ -46,8 +46,8 @@ def compiled(model: GPT) -> Callable[..., object]:
     keep_what_is_compiled()
 
     def forward(*inputs: Tensor | ModelState | None) -> Output:
-        output: Output = model(*inputs)
-        return output._replace(state=output.state.detach())
+        logits, loss, state = model(*inputs)
+        return Output(logits, loss, state.detach())
 
     found: Callable[..., object] = torch.compile(forward)
     return found
