@@ -28,7 +28,7 @@ from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.rms_norm import RMSNorm, gated_rms_norm, squared_relu
 from core.ops.selective_scan import selective_scan
 from core.ops.ssd_scan import ssd_scan
-from core.ops.window_attention import Places, window_attention
+from core.ops.window_attention import Places, takes_kernels, window_attention
 from core.state import AttentionState as AttentionState
 from core.state import LayerState, begin_documents
 from core.state import MambaState as MambaState
@@ -95,7 +95,20 @@ class MultiHeadAttention(nn.Module):
         self, x: Tensor, state: AttentionState | None, places: Places
     ) -> tuple[Tensor, AttentionState]:
         """(B, T, C) to (B, T, C), and the cache after it."""
-        q, k, v = self.qkv(x).unflatten(2, (3 * self.heads, -1)).chunk(3, 2)  # (B, T, H, E) each
+        qkv = self.qkv(x)
+        learns = state is not None and (state.keys.requires_grad or state.values.requires_grad)
+        size = qkv.shape[2] // (3 * self.heads)
+        mix = self._mix_on_cuda if takes_kernels(qkv, size) and size % 2 == 0 and not learns else self._mix
+        mixed, k, v = mix(qkv, state, places)
+        return self.out(mixed), AttentionState(
+            self._newest(k, state and state.keys), self._newest(v, state and state.values)
+        )
+
+    def _mix(
+        self, qkv: Tensor, state: AttentionState | None, places: Places
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, 3C) to (B, T, C), and keys and values (B, H, S, E), those of the cache in front."""
+        q, k, v = qkv.unflatten(2, (3 * self.heads, -1)).chunk(3, 2)  # (B, T, H, E) each
         if self.rope:
             q, k = places.rotate(torch.cat((q, k), 2)).chunk(2, 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -104,8 +117,22 @@ class MultiHeadAttention(nn.Module):
             v = torch.cat((state.values.to(v.dtype), v), 2)
         learns = state is None or state.keys.requires_grad or state.values.requires_grad
         mixed = window_attention(q, k, v, places, cache_learns=learns)
-        return self.out(mixed.transpose(1, 2).flatten(2)), AttentionState(
-            self._newest(k, state and state.keys), self._newest(v, state and state.values)
+        return mixed.transpose(1, 2).flatten(2), k, v
+
+    def _mix_on_cuda(
+        self, qkv: Tensor, state: AttentionState | None, places: Places
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as one operation, whose keys and values take no gradient."""
+        from core.ops.attention_mixer_triton import attention_mixer_triton
+
+        size = qkv.shape[2] // (3 * self.heads)
+        return attention_mixer_triton(
+            qkv,
+            state,
+            places.rotations(qkv, size // 2) if self.rope else None,
+            places.reach,
+            self.heads,
+            places.window,
         )
 
     def _newest(self, seen: Tensor, like: Tensor | None) -> Tensor:

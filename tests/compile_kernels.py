@@ -13,12 +13,13 @@ from triton.runtime.jit import JITFunction
 
 from core.config import build
 from core.decoding import Reader
-from core.model import GPT
+from core.model import GPT, AttentionState
 from core.ops import causal_conv_triton as conv
 from core.ops import linear_cross_entropy_triton as head
 from core.ops import selective_scan_triton as scan
 from core.ops import window_attention_triton as attention
 from core.ops.settle_triton import settle
+from core.ops.window_attention import Places
 from tests.reference_ops import conv_inputs, scan_inputs
 
 
@@ -74,6 +75,10 @@ def main():
     block = GPT(build(shape).model, 50).blocks[0].mixer
     mixed, *_ = block._mix_on_cuda(torch.randn(1, 32, 128, requires_grad=True), None, None, None)
     mixed.sum().backward()
+    layer = GPT(build(shape).model, 50).blocks[1].mixer
+    places = Places(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
+    qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
+    layer._mix_on_cuda(qkv, AttentionState(*cache), places)[0].float().sum().backward()
     settle(torch.randn(2, 3, 9, 4)[:, :, 4:], torch.randn(2, 3, 5, 4), torch.tensor(True))
     print(*sorted(compiled))
 

@@ -62,20 +62,23 @@ class Places:
         The angle of a far position has no digits to lose in float64, so a cached key turned long ago and
         a query turned now differ by their distance alone.
         """
-        half = x.shape[3] // 2
-        if half not in self._rotations and takes_triton(x):
+        cos, sin = self.rotations(x, x.shape[3] // 2)
+        first, second = x.chunk(2, 3)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), 3).to(x.dtype)
+
+    def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of `half` angles a token, (B, T, 1, half), where `like` is."""
+        if half not in self._rotations and takes_triton(like):
             from core.ops.window_attention_triton import rotations
 
             self._rotations[half] = rotations(self.position, half, ROPE_BASE)
         if half not in self._rotations:
-            precise = torch.float32 if x.device.type == "mps" else torch.float64
-            rates = ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=precise) / half)
+            precise = torch.float32 if like.device.type == "mps" else torch.float64
+            rates = ROPE_BASE ** (-torch.arange(half, device=like.device, dtype=precise) / half)
             angles = self.position[:, :, None, None] * rates
-            wide = torch.promote_types(x.dtype, torch.float32)
+            wide = torch.promote_types(like.dtype, torch.float32)
             self._rotations[half] = angles.cos().to(wide), angles.sin().to(wide)
-        cos, sin = self._rotations[half]
-        first, second = x.chunk(2, 3)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), 3).to(x.dtype)
+        return self._rotations[half]
 
     def masks(self, keys: int, dtype: torch.dtype) -> list[tuple[slice, slice, Tensor | None]]:
         """Blocks of queries, the keys each can reach, and the mask to add to their scores.
@@ -105,6 +108,11 @@ class Places:
             yield slice(start, stop), slice(first, past + stop), mask
 
 
+def takes_kernels(x: Tensor, size: int) -> bool:
+    """Whether the Triton kernels can work on x with heads of `size` channels."""
+    return takes_triton(x) and x.element_size() == 2 and size <= WIDEST_HEAD
+
+
 def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_learns: bool = True) -> Tensor:
     """softmax(q k / sqrt(E)) v, each query over itself and the `places.reach` keys before it.
 
@@ -118,7 +126,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_l
     Returns:
         (B, H, T, E).
     """
-    if takes_triton(q) and q.element_size() == 2 and q.shape[3] <= WIDEST_HEAD:
+    if takes_kernels(q, q.shape[3]):
         from core.ops.window_attention_triton import window_attention_triton
 
         cached = 0 if cache_learns else k.shape[2] - q.shape[2]
