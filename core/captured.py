@@ -149,17 +149,22 @@ class CapturedStep:
         self._optimizer.step()
         if self._narrow is not None:
             self._narrow.refresh()
-        proposed = self._proposed.tensors()
-        for (name, current), before in zip(self.state.tensors().items(), self._before.tensors().values()):
-            if before is current and takes_triton(current):
-                from core.ops.settle_triton import settle
+        self._settle(good)
+        self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
-                settle(proposed[name], current, good)
-                continue
-            current.copy_(torch.where(good, proposed[name], before))
+    def _settle(self, good: Tensor) -> None:
+        """The proposed state becomes the state, or the one before all batches does."""
+        proposed = list(self._proposed.tensors().values())
+        state = list(self.state.tensors().values())
+        if self._batches == 1 and takes_triton(state[-1]):
+            from core.ops.settle_triton import settle
+
+            settle(proposed, state, good)
+            return
+        for found, current, before in zip(proposed, state, self._before.tensors().values()):
+            current.copy_(torch.where(good, found, before))
             if before is not current:
                 before.copy_(current)
-        self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
     def _capture(self) -> None:
         """Record the step: whole where it has one batch, else a batch and the update apart.

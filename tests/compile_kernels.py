@@ -79,7 +79,8 @@ def main():
     places = Places(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
     qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
     layer._mix_on_cuda(qkv, AttentionState(*cache), places)[0].float().sum().backward()
-    settle(torch.randn(2, 3, 9, 4)[:, :, 4:], torch.randn(2, 3, 5, 4), torch.tensor(True))
+    news = [torch.randn(2, 3, 9, 4)[:, :, 4:], torch.zeros(2, dtype=torch.int64)]
+    settle(news, [torch.randn(2, 3, 5, 4).bfloat16(), torch.zeros(2, dtype=torch.int64)], torch.tensor(True))
     print(*sorted(compiled))
 
 

@@ -54,7 +54,7 @@ def attention_prepare_kernel(
     qkv, old_keys, old_values, cos, sin, queries, keys, values, length, past, heads, half,
     ROWS: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr, CACHED: tl.constexpr,
 ):  # fmt: skip
-    """Some slots of one head: queries (B, H, T, E), and keys and values (B, H, P + T, E), cached ones first."""
+    """Some slots of a head: queries (B, H, T, E), and keys and values (B, H, P + T, E), cached ones first."""
     head, batch = (tl.program_id(1) % heads).to(tl.int64), (tl.program_id(1) // heads).to(tl.int64)
     slot = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, HALF)
