@@ -69,9 +69,11 @@ def main():
     y.float().sum().backward()
     x, weight = (torch.randn(*size, requires_grad=True) for size in ((9, 64), (128, 64)))
     head.linear_cross_entropy_triton(x.bfloat16(), weight, torch.zeros(9, dtype=torch.int64)).backward()
-    q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in (16, 31, 31))
-    reach = torch.zeros(1, 16, dtype=torch.int64)
-    attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
+    for length in (16, attention.SHORT + 1):
+        sizes = (length, length + 15, length + 15)
+        q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
+        reach = torch.zeros(1, length, dtype=torch.int64)
+        attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
     block = GPT(build(shape).model, 50).blocks[0].mixer
     mixed, *_ = block._mix_on_cuda(torch.randn(1, 32, 128, requires_grad=True), None, None, None)
     mixed.sum().backward()

@@ -1,0 +1,284 @@
+"""Triton kernels of `window_attention_triton.py`; its docstring says how they work.
+
+Scores and their norms are in powers of two. EVEN: a head has E channels, so that no column needs a mask.
+FULL: the queries are whole blocks, so that no row does.
+"""
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(
+    pointer, rows, columns, row_stride, row_count, width, EVEN: tl.constexpr, FULL: tl.constexpr = False
+):
+    """Rows and columns of a matrix, zeros outside. The pointer stands at row 0."""
+    target = pointer + rows[:, None] * row_stride + columns[None, :]
+    if FULL and EVEN:
+        return tl.load(target)
+    mask = (rows < row_count)[:, None] & (columns < width)[None, :]
+    if FULL:
+        mask = (columns < width)[None, :]
+    if EVEN:
+        mask = (rows < row_count)[:, None]
+    return tl.load(target, mask=mask, other=0.0)
+
+
+@triton.jit
+def _line(pointer, rows, row_count, FULL: tl.constexpr):
+    """One number a row, zeros outside."""
+    if FULL:
+        return tl.load(pointer + rows)
+    return tl.load(pointer + rows, mask=rows < row_count, other=0)
+
+
+@triton.jit
+def _put(pointer, value, rows, columns, row_stride, row_count, width):
+    """Write rows and columns of a matrix where there are any."""
+    mask = (rows[:, None] < row_count) & (columns[None, :] < width)
+    target = pointer + rows[:, None] * row_stride + columns[None, :]
+    tl.store(target, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _visible(distance, seen):
+    """Where 0 <= distance <= seen, in one comparison: below zero is far above as an unsigned number."""
+    return distance.to(tl.uint32, bitcast=True) <= seen.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _keys_of(
+    block, reach, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr, SKIPS: tl.constexpr
+):
+    """For a block of queries: where its keys begin and end, and where those that all of it sees do.
+
+    The beginning follows from the window alone, without waiting for `reach`, unless it SKIPS what documents
+    hide.
+    """
+    row = block * QUERIES
+    last = tl.minimum(row + QUERIES, length) - 1
+    first = row + past - window + 1
+    if SKIPS:
+        first = row + past - tl.load(reach + row).to(tl.int32)
+    whole = last + past - tl.load(reach + last).to(tl.int32)
+    return tl.maximum(first, 0) // KEYS * KEYS, last + past + 1, whole, row + past + 1
+
+
+@triton.jit
+def attention_forward_kernel(
+    q, k, v, reach, out, norms, length, keys, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
+):  # fmt: skip
+    """One block of queries of one head over all keys that any of them sees."""
+    block, head, batch = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    rows = block * QUERIES + tl.arange(0, QUERIES)
+    columns = tl.arange(0, E)
+    place = rows + keys - length
+    reach += batch * length
+    first, stop, whole, open_end = _keys_of(block, reach, length, keys - length, window, QUERIES, KEYS, SKIPS)
+    k += batch * k_batch + head * k_head
+    v += batch * v_batch + head * v_head
+    tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
+    seen = _line(reach, rows, length, False).to(tl.int32)
+    # A row that has seen nothing yet has a top so low that any score is above it, but one that can be
+    # subtracted from itself.
+    top = tl.full((QUERIES,), -1e30, tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    mixed = tl.zeros((QUERIES, E), tl.float32)
+    for start in range(first, stop, KEYS):
+        at = start + tl.arange(0, KEYS)
+        scores = tl.dot(tile_q, tl.trans(_tile(k, at, columns, k_row, keys, width, EVEN)))
+        if start < whole or start + KEYS > open_end:
+            scores = tl.where(_visible(place[:, None] - at[None, :], seen[:, None]), scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        weights = tl.exp2(scores * scale - (higher * scale)[:, None])
+        shrink = tl.exp2((top - higher) * scale)
+        total = total * shrink + tl.sum(weights, 1)
+        tile_v = _tile(v, at, columns, v_row, keys, width, EVEN)
+        mixed = tl.dot(weights.to(tile_v.dtype), tile_v, mixed * shrink[:, None])
+        top = higher
+    mixed *= (1.0 / total)[:, None]
+    _put(out + batch * o_batch + head * o_head, mixed, rows, columns, o_row, length, width)
+    line = (batch * heads + head) * length + rows
+    tl.store(norms + line, top * scale + tl.log2(total), mask=rows < length)
+
+
+@triton.jit
+def _queries(
+    q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
+    KEEPS: tl.constexpr,
+):  # fmt: skip
+    """dq of one block of queries; if it KEEPS them, also their slopes: the sums of grad_out times out."""
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    rows = block * QUERIES + tl.arange(0, QUERIES)
+    columns = tl.arange(0, E)
+    place = rows + keys - length
+    reach += batch * length
+    first, stop, whole, open_end = _keys_of(block, reach, length, keys - length, window, QUERIES, KEYS, SKIPS)
+    k += batch * k_batch + head * k_head
+    v += batch * v_batch + head * v_head
+    tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
+    tile_o = _tile(out + batch * o_batch + head * o_head, rows, columns, o_row, length, width, EVEN)
+    tile_g = _tile(grad_out + batch * g_batch + head * g_head, rows, columns, g_row, length, width, EVEN)
+    seen = _line(reach, rows, length, False).to(tl.int32)
+    line = (batch * heads + head) * length + rows
+    norm = tl.load(norms + line, mask=rows < length, other=0.0)
+    slope = tl.sum(tile_o.to(tl.float32) * tile_g.to(tl.float32), 1)
+    if KEEPS:
+        tl.store(slopes + line, slope, mask=rows < length)
+    grad = tl.zeros((QUERIES, E), tl.float32)
+    for start in range(first, stop, KEYS):
+        at = start + tl.arange(0, KEYS)
+        tile_k = _tile(k, at, columns, k_row, keys, width, EVEN)
+        tile_v = _tile(v, at, columns, v_row, keys, width, EVEN)
+        scores = tl.dot(tile_q, tl.trans(tile_k))
+        change = tl.dot(tile_g, tl.trans(tile_v))
+        if start < whole or start + KEYS > open_end:
+            scores = tl.where(_visible(place[:, None] - at[None, :], seen[:, None]), scores, float("-inf"))
+        change = tl.exp2(scores * scale - norm[:, None]) * (change - slope[:, None])
+        grad = tl.dot(change.to(tile_k.dtype), tile_k, grad)
+    grad *= scale * 0.6931471805599453
+    _put(grad_q + batch * d_batch + head * d_head, grad, rows, columns, d_row, length, width)
+
+
+@triton.jit
+def _queries_of(begin, reach, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """For KEYS keys from `begin` on: where the queries that see any begin and end, and where those that
+    see all do."""
+    first = tl.maximum(begin - past, 0) // QUERIES
+    blocks = tl.cdiv(tl.minimum(begin + KEYS - 1 + window - past, length), QUERIES)
+    # Nobody sees again what an earlier query no longer sees, so it is enough to count blocks.
+    found = 0
+    for base in range(first, blocks, 32):
+        block = base + tl.arange(0, 32)
+        head = block * QUERIES
+        tail = tl.minimum(head + QUERIES, length) - 1
+        start = head + past - tl.load(reach + head, mask=block < blocks, other=0).to(tl.int32)
+        last_start = tail + past - tl.load(reach + tail, mask=block < blocks, other=0).to(tl.int32)
+        some = (block < blocks) & (start < begin + KEYS)
+        found += tl.sum(tl.where(some, 1, 0) + tl.where(some & (last_start <= begin), 1 << 16, 0), 0)
+    first *= QUERIES
+    return first, first + (found & 0xFFFF) * QUERIES, begin + KEYS - 1 - past, first + (found >> 16) * QUERIES
+
+
+@triton.jit
+def _keys(
+    q, k, v, reach, out, grad_out, norms, slopes, grad_k, grad_v,
+    length, keys, heads, width, window, scale, origin,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    KEPT: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of one block of keys, from `origin` on; slopes are read if KEPT, else made again."""
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    begin = origin + block * KEYS
+    at = begin + tl.arange(0, KEYS)
+    columns = tl.arange(0, E)
+    past = keys - length
+    reach += batch * length
+    first, stop, whole, open_end = _queries_of(begin, reach, length, past, window, QUERIES, KEYS)
+    q += batch * q_batch + head * q_head
+    out += batch * o_batch + head * o_head
+    grad_out += batch * g_batch + head * g_head
+    tile_k = _tile(k + batch * k_batch + head * k_head, at, columns, k_row, keys, width, EVEN)
+    tile_v = _tile(v + batch * v_batch + head * v_head, at, columns, v_row, keys, width, EVEN)
+    norms += (batch * heads + head) * length
+    slopes += (batch * heads + head) * length
+    sum_k = tl.zeros((KEYS, E), tl.float32)
+    sum_v = tl.zeros((KEYS, E), tl.float32)
+    for start in range(first, stop, QUERIES):
+        rows = start + tl.arange(0, QUERIES)
+        tile_q = _tile(q, rows, columns, q_row, length, width, EVEN, FULL)
+        tile_g = _tile(grad_out, rows, columns, g_row, length, width, EVEN, FULL)
+        norm = _line(norms, rows, length, FULL)
+        if KEPT:
+            slope = _line(slopes, rows, length, FULL)
+        else:
+            tile_o = _tile(out, rows, columns, o_row, length, width, EVEN, FULL)
+            slope = tl.sum(tile_o.to(tl.float32) * tile_g.to(tl.float32), 1)
+        scores = tl.dot(tile_k, tl.trans(tile_q))
+        change = tl.dot(tile_v, tl.trans(tile_g))
+        if start < whole or start >= open_end:
+            seen = _line(reach, rows, length, FULL).to(tl.int32)
+            visible = _visible((rows + past)[None, :] - at[:, None], seen[None, :])
+            scores = tl.where(visible, scores, float("-inf"))
+        weights = tl.exp2(scores * scale - norm[None, :])
+        change = weights * (change - slope[None, :])
+        sum_v = tl.dot(weights.to(tile_g.dtype), tile_g, sum_v)
+        sum_k = tl.dot(change.to(tile_q.dtype), tile_q, sum_k)
+    into = batch * d_batch + head * d_head
+    _put(grad_k + into, sum_k * (scale * 0.6931471805599453), at, columns, d_row, keys, width)
+    _put(grad_v + into, sum_v, at, columns, d_row, keys, width)
+
+
+@triton.jit
+def attention_queries_kernel(
+    q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
+):  # fmt: skip
+    """dq, and the slopes for `attention_keys_kernel`."""
+    _queries(
+        q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
+        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+        o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
+        E, QUERIES, KEYS, EVEN, SKIPS, True,
+    )  # fmt: skip
+
+
+@triton.jit
+def attention_keys_kernel(
+    q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v,
+    length, keys, heads, width, window, scale, origin,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    g_batch, g_head, g_row, d_batch, d_head, d_row,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """dk and dv."""
+    _keys(
+        q, k, v, reach, grad_out, grad_out, norms, slopes, grad_k, grad_v,
+        length, keys, heads, width, window, scale, origin,
+        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+        g_batch, g_head, g_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
+        E, QUERIES, KEYS, EVEN, FULL, True,
+    )  # fmt: skip
+
+
+@triton.jit
+def attention_backward_kernel(
+    q, k, v, reach, out, grad_out, norms, grad_q, grad_k, grad_v,
+    length, keys, heads, width, window, scale, origin,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, e_batch, e_head, e_row,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, QUERIES_AT_ONCE: tl.constexpr,
+    KEYS_AT_ONCE: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr, FULL: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of KEYS keys by the first programs, dq of QUERIES queries by the others.
+
+    So a short text's backward is one launch.
+    """
+    blocks = tl.cdiv(keys - origin, KEYS)
+    if tl.program_id(0) < blocks:
+        _keys(
+            q, k, v, reach, out, grad_out, norms, norms, grad_k, grad_v,
+            length, keys, heads, width, window, scale, origin,
+            q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+            o_batch, o_head, o_row, g_batch, g_head, g_row, e_batch, e_head, e_row, tl.program_id(0),
+            E, QUERIES_AT_ONCE, KEYS, EVEN, FULL, False,
+        )  # fmt: skip
+    else:
+        _queries(
+            q, k, v, reach, out, grad_out, norms, norms, grad_q, length, keys, heads, width, window, scale,
+            q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+            o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0) - blocks,
+            E, QUERIES, KEYS_AT_ONCE, EVEN, SKIPS, False,
+        )  # fmt: skip
