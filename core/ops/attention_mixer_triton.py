@@ -145,7 +145,7 @@ def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, wind
         qkv.contiguous(), *old, _contiguous(cos), _contiguous(sin),
         queries, keys, values, length, past, heads, half, CACHED=past > 0, **_options(half, cos),
     )  # fmt: skip
-    out, norms = _forward(queries, keys, values, reach)
+    out, norms = _forward(queries, keys, values, reach, window)
     return out.transpose(1, 2).flatten(2), keys, values, _hidden(queries), norms
 
 
