@@ -123,7 +123,7 @@ def _channel_values(pointer, d, width, PRESENT: tl.constexpr):
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "total", "row_programs"])
 def scan_prepare_kernel(
     A, B, C, rates, rows,
     length, total, row_programs, width, states,
@@ -153,7 +153,7 @@ def scan_prepare_kernel(
         tl.store(rates + n[:, None] * width + d[None, :], rate, mask=valid)
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk", "chunks"])
 def scan_forward_kernel(
     x, dt, rates, rows, D, z, bias, reset, entries, y, borders, last, sums,
     length, width, chunk, states, chunks,
@@ -261,7 +261,7 @@ def scan_forward_kernel(
         tl.store(last + batch * states * width + tile, h, mask=tile_mask)
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "chunks"])
 def scan_carry_kernel(
     rates, sums, first, local, chunks, width, states, unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
@@ -296,7 +296,7 @@ def scan_carry_kernel(
         carried = tl.exp2(now_total[None, :] * rate) * carried + now_found
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk", "chunks"])
 def scan_backward_local_kernel(
     dt, rates, rows, z, bias, reset, grad_y, local, sums,
     length, width, chunk, states, chunks,
@@ -374,7 +374,7 @@ def scan_backward_local_kernel(
     tl.store(sums + (batch * chunks + part) * width + d, total, mask=d < width)
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk"])
 def scan_backward_kernel(
     x, dt, rates, rows, D, z, bias, reset, borders, grad_y, entries,
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
@@ -455,6 +455,8 @@ def scan_backward_kernel(
         steps = ()
         before = ()
         decays = ()
+        grads_z = ()
+        outs = ()
         for k in tl.static_range(BLOCK):
             t = begin + k
             before = before + (h,)
@@ -463,11 +465,23 @@ def scan_backward_kernel(
             decay = tl.exp2(steps[k][None, :] * rate + breaks[k])
             if k >= BLOCK - KEPT:
                 decays = decays + (decay,)
-            h = decay * h + (steps[k] * now_x[k].to(tl.float32))[None, :] * weights_B[:, None]
+            value = now_x[k].to(tl.float32)
+            h = decay * h + (steps[k] * value)[None, :] * weights_B[:, None]
+            if HAS_Z:
+                weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
+                plain = tl.sum(h * weights_C[:, None], 0) + direct * value
+                out, gate = now_grad[k].to(tl.float32), now_z[k].to(tl.float32)
+                sigmoid = _sigmoid(gate)
+                silu = gate * sigmoid
+                grads_z = grads_z + (out * plain * (sigmoid + silu * (1.0 - sigmoid)),)
+                outs = outs + (out * silu,)
+        into = (batch * length + at) * width + d
+        if HAS_Z:
+            for k in tl.static_range(BLOCK):
+                _put(grad_z + into + k * width, grads_z[k], d, width, begin + k, stop, FULL)
         # Results, newest step first.
         grads_x = ()
         grads_dt = ()
-        grads_z = ()
         totals = ()
         for k in tl.static_range(BLOCK - 1, -1, -1):
             t = begin + k
@@ -485,14 +499,11 @@ def scan_backward_kernel(
                 decay = decays[k - (BLOCK - KEPT)]
             else:
                 decay = tl.exp2(steps[k][None, :] * rate + (breaks[k] + nothing))
-            value, out = now_x[k].to(tl.float32), now_grad[k].to(tl.float32)
+            value = now_x[k].to(tl.float32)
             if HAS_Z:
-                gate = now_z[k].to(tl.float32)
-                plain = tl.sum(h * weights_C[:, None], 0) + direct * value
-                sigmoid = _sigmoid(gate)
-                silu = gate * sigmoid
-                grads_z = grads_z + (out * plain * (sigmoid + silu * (1.0 - sigmoid)),)
-                out = out * silu
+                out = outs[k]
+            else:
+                out = now_grad[k].to(tl.float32)
             grad = carried + weights_C[:, None] * out[None, :]
             along_B = grad * (steps[k] * value)[None, :]
             along_C = h * out[None, :]
@@ -519,14 +530,11 @@ def scan_backward_kernel(
             grads_x = grads_x + (grad_input * steps[k] + direct * out,)
             sum_D += out * value
             sum_bias += grad_raw
-        into = (batch * length + at) * width + d
         shares = ((batch * groups + group) * length + at) * (2 * N)
         for k in tl.static_range(BLOCK):
             t = begin + k
             _put(grad_x + into + k * width, grads_x[BLOCK - 1 - k], d, width, t, stop, FULL)
             _put(grad_dt + into + k * width, grads_dt[BLOCK - 1 - k], d, width, t, stop, FULL)
-            if HAS_Z:
-                _put(grad_z + into + k * width, grads_z[BLOCK - 1 - k], d, width, t, stop, FULL)
             if EXCHANGE != "":
                 share = grad_BC + shares + k * 2 * N + mine_at
                 if CHANNELS > 2 * N:
@@ -549,7 +557,7 @@ def scan_backward_kernel(
             tl.store(grad_first + batch * states * width + tile, carried, mask=tile_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "groups", "BC_programs", "batches", "slots"])
 def scan_finish_kernel(
     shares_BC, shares_A, shares_D, shares_bias, grad_A, grad_B, grad_C, grad_D, grad_bias,
     length, groups, BC_programs, batches, slots, width, states,

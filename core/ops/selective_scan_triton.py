@@ -48,7 +48,7 @@ MIN_CHUNK = 64
 CHUNK_BELOW = 5
 """With fewer warps a processor than this, time is cut into chunks,"""
 WARPS_PER_PROCESSOR = 32
-"""to have about so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
+"""to have at most so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
 
 
 @functools.cache
@@ -91,9 +91,7 @@ def plan(
     processors = _processors(device)
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
-        chunks = (
-            1 if warps >= CHUNK_BELOW * processors else triton.cdiv(WARPS_PER_PROCESSOR * processors, warps)
-        )
+        chunks = 1 if warps >= CHUNK_BELOW * processors else WARPS_PER_PROCESSOR * processors // warps
         chunk = max(MIN_CHUNK, triton.cdiv(length, chunks))
     chunk = triton.cdiv(chunk, BLOCK) * BLOCK
     return Plan(padded, channels, chunk, max(1, triton.cdiv(length, chunk)), device.type != "cuda")
