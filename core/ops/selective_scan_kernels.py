@@ -52,10 +52,11 @@ def _rows(pointer, time, d, width, t, stop, COUNT: tl.constexpr, FULL: tl.conste
     rows = ()
     for k in tl.static_range(COUNT):
         if FULL:
-            row = tl.load(pointer + k * time)
+            row = tl.load(pointer)
         else:
-            row = tl.load(pointer + k * time, mask=_inside(d, width, t + k, stop), other=0.0)
+            row = tl.load(pointer, mask=_inside(d, width, t + k, stop), other=0.0)
         rows = rows + (row,)
+        pointer += time
     return rows
 
 
@@ -186,9 +187,10 @@ def scan_forward_kernel(
     else:
         h = tl.zeros((N, CHANNELS), tl.float32)
     total = tl.zeros((CHANNELS,), tl.float32)
-    border_tiles = borders
+    border = borders
     if KEEP_BORDERS:
-        border_tiles = _border_tiles(borders, batch, tl.cdiv(length, SPAN), unaligned, N, CHANNELS)
+        border = _border_tiles(borders, batch, tl.cdiv(length, SPAN), unaligned, N, CHANNELS)
+        border += (batch * 0 + part * chunk // SPAN) * tl.num_programs(0) * N * CHANNELS
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
     at = batch * 0 + first  # 64 bits wide
@@ -229,11 +231,11 @@ def scan_forward_kernel(
         for k in tl.static_range(BLOCK):
             t = start + k
             if KEEP_BORDERS and k % SPAN == 0:
-                border = border_tiles + (at // SPAN + k // SPAN) * tl.num_programs(0) * N * CHANNELS
                 if EVEN:
                     tl.store(border, h)
                 else:
                     tl.store(border, h, mask=_inside(n, N, t, stop)[:, None])
+                border += tl.num_programs(0) * N * CHANNELS
             delta = _step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN)
             value = now_x[k].to(tl.float32)
             weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
@@ -255,7 +257,8 @@ def scan_forward_kernel(
         if not LOCAL:
             y_rows = y + (batch * length + at) * width + d
             for k in tl.static_range(BLOCK):
-                _put(y_rows + k * width, results[k], d, width, start + k, stop, FULL)
+                _put(y_rows, results[k], d, width, start + k, stop, FULL)
+                y_rows += width
         if TOUCH:
             touched = touched ^ seen
     # Zero; it only keeps what was touched from being left out.
@@ -431,9 +434,11 @@ def scan_backward_kernel(
     grad_rows = grad_y + batch * length * width + d
     z_rows = z + batch * z_batch + d if HAS_Z else x_rows
     border_tiles = _border_tiles(borders, batch, tl.cdiv(length, BLOCK), unaligned, N, CHANNELS)
+    apart = groups * N * CHANNELS
+    border_tiles += (batch * 0 + first // BLOCK) * apart
     begin = first + (blocks - 1) * BLOCK
     at = batch * 0 + begin
-    border = tl.load(border_tiles + at // BLOCK * groups * N * CHANNELS)
+    border = tl.load(border_tiles + (batch * 0 + blocks - 1) * apart)
     inputs = _rows(x_rows + at * x_time, x_time, d, width, begin, stop, BLOCK, FULL)
     raws = _rows(dt_rows + at * dt_time, dt_time, d, width, begin, stop, BLOCK, FULL)
     grads = _rows(grad_rows + at * width, width, d, width, begin, stop, BLOCK, FULL)
@@ -448,7 +453,7 @@ def scan_backward_kernel(
         to = batch * 0 + following
         now_x, now_dt, now_grad, now_z, h = inputs, raws, grads, gates, border.to(tl.float32)
         if AHEAD == 0:
-            h = tl.load(border_tiles + at // BLOCK * groups * N * CHANNELS).to(tl.float32)
+            h = tl.load(border_tiles + (batch * 0 + blocks - 1 - i) * apart).to(tl.float32)
             now_x = _rows(x_rows + at * x_time, x_time, d, width, begin, stop, BLOCK, FULL)
             now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, begin, stop, BLOCK, FULL)
             now_grad = _rows(grad_rows + at * width, width, d, width, begin, stop, BLOCK, FULL)
@@ -483,8 +488,10 @@ def scan_backward_kernel(
                 outs = outs + (out * silu,)
         into = (batch * length + at) * width + d
         if HAS_Z:
+            to_z = grad_z + into
             for k in tl.static_range(BLOCK):
-                _put(grad_z + into + k * width, grads_z[k], d, width, begin + k, stop, FULL)
+                _put(to_z, grads_z[k], d, width, begin + k, stop, FULL)
+                to_z += width
         # Results, newest step first.
         grads_x = ()
         grads_dt = ()
@@ -498,7 +505,7 @@ def scan_backward_kernel(
                 if HAS_Z:
                     gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
             if k == BORDER_AT and AHEAD > 0:
-                border = tl.load(border_tiles + to // BLOCK * groups * N * CHANNELS)
+                border = tl.load(border_tiles + (batch * 0 + tl.maximum(blocks - 2 - i, 0)) * apart)
             weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
             weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
             if k >= BLOCK - KEPT:
@@ -536,11 +543,14 @@ def scan_backward_kernel(
             grads_x = grads_x + (grad_input * steps[k] + direct * out,)
             sum_D += out * value
             sum_bias += grad_raw
+        to_x, to_dt = grad_x + into, grad_dt + into
         shares = ((batch * groups + group) * length + at) * (2 * N)
         for k in tl.static_range(BLOCK):
             t = begin + k
-            _put(grad_x + into + k * width, grads_x[BLOCK - 1 - k], d, width, t, stop, FULL)
-            _put(grad_dt + into + k * width, grads_dt[BLOCK - 1 - k], d, width, t, stop, FULL)
+            _put(to_x, grads_x[BLOCK - 1 - k], d, width, t, stop, FULL)
+            _put(to_dt, grads_dt[BLOCK - 1 - k], d, width, t, stop, FULL)
+            to_x += width
+            to_dt += width
             if EXCHANGE != "":
                 share = grad_BC + shares + k * 2 * N + mine_at
                 if CHANNELS > 2 * N:

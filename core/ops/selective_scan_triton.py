@@ -36,7 +36,7 @@ SPAN = 4
 """Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
 """Steps of the other passes between two reads of rows."""
-KEPT = 0
+KEPT = 1
 """Newest steps of a span whose decays the backward holds in registers, instead of computing them again."""
 NARROW_BORDERS = True
 ROWS_AT = 2
