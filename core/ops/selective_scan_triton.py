@@ -36,13 +36,17 @@ SPAN = 4
 """Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
 """Steps of the other passes between two reads of rows."""
-KEPT = 1
+KEPT = 3
 """Newest steps of a span whose decays the backward holds in registers, instead of computing them again."""
 NARROW_BORDERS = True
+"""Whether bfloat16 inputs have bfloat16 borders."""
 ROWS_AT = 2
 BORDER_AT = 1
+"""Before which steps of a span the backward reads the next span's rows and border."""
 AHEAD = True
+"""Whether the next block's rows are read before this one is computed."""
 TOUCH = True
+"""Whether the next block's rows of B and C are brought near before this one is computed."""
 LANES = 32
 MIN_CHUNK = 64
 CHUNK_BELOW = 5
