@@ -44,6 +44,11 @@ def test_outputs_and_gradients(shape, chunk):
     assert compare(1, shape, chunk) < TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_inputs(dtype):
+    assert compare(9, (2, 17, 24, 16), 8, dtype) < TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize("options", [frozenset(), frozenset(("z",)), frozenset(("h0", "reset"))])
 def test_what_is_left_out(options):
     assert compare(2, (1, 10, 4, 4), options=options) < TOLERANCE[torch.float32]
@@ -76,9 +81,10 @@ def test_carried_state_continues_the_text():
     torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [frozenset(), ALL])
-def test_operator_keeps_torch_compiles_rules(options):
-    inputs = scan_inputs(torch.Generator(DEVICE).manual_seed(6), 1, 9, 4, 4, device=DEVICE, options=options)
+@pytest.mark.parametrize(("options", "dtype"), [(frozenset(), torch.float32), (ALL, torch.bfloat16)])
+def test_operator_keeps_torch_compiles_rules(options, dtype):
+    generator = torch.Generator(DEVICE).manual_seed(6)
+    inputs = scan_inputs(generator, 1, 9, 4, 4, dtype=dtype, device=DEVICE, options=options)
     for value in inputs.values():
         value.requires_grad_(value.is_floating_point())
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "h0", "reset")

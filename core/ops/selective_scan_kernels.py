@@ -1,8 +1,12 @@
 """Triton kernels of `selective_scan_triton.py`; its docstring says how they work together.
 
 Tiles are (N, CHANNELS). Suffixes of strides: `_batch` from lane of text to lane of text, `_time` from step to
-step; channels are always next to each other. EVEN: the length is a multiple of BLOCK. FULL: EVEN, and no
-channel or state of a tile is padding, so that nothing needs a mask.
+step; channels are always next to each other. BLOCK: steps between two reads of rows. EVEN: the length is a
+multiple of BLOCK. FULL: EVEN, and no channel or state of a tile is padding, so that nothing needs a mask.
+
+What hides the waiting: rows of channels are read one block ahead, as they lie in memory; rows of B and C are
+touched one block ahead (`_touch`), so that they are in the processor's own cache when they are used; and
+results are written at the end of a block, because a read is not moved above an earlier write.
 """
 # ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
@@ -14,10 +18,16 @@ import triton.language as tl
 
 
 @triton.jit
+def _inverse(value):
+    """1 / value for a moderate positive value: fewer instructions than a division, which takes any."""
+    return tl.rsqrt(value * value)
+
+
+@triton.jit
 def _softplus(value):
     """log(1 + exp(value)) to float32's precision everywhere, as 2 atanh(e / (2 + e)) for the logarithm."""
     e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    s = e / (2.0 + e)
+    s = e * _inverse(2.0 + e)
     q = s * s
     tail = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
     return tl.maximum(value, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * tail))
@@ -27,7 +37,7 @@ def _softplus(value):
 def _sigmoid(value):
     """1 / (1 + exp(-value)) without overflow."""
     e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    return tl.where(value >= 0, 1.0, e) / (1.0 + e)
+    return tl.where(value >= 0, 1.0, e) * _inverse(1.0 + e)
 
 
 @triton.jit
@@ -37,11 +47,17 @@ def _inside(index, bound, t, stop):
 
 
 @triton.jit
-def _row(pointer, index, bound, t, stop, FULL: tl.constexpr):
-    """A row as float32, zeros where not inside."""
-    if FULL:
-        return tl.load(pointer).to(tl.float32)
-    return tl.load(pointer, mask=_inside(index, bound, t, stop), other=0.0).to(tl.float32)
+def _rows(pointer, time, d, width, t, stop, COUNT: tl.constexpr, FULL: tl.constexpr):
+    """COUNT rows from step `t` on as they lie in memory, zeros where not inside."""
+    rows = ()
+    for k in tl.static_range(COUNT):
+        if FULL:
+            row = tl.load(pointer)
+        else:
+            row = tl.load(pointer, mask=_inside(d, width, t + k, stop), other=0.0)
+        rows = rows + (row,)
+        pointer += time
+    return rows
 
 
 @triton.jit
@@ -54,6 +70,27 @@ def _put(pointer, value, index, bound, t, stop, FULL: tl.constexpr):
 
 
 @triton.jit
+def _weights(rows, t, stop, N: tl.constexpr, EVEN: tl.constexpr):
+    """A row of B or C, zeros from `stop` on."""
+    n = tl.arange(0, N)
+    if EVEN:
+        return tl.load(rows + n)
+    return tl.load(rows + n, mask=_inside(n, N, t, stop), other=0.0)
+
+
+@triton.jit
+def _touch(rows, t, stop, N: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    """Read a little of every part of the next block's rows of B and C, for the cache."""
+    SPACING: tl.constexpr = BLOCK * 2 * N // 32
+    lane = tl.arange(0, 32)
+    if EVEN:
+        found = tl.load(rows + lane * SPACING)
+    else:
+        found = tl.load(rows + lane * SPACING, mask=t + lane * BLOCK // 32 < stop, other=0.0)
+    return found.to(tl.int32, bitcast=True)
+
+
+@triton.jit
 def _step_size(raw, t, stop, EVEN: tl.constexpr):
     """softplus(raw); zero, a step that changes nothing, from `stop` on."""
     delta = _softplus(raw)
@@ -63,13 +100,25 @@ def _step_size(raw, t, stop, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _forgets(reset, t, stop, HAS_RESET: tl.constexpr):
-    """What to add to the exponent: minus infinity where the state is forgotten, else zero."""
-    forgets = 0.0
-    if HAS_RESET:
-        flag = tl.load(reset, mask=t < stop, other=0)
-        forgets = tl.where(flag != 0, float("-inf"), 0.0)
-    return forgets
+def _breaks(reset, at, t, stop, COUNT: tl.constexpr, HAS_RESET: tl.constexpr):
+    """What to add to the exponents: minus infinity where the state is forgotten, else zero."""
+    breaks = ()
+    for k in tl.static_range(COUNT):
+        if HAS_RESET:
+            flag = tl.load(reset + at + k, mask=t + k < stop, other=0)
+            breaks = breaks + (tl.where(flag != 0, float("-inf"), 0.0),)
+        else:
+            breaks = breaks + (0.0,)
+    return breaks
+
+
+@triton.jit
+def _border_tiles(borders, batch, spans, unaligned, N: tl.constexpr, CHANNELS: tl.constexpr):
+    """This program's tile in the first border. A border is a tile a program, without gaps."""
+    lane = unaligned + tl.arange(0, CHANNELS)
+    group, groups = tl.program_id(0), tl.num_programs(0)
+    mine = borders + (batch * spans * groups + group) * N * CHANNELS + lane
+    return mine[None, :] + tl.arange(0, N)[:, None] * CHANNELS  # apart by constants
 
 
 @triton.jit
@@ -81,25 +130,55 @@ def _channel_values(pointer, d, width, PRESENT: tl.constexpr):
     return values
 
 
-# Rows are read ahead and results written at the end of a block: a read is not moved above an earlier write.
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["length", "total", "row_programs"])
+def scan_prepare_kernel(
+    A, B, C, rates, rows,
+    length, total, row_programs, width, states,
+    A_channel, A_state, B_batch, B_time, B_state, C_batch, C_time, C_state,
+    N: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Rows [B, C] of all steps and (states, width) rates for powers of two, in float32."""
+    program = tl.program_id(0)
+    n = tl.arange(0, N)
+    if program < row_programs:
+        step = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        batch, t = step // length, step % length
+        inside = (step < total)[:, None] & (n < states)[None, :]
+        from_B = B + (batch * B_batch + t * B_time)[:, None] + n[None, :] * B_state
+        from_C = C + (batch * C_batch + t * C_time)[:, None] + n[None, :] * C_state
+        row_B = tl.load(from_B, mask=inside, other=0.0).to(tl.float32)
+        row_C = tl.load(from_C, mask=inside, other=0.0).to(tl.float32)
+        into = rows + step[:, None] * (2 * N) + n[None, :]
+        written = (step < total)[:, None] & (n >= 0)[None, :]
+        tl.store(into, row_B, mask=written)
+        tl.store(into + N, row_C, mask=written)
+    else:
+        d = (program - row_programs) * CHANNELS + tl.arange(0, CHANNELS)
+        valid = (n[:, None] < states) & (d[None, :] < width)
+        rate = tl.load(A + d[None, :] * A_channel + n[:, None] * A_state, mask=valid, other=0.0)
+        rate = rate.to(tl.float32) * 1.4426950408889634
+        tl.store(rates + n[:, None] * width + d[None, :], rate, mask=valid)
+
+
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk", "chunks"])
 def scan_forward_kernel(
-    x, dt, A, B, C, D, z, bias, reset, entries, y, borders, last, sums,
-    length, width, chunk, states,
-    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, B_batch, B_time, C_batch, C_time,
+    x, dt, rates, rows, D, z, bias, reset, entries, y, borders, last, sums,
+    length, width, chunk, states, chunks,
+    x_batch, x_time, dt_batch, dt_time, z_batch, z_time,
     unaligned,
-    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     LOCAL: tl.constexpr, KEEP_BORDERS: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    AHEAD: tl.constexpr, TOUCH: tl.constexpr,
 ):  # fmt: skip
     """Outputs and last state of a chunk; with LOCAL, its last state from zero and its sum of step sizes."""
-    part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
+    part, batch = tl.program_id(2), tl.program_id(1).to(tl.int64)
     # `unaligned` is 0, but the compiler cannot know: tiles keep one channel a lane instead of vectors.
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
     tile_mask = (n[:, None] < states) & (d[None, :] < width)
-    rates = tl.load(A + tile, mask=tile_mask, other=0.0)
+    rate = tl.load(rates + tile, mask=tile_mask, other=0.0)
     offset = _channel_values(bias, d, width, HAS_BIAS)
     direct = _channel_values(D, d, width, HAS_D)
     slot = (batch * chunks + part) * states * width
@@ -108,53 +187,82 @@ def scan_forward_kernel(
     else:
         h = tl.zeros((N, CHANNELS), tl.float32)
     total = tl.zeros((CHANNELS,), tl.float32)
-    blocks = tl.cdiv(length, BLOCK)
+    border = borders
+    if KEEP_BORDERS:
+        border = _border_tiles(borders, batch, tl.cdiv(length, SPAN), unaligned, N, CHANNELS)
+        border += (batch * 0 + part * chunk // SPAN) * tl.num_programs(0) * N * CHANNELS
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
+    at = batch * 0 + first  # 64 bits wide
+    x_rows = x + batch * x_batch + d
+    dt_rows = dt + batch * dt_batch + d
+    z_rows = z + batch * z_batch + d if HAS_Z else x_rows
+    inputs = _rows(x_rows + at * x_time, x_time, d, width, first, stop, BLOCK, FULL)
+    raws = _rows(dt_rows + at * dt_time, dt_time, d, width, first, stop, BLOCK, FULL)
+    gates = inputs
+    if HAS_Z and not LOCAL:
+        gates = _rows(z_rows + at * z_time, z_time, d, width, first, stop, BLOCK, FULL)
+    touched = tl.zeros((32,), tl.int32)
     for start in range(first, stop, BLOCK):
-        at = batch * 0 + start  # 64 bits wide
-        x_rows = x + batch * x_batch + at * x_time + d
-        dt_rows = dt + batch * dt_batch + at * dt_time + d
-        B_rows = B + batch * B_batch + at * B_time + n
-        C_rows = C + batch * C_batch + at * C_time + n
-        if KEEP_BORDERS:
-            tl.store(borders + (batch * blocks + start // BLOCK) * states * width + tile, h, mask=tile_mask)
-        raws = ()
-        inputs = ()
-        gates = ()
-        breaks = ()
-        for k in tl.static_range(BLOCK):
-            t = start + k
-            inputs = inputs + (_row(x_rows + k * x_time, d, width, t, stop, FULL),)
-            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL),)
-            breaks = breaks + (_forgets(reset, t, stop, False),)
-            if HAS_RESET:
-                breaks = breaks[:k] + (_forgets(reset + batch * length + at + k, t, stop, True),)
+        at = batch * 0 + start
+        now_x, now_dt, now_z = inputs, raws, gates
+        following = start + BLOCK
+        if FULL:
+            following = tl.minimum(following, stop - BLOCK)
+        if AHEAD:
+            to = batch * 0 + following
+            inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
+            raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
             if HAS_Z and not LOCAL:
-                z_row = z + batch * z_batch + (at + k) * z_time + d
-                gates = gates + (_row(z_row, d, width, t, stop, FULL),)
+                gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
+        else:
+            now_x = _rows(x_rows + at * x_time, x_time, d, width, start, stop, BLOCK, FULL)
+            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, start, stop, BLOCK, FULL)
+            if HAS_Z and not LOCAL:
+                now_z = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
+        if TOUCH:
+            near = tl.minimum(start + BLOCK, stop - 1)
+            if EVEN:
+                near = tl.minimum(start + BLOCK, stop - BLOCK)
+            seen = _touch(rows + (batch * length + near) * (2 * N), near, stop, N, BLOCK, EVEN)
+        breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
+        row = rows + (batch * length + at) * (2 * N)
         results = ()
         for k in tl.static_range(BLOCK):
             t = start + k
-            delta = _step_size(raws[k] + offset, t, stop, EVEN)
-            weights = _row(B_rows + k * B_time, n, states, t, stop, FULL)
-            decay = tl.exp2(delta[None, :] * rates + breaks[k])
-            h = decay * h + (delta * inputs[k])[None, :] * weights[:, None]
+            if KEEP_BORDERS and k % SPAN == 0:
+                if EVEN:
+                    tl.store(border, h)
+                else:
+                    tl.store(border, h, mask=_inside(n, N, t, stop)[:, None])
+                border += tl.num_programs(0) * N * CHANNELS
+            delta = _step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN)
+            value = now_x[k].to(tl.float32)
+            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
+            decay = tl.exp2(delta[None, :] * rate + breaks[k])
+            h = decay * h + (delta * value)[None, :] * weights_B[:, None]
             if LOCAL:
                 total += delta
                 if HAS_RESET:
                     total += tl.where(breaks[k] < 0, 1e30, 0.0)
             else:
-                out = tl.sum(h * _row(C_rows + k * C_time, n, states, t, stop, FULL)[:, None], 0)
+                weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
+                out = tl.sum(h * weights_C[:, None], 0)
                 if HAS_D:
-                    out += direct * inputs[k]
+                    out += direct * value
                 if HAS_Z:
-                    out *= gates[k] * _sigmoid(gates[k])
+                    gate = now_z[k].to(tl.float32)
+                    out *= gate * _sigmoid(gate)
                 results = results + (out,)
         if not LOCAL:
             y_rows = y + (batch * length + at) * width + d
             for k in tl.static_range(BLOCK):
-                _put(y_rows + k * width, results[k], d, width, start + k, stop, FULL)
+                _put(y_rows, results[k], d, width, start + k, stop, FULL)
+                y_rows += width
+        if TOUCH:
+            touched = touched ^ seen
+    # Zero; it only keeps what was touched from being left out.
+    h += tl.sum(touched & unaligned, 0).to(tl.float32)
     if LOCAL:
         tl.store(last + slot + tile, h, mask=tile_mask)
         tl.store(sums + (batch * chunks + part) * width + d, total, mask=d < width)
@@ -162,9 +270,9 @@ def scan_forward_kernel(
         tl.store(last + batch * states * width + tile, h, mask=tile_mask)
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "chunks"])
 def scan_carry_kernel(
-    A, sums, first, local, chunks, width, states, unaligned,
+    rates, sums, first, local, chunks, width, states, unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Turn what each chunk ends with, started from zero, into what it starts with, in place."""
@@ -173,85 +281,123 @@ def scan_carry_kernel(
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
     mask = (n[:, None] < states) & (d[None, :] < width)
-    rates = tl.load(A + tile, mask=mask, other=0.0)
+    rate = tl.load(rates + tile, mask=mask, other=0.0)
     if HAS_FIRST:
         carried = tl.load(first + batch * states * width + tile, mask=mask, other=0.0)
     else:
         carried = tl.zeros((N, CHANNELS), tl.float32)
+    # The last chunk hands nothing on: what it would is neither there nor read.
+    part = batch * chunks
+    if BACKWARD:
+        part += chunks - 1
+    total = tl.load(sums + part * width + d, mask=d < width, other=0.0)
+    found = tl.load(local + part * states * width + tile, mask=mask, other=0.0)
     for i in range(chunks):
-        part = batch * chunks + i
+        now = part
+        now_total, now_found = total, found
+        part = batch * chunks + tl.minimum(i + 1, chunks - 1)
         if BACKWARD:
-            part = batch * chunks + chunks - 1 - i
-        total = tl.load(sums + part * width + d, mask=d < width, other=0.0)
-        found = tl.load(local + part * states * width + tile, mask=mask, other=0.0)
-        tl.store(local + part * states * width + tile, carried, mask=mask)
-        carried = tl.exp2(total[None, :] * rates) * carried + found
+            part = batch * chunks + tl.maximum(chunks - 2 - i, 0)
+        bound = tl.where(i + 2 < chunks, width, 0)
+        total = tl.load(sums + part * width + d, mask=d < bound, other=0.0)
+        found = tl.load(local + part * states * width + tile, mask=mask & (d < bound)[None, :], other=0.0)
+        tl.store(local + now * states * width + tile, carried, mask=mask)
+        carried = tl.exp2(now_total[None, :] * rate) * carried + now_found
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk", "chunks"])
 def scan_backward_local_kernel(
-    dt, A, C, z, bias, reset, grad_y, local,
-    length, width, chunk, states,
-    dt_batch, dt_time, z_batch, z_time, C_batch, C_time,
+    dt, rates, rows, z, bias, reset, grad_y, local, sums,
+    length, width, chunk, states, chunks,
+    dt_batch, dt_time, z_batch, z_time,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
-    EVEN: tl.constexpr, FULL: tl.constexpr,
+    EVEN: tl.constexpr, FULL: tl.constexpr, AHEAD: tl.constexpr, TOUCH: tl.constexpr,
 ):  # fmt: skip
-    """The state gradient that a chunk hands to the one before it if none reaches it from behind."""
-    part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
+    """The state gradient that a chunk hands to the one before it if none reaches it from behind.
+
+    Also its sum of step sizes.
+    """
+    part, batch = tl.program_id(2) + 1, tl.program_id(1).to(tl.int64)  # the first one hands nothing on
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
     tile_mask = (n[:, None] < states) & (d[None, :] < width)
-    rates = tl.load(A + tile, mask=tile_mask, other=0.0)
+    rate = tl.load(rates + tile, mask=tile_mask, other=0.0)
     offset = _channel_values(bias, d, width, HAS_BIAS)
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
     blocks = tl.cdiv(stop - first, BLOCK)
     carried = tl.zeros((N, CHANNELS), tl.float32)
+    total = tl.zeros((CHANNELS,), tl.float32)
+    dt_rows = dt + batch * dt_batch + d
+    grad_rows = grad_y + batch * length * width + d
+    z_rows = z + batch * z_batch + d if HAS_Z else dt_rows
+    start = first + (blocks - 1) * BLOCK
+    at = batch * 0 + start
+    raws = _rows(dt_rows + at * dt_time, dt_time, d, width, start, stop, BLOCK, FULL)
+    grads = _rows(grad_rows + at * width, width, d, width, start, stop, BLOCK, FULL)
+    gates = raws
+    if HAS_Z:
+        gates = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
+    touched = tl.zeros((32,), tl.int32)
     for i in range(blocks):
         start = first + (blocks - 1 - i) * BLOCK
+        now_dt, now_grad, now_z = raws, grads, gates
         at = batch * 0 + start
-        dt_rows = dt + batch * dt_batch + at * dt_time + d
-        grad_rows = grad_y + (batch * length + at) * width + d
-        C_rows = C + batch * C_batch + at * C_time + n
-        raws = ()
-        grads = ()
-        for k in tl.static_range(BLOCK):
-            t = start + k
-            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL),)
-            grad = _row(grad_rows + k * width, d, width, t, stop, FULL)
+        following = tl.maximum(start - BLOCK, first)
+        if AHEAD:
+            to = batch * 0 + following
+            raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
+            grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
             if HAS_Z:
-                gate = _row(z + batch * z_batch + (at + k) * z_time + d, d, width, t, stop, FULL)
-                grad *= gate * _sigmoid(gate)
-            grads = grads + (grad,)
+                gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
+        else:
+            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, start, stop, BLOCK, FULL)
+            now_grad = _rows(grad_rows + at * width, width, d, width, start, stop, BLOCK, FULL)
+            if HAS_Z:
+                now_z = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
+        if TOUCH:
+            seen = _touch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
+        breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
+        row = rows + (batch * length + at) * (2 * N) + N
         for k in tl.static_range(BLOCK - 1, -1, -1):
             t = start + k
-            delta = _step_size(raws[k] + offset, t, stop, EVEN)
-            weights = _row(C_rows + k * C_time, n, states, t, stop, FULL)
-            forgets = _forgets(reset, t, stop, False)
+            grad = now_grad[k].to(tl.float32)
+            if HAS_Z:
+                gate = now_z[k].to(tl.float32)
+                grad *= gate * _sigmoid(gate)
+            delta = _step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN)
+            total += delta
             if HAS_RESET:
-                forgets = _forgets(reset + batch * length + at + k, t, stop, True)
-            decay = tl.exp2(delta[None, :] * rates + forgets)
-            carried = decay * (carried + weights[:, None] * grads[k][None, :])
+                total += tl.where(breaks[k] < 0, 1e30, 0.0)
+            weights = _weights(row + k * 2 * N, t, stop, N, EVEN)
+            decay = tl.exp2(delta[None, :] * rate + breaks[k])
+            carried = decay * (carried + weights[:, None] * grad[None, :])
+        if TOUCH:
+            touched = touched ^ seen
+    carried += tl.sum(touched & unaligned, 0).to(tl.float32)
     slot = (batch * chunks + part) * states * width
     tl.store(local + slot + tile, carried, mask=tile_mask)
+    tl.store(sums + (batch * chunks + part) * width + d, total, mask=d < width)
 
 
-@triton.jit(do_not_specialize=["unaligned"])
+@triton.jit(do_not_specialize=["unaligned", "length", "chunk"])
 def scan_backward_kernel(
-    x, dt, A, B, C, D, z, bias, reset, borders, grad_y, entries,
+    x, dt, rates, rows, D, z, bias, reset, borders, grad_y, entries,
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
     length, width, chunk, states,
-    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, B_batch, B_time, C_batch, C_time,
+    x_batch, x_time, dt_batch, dt_time, z_batch, z_time,
     unaligned,
-    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, HALF: tl.constexpr,
+    N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    KEPT: tl.constexpr, ROWS_AT: tl.constexpr, BORDER_AT: tl.constexpr,
     EXCHANGE: tl.constexpr, ASSEMBLY: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, WANTS_FIRST: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    AHEAD: tl.constexpr, TOUCH: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of a chunk, walking backwards through its blocks, HALF steps of a block at a time.
+    """All gradients of a chunk, walking backwards through its blocks; each begins with a border.
 
     EXCHANGE: how dB and dC are summed over the channels: "" by plain reductions, else by ASSEMBLY.
     """
@@ -262,7 +408,7 @@ def scan_backward_kernel(
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
     tile_mask = (n[:, None] < states) & (d[None, :] < width)
-    rates = tl.load(A + tile, mask=tile_mask, other=0.0)
+    rate = tl.load(rates + tile, mask=tile_mask, other=0.0)
     offset = _channel_values(bias, d, width, HAS_BIAS)
     direct = _channel_values(D, d, width, HAS_D)
     slot = batch * chunks + part
@@ -280,85 +426,104 @@ def scan_backward_kernel(
         mine_at = lane // (CHANNELS // (2 * N) if CHANNELS >= 2 * N else 1)
     # Zero, but the compiler cannot know: else it would keep the decays that are to be computed again.
     nothing = unaligned.to(tl.float32)
-    HALVES: tl.constexpr = BLOCK // HALF
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
-    pieces = tl.cdiv(stop - first, BLOCK) * HALVES
-    for i in range(pieces):
-        begin = first + (pieces - 1 - i) * HALF
-        block = begin // BLOCK
-        border = (batch * tl.cdiv(length, BLOCK) + block) * states * width
-        h = tl.load(borders + border + tile, mask=tile_mask, other=0.0)
-        # From the border to the states of this half.
-        for start in range(block * BLOCK, begin, HALF):
-            at = batch * 0 + start
-            for k in tl.static_range(HALF):
-                t = start + k
-                x_row = _row(x + batch * x_batch + (at + k) * x_time + d, d, width, t, stop, FULL)
-                raw = _row(dt + batch * dt_batch + (at + k) * dt_time + d, d, width, t, stop, FULL)
-                weights = _row(B + batch * B_batch + (at + k) * B_time + n, n, states, t, stop, FULL)
-                forgets = 0.0
-                if HAS_RESET:
-                    forgets = _forgets(reset + batch * length + at + k, t, stop, True)
-                delta = _step_size(raw + offset, t, stop, EVEN)
-                decay = tl.exp2(delta[None, :] * rates + forgets)
-                h = decay * h + (delta * x_row)[None, :] * weights[:, None]
+    blocks = tl.cdiv(stop - first, BLOCK)
+    x_rows = x + batch * x_batch + d
+    dt_rows = dt + batch * dt_batch + d
+    grad_rows = grad_y + batch * length * width + d
+    z_rows = z + batch * z_batch + d if HAS_Z else x_rows
+    border_tiles = _border_tiles(borders, batch, tl.cdiv(length, BLOCK), unaligned, N, CHANNELS)
+    apart = groups * N * CHANNELS
+    border_tiles += (batch * 0 + first // BLOCK) * apart
+    begin = first + (blocks - 1) * BLOCK
+    at = batch * 0 + begin
+    border = tl.load(border_tiles + (batch * 0 + blocks - 1) * apart)
+    inputs = _rows(x_rows + at * x_time, x_time, d, width, begin, stop, BLOCK, FULL)
+    raws = _rows(dt_rows + at * dt_time, dt_time, d, width, begin, stop, BLOCK, FULL)
+    grads = _rows(grad_rows + at * width, width, d, width, begin, stop, BLOCK, FULL)
+    gates = inputs
+    if HAS_Z:
+        gates = _rows(z_rows + at * z_time, z_time, d, width, begin, stop, BLOCK, FULL)
+    touched = tl.zeros((32,), tl.int32)
+    for i in range(blocks):
+        begin = first + (blocks - 1 - i) * BLOCK
         at = batch * 0 + begin
-        x_rows = x + batch * x_batch + at * x_time + d
-        dt_rows = dt + batch * dt_batch + at * dt_time + d
-        B_rows = B + batch * B_batch + at * B_time + n
-        C_rows = C + batch * C_batch + at * C_time + n
-        plain = (batch * length + at) * width + d
-        raws = ()
-        inputs = ()
-        outs = ()
-        gates = ()
-        breaks = ()
-        for k in tl.static_range(HALF):
-            t = begin + k
-            inputs = inputs + (_row(x_rows + k * x_time, d, width, t, stop, FULL),)
-            raws = raws + (_row(dt_rows + k * dt_time, d, width, t, stop, FULL) + offset,)
-            outs = outs + (_row(grad_y + plain + k * width, d, width, t, stop, FULL),)
-            if HAS_RESET:
-                breaks = breaks + (_forgets(reset + batch * length + at + k, t, stop, True),)
-            else:
-                breaks = breaks + (0.0,)
+        following = tl.maximum(begin - BLOCK, first)
+        to = batch * 0 + following
+        now_x, now_dt, now_grad, now_z, h = inputs, raws, grads, gates, border.to(tl.float32)
+        if AHEAD == 0:
+            h = tl.load(border_tiles + (batch * 0 + blocks - 1 - i) * apart).to(tl.float32)
+            now_x = _rows(x_rows + at * x_time, x_time, d, width, begin, stop, BLOCK, FULL)
+            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, begin, stop, BLOCK, FULL)
+            now_grad = _rows(grad_rows + at * width, width, d, width, begin, stop, BLOCK, FULL)
             if HAS_Z:
-                z_row = z + batch * z_batch + (at + k) * z_time + d
-                gates = gates + (_row(z_row, d, width, t, stop, FULL),)
+                now_z = _rows(z_rows + at * z_time, z_time, d, width, begin, stop, BLOCK, FULL)
+        if TOUCH:
+            seen = _touch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
+        breaks = _breaks(reset, batch * length + at, begin, stop, BLOCK, HAS_RESET)
+        row = rows + (batch * length + at) * (2 * N)
         steps = ()
         before = ()
-        for k in tl.static_range(HALF):
+        decays = ()
+        grads_z = ()
+        outs = ()
+        for k in tl.static_range(BLOCK):
             t = begin + k
             before = before + (h,)
-            steps = steps + (_step_size(raws[k], t, stop, EVEN),)
-            weights = _row(B_rows + k * B_time, n, states, t, stop, FULL)
-            decay = tl.exp2(steps[k][None, :] * rates + breaks[k])
-            h = decay * h + (steps[k] * inputs[k])[None, :] * weights[:, None]
+            steps = steps + (_step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN),)
+            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
+            decay = tl.exp2(steps[k][None, :] * rate + breaks[k])
+            if k >= BLOCK - KEPT:
+                decays = decays + (decay,)
+            value = now_x[k].to(tl.float32)
+            h = decay * h + (steps[k] * value)[None, :] * weights_B[:, None]
+            if HAS_Z:
+                weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
+                plain = tl.sum(h * weights_C[:, None], 0) + direct * value
+                out, gate = now_grad[k].to(tl.float32), now_z[k].to(tl.float32)
+                sigmoid = _sigmoid(gate)
+                silu = gate * sigmoid
+                grads_z = grads_z + (out * plain * (sigmoid + silu * (1.0 - sigmoid)),)
+                outs = outs + (out * silu,)
+        into = (batch * length + at) * width + d
+        if HAS_Z:
+            to_z = grad_z + into
+            for k in tl.static_range(BLOCK):
+                _put(to_z, grads_z[k], d, width, begin + k, stop, FULL)
+                to_z += width
         # Results, newest step first.
         grads_x = ()
         grads_dt = ()
-        grads_z = ()
         totals = ()
-        for k in tl.static_range(HALF - 1, -1, -1):
+        for k in tl.static_range(BLOCK - 1, -1, -1):
             t = begin + k
-            weights_B = _row(B_rows + k * B_time, n, states, t, stop, FULL)
-            weights_C = _row(C_rows + k * C_time, n, states, t, stop, FULL)
-            decay = tl.exp2(steps[k][None, :] * rates + (breaks[k] + nothing))
-            out = outs[k]
+            if k == ROWS_AT and AHEAD > 0:
+                inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
+                raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
+                grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
+                if HAS_Z:
+                    gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
+            if k == BORDER_AT and AHEAD > 0:
+                border = tl.load(border_tiles + (batch * 0 + tl.maximum(blocks - 2 - i, 0)) * apart)
+            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
+            weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
+            if k >= BLOCK - KEPT:
+                decay = decays[k - (BLOCK - KEPT)]
+            else:
+                decay = tl.exp2(steps[k][None, :] * rate + (breaks[k] + nothing))
+            value = now_x[k].to(tl.float32)
             if HAS_Z:
-                value = tl.sum(h * weights_C[:, None], 0) + direct * inputs[k]
-                sigmoid = _sigmoid(gates[k])
-                silu = gates[k] * sigmoid
-                grads_z = grads_z + (out * value * (sigmoid + silu * (1.0 - sigmoid)),)
-                out = out * silu
+                out = outs[k]
+            else:
+                out = now_grad[k].to(tl.float32)
             grad = carried + weights_C[:, None] * out[None, :]
-            along_B = grad * (steps[k] * inputs[k])[None, :]
+            along_B = grad * (steps[k] * value)[None, :]
             along_C = h * out[None, :]
             if EXCHANGE == "":
-                row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
-                tl.store(row + n, tl.sum(along_B, 1), mask=_inside(n, N, t, stop))
-                tl.store(row + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
+                share = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
+                tl.store(share + n, tl.sum(along_B, 1), mask=_inside(n, N, t, stop))
+                tl.store(share + N + n, tl.sum(along_C, 1), mask=_inside(n, N, t, stop))
             else:
                 mixed = tl.inline_asm_elementwise(
                     ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
@@ -370,27 +535,34 @@ def scan_backward_kernel(
             h = before[k]
             along_decay = carried * h
             sum_A += along_decay * steps[k][None, :]
-            grad_delta = grad_input * inputs[k] + tl.sum(along_decay * rates, 0) * 0.6931471805599453
-            grad_raw = grad_delta * _sigmoid(raws[k])
+            grad_delta = grad_input * value + tl.sum(along_decay * rate, 0) * 0.6931471805599453
+            grad_raw = grad_delta * _sigmoid(now_dt[k].to(tl.float32) + offset)
             if not EVEN:
                 grad_raw = tl.where(t < stop, grad_raw, 0.0)
             grads_dt = grads_dt + (grad_raw,)
             grads_x = grads_x + (grad_input * steps[k] + direct * out,)
-            sum_D += out * inputs[k]
+            sum_D += out * value
             sum_bias += grad_raw
-        for k in tl.static_range(HALF):
+        to_x, to_dt = grad_x + into, grad_dt + into
+        shares = ((batch * groups + group) * length + at) * (2 * N)
+        for k in tl.static_range(BLOCK):
             t = begin + k
-            into = plain + k * width
-            _put(grad_x + into, grads_x[HALF - 1 - k], d, width, t, stop, FULL)
-            _put(grad_dt + into, grads_dt[HALF - 1 - k], d, width, t, stop, FULL)
-            if HAS_Z:
-                _put(grad_z + into, grads_z[HALF - 1 - k], d, width, t, stop, FULL)
+            _put(to_x, grads_x[BLOCK - 1 - k], d, width, t, stop, FULL)
+            _put(to_dt, grads_dt[BLOCK - 1 - k], d, width, t, stop, FULL)
+            to_x += width
+            to_dt += width
             if EXCHANGE != "":
-                row = grad_BC + ((batch * groups + group) * length + at + k) * (2 * N)
-                owner = tl.where(t < stop, CHANNELS, 0)
+                share = grad_BC + shares + k * 2 * N + mine_at
                 if CHANNELS > 2 * N:
-                    owner = tl.where(lane % (CHANNELS // (2 * N)) == 0, owner, 0)
-                tl.store(row + mine_at, totals[HALF - 1 - k], mask=lane < owner)
+                    owner = lane % (CHANNELS // (2 * N)) == 0
+                    tl.store(share, totals[BLOCK - 1 - k], mask=owner & (t < stop))
+                elif EVEN:
+                    tl.store(share, totals[BLOCK - 1 - k])
+                else:
+                    tl.store(share, totals[BLOCK - 1 - k], mask=(lane >= 0) & (t < stop))
+        if TOUCH:
+            touched = touched ^ seen
+    sum_A += tl.sum(touched & unaligned, 0).to(tl.float32)
     tl.store(grad_A + slot * states * width + tile, sum_A, mask=tile_mask)
     if HAS_D:
         tl.store(grad_D + slot * width + d, sum_D, mask=d < width)
@@ -399,3 +571,58 @@ def scan_backward_kernel(
     if WANTS_FIRST:
         if part == 0:
             tl.store(grad_first + batch * states * width + tile, carried, mask=tile_mask)
+
+
+@triton.jit(do_not_specialize=["length", "groups", "BC_programs", "batches", "slots"])
+def scan_finish_kernel(
+    shares_BC, shares_A, shares_D, shares_bias, grad_A, grad_B, grad_C, grad_D, grad_bias,
+    length, groups, BC_programs, batches, slots, width, states,
+    N: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """Add up shares, in a fixed order: those of dB and dC over groups of channels, the others over slots.
+
+    Programs: `BC_programs` for dB and dC of each lane of text, then tiles of channels for each of the
+    `states` rows of dA, for dD and for the bias's gradient.
+    """
+    program = tl.program_id(0)
+    deep = tl.arange(0, DEPTH)
+    if program < BC_programs * batches:
+        batch = (program // BC_programs).to(tl.int64)
+        item = program % BC_programs * ITEMS + tl.arange(0, ITEMS)
+        items = length * 2 * N
+        total = tl.zeros((ITEMS,), tl.float32)
+        for first in range(0, groups, DEPTH):
+            group = first + deep
+            inside = (group < groups)[:, None] & (item < items)[None, :]
+            shares = shares_BC + (batch * groups + group)[:, None] * items + item[None, :]
+            total += tl.sum(tl.load(shares, mask=inside, other=0.0), 0)
+        n = item % N
+        into = (batch * length + item // (2 * N)) * states + n
+        valid = (item < items) & (n < states)
+        is_C = item % (2 * N) >= N
+        tl.store(grad_B + into, total, mask=valid & (is_C == 0))
+        tl.store(grad_C + into, total, mask=valid & is_C)
+    else:
+        tiles = tl.cdiv(width, CHANNELS)
+        place = program - BC_programs * batches
+        kind = place // tiles
+        d = place % tiles * CHANNELS + tl.arange(0, CHANNELS)
+        bias_kind = states + 1 if HAS_D else states
+        source, step = shares_A + kind * width, states * width
+        if HAS_D:
+            if kind == states:
+                source, step = shares_D, width
+        if HAS_BIAS:
+            if kind == bias_kind:
+                source, step = shares_bias, width
+        sums = tl.zeros((CHANNELS,), tl.float32)
+        for begin in range(0, slots, DEPTH):
+            slot = (begin + deep).to(tl.int64)
+            within = (slot < slots)[:, None] & (d < width)[None, :]
+            sums += tl.sum(tl.load(source + slot[:, None] * step + d[None, :], mask=within, other=0.0), 0)
+        tl.store(grad_A + d * states + kind, sums, mask=_inside(d, width, kind, states))
+        if HAS_D:
+            tl.store(grad_D + d, sums, mask=d < tl.where(kind == states, width, 0))
+        if HAS_BIAS:
+            tl.store(grad_bias + d, sums, mask=d < tl.where(kind == bias_kind, width, 0))

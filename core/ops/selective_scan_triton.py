@@ -4,11 +4,13 @@ One warp owns 32 channels and walks through time. A lane keeps all N states of i
 the sum over N costs nothing and the forward exchanges nothing. What bounds the work is one exponential per
 state and step; everything else is arranged to stay in its shadow.
 
-- When gradients are wanted the forward keeps the state before every BLOCK steps (a border). The backward
-  recomputes a block's states from its border, half a block at a time so that they fit in registers.
+- B and C are the same for all channels: a small kernel before the scan spells them out as float32 rows, so
+  that the scan reads four values at a time and unpacks nothing.
+- When gradients are wanted the forward keeps the state before every SPAN steps (a border), for bfloat16
+  inputs in bfloat16: they are used for gradients only. The backward recomputes the states in between.
 - dB and dC are sums over channels, across lanes. A lane holds 2N values; an exchange that halves the list at
   each step needs 2N - 1 exchanges where plain reductions need 10 N. For 16-bit inputs the tensor cores do
-  most of it. Every warp writes its share, and the shares are added in a fixed order.
+  most of it. Every warp writes its share; one kernel at the end adds all shares in a fixed order.
 - Long texts in few channels leave the chip idle, so time is cut into chunks: each finds its own last state
   from zero, a short scan carries them on, and only then the chunks run with their true entry. Likewise
   backwards.
@@ -30,17 +32,27 @@ from core.ops import selective_scan_kernels as kernels
 from core.ops.operators import define
 from core.ops.warp_sums import exchange_assembly, exchange_constraints, tensor_core_assembly
 
+SPAN = 4
+"""Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
-"""Steps from border to border."""
-HALF = 4
-"""Steps whose states the backward holds in registers at a time."""
+"""Steps of the other passes between two reads of rows."""
+KEPT = 3
+"""Newest steps of a span whose decays the backward holds in registers, instead of computing them again."""
+NARROW_BORDERS = True
+"""Whether bfloat16 inputs have bfloat16 borders."""
+ROWS_AT = 2
+BORDER_AT = 1
+"""Before which steps of a span the backward reads the next span's rows and border."""
+AHEAD = True
+"""Whether the next block's rows are read before this one is computed."""
+TOUCH = True
+"""Whether the next block's rows of B and C are brought near before this one is computed."""
 LANES = 32
-LOG2_E = 1.4426950408889634
 MIN_CHUNK = 64
 CHUNK_BELOW = 5
 """With fewer warps a processor than this, time is cut into chunks,"""
 WARPS_PER_PROCESSOR = 32
-"""to have about so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
+"""to have at most so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
 
 
 @functools.cache
@@ -83,9 +95,7 @@ def plan(
     processors = _processors(device)
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
-        chunks = (
-            1 if warps >= CHUNK_BELOW * processors else triton.cdiv(WARPS_PER_PROCESSOR * processors, warps)
-        )
+        chunks = 1 if warps >= CHUNK_BELOW * processors else WARPS_PER_PROCESSOR * processors // warps
         chunk = max(MIN_CHUNK, triton.cdiv(length, chunks))
     chunk = triton.cdiv(chunk, BLOCK) * BLOCK
     return Plan(padded, channels, chunk, max(1, triton.cdiv(length, chunk)), device.type != "cuda")
@@ -116,7 +126,7 @@ def selective_scan_triton(
     """
     given = (x, dt, A, B, C, D, z, dt_bias, h0)
     keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in given)
-    y, last, _, _ = _operator(x, dt, A, B, C, D, z, dt_bias, h0, reset, chunk or 0, keep)
+    y, last, _, _, _ = _operator(x, dt, A, B, C, D, z, dt_bias, h0, reset, chunk or 0, keep)
     return y, last.transpose(1, 2)
 
 
@@ -130,18 +140,18 @@ def _state(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.transpose(1, 2).to(torch.float32).contiguous()
 
 
-def _rates(A: Tensor) -> Tensor:
-    """(D, N) to (N, D), for powers of two."""
-    return (A.to(torch.float32) * LOG2_E).t().contiguous()
+def _borders(layout: Plan, batch: int, length: int, width: int) -> int:
+    """Numbers in all borders: a tile for each warp and span."""
+    tiles = batch * triton.cdiv(length, SPAN) * triton.cdiv(width, layout.channels)
+    return tiles * layout.states * layout.channels
+
+
+def _border_type(x: Tensor) -> torch.dtype:
+    return torch.bfloat16 if x.dtype == torch.bfloat16 and NARROW_BORDERS else torch.float32
 
 
 def _flags(reset: Tensor | None) -> Tensor | None:
     return None if reset is None else reset.contiguous().view(torch.uint8)
-
-
-def _found(tensor: Tensor) -> Tensor | None:
-    """An operator has to return tensors: an empty one stands for None."""
-    return tensor if tensor.numel() else None
 
 
 # Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
@@ -156,16 +166,16 @@ def _run_selective_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any,
     chunk: int, keep: bool,
 ) -> Any:  # fmt: skip
-    inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
     layout = _plan_of(x, A, chunk)
-    y, borders, last, sums = _forward(layout, inputs, _rates(A), D, dt_bias, _state(h0), _flags(reset), keep)
-    nothing = last.new_empty(0)
-    return (
-        y,
-        last,
-        (nothing if borders is None else borders).view(torch.int32),
-        (nothing.clone() if sums is None else sums).view(torch.int32),
-    )
+    rates, rows = _prepare(layout, A, B, C)
+    y, borders, last = _forward(
+        layout, [_rows(tensor) for tensor in (x, dt, z)], rates, rows, D, dt_bias,
+        _state(h0), _flags(reset), keep,
+    )  # fmt: skip
+    if borders is None:
+        nothing = last.new_empty(0)
+        return y, last, *(nothing.clone().view(torch.int32) for _ in range(3))
+    return y, last, borders.view(torch.int32), rates.view(torch.int32), rows.view(torch.int32)
 
 
 def _fake_selective_scan(
@@ -179,45 +189,42 @@ def _fake_selective_scan(
     def new(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
 
-    blocks = -(-length // BLOCK)
+    border = _borders(layout, batch, length, width) * _border_type(x).itemsize // 4
     return (
         new(batch, length, width, dtype=x.dtype),
         new(batch, states, width, dtype=torch.float32),
-        new(*((batch, blocks, states, width) if keep else (0,)), dtype=torch.int32),
-        new(*((batch, layout.chunks, width) if layout.chunks > 1 else (0,)), dtype=torch.int32),
+        *(
+            new(*(size if keep else (0,)), dtype=torch.int32)
+            for size in ((border,), (states, width), (batch, length, 2 * layout.states))
+        ),
     )
 
 
 def _run_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
-    borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+    borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
-    inputs = [_rows(tensor) for tensor in (x, dt, B, C, z)]
     layout = _plan_of(x, A, chunk)
-    states, padded = A.shape[1], layout.states
-    grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first = _backward(
-        layout, inputs, _rates(A), D, dt_bias, _flags(reset), borders.view(torch.float32),
-        _found(sums.view(torch.float32)), grad_y.contiguous(),
+    grad_x, grad_dt, grad_z, *shares, grad_first = _backward(
+        layout, [_rows(tensor) for tensor in (x, dt, z)], rates.view(torch.float32), rows.view(torch.float32),
+        D, dt_bias, _flags(reset), borders.view(_border_type(x)), grad_y.contiguous(),
         None if grad_last is None else grad_last.contiguous(), wants_first,
     )  # fmt: skip
-    both = grad_BC.sum(1)
-    nothing = grad_A.new_empty(0)
+    grad_A, grad_B, grad_C, grad_D, grad_bias = _finish(layout, shares, A, B, C, D, dt_bias)
+    nothing = rates.new_empty(0).view(torch.float32)
     return (
         grad_x,
         grad_dt,
-        grad_A.flatten(0, 1).sum(0).t().contiguous().to(A.dtype),
-        both[..., :states].to(B.dtype, memory_format=torch.contiguous_format, copy=True),
-        both[..., padded : padded + states].to(C.dtype, memory_format=torch.contiguous_format, copy=True),
-        nothing if grad_D is None else grad_D.flatten(0, 1).sum(0).to(D.dtype),
-        nothing.clone() if grad_z is None else grad_z,
-        nothing.clone() if grad_bias is None else grad_bias.flatten(0, 1).sum(0).to(dt_bias.dtype),
-        nothing.clone() if grad_first is None else grad_first,
+        grad_A,
+        grad_B,
+        grad_C,
+        *(nothing.clone() if grad is None else grad for grad in (grad_D, grad_z, grad_bias, grad_first)),
     )
 
 
 def _fake_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
-    borders: Any, sums: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+    borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
     def like(tensor: Tensor | None) -> Tensor:
         if tensor is None:
@@ -232,7 +239,8 @@ def _fake_selective_scan_backward(
 
 _backward_operator = define(
     "selective_scan_backward",
-    f"({INPUTS}, Tensor borders, Tensor sums, Tensor grad_y, Tensor? grad_last, bool wants_first)"
+    f"({INPUTS}, Tensor borders, Tensor rates, Tensor rows, Tensor grad_y, Tensor? grad_last,"
+    " bool wants_first)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_selective_scan_backward,
     _fake_selective_scan_backward,
@@ -246,11 +254,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    *tensors, borders, sums = ctx.saved_tensors
+    *tensors, borders, rates, rows = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(tensors[0])
     *grads, grad_first = _backward_operator(
-        *tensors, ctx.chunk, borders, sums, grad_y, grad_last, ctx.needs_input_grad[8]
+        *tensors, ctx.chunk, borders, rates, rows, grad_y, grad_last, ctx.needs_input_grad[8]
     )
     given = [None if tensor is None else grad for tensor, grad in zip(tensors, grads)]
     first = grad_first.transpose(1, 2) if ctx.needs_input_grad[8] else None
@@ -259,7 +267,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: An
 
 _operator = define(
     "selective_scan",
-    f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_selective_scan,
     _fake_selective_scan,
     keep=_keep,
@@ -283,49 +291,68 @@ def _strides(*tensors: Tensor | None) -> list[int]:
     ]
 
 
-def _masks(layout: Plan, length: int, width: int, states: int) -> dict[str, bool]:
-    even = length % BLOCK == 0
+def _masks(layout: Plan, length: int, width: int, states: int, block: int) -> dict[str, Any]:
+    even = length % block == 0
     full = even and width % layout.channels == 0 and states == layout.states
-    return {"EVEN": even, "FULL": full}
+    return {"EVEN": even, "FULL": full, "BLOCK": block, "AHEAD": AHEAD, "TOUCH": TOUCH}
+
+
+def _prepare(layout: Plan, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Rates (N, D) for powers of two and rows (B, L, 2N padded) of B and C, in float32."""
+    batch, length, states = B.shape
+    width = A.shape[0]
+    rates = torch.empty(states, width, dtype=torch.float32, device=A.device)
+    rows = torch.empty(batch, length, 2 * layout.states, dtype=torch.float32, device=A.device)
+    per_program = 1024 // layout.states
+    row_programs = triton.cdiv(batch * length, per_program)
+    kernels.scan_prepare_kernel[(row_programs + triton.cdiv(width, per_program),)](
+        A, B, C, rates, rows, length, batch * length, row_programs, width, states,
+        *A.stride(), *B.stride(), *C.stride(),
+        N=layout.states, ROWS=per_program, CHANNELS=per_program, num_warps=4,
+    )  # fmt: skip
+    return rates, rows
 
 
 def _forward(
     layout: Plan,
     inputs: list[Tensor | None],
     rates: Tensor,
+    rows: Tensor,
     D: Tensor | None,
     bias: Tensor | None,
     h0: Tensor | None,
     flags: Tensor | None,
     keep: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Output, borders if `keep`, last state (B, N, D), sums of step sizes if there are several chunks."""
-    x, dt, B, C, z = inputs
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Output, borders if `keep`, last state (B, N, D)."""
+    x, dt, z = inputs
     assert x is not None
     batch, length, width = x.shape
     states = rates.shape[0]
     y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
     last = rates.new_empty(batch, states, width)
-    borders = rates.new_empty(batch, triton.cdiv(length, BLOCK), states, width) if keep else None
+    borders = None
+    if keep:
+        borders = rates.new_empty(_borders(layout, batch, length, width), dtype=_border_type(x))
     grid = layout.grid(batch, width)
-    sizes = (length, width, layout.chunk, states, *_strides(x, dt, z, B, C), 0)
+    sizes = (length, width, layout.chunk, states, layout.chunks, *_strides(x, dt, z), 0)
     options: dict[str, Any] = {
         "N": layout.states,
         "CHANNELS": layout.channels,
-        "BLOCK": BLOCK,
+        "SPAN": SPAN,
         "HAS_RESET": flags is not None,
         "HAS_BIAS": bias is not None,
         "HAS_D": D is not None,
         "HAS_Z": z is not None,
         "num_warps": 1,
-        **_masks(layout, length, width, states),
+        **_masks(layout, length, width, states, BLOCK),
     }
-    tensors = (x, dt, rates, B, C, D, z, bias, flags)
-    entries, sums = h0, None
+    tensors = (x, dt, rates, rows, D, z, bias, flags)
+    entries = h0
     if layout.chunks > 1:
         entries = rates.new_empty(batch, layout.chunks, states, width)
         sums = rates.new_empty(batch, layout.chunks, width)
-        kernels.scan_forward_kernel[grid](
+        kernels.scan_forward_kernel[(*grid[:2], layout.chunks - 1)](
             *tensors, None, y, None, entries, sums, *sizes,
             LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **options,
         )  # fmt: skip
@@ -334,7 +361,7 @@ def _forward(
         *tensors, entries, y, borders, last, None, *sizes,
         LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
-    return y, borders, last, sums
+    return y, borders, last
 
 
 def _carry(
@@ -352,31 +379,32 @@ def _backward(
     layout: Plan,
     inputs: list[Tensor | None],
     rates: Tensor,
+    rows: Tensor,
     D: Tensor | None,
     bias: Tensor | None,
     flags: Tensor | None,
     borders: Tensor,
-    sums: Tensor | None,
     grad_y: Tensor,
     grad_last: Tensor | None,
     wants_first: bool,
 ) -> tuple[Any, ...]:
-    """Gradients of x, dt, z, and shares of those of A, B and C, D, bias to be added up; of h0 (B, N, D)."""
-    x, dt, B, C, z = inputs
+    """Gradients of x, dt, z, then shares of those of A, B and C, D, the bias; that of h0 (B, N, D)."""
+    x, dt, z = inputs
     assert x is not None
     assert dt is not None
     batch, length, width = x.shape
     states = rates.shape[0]
     grid = layout.grid(batch, width)
-    masks = _masks(layout, length, width, states)
     entries = grad_last
-    if sums is not None:
+    if layout.chunks > 1:
         entries = rates.new_empty(batch, layout.chunks, states, width)
-        kernels.scan_backward_local_kernel[grid](
-            dt, rates, C, z, bias, flags, grad_y, entries,
-            length, width, layout.chunk, states, *_strides(dt, z, C), 0,
-            N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK,
-            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1, **masks,
+        sums = rates.new_empty(batch, layout.chunks, width)
+        kernels.scan_backward_local_kernel[(*grid[:2], layout.chunks - 1)](
+            dt, rates, rows, z, bias, flags, grad_y, entries, sums,
+            length, width, layout.chunk, states, layout.chunks, *_strides(dt, z), 0,
+            N=layout.states, CHANNELS=layout.channels,
+            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1,
+            **_masks(layout, length, width, states, BLOCK),
         )  # fmt: skip
         _carry(layout, rates, sums, grad_last, entries, backward=True)
 
@@ -399,12 +427,42 @@ def _backward(
     elif exchange:
         assembly = tensor_core_assembly()
     kernels.scan_backward_kernel[grid](
-        x, dt, rates, B, C, D, z, bias, flags, borders, grad_y, entries, *grads,
-        length, width, layout.chunk, states, *_strides(x, dt, z, B, C), 0,
-        N=layout.states, CHANNELS=layout.channels, BLOCK=BLOCK, HALF=HALF,
+        x, dt, rates, rows, D, z, bias, flags, borders, grad_y, entries, *grads,
+        length, width, layout.chunk, states, *_strides(x, dt, z), 0,
+        N=layout.states, CHANNELS=layout.channels, KEPT=KEPT, ROWS_AT=ROWS_AT, BORDER_AT=BORDER_AT,
         EXCHANGE=exchange, ASSEMBLY=assembly,
         CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
-        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1, **masks,
+        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1,
+        **_masks(layout, length, width, states, SPAN),
+    )  # fmt: skip
+    return grads
+
+
+def _finish(
+    layout: Plan,
+    shares: list[Tensor],
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of A, B, C, D and the bias from shares of those of A, B and C, D, the bias."""
+    grads = [
+        None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device=A.device)
+        for tensor in (A, B, C, D, bias)
+    ]
+    batch, length, states = B.shape
+    width, groups = A.shape[0], shares[1].shape[1]
+    per_program, channels = 128, 32
+    BC_programs = triton.cdiv(length * 2 * layout.states, per_program)
+    kinds = states + (D is not None) + (bias is not None)
+    share_A, share_BC, share_D, share_bias = shares
+    kernels.scan_finish_kernel[(BC_programs * batch + triton.cdiv(width, channels) * kinds,)](
+        share_BC, share_A, share_D, share_bias, *grads,
+        length, groups, BC_programs, batch, batch * layout.chunks, width, states,
+        N=layout.states, ITEMS=per_program, DEPTH=16, CHANNELS=channels,
+        HAS_D=D is not None, HAS_BIAS=bias is not None, num_warps=4,
     )  # fmt: skip
     return grads
