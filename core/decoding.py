@@ -31,6 +31,7 @@ from core.ops.window_attention import ROPE_BASE
 
 TILE = 4096
 """Elements of a matrix that a program multiplies at a time."""
+ATTEND_WARPS = 4
 
 
 _shared: weakref.WeakKeyDictionary[GPT, dict[int, Reader | None]] = weakref.WeakKeyDictionary()
@@ -208,7 +209,7 @@ class Reader:
             qkv, state.keys, state.values, self._state.position, self._steps,
             self._turns[:, :, self._rates_at[half] :], out,
             self._past, mixer.heads, half, len(self._rates), math.log2(math.e) / math.sqrt(2 * half),
-            SIZE=triton.next_power_of_2(2 * half), KEYS=128, ROPE=mixer.rope,
+            SIZE=triton.next_power_of_2(2 * half), KEYS=128, ROPE=mixer.rope, num_warps=ATTEND_WARPS,
         )  # fmt: skip
         return out
 

@@ -18,6 +18,7 @@ from core.config import build  # isort: skip
 from core.model import GPT  # isort: skip
 
 TOKENIZER = byte_tokenizer()
+EOT, VOCABULARY = 39, 40  # of the byte tokenizer's: more would only take longer
 GREEDY = {"temperature": 0.0, "max_new_tokens": 12}
 WARM = {"temperature": 1.5, "max_new_tokens": 9, "seed": 3}
 
@@ -37,7 +38,7 @@ def make_model():
     """A small model with strong opinions, so that its choices do not hang on the last digit."""
     torch.manual_seed(0)
     values = {"n_layer": 2, "n_embd": [16, 8], "n_head": 2, "attention_type": ["mamba", "standard"]}
-    model = GPT(build(values | {"block_size": 6}).model, TOKENIZER.vocab_size)
+    model = GPT(build(values | {"block_size": 6}).model, VOCABULARY)
     for parameter in model.parameters():
         if parameter.ndim == 2 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -50,10 +51,10 @@ def model():
     return make_model()
 
 
-def begun(model, prompt="ab", eot=TOKENIZER.eot):
-    decoder = Decoder(model, TOKENIZER.eot)
+def begun(model, eot=EOT):
+    decoder = Decoder(model, EOT)
     decoder.eot = eot  # -1: nothing that is drawn ends the text
-    decoder.append(TOKENIZER.encode(prompt))
+    decoder.append([0, 1])
     return decoder
 
 
@@ -86,7 +87,7 @@ def test_greedy_writes_what_the_host_writes(model, on_device, choice):
     same_place(one, other)
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 7])
+@pytest.mark.parametrize("after", [1, 3, 5])
 def test_a_stop_leaves_the_text_where_it_was(model, on_device, after):
     """After so many tokens: inside of bursts, and between them."""
     decoder = begun(model, eot=-1)
@@ -155,7 +156,7 @@ def test_same_seed_same_text_however_it_is_read(model, on_device):
 
 def test_two_texts_take_turns(model, on_device):
     def writer():
-        return Generation(begun(model, eot=-1), TOKENIZER, SamplingConfig(**WARM))
+        return Generation(begun(model, eot=-1), TOKENIZER, SamplingConfig(**WARM | {"max_new_tokens": 4}))
 
     whole = [step.token for step in writer()]
     turns = [(one.token, other.token) for one, other in zip(writer(), writer())]
@@ -176,34 +177,34 @@ def test_an_abandoned_text_can_be_continued(model, on_device):
 def test_a_set_token_comes_first(model, on_device):
     config = SamplingConfig(**WARM)
     decoder = begun(model, eot=-1)
-    steps = list(Generation(decoder, TOKENIZER, config, first=77))
+    steps = list(Generation(decoder, TOKENIZER, config, first=7))
     again = begun(model, eot=-1)
-    again.append([77])
-    assert steps[0].token == 77
+    again.append([7])
+    assert steps[0].token == 7
     assert len(steps) == 9
     assert len(decoder.unread) == 1
     expected = Generation(again, TOKENIZER, dataclasses.replace(config, temperature=0.0, max_new_tokens=1))
     greedy = Generation(
-        begun(model, eot=-1), TOKENIZER, SamplingConfig(temperature=0.0, max_new_tokens=2), first=77
+        begun(model, eot=-1), TOKENIZER, SamplingConfig(temperature=0.0, max_new_tokens=2), first=7
     )
     assert [step.token for step in expected] == [step.token for step in greedy][1:]
 
 
 def test_a_held_token_is_drawn_by_the_host(model, on_device):
     decoder = begun(model, eot=-1)
-    decoder.held = 98
+    decoder.held = 9
     generation = Generation(decoder, TOKENIZER, SamplingConfig(**WARM))
     steps = list(generation)
-    assert steps[0].token == 98  # no other byte begins with it
+    assert steps[0].token == 9  # no other begins with it
     assert decoder.held is None
     assert len(steps) == 9
 
 
 def test_a_text_begins_with_nothing(model, on_device):
     """The first token of a document is read from an empty state."""
-    quick = list(Generation(Decoder(model, TOKENIZER.eot), TOKENIZER, SamplingConfig(**GREEDY)))
+    quick = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingConfig(**GREEDY)))
     on_device(False)
-    plain = list(Generation(Decoder(model, TOKENIZER.eot), TOKENIZER, SamplingConfig(**GREEDY)))
+    plain = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingConfig(**GREEDY)))
     assert [step.token for step in quick] == [step.token for step in plain]
 
 

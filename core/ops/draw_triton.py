@@ -124,7 +124,7 @@ def survey_kernel(
     tl.store(found + lane, 0, mask=piece == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_job", "next_job", "number", "shift"])
 def narrow_kernel(
     logits, seen, numbers, whole, peaks, tables, states, ties, vocab_size, pieces, lanes,
     first_job, next_job, number, shift,
@@ -136,7 +136,7 @@ def narrow_kernel(
     tables += lane * JOB_TABLES * 3
     states += lane * JOB_STATES * 3
     table = tables + job * JOB_TABLES + number * TABLE
-    prefix = tl.zeros([], tl.int64)
+    prefix = lane.to(tl.int64) * 0
     if not FIRST:
         state = states + job * JOB_STATES + (number - 1) * 4
         begun = number > 1
