@@ -179,14 +179,20 @@ def decoding() -> None:
         from core.sampling import Decoder, Generation, SamplingConfig
         from core.tokenizer import byte_tokenizer
 
-        decoder = Decoder(model, vocabulary - 1)
-        decoder.eot = -1  # a random model must not end the text
-        sampling = SamplingConfig(max_new_tokens=min(count, 500), temperature=1.0)
-        for _ in range(2):
-            began = time.perf_counter()
-            drawn = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))
-            rate = drawn / (time.perf_counter() - began)
-        say(f"  batch 1   {rate:,.0f} tok/s as the program generates, each token seen by the host")
+        choices: list[dict[str, Any]] = [
+            {"temperature": 1.0}, {"temperature": 0.0}, {"top_k": 40}, {"top_p": 0.9},
+            {"repetition_penalty": 1.2, "alternatives": 10},
+        ]  # fmt: skip
+        for choice in choices:
+            decoder = Decoder(model, vocabulary - 1)
+            decoder.eot = -1  # a random model must not end the text
+            sampling = SamplingConfig(max_new_tokens=min(count, 500), **choice)
+            for _ in range(2):
+                began = time.perf_counter()
+                drawn = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))
+                rate = drawn / (time.perf_counter() - began)
+            what = ", ".join(f"{name} {value}" for name, value in choice.items())
+            say(f"  batch 1   {rate:,.0f} tok/s as the program generates, {what}")
 
 
 def tests() -> None:

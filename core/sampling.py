@@ -1,30 +1,26 @@
 """Decoding: a prompt becomes a stream of tokens with their probabilities.
 
 The model's state is carried, so a token costs the same however much was written before it. The same seed
-gives the same text: numbers are drawn on the CPU from a generator of the sample's own.
+gives the same text on the same kind of device: on the CPU numbers are drawn from a generator of the sample's
+own; on CUDA the device draws (core/drawing.py), some tokens ahead of who reads them (core/writing.py).
 """
 
 from __future__ import annotations
 
-import codecs
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.decoder import Decoder as Decoder
+from core.decoder import extensions as extensions
 from core.errors import UserError
-from core.model import GPT, ModelState
-from core.ops.dispatch import takes_triton
+from core.model import GPT
+from core.text_stream import TextStream as TextStream
 from core.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from core.decoding import Reader
-
-PREFILL_TOKENS = 256
-"""Tokens of a prompt read at once; between such pieces a stop can take effect."""
 
 
 @dataclass(frozen=True)
@@ -90,121 +86,6 @@ class SamplingConfig:
         return SamplingConfig(**chosen)
 
 
-class Decoder:
-    """A model in the middle of a text: its state, and the tokens it was given but has not read yet.
-
-    States are never written to, so a fork is cheap and two forks do not disturb each other.
-    """
-
-    def __init__(self, model: GPT, eot: int) -> None:
-        """A decoder at the start of a new document, which `eot` opens."""
-        self.model = model
-        self.eot = eot
-        self._state: ModelState | None = None
-        self._reader: Reader | None = None
-        self.unread: list[int] = [eot]
-        self.seen = torch.zeros(model.vocab_size, dtype=torch.bool)
-        self.held: int | None = None
-        """The prompt's last token, withheld while the text after it may still make it a longer one."""
-        self._logits: Tensor | None = None
-
-    @property
-    def state(self) -> ModelState | None:
-        """What the model remembers of the text it has read; None before the first token."""
-        if self._reader is not None and self._reader.owner is self:
-            return self._reader.state()
-        return self._state
-
-    @state.setter
-    def state(self, state: ModelState | None) -> None:
-        if self._reader is not None and self._reader.owner is self:
-            self._reader.owner = None
-        self._state = state
-
-    def fork(self) -> Decoder:
-        """A second decoder at the same place."""
-        other = Decoder(self.model, self.eot)
-        other.state, other._logits = self.state, self._logits
-        other.unread, other.seen, other.held = list(self.unread), self.seen.clone(), self.held
-        return other
-
-    def append(self, tokens: Iterable[int]) -> None:
-        """Continue the text with tokens."""
-        tokens = [int(token) for token in tokens]
-        if self.held is not None and tokens:
-            tokens, self.held = [self.held, *tokens], None
-        self.unread += tokens
-        self.seen[tokens] = True
-
-    def prompt(self, tokenizer: Tokenizer, text: str) -> None:
-        """Continue with a prompt, whose last token waits where a longer one may take its place.
-
-        A model has never seen "She" and then " " and then "said" where " said" is one token; so the
-        first token written may be any that begins with the bytes of the last one of the prompt.
-        """
-        tokens = tokenizer.encode(text).tolist()
-        if not tokens:
-            return
-        self.append(tokens[:-1])
-        if self.held is not None:
-            self.append([tokens[-1]])
-        elif len(extensions(tokenizer, tokens[-1])) > 1:
-            self.held = tokens[-1]
-        else:
-            self.append([tokens[-1]])
-
-    @torch.inference_mode()
-    def next_logits(self, stopped: Callable[[], bool] = lambda: False) -> Tensor | None:
-        """Read what is unread. Returns the next token's logits, (V,) float32 on the CPU.
-
-        None if `stopped` said so before the end; the rest stays unread.
-        """
-        device = self.model.embedding.weight.device
-        while self.unread:
-            if stopped():
-                return None
-            piece = self.unread[:PREFILL_TOKENS]
-            if len(piece) == 1 and self._borrow_reader():
-                assert self._reader is not None
-                self._logits = self._reader.read(torch.tensor(piece, device=device))[0].cpu()
-                self.unread = []
-                break
-            tokens = torch.tensor([piece], device=device)
-            starts = tokens == self.eot if self.eot in piece else None
-            features, self.state = self.model.features(tokens, self.state, starts)
-            self.unread = self.unread[PREFILL_TOKENS:]
-            if not self.unread:
-                self._logits = self.model.logits(features[0, -1]).float().cpu()
-        return self._logits
-
-    def _borrow_reader(self) -> bool:
-        """Have the model's captured reader go on from this text's state, on CUDA where there is one."""
-        if self._reader is not None and self._reader.owner is self:
-            return True
-        if self._state is None or not takes_triton(self.model.embedding.weight):
-            return False
-        from core.decoding import shared_reader
-
-        reader = shared_reader(self.model, self.eot)
-        if reader is None:
-            return False
-        if isinstance(reader.owner, Decoder):
-            reader.owner.state = reader.owner.state  # takes its state back before it is overwritten
-        reader.load(self._state)
-        self._reader, reader.owner = reader, self
-        return True
-
-
-def extensions(tokenizer: Tokenizer, token: int) -> list[int]:
-    """The tokens whose bytes begin with those of `token`, itself included."""
-    start = tokenizer.token_bytes(token)
-    return [
-        other
-        for other in range(tokenizer.vocab_size)
-        if other != tokenizer.eot and tokenizer.token_bytes(other).startswith(start)
-    ]
-
-
 def candidates(logits: Tensor, config: SamplingConfig, seen: Tensor | None = None) -> Tensor:
     """The distribution (V,) to draw the next token from.
 
@@ -231,43 +112,6 @@ def candidates(logits: Tensor, config: SamplingConfig, seen: Tensor | None = Non
         before = ordered.cumsum(0) - ordered
         probabilities = torch.zeros_like(ordered).scatter_(0, order, ordered * (before < config.top_p))
     return probabilities
-
-
-class TextStream:
-    """Token bytes to text that is safe to show: whole characters only, and nothing of a stop text."""
-
-    def __init__(self, stop: tuple[str, ...] = ()) -> None:
-        self.stop = stop
-        self.stopped = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
-
-    def push(self, data: bytes) -> str:
-        """Take in bytes; returns the text that is certain now. Sets `stopped` at a stop text."""
-        held = self._held + self._decoder.decode(data)
-        found = [at for text in self.stop if (at := held.find(text)) >= 0]
-        if found:
-            self.stopped = True
-            self._held = ""
-            return held[: min(found)]
-        # The longest end of the text that may yet grow into a stop text stays back.
-        size = max((_overlap(held, text) for text in self.stop), default=0)
-        self._held = held[len(held) - size :]
-        return held[: len(held) - size]
-
-    def flush(self) -> str:
-        """What was held back, when no more bytes come."""
-        held = self._held + self._decoder.decode(b"", final=True)
-        self._held = ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop` and is not all of it."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
 
 
 @dataclass(frozen=True)
@@ -325,22 +169,40 @@ class Generation:
         self._text.stopped = False
 
     def __iter__(self) -> Iterator[Step]:
-        for count in range(1, self._config.max_new_tokens + 1):
-            logits = None if self._stopped() else self._decoder.next_logits(self._stopped)
-            if logits is None:
-                self.reason = "stopped"
-                self.tail = self._text.flush()
-                return
-            yield self._step(logits, last=count == self._config.max_new_tokens)
-            if self.reason:
-                return
+        most = self._config.max_new_tokens
+        try:
+            for count in range(1, most + 1):
+                step = None if self._stopped() else self._step(count - 1, last=count == most)
+                if step is None:
+                    self.reason = "stopped"
+                    self.tail = self._text.flush()
+                    return
+                yield step
+                if self.reason:
+                    return
+        finally:
+            self._decoder.settle()
 
-    def _step(self, logits: Tensor, last: bool) -> Step:
-        if not math.isfinite(logits.max()):
+    def _step(self, drawn: int, last: bool) -> Step | None:
+        """The next step, after `drawn` others; None if a stop came before."""
+        if self._first is None and self._decoder.held is None:
+            found = self._decoder.draw(self._config, drawn, self, self._stopped)
+            if found is not None:
+                self._demand(found.finite)
+                return self._shown(found.token, found.probability, found.alternatives, last)
+        logits = self._decoder.next_logits(self._stopped)
+        return None if logits is None else self._drawn(logits, last)
+
+    def _demand(self, finite: bool) -> None:
+        if not finite:
             raise UserError(
                 "the model's output is not a number; its training diverged, use another checkpoint"
             )
-        index, token = len(self.tokens), self._first
+
+    def _drawn(self, logits: Tensor, last: bool) -> Step:
+        """The step that the host draws."""
+        self._demand(math.isfinite(logits.max()))
+        token = self._first
         if self._decoder.held is not None:
             logits = self._fitting(logits, self._decoder.held)
         if token is None:
@@ -349,9 +211,16 @@ class Generation:
         self._first = None
         own = logits.softmax(0)
         best = own.topk(min(self._config.alternatives, len(own)))
+        if math.isfinite(logits[token]):
+            self._decoder.held = None  # the token has taken its place
+        self._decoder.append([token])
+        return self._shown(token, float(own[token]), zip(best.indices.tolist(), best.values.tolist()), last)
+
+    def _shown(self, token: int, probability: float, best: Iterable[tuple[int, float]], last: bool) -> Step:
+        """The step of a token that the decoder has."""
+        index = len(self.tokens)
         alternatives = tuple(
-            (token, self._bytes(index, token).decode("utf-8", "replace"), probability)
-            for token, probability in zip(best.indices.tolist(), best.values.tolist())
+            (other, self._bytes(index, other).decode("utf-8", "replace"), share) for other, share in best
         )
         ends = token == self._decoder.eot
         text = "" if ends else self._text.push(self._bytes(index, token))
@@ -361,11 +230,8 @@ class Generation:
             self.reason = "length"
         if self.reason and not self._text.stopped:
             text += self._text.flush()
-        if math.isfinite(logits[token]):
-            self._decoder.held = None  # the token has taken its place
-        self._decoder.append([token])
         self.tokens.append(token)
-        return Step(index, token, text, float(own[token]), alternatives)
+        return Step(index, token, text, probability, alternatives)
 
     def _fitting(self, logits: Tensor, held: int) -> Tensor:
         """The logits with only those tokens left that may stand where the prompt's last one would."""

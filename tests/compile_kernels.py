@@ -13,6 +13,7 @@ from triton.runtime.jit import JITFunction
 
 from core.config import build
 from core.decoding import Reader
+from core.drawing import Options
 from core.model import GPT, AttentionState
 from core.ops import causal_conv_triton as conv
 from core.ops import linear_cross_entropy_triton as head
@@ -57,8 +58,16 @@ def leaves(inputs):
 
 
 def main():
-    shape = {"n_layer": 2, "n_embd": [32, 24], "n_head": 2, "attention_type": ["mamba", "standard"]}
-    Reader(GPT(build(shape).model, 50), eot=49).write(1)
+    shape = {
+        "n_layer": 3,
+        "n_embd": [32, 24, 16],
+        "n_head": 2,
+        "attention_type": ["mamba", "standard", "mamba2"],
+    }
+    reader = Reader(GPT(build(shape).model, 50), eot=49)
+    reader.write(1)
+    reader.drawer.prepare(Options(top_k=9, top_p=0.9, min_p=0.1, alternatives=3), seed=1)
+    reader.read_and_draw(1)
     random = torch.Generator().manual_seed(0)
     for kind, chunk in ((torch.bfloat16, 64), (torch.float32, 0)):
         y, last = scan.selective_scan_triton(

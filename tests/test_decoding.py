@@ -7,9 +7,9 @@ import torch
 
 from tests.kernels import DEVICE, needs_cuda
 
-from core import sampling  # isort: skip
+from core import decoder  # isort: skip
 from core.config import build  # isort: skip
-from core.decoding import Reader, readable  # isort: skip
+from core.decoding import Reader  # isort: skip
 from core.model import GPT  # isort: skip
 
 EOT, VOCABULARY = 49, 50
@@ -26,7 +26,15 @@ def make_model(**changes):
     return model.to(DEVICE).requires_grad_(False)
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "learned"}, {"position": "none", "d_conv": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"position": "learned"},
+        {"position": "none", "d_conv": 2},
+        {"attention_type": ["mamba2", "standard"]},
+    ],
+)
 def test_reads_what_the_model_reads(changes):
     model = make_model(**changes)
     tokens = torch.randint(0, EOT, (2, 16), device=DEVICE)
@@ -73,15 +81,11 @@ def test_draws_in_proportion_and_by_seed():
     assert drawn[:3] == [first(seed) for seed in range(3)]
 
 
-def test_mamba2_is_left_to_the_model():
-    assert not readable(make_model(attention_type=["mamba2", "standard"]))
-
-
 def test_texts_take_turns_with_the_reader(monkeypatch):
     model = make_model()
-    plain, quick = sampling.Decoder(model, EOT), sampling.Decoder(model, EOT)
+    plain, quick = decoder.Decoder(model, EOT), decoder.Decoder(model, EOT)
     plain._borrow_reader = lambda: False
-    monkeypatch.setattr(sampling, "takes_triton", lambda tensor: True)
+    monkeypatch.setattr(decoder, "takes_triton", lambda tensor: True)
 
     def agree(expected, found):
         torch.testing.assert_close(

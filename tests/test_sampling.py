@@ -61,7 +61,7 @@ def test_same_seed_same_text_and_another_seed_another():
 def test_a_long_prompt_is_read_like_a_short_one(monkeypatch):
     model = tiny_model()
     expected = [step.token for step in write(model, "x" * 50, temperature=0.0)[0]]
-    monkeypatch.setattr("core.sampling.PREFILL_TOKENS", 7)
+    monkeypatch.setattr("core.decoder.PREFILL_TOKENS", 7)
     assert [step.token for step in write(model, "x" * 50, temperature=0.0)[0]] == expected
 
 

@@ -19,11 +19,23 @@ def _sigmoid(value):
 
 
 @triton.jit
+def _softplus(raw):
+    e = tl.exp2(-tl.abs(raw) * 1.4426950408889634)
+    s = e / (2.0 + e)
+    q = s * s
+    series = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
+    return tl.maximum(raw, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * series))
+
+
+@triton.jit
 def begin_kernel(
-    tokens, embedding, places, x, position, steps, fresh, eot, width, window,
-    WIDTH: tl.constexpr, HAS_PLACES: tl.constexpr,
+    tokens, embedding, places, x, position, steps, fresh, rates, turns, eot, width, window,
+    WIDTH: tl.constexpr, RATES: tl.constexpr, HAS_PLACES: tl.constexpr,
 ):  # fmt: skip
-    """Look the token up; count it; note where it stands in its document and whether it begins one."""
+    """Look the token up; count it; note where it stands in its document and whether it begins one.
+
+    `turns` (lanes, 2, RATES) gets the cosines and sines of its place times `rates`, for all layers.
+    """
     lane = tl.program_id(0)
     column = tl.arange(0, WIDTH)
     token = tl.load(tokens + lane)
@@ -33,6 +45,11 @@ def begin_kernel(
     if HAS_PLACES:
         row += tl.load(places + place % window * width + column, mask=column < width, other=0.0)
     tl.store(x + lane * width + column, row, mask=column < width)
+    # As the model does: far positions have no digits to lose in float64.
+    i = tl.arange(0, RATES)
+    angle = place.to(tl.float64) * tl.load(rates + i)
+    tl.store(turns + lane * 2 * RATES + i, tl.cos(angle).to(tl.float32))
+    tl.store(turns + (lane * 2 + 1) * RATES + i, tl.sin(angle).to(tl.float32))
     # `position` is the place of the token to come; the kernels of this step subtract 1.
     tl.store(position + lane, place + 1)
     tl.store(fresh + lane, tl.where(begins, 1, 0))
@@ -65,67 +82,70 @@ def project_kernel(
 
 
 @triton.jit
+def _turned(row, turn, column, real, half, rates, ROPE: tl.constexpr):
+    """A query or key, turned to its place: its halves are the two coordinates of each pair."""
+    value = tl.load(row + column, mask=real, other=0.0)
+    if ROPE:
+        first = column < half
+        partner = tl.load(row + tl.where(first, column + half, column - half), mask=real, other=0.0)
+        pair = turn + tl.where(first, column, column - half)
+        cos, sin = tl.load(pair, mask=real, other=0.0), tl.load(pair + rates, mask=real, other=0.0)
+        value = value * cos + tl.where(first, -partner, partner) * sin
+    return value
+
+
+@triton.jit
 def attend_kernel(
-    qkv, keys, values, position, steps, out, past, heads, half, base, scale,
-    HALF: tl.constexpr, KEYS: tl.constexpr, ROPE: tl.constexpr,
+    qkv, keys, values, position, steps, turns, out, past, heads, half, rates, scale,
+    SIZE: tl.constexpr, KEYS: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """One head: turn query and key, attend over the ring and the token itself, put the key in the ring."""
+    """One head: turn query and key, attend over the ring and the token itself, put the key in the ring.
+
+    `turns` begins at the layer's own rates, of `rates` altogether.
+    """
     head, lane = tl.program_id(0), tl.program_id(1)
-    width = heads * half * 2
-    column = tl.arange(0, HALF)
-    real = column < half
+    size = 2 * half
+    width = heads * size
+    column = tl.arange(0, SIZE)
+    real = column < size
     place = tl.load(position + lane) - 1
     step = tl.load(steps + lane) - 1
-    row = qkv + lane * 3 * width + head * half * 2 + column
-    query1 = tl.load(row, mask=real, other=0.0)
-    query2 = tl.load(row + half, mask=real, other=0.0)
-    key1 = tl.load(row + width, mask=real, other=0.0)
-    key2 = tl.load(row + width + half, mask=real, other=0.0)
-    value1 = tl.load(row + 2 * width, mask=real, other=0.0)
-    value2 = tl.load(row + 2 * width + half, mask=real, other=0.0)
-    if ROPE:
-        # As the model does: far positions have no digits to lose in float64.
-        rate = tl.exp2(-column.to(tl.float64) / half * tl.log2(base + column.to(tl.float64) * 0))
-        angle = place.to(tl.float64) * rate
-        cos, sin = tl.cos(angle).to(tl.float32), tl.sin(angle).to(tl.float32)
-        turned = query1 * cos - query2 * sin
-        query2 = query2 * cos + query1 * sin
-        query1 = turned
-        turned = key1 * cos - key2 * sin
-        key2 = key2 * cos + key1 * sin
-        key1 = turned
-    top = tl.sum(query1 * key1 + query2 * key2, 0) * scale
+    # The slots of the step before and of this one; for a window of one token there are none.
+    slots = tl.maximum(past, 1)
+    newest, oldest = ((step + slots - 1) % slots).to(tl.int32), (step % slots).to(tl.int32)
+    row = qkv + lane * 3 * width + head * size
+    turn = turns + lane * 2 * rates
+    query = _turned(row, turn, column, real, half, rates, ROPE) * scale
+    key = _turned(row + width, turn, column, real, half, rates, ROPE)
+    value = tl.load(row + 2 * width + column, mask=real, other=0.0)
+    top = tl.sum(query * key, 0)
     total = 1.0
-    mixed1, mixed2 = value1, value2
-    ring = ((lane * heads + head) * past).to(tl.int64) * half * 2
+    mixed = value
+    ring = (lane * heads + head).to(tl.int64) * past * size
     for start in range(0, past, KEYS):
         slot = start + tl.arange(0, KEYS)
-        age = (step - 1 - slot + past) % past + 1
+        age = newest - slot
+        age = tl.where(age < 0, age + past, age) + 1
         seen = (age <= place) & (slot < past)
-        at = ring + slot[:, None] * half * 2 + column[None, :]
-        mask = seen[:, None] & real[None, :]
-        score = tl.load(keys + at, mask=mask, other=0.0) * query1[None, :]
-        score += tl.load(keys + at + half, mask=mask, other=0.0) * query2[None, :]
-        scores = tl.where(seen, tl.sum(score, 1) * scale, float("-inf"))
+        at = ring + slot[:, None] * size + column[None, :]
+        # All of it is asked for before any of it is waited for, though some may be too old.
+        mask = (slot < past)[:, None] & real[None, :]
+        old_keys = tl.load(keys + at, mask=mask, other=0.0)
+        old_values = tl.load(values + at, mask=mask, other=0.0)
+        scores = tl.where(seen, tl.sum(old_keys * query[None, :], 1), float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 0))
         weights = tl.exp2(scores - higher)
         shrink = tl.exp2(top - higher)
         total = total * shrink + tl.sum(weights, 0)
-        old1 = tl.load(values + at, mask=mask, other=0.0)
-        old2 = tl.load(values + at + half, mask=mask, other=0.0)
-        mixed1 = mixed1 * shrink + tl.sum(weights[:, None] * old1, 0)
-        mixed2 = mixed2 * shrink + tl.sum(weights[:, None] * old2, 0)
+        mixed = mixed * shrink + tl.sum(weights[:, None] * tl.where(seen[:, None], old_values, 0.0), 0)
         top = higher
-    tl.store(out + lane * width + head * half * 2 + column, mixed1 / total, mask=real)
-    tl.store(out + lane * width + head * half * 2 + half + column, mixed2 / total, mask=real)
+    tl.store(out + lane * width + head * size + column, mixed / total, mask=real)
     if past > 0:
         # The slot held the oldest key: every thread has to have read it.
         tl.debug_barrier()
-        at = ring + (step % past) * half * 2 + column
-        tl.store(keys + at, key1, mask=real)
-        tl.store(keys + at + half, key2, mask=real)
-        tl.store(values + at, value1, mask=real)
-        tl.store(values + at + half, value2, mask=real)
+        at = ring + oldest * size + column
+        tl.store(keys + at, key, mask=real)
+        tl.store(values + at, value, mask=real)
 
 
 @triton.jit
@@ -177,11 +197,7 @@ def scan_kernel(
     mask = real[:, None] & (r[None, :] < rank)
     weight = tl.load(dt_weight + d[:, None] * rank + r[None, :], mask=mask, other=0.0)
     raw = tl.sum(weight * dt[None, :], 1) + tl.load(dt_bias + d, mask=real, other=0.0)
-    e = tl.exp2(-tl.abs(raw) * 1.4426950408889634)
-    s = e / (2.0 + e)
-    q = s * s
-    series = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
-    delta = tl.maximum(raw, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * series))
+    delta = _softplus(raw)
     value = tl.load(x + lane * width + d, mask=real, other=0.0)
     mask = real[:, None] & (n[None, :] < states)
     tile = d[:, None] * states + n[None, :]
@@ -196,30 +212,33 @@ def scan_kernel(
 
 
 @triton.jit
-def draw_kernel(logits, factors, seeds, drawn, best, where, vocab_size, pieces, PIECE: tl.constexpr):
-    """The best of a piece of logits after temperature and Gumbel noise, which draws from the softmax.
+def scan2_kernel(
+    x, projected, dt_bias, A_log, D, hidden, fresh, out, width, heads, states, x_lane, projected_lane,
+    CHANNELS: tl.constexpr, STATES: tl.constexpr,
+):  # fmt: skip
+    """One step of Mamba-2's scan, its step sizes and gate included; the state moves on.
 
-    `factors` holds the factor of the logits and that of the noise (0 takes the most probable token).
+    `projected` holds the gate (width,), what the convolution has read, and the heads' step sizes.
     """
-    piece, lane = tl.program_id(0), tl.program_id(1)
-    column = piece * PIECE + tl.arange(0, PIECE)
-    value = tl.load(logits + lane * vocab_size + column, mask=column < vocab_size, other=float("-inf"))
-    step = tl.load(drawn + lane)
-    random = tl.rand(tl.load(seeds + lane), step.to(tl.int32) * (pieces * PIECE) + column)
-    noise = -tl.log(-tl.log(tl.maximum(random, 1e-20)) + 1e-20)
-    value = value * tl.load(factors) + noise * tl.load(factors + 1)
-    tl.store(best + lane * pieces + piece, tl.max(value, 0))
-    tl.store(where + lane * pieces + piece, piece * PIECE + tl.argmax(value, 0))
-
-
-@triton.jit
-def choose_kernel(best, where, tokens, written, drawn, pieces, room, PIECES: tl.constexpr):
-    """The best of all pieces becomes the token, and is written down."""
-    lane = tl.program_id(0)
-    piece = tl.arange(0, PIECES)
-    value = tl.load(best + lane * pieces + piece, mask=piece < pieces, other=float("-inf"))
-    token = tl.load(where + lane * pieces + tl.argmax(value, 0)).to(tl.int64)
-    step = tl.load(drawn + lane)
-    tl.store(tokens + lane, token)
-    tl.store(written + lane * room + step % room, token)
-    tl.store(drawn + lane, step + 1)
+    lane = tl.program_id(1)
+    d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    n = tl.arange(0, STATES)
+    real = d < width
+    begins = tl.load(fresh + lane) != 0
+    head = d // (width // heads)
+    row = projected + lane * projected_lane
+    raw = tl.load(row + projected_lane - heads + head, mask=real, other=0.0)
+    delta = _softplus(raw + tl.load(dt_bias + head, mask=real, other=0.0))
+    decay = tl.exp(-delta * tl.exp(tl.load(A_log + head, mask=real, other=0.0)))
+    mixed = x + lane * x_lane
+    value = tl.load(mixed + d, mask=real, other=0.0)
+    B = tl.load(mixed + width + n, mask=n < states, other=0.0)
+    C = tl.load(mixed + width + states + n, mask=n < states, other=0.0)
+    mask = real[:, None] & (n[None, :] < states)
+    state = hidden + lane * width * states + d[:, None] * states + n[None, :]
+    h = tl.load(state, mask=mask, other=0.0)
+    h = tl.where(begins, 0.0, decay[:, None] * h) + (delta * value)[:, None] * B[None, :]
+    tl.store(state, h, mask=mask)
+    y = tl.sum(h * C[None, :], 1) + tl.load(D + head, mask=real, other=0.0) * value
+    open_ = tl.load(row + d, mask=real, other=0.0)
+    tl.store(out + lane * width + d, y * open_ * _sigmoid(open_), mask=real)

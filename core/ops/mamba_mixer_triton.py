@@ -144,11 +144,11 @@ def _run_mamba_mixer(
     low, pairs = _norms(raw, (dt_norm, B_norm, C_norm), eps)
     dt = (low @ dt_proj.t()).view(batch, length, width)
     pairs = pairs.view(batch, length, -1)
-    y, last, borders, sums = _run_selective_scan(
+    y, last, *kept = _run_selective_scan(
         x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
         0, keep,
     )  # fmt: skip
-    return y, last, new_tail, *(_hidden(item) for item in (x, raw, low, dt, pairs)), borders, sums
+    return y, last, new_tail, *(_hidden(item) for item in (x, raw, low, dt, pairs)), *kept
 
 
 def _fake_mamba_mixer(
@@ -162,7 +162,7 @@ def _fake_mamba_mixer(
     rows = batch * length
     x = projected.new_empty(batch, length, width)
     pairs = projected.new_empty(batch, length, states, dtype=torch.float32)
-    y, last, borders, sums = _fake_selective_scan(x, x, A, pairs, pairs, D, x, dt_bias, h0, reset, 0, keep)
+    y, last, *of_scan = _fake_selective_scan(x, x, A, pairs, pairs, D, x, dt_bias, h0, reset, 0, keep)
     kept = (
         x,
         x.new_empty(rows, x_proj.shape[0]),
@@ -171,7 +171,7 @@ def _fake_mamba_mixer(
         pairs.new_empty(batch, length, 2 * states),
     )
     new_tail = x.new_empty(batch, conv_weight.shape[1] - 1, width)
-    return y, last, new_tail, *(_hidden(item) for item in kept), borders, sums
+    return y, last, new_tail, *(_hidden(item) for item in kept), *of_scan
 
 
 def _hidden(tensor: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def _hidden(tensor: Tensor) -> Tensor:
 
 def _run_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, sums, grad_y, grad_last, eps, wants_tail, wants_first,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, pairs_padded, grad_y, grad_last, eps, wants_tail, wants_first,
 ):  # fmt: skip
     batch, length, _ = projected.shape
     width, states = A.shape
@@ -190,13 +190,12 @@ def _run_mamba_mixer_backward(
     pairs = pairs.view(torch.float32)
     rows = batch * length
     grad_projected = torch.empty_like(projected, memory_format=torch.contiguous_format)
-    grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_first = (
+    grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, _, grad_bias, grad_first = (
         _run_selective_scan_backward(
             x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
-            0, borders, sums, grad_y, grad_last, wants_first,
+            0, borders, rates, pairs_padded, grad_y, grad_last, wants_first, grad_projected[..., width:],
         )
     )  # fmt: skip
-    grad_projected[..., width:] = grad_z
     grad_dt = grad_dt.view(rows, width)
     grad_dt_proj = grad_dt.t() @ low
     grad_raw, grad_norms = _norms_backward(
@@ -219,7 +218,7 @@ def _run_mamba_mixer_backward(
 
 def _fake_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, sums, grad_y, grad_last, eps, wants_tail, wants_first,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, pairs_padded, grad_y, grad_last, eps, wants_tail, wants_first,
 ):  # fmt: skip
     kind, batch = projected.dtype, projected.shape[0]
     parameters = (conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias)
@@ -240,8 +239,8 @@ TENSORS = 14
 
 _backward_operator = define(
     "mamba_mixer_backward",
-    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, Tensor sums, "
-    "Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, bool wants_first) -> ("
+    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, Tensor rates, "
+    "Tensor pairs_padded, Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, bool wants_first) -> ("
     + ", ".join(["Tensor"] * 13)
     + ")",
     _run_mamba_mixer_backward,
@@ -275,7 +274,7 @@ def _gradients(ctx: Any, grad_y: Any, grad_last: Any, grad_new_tail: Any, *_: An
 
 _operator = define(
     "mamba_mixer",
-    f"({PARAMETERS}, float eps, bool keep) -> (" + ", ".join(["Tensor"] * 10) + ")",
+    f"({PARAMETERS}, float eps, bool keep) -> (" + ", ".join(["Tensor"] * 11) + ")",
     _run_mamba_mixer,
     _fake_mamba_mixer,
     keep=_keep,

@@ -388,7 +388,7 @@ def scan_backward_kernel(
     x, dt, rates, rows, D, z, bias, reset, borders, grad_y, entries,
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
     length, width, chunk, states,
-    x_batch, x_time, dt_batch, dt_time, z_batch, z_time,
+    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, into_batch, into_time,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     KEPT: tl.constexpr, ROWS_AT: tl.constexpr, BORDER_AT: tl.constexpr,
@@ -488,10 +488,10 @@ def scan_backward_kernel(
                 outs = outs + (out * silu,)
         into = (batch * length + at) * width + d
         if HAS_Z:
-            to_z = grad_z + into
+            to_z = grad_z + batch * into_batch + at * into_time + d
             for k in tl.static_range(BLOCK):
                 _put(to_z, grads_z[k], d, width, begin + k, stop, FULL)
-                to_z += width
+                to_z += into_time
         # Results, newest step first.
         grads_x = ()
         grads_dt = ()

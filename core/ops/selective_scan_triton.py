@@ -202,13 +202,14 @@ def _fake_selective_scan(
 
 def _run_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
-    borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+    borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool, into: Any = None,
 ) -> Any:  # fmt: skip
+    """The gradients; that of z is written to `into` (B, L, D) if given, whose channels are contiguous."""
     layout = _plan_of(x, A, chunk)
     grad_x, grad_dt, grad_z, *shares, grad_first = _backward(
         layout, [_rows(tensor) for tensor in (x, dt, z)], rates.view(torch.float32), rows.view(torch.float32),
         D, dt_bias, _flags(reset), borders.view(_border_type(x)), grad_y.contiguous(),
-        None if grad_last is None else grad_last.contiguous(), wants_first,
+        None if grad_last is None else grad_last.contiguous(), wants_first, into,
     )  # fmt: skip
     grad_A, grad_B, grad_C, grad_D, grad_bias = _finish(layout, shares, A, B, C, D, dt_bias)
     nothing = rates.new_empty(0).view(torch.float32)
@@ -387,8 +388,9 @@ def _backward(
     grad_y: Tensor,
     grad_last: Tensor | None,
     wants_first: bool,
+    into: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Gradients of x, dt, z, then shares of those of A, B and C, D, the bias; that of h0 (B, N, D)."""
+    """Gradients of x, dt, z (in `into`, if given), then shares of those of A, B and C, D, the bias; that of h0 (B, N, D)."""
     x, dt, z = inputs
     assert x is not None
     assert dt is not None
@@ -411,10 +413,12 @@ def _backward(
     def share(*shape: int) -> Tensor:
         return rates.new_empty(batch, *shape)
 
+    if into is None and z is not None:
+        into = torch.empty(batch, length, width, dtype=z.dtype, device=x.device)
     grads = (
         torch.empty(batch, length, width, dtype=x.dtype, device=x.device),
         torch.empty(batch, length, width, dtype=dt.dtype, device=x.device),
-        None if z is None else torch.empty(batch, length, width, dtype=z.dtype, device=x.device),
+        into,
         share(layout.chunks, states, width),
         share(grid[0], length, 2 * layout.states),
         None if D is None else share(layout.chunks, width),
@@ -428,7 +432,7 @@ def _backward(
         assembly = tensor_core_assembly()
     kernels.scan_backward_kernel[grid](
         x, dt, rates, rows, D, z, bias, flags, borders, grad_y, entries, *grads,
-        length, width, layout.chunk, states, *_strides(x, dt, z), 0,
+        length, width, layout.chunk, states, *_strides(x, dt, z, into), 0,
         N=layout.states, CHANNELS=layout.channels, KEPT=KEPT, ROWS_AT=ROWS_AT, BORDER_AT=BORDER_AT,
         EXCHANGE=exchange, ASSEMBLY=assembly,
         CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",

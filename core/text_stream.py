@@ -1,0 +1,42 @@
+"""The bytes of tokens become text, as they come."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class TextStream:
+    """Token bytes to text that is safe to show: whole characters only, and nothing of a stop text."""
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self.stop = stop
+        self.stopped = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def push(self, data: bytes) -> str:
+        """Take in bytes; returns the text that is certain now. Sets `stopped` at a stop text."""
+        held = self._held + self._decoder.decode(data)
+        found = [at for text in self.stop if (at := held.find(text)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return held[: min(found)]
+        # The longest end of the text that may yet grow into a stop text stays back.
+        size = max((_overlap(held, text) for text in self.stop), default=0)
+        self._held = held[len(held) - size :]
+        return held[: len(held) - size]
+
+    def flush(self) -> str:
+        """What was held back, when no more bytes come."""
+        held = self._held + self._decoder.decode(b"", final=True)
+        self._held = ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop` and is not all of it."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
