@@ -181,7 +181,8 @@ def _hidden(tensor: Tensor) -> Tensor:
 
 def _run_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, pairs_padded, grad_y, grad_last, eps, wants_tail, wants_first,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_tail, wants_first,
 ):  # fmt: skip
     batch, length, _ = projected.shape
     width, states = A.shape
@@ -193,7 +194,7 @@ def _run_mamba_mixer_backward(
     grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, _, grad_bias, grad_first = (
         _run_selective_scan_backward(
             x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
-            0, borders, rates, pairs_padded, grad_y, grad_last, wants_first, grad_projected[..., width:],
+            0, borders, rates, rows_of_scan, grad_y, grad_last, wants_first, grad_projected[..., width:],
         )
     )  # fmt: skip
     grad_dt = grad_dt.view(rows, width)
@@ -218,7 +219,8 @@ def _run_mamba_mixer_backward(
 
 def _fake_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, pairs_padded, grad_y, grad_last, eps, wants_tail, wants_first,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_tail, wants_first,
 ):  # fmt: skip
     kind, batch = projected.dtype, projected.shape[0]
     parameters = (conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias)
@@ -239,10 +241,9 @@ TENSORS = 14
 
 _backward_operator = define(
     "mamba_mixer_backward",
-    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, Tensor rates, "
-    "Tensor pairs_padded, Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, bool wants_first) -> ("
-    + ", ".join(["Tensor"] * 13)
-    + ")",
+    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, "
+    "Tensor rates, Tensor rows_of_scan, Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, "
+    "bool wants_first) -> (" + ", ".join(["Tensor"] * 13) + ")",
     _run_mamba_mixer_backward,
     _fake_mamba_mixer_backward,
 )

@@ -390,7 +390,10 @@ def _backward(
     wants_first: bool,
     into: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Gradients of x, dt, z (in `into`, if given), then shares of those of A, B and C, D, the bias; that of h0 (B, N, D)."""
+    """Gradients of x, dt, z (in `into`, if given), then shares of those of A, B and C, D, the bias.
+
+    Last that of h0, (B, N, D).
+    """
     x, dt, z = inputs
     assert x is not None
     assert dt is not None
