@@ -103,7 +103,7 @@ def ssd_scan_triton(
     """`core.ops.ssd_scan.ssd_scan` on the GPU; `part_chunks` forces how many chunks a part of time has."""
     given = (x, dt, A, B, C, D, dt_bias, h0)
     keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in given)
-    y, last, _ = _operator(x, dt, A, B, C, D, dt_bias, h0, reset, part_chunks, keep)
+    y, last, *_ = _operator(x, dt, A, B, C, D, dt_bias, h0, reset, part_chunks, keep)
     return y, last
 
 
@@ -162,29 +162,31 @@ def _run_ssd_scan(
     last = torch.empty(batch, heads, size, states, dtype=torch.float32, device=x.device)
     kept = (batch, heads, layout.chunks, size, states) if keep else (0,)
     borders = torch.empty(kept, dtype=floats, device=x.device)
+    steps = torch.empty(5, batch, heads, layout.chunks, CHUNK, dtype=torch.float32, device=x.device)
     flags, entries = _flags(reset), _state(h0)
-    strides = (*x.stride()[:3], *dt.stride(), *B.stride()[:2], *C.stride()[:2])
-    sizes = (length, heads, size, states, layout.part_chunks, *strides)
-    options = _options(layout, x, B, C) | {
-        "HAS_RESET": flags is not None,
-        "HAS_BIAS": dt_bias is not None,
-        "HAS_D": D is not None,
-        "num_stages": 2,
-    }
+    kernels.ssd_steps_kernel[(layout.chunks, heads, batch)](
+        dt, A, dt_bias, flags, steps, length, heads, steps.stride(0), *dt.stride(),
+        Q=CHUNK, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
+    )  # fmt: skip
+    strides = (*x.stride()[:3], *B.stride()[:2], *C.stride()[:2])
+    sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), 0, *strides)
+    options = _options(layout, x, B, C) | {"HAS_D": D is not None, "num_stages": 2}
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
     if layout.parts > 1:
         local, through = _parts(layout, last)
         kernels.ssd_forward_kernel[grid](
-            x, dt, A, B, C, D, dt_bias, flags, None, y, borders, local, through, *sizes,
+            x, steps, B, C, D, None, y, borders, local, through, *sizes,
             LOCAL=True, KEEP=False, HAS_ENTRY=False, **options,
         )  # fmt: skip
         _carry(through, entries, local, backward=False)
         entries = local
     kernels.ssd_forward_kernel[grid](
-        x, dt, A, B, C, D, dt_bias, flags, entries, y, borders, last, None, *sizes,
+        x, steps, B, C, D, entries, y, borders, last, None, *sizes,
         LOCAL=False, KEEP=keep, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
-    return y, last, borders.view(integers)
+    if not keep:
+        steps = steps.new_empty(0)
+    return y, last, borders.view(integers), steps.view(torch.int32)
 
 
 def _parts(layout: Plan, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,46 +210,54 @@ def _fake_ssd_scan(
     part_chunks: int, keep: bool,
 ) -> Any:  # fmt: skip
     batch, length, heads, size = x.shape
-    kept = (batch, heads, -(-length // CHUNK), size, B.shape[2]) if keep else (0,)
+    chunks = -(-length // CHUNK)
+    kept = (batch, heads, chunks, size, B.shape[2]) if keep else (0,)
+    steps = (5, batch, heads, chunks, CHUNK) if keep else (0,)
     return (
         torch.empty(x.shape, dtype=x.dtype, device=x.device),
         torch.empty((batch, heads, size, B.shape[2]), dtype=torch.float32, device=x.device),
         torch.empty(kept, dtype=_border_types(x, B, C)[1], device=x.device),
+        torch.empty(steps, dtype=torch.int32, device=x.device),
     )
 
 
 def _run_ssd_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any, part_chunks: int,
-    borders: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+    borders: Any, steps: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
     x, B, C, grad_y = _rows(x), _rows(B), _rows(C), _rows(grad_y)
     batch, length, heads, size = x.shape
     states = B.shape[2]
     layout = plan(x, states, part_chunks)
-    borders = borders.view(_border_types(x, B, C)[0])
-    flags = _flags(reset)
-    options = _options(layout, x, B, C) | {"HAS_RESET": flags is not None, "HAS_BIAS": dt_bias is not None}
+    borders, steps = borders.view(_border_types(x, B, C)[0]), steps.view(torch.float32)
+    plane = steps.stride(0)
+    options = _options(layout, x, B, C)
     grad_borders, grad_first = _state_gradients(
-        layout, options, dt, A, C, dt_bias, flags, grad_y, borders, _state(grad_last), wants_first
+        layout, options, steps, C, grad_y, borders, _state(grad_last), wants_first
     )
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grad_dt = torch.empty(dt.shape, dtype=dt.dtype, device=x.device)
     grad_B, grad_C = (torch.empty(part.shape, dtype=part.dtype, device=x.device) for part in (B, C))
-    sums = torch.empty(batch * layout.chunks, 3, heads, dtype=torch.float32, device=x.device)
     shares_B, shares_C = grad_B, grad_C
     if layout.groups > 1:
-        shares_B, shares_C = sums.new_empty(2, layout.groups, *B.shape)
+        shares_B, shares_C = steps.new_empty(2, layout.groups, *B.shape)
+    flows, links = steps.new_empty(6, plane), steps.new_empty(batch, heads, layout.chunks)
     kernels.ssd_backward_kernel[(layout.chunks, layout.groups, batch)](
-        x, dt, A, B, C, D, dt_bias, flags, borders, grad_borders, grad_y,
-        grad_x, grad_dt, shares_B, shares_C, sums,
-        length, heads, size, states, layout.group_heads,
-        *x.stride()[:3], *dt.stride(), *B.stride()[:2], *C.stride()[:2], *grad_y.stride()[:3],
+        x, steps, B, C, D, borders, grad_borders, grad_y, grad_x, shares_B, shares_C, flows, links,
+        length, heads, size, states, layout.group_heads, plane, 0,
+        *x.stride()[:3], *B.stride()[:2], *C.stride()[:2], *grad_y.stride()[:3],
         TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **options,
     )  # fmt: skip
     if layout.groups > 1:
         kernels.ssd_sum_kernel[(triton.cdiv(grad_B.numel(), PIECE),)](
             shares_B, shares_C, grad_B, grad_C, layout.groups, grad_B.numel(), PIECE=PIECE, num_warps=4
         )
+    sums = steps.new_empty(batch * layout.chunks, 3, heads)
+    flags = _flags(reset)
+    kernels.ssd_flows_kernel[(layout.chunks, heads, batch)](
+        dt, A, dt_bias, flags, steps, flows, links, grad_dt, sums, length, heads, plane, *dt.stride(),
+        Q=CHUNK, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
+    )  # fmt: skip
     grad_A, grad_D, grad_bias = sums.sum(0).unbind()
     nothing = sums.new_empty(0)
     return (
@@ -265,11 +275,8 @@ def _run_ssd_scan_backward(
 def _state_gradients(
     layout: Plan,
     options: dict[str, Any],
-    dt: Tensor,
-    A: Tensor,
+    steps: Tensor,
     C: Tensor,
-    bias: Tensor | None,
-    flags: Tensor | None,
     grad_y: Tensor,
     borders: Tensor,
     grad_last: Tensor | None,
@@ -279,20 +286,20 @@ def _state_gradients(
     batch, length, heads, size = grad_y.shape
     states = C.shape[2]
     grad_borders = torch.empty_like(borders)
-    first = torch.empty(batch, heads, size, states, dtype=torch.float32, device=C.device)
+    first = steps.new_empty(batch, heads, size, states)
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
-    strides = (*dt.stride(), *C.stride()[:2], *grad_y.stride()[:3])
-    sizes = (length, heads, size, states, layout.part_chunks, *strides)
+    strides = (*C.stride()[:2], *grad_y.stride()[:3])
+    sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), *strides)
     entries = grad_last
     if layout.parts > 1:
         entries, through = _parts(layout, first)
         kernels.ssd_state_gradients_kernel[grid](
-            dt, A, C, bias, flags, grad_y, None, grad_borders, entries, through, *sizes,
+            steps, C, grad_y, None, grad_borders, entries, through, *sizes,
             LOCAL=True, WANTS_FIRST=True, HAS_ENTRY=False, num_stages=2, **options,
         )  # fmt: skip
         _carry(through, grad_last, entries, backward=True)
     kernels.ssd_state_gradients_kernel[grid](
-        dt, A, C, bias, flags, grad_y, entries, grad_borders, first, None, *sizes,
+        steps, C, grad_y, entries, grad_borders, first, None, *sizes,
         LOCAL=False, WANTS_FIRST=wants_first, HAS_ENTRY=entries is not None, num_stages=2, **options,
     )  # fmt: skip
     return grad_borders, first if wants_first else None
@@ -300,7 +307,7 @@ def _state_gradients(
 
 def _fake_ssd_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any, part_chunks: int,
-    borders: Any, grad_y: Any, grad_last: Any, wants_first: bool,
+    borders: Any, steps: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
     def like(tensor: Tensor | None) -> Tensor:
         if tensor is None:
@@ -315,7 +322,7 @@ def _fake_ssd_scan_backward(
 
 _backward_operator = define(
     "ssd_scan_backward",
-    f"({INPUTS}, Tensor borders, Tensor grad_y, Tensor? grad_last, bool wants_first)"
+    f"({INPUTS}, Tensor borders, Tensor steps, Tensor grad_y, Tensor? grad_last, bool wants_first)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_ssd_scan_backward,
     _fake_ssd_scan_backward,
@@ -325,16 +332,16 @@ _backward_operator = define(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.part_chunks, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, output[2])
+    ctx.save_for_backward(*tensors, *output[2:])
 
 
 def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    *tensors, borders = ctx.saved_tensors
+    *tensors, borders, steps = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(tensors[0])
     wants_first = ctx.needs_input_grad[7]
     *grads, grad_first = _backward_operator(
-        *tensors, ctx.part_chunks, borders, grad_y, grad_last, wants_first
+        *tensors, ctx.part_chunks, borders, steps, grad_y, grad_last, wants_first
     )
     given = [None if tensor is None else grad for tensor, grad in zip(tensors[:7], grads)]
     return *given, grad_first.to(tensors[7].dtype) if wants_first else None, None, None, None
@@ -342,7 +349,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: An
 
 _operator = define(
     "ssd_scan",
-    f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor)",
+    f"({INPUTS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
     _run_ssd_scan,
     _fake_ssd_scan,
     keep=_keep,
