@@ -17,6 +17,7 @@ from core.model import GPT
 from core.ops import causal_conv_triton as conv
 from core.ops import linear_cross_entropy_triton as head
 from core.ops import selective_scan_triton as scan
+from core.ops import ssd_scan_triton as ssd
 from core.ops import window_attention_triton as attention
 from core.ops.settle_triton import settle
 from tests.reference_ops import conv_inputs, scan_inputs
@@ -68,6 +69,13 @@ def main():
     y.float().sum().backward()
     x, weight = (torch.randn(*size, requires_grad=True) for size in ((9, 64), (128, 64)))
     head.linear_cross_entropy_triton(x.bfloat16(), weight, torch.zeros(9, dtype=torch.int64)).backward()
+    for kind, part_chunks in ((torch.bfloat16, 1), (torch.float32, 0)):
+        x, dt, B, C = (
+            torch.randn(1, 128, *size, dtype=kind, requires_grad=True)
+            for size in ((2, 64), (2,), (16,), (16,))
+        )
+        y, _ = ssd.ssd_scan_triton(x, dt, -torch.ones(2), B, C, part_chunks=part_chunks)
+        y.float().sum().backward()
     q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in (16, 31, 31))
     reach = torch.zeros(1, 16, dtype=torch.int64)
     attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()

@@ -32,9 +32,9 @@ from core.ops import ssd_scan_kernels as kernels
 from core.ops.operators import define
 
 CHUNK = 64
-"""Steps from border to border."""
+"""Steps from border to border; half as many where factors are wide or states many,"""
 TILE = 64
-"""Channels of a head that a program works on at a time."""
+"""and likewise channels of a head that a program works on at a time."""
 PARTS_BELOW = 2
 """With fewer programs a processor than this, time is cut into parts,"""
 PROGRAMS_PER_PROCESSOR = 4
@@ -45,16 +45,19 @@ PIECE = 1024
 class Plan(NamedTuple):
     """How a scan is laid over the chip."""
 
+    chunk: int
     tile: int
     """Channels of a program."""
-    states: int
-    """N, padded for the tensor cores."""
     chunks: int
     part_chunks: int
     """Chunks of a part of time."""
     parts: int
     group_heads: int
     groups: int
+    narrow: bool
+    """Whether factors of products are bfloat16."""
+    options: dict[str, Any]
+    """Of all kernels with products."""
 
 
 @functools.cache
@@ -62,12 +65,16 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def plan(x: Tensor, states: int, part_chunks: int = 0) -> Plan:
-    """The layout for x (B, L, H, P) with `states` a channel; `part_chunks` forces how time is cut."""
+def plan(x: Tensor, B: Tensor, C: Tensor, part_chunks: int = 0) -> Plan:
+    """The layout for x (B, L, H, P), B and C (B, L, N); `part_chunks` forces how time is cut."""
     batch, length, heads, size = x.shape
     processors = _processors(x.device)
-    tile = min(TILE, max(16, triton.next_power_of_2(size)))
-    chunks = triton.cdiv(length, CHUNK)
+    states = max(16, triton.next_power_of_2(B.shape[2]))
+    narrow = x.dtype == B.dtype == C.dtype == torch.bfloat16
+    cut = 1 if narrow and states <= 64 else 2
+    chunk = CHUNK // cut
+    tile = min(TILE // cut, max(16, triton.next_power_of_2(size)))
+    chunks = triton.cdiv(length, chunk)
     if part_chunks == 0:
         programs = batch * heads * triton.cdiv(size, tile)
         parts = 1
@@ -76,15 +83,17 @@ def plan(x: Tensor, states: int, part_chunks: int = 0) -> Plan:
         part_chunks = max(2, triton.cdiv(chunks, parts))
     groups = min(heads, triton.cdiv(PROGRAMS_PER_PROCESSOR * processors, batch * chunks))
     group_heads = triton.cdiv(heads, groups)
-    return Plan(
-        tile,
-        max(16, triton.next_power_of_2(states)),
-        chunks,
-        part_chunks,
-        triton.cdiv(chunks, part_chunks),
-        group_heads,
-        triton.cdiv(heads, group_heads),
-    )
+    exact = any(tensor.element_size() > 2 for tensor in (x, B, C))
+    options = {
+        "Q": chunk,
+        "P": tile,
+        "N": states,
+        "NARROW": tl.bfloat16 if narrow else tl.float32,
+        "PRECISION": "tf32x3" if exact else "tf32",
+        "num_warps": 4 if states <= 64 else 8,
+    }
+    parts, groups = triton.cdiv(chunks, part_chunks), triton.cdiv(heads, group_heads)
+    return Plan(chunk, tile, chunks, part_chunks, parts, group_heads, groups, narrow, options)
 
 
 def ssd_scan_triton(
@@ -120,25 +129,9 @@ def _flags(reset: Tensor | None) -> Tensor | None:
     return None if reset is None else reset.contiguous().view(torch.uint8)
 
 
-def _is_narrow(x: Tensor, B: Tensor, C: Tensor) -> bool:
-    return x.dtype == B.dtype == C.dtype == torch.bfloat16
-
-
-def _border_types(x: Tensor, B: Tensor, C: Tensor) -> tuple[torch.dtype, torch.dtype]:
+def _border_types(layout: Plan) -> tuple[torch.dtype, torch.dtype]:
     """Of states that only enter products, and the integers of the same size."""
-    return (torch.bfloat16, torch.int16) if _is_narrow(x, B, C) else (torch.float32, torch.int32)
-
-
-def _options(layout: Plan, x: Tensor, B: Tensor, C: Tensor) -> dict[str, Any]:
-    exact = any(tensor.element_size() > 2 for tensor in (x, B, C))
-    return {
-        "Q": CHUNK,
-        "P": layout.tile,
-        "N": layout.states,
-        "NARROW": tl.bfloat16 if _is_narrow(x, B, C) else tl.float32,
-        "PRECISION": "tf32x3" if exact else "tf32",
-        "num_warps": 4,
-    }
+    return (torch.bfloat16, torch.int16) if layout.narrow else (torch.float32, torch.int32)
 
 
 # Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
@@ -156,21 +149,21 @@ def _run_ssd_scan(
     x, B, C = _rows(x), _rows(B), _rows(C)
     batch, length, heads, size = x.shape
     states = B.shape[2]
-    layout = plan(x, states, part_chunks)
-    floats, integers = _border_types(x, B, C)
+    layout = plan(x, B, C, part_chunks)
+    floats, integers = _border_types(layout)
     y = torch.empty(batch, length, heads, size, dtype=x.dtype, device=x.device)
     last = torch.empty(batch, heads, size, states, dtype=torch.float32, device=x.device)
     kept = (batch, heads, layout.chunks, size, states) if keep else (0,)
     borders = torch.empty(kept, dtype=floats, device=x.device)
-    steps = torch.empty(5, batch, heads, layout.chunks, CHUNK, dtype=torch.float32, device=x.device)
+    steps = torch.empty(5, batch, heads, layout.chunks, layout.chunk, dtype=torch.float32, device=x.device)
     flags, entries = _flags(reset), _state(h0)
     kernels.ssd_steps_kernel[(layout.chunks, heads, batch)](
         dt, A, dt_bias, flags, steps, length, heads, steps.stride(0), *dt.stride(),
-        Q=CHUNK, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
+        Q=layout.chunk, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
     )  # fmt: skip
     strides = (*x.stride()[:3], *B.stride()[:2], *C.stride()[:2])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), 0, *strides)
-    options = _options(layout, x, B, C) | {"HAS_D": D is not None, "num_stages": 2}
+    options = layout.options | {"HAS_D": D is not None, "num_stages": 2 if layout.narrow else 1}
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
     if layout.parts > 1:
         local, through = _parts(layout, last)
@@ -209,14 +202,14 @@ def _fake_ssd_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any,
     part_chunks: int, keep: bool,
 ) -> Any:  # fmt: skip
-    batch, length, heads, size = x.shape
-    chunks = -(-length // CHUNK)
-    kept = (batch, heads, chunks, size, B.shape[2]) if keep else (0,)
-    steps = (5, batch, heads, chunks, CHUNK) if keep else (0,)
+    batch, _, heads, size = x.shape
+    layout = plan(x, B, C, part_chunks)
+    kept = (batch, heads, layout.chunks, size, B.shape[2]) if keep else (0,)
+    steps = (5, batch, heads, layout.chunks, layout.chunk) if keep else (0,)
     return (
         torch.empty(x.shape, dtype=x.dtype, device=x.device),
         torch.empty((batch, heads, size, B.shape[2]), dtype=torch.float32, device=x.device),
-        torch.empty(kept, dtype=_border_types(x, B, C)[1], device=x.device),
+        torch.empty(kept, dtype=_border_types(layout)[1], device=x.device),
         torch.empty(steps, dtype=torch.int32, device=x.device),
     )
 
@@ -228,12 +221,11 @@ def _run_ssd_scan_backward(
     x, B, C, grad_y = _rows(x), _rows(B), _rows(C), _rows(grad_y)
     batch, length, heads, size = x.shape
     states = B.shape[2]
-    layout = plan(x, states, part_chunks)
-    borders, steps = borders.view(_border_types(x, B, C)[0]), steps.view(torch.float32)
+    layout = plan(x, B, C, part_chunks)
+    borders, steps = borders.view(_border_types(layout)[0]), steps.view(torch.float32)
     plane = steps.stride(0)
-    options = _options(layout, x, B, C)
     grad_borders, grad_first = _state_gradients(
-        layout, options, steps, C, grad_y, borders, _state(grad_last), wants_first
+        layout, steps, C, grad_y, borders, _state(grad_last), wants_first
     )
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grad_dt = torch.empty(dt.shape, dtype=dt.dtype, device=x.device)
@@ -246,7 +238,7 @@ def _run_ssd_scan_backward(
         x, steps, B, C, D, borders, grad_borders, grad_y, grad_x, shares_B, shares_C, flows, links,
         length, heads, size, states, layout.group_heads, plane, 0,
         *x.stride()[:3], *B.stride()[:2], *C.stride()[:2], *grad_y.stride()[:3],
-        TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **options,
+        TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **layout.options,
     )  # fmt: skip
     if layout.groups > 1:
         kernels.ssd_sum_kernel[(triton.cdiv(grad_B.numel(), PIECE),)](
@@ -256,7 +248,7 @@ def _run_ssd_scan_backward(
     flags = _flags(reset)
     kernels.ssd_flows_kernel[(layout.chunks, heads, batch)](
         dt, A, dt_bias, flags, steps, flows, links, grad_dt, sums, length, heads, plane, *dt.stride(),
-        Q=CHUNK, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
+        Q=layout.chunk, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
     )  # fmt: skip
     grad_A, grad_D, grad_bias = sums.sum(0).unbind()
     nothing = sums.new_empty(0)
@@ -274,7 +266,6 @@ def _run_ssd_scan_backward(
 
 def _state_gradients(
     layout: Plan,
-    options: dict[str, Any],
     steps: Tensor,
     C: Tensor,
     grad_y: Tensor,
@@ -290,17 +281,18 @@ def _state_gradients(
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
     strides = (*C.stride()[:2], *grad_y.stride()[:3])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), *strides)
+    options = layout.options | {"num_stages": 2 if layout.narrow else 1}
     entries = grad_last
     if layout.parts > 1:
         entries, through = _parts(layout, first)
         kernels.ssd_state_gradients_kernel[grid](
             steps, C, grad_y, None, grad_borders, entries, through, *sizes,
-            LOCAL=True, WANTS_FIRST=True, HAS_ENTRY=False, num_stages=2, **options,
+            LOCAL=True, WANTS_FIRST=True, HAS_ENTRY=False, **options,
         )  # fmt: skip
         _carry(through, grad_last, entries, backward=True)
     kernels.ssd_state_gradients_kernel[grid](
         steps, C, grad_y, entries, grad_borders, first, None, *sizes,
-        LOCAL=False, WANTS_FIRST=wants_first, HAS_ENTRY=entries is not None, num_stages=2, **options,
+        LOCAL=False, WANTS_FIRST=wants_first, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
     return grad_borders, first if wants_first else None
 
