@@ -39,6 +39,8 @@ PARTS_BELOW = 2
 """With fewer programs a processor than this, time is cut into parts,"""
 PROGRAMS_PER_PROCESSOR = 4
 """to have about so many; the backward's groups of heads are cut likewise."""
+MANY_STATES = 32
+"""With more, the backward's sums over heads need the registers of eight warps."""
 PIECE = 1024
 
 
@@ -234,11 +236,12 @@ def _run_ssd_scan_backward(
     if layout.groups > 1:
         shares_B, shares_C = steps.new_empty(2, layout.groups, *B.shape)
     flows, links = steps.new_empty(6, plane), steps.new_empty(batch, heads, layout.chunks)
+    options = layout.options | ({"num_warps": 8} if states > MANY_STATES else {})
     kernels.ssd_backward_kernel[(layout.chunks, layout.groups, batch)](
         x, steps, B, C, D, borders, grad_borders, grad_y, grad_x, shares_B, shares_C, flows, links,
         length, heads, size, states, layout.group_heads, plane, 0,
         *x.stride()[:3], *B.stride()[:2], *C.stride()[:2], *grad_y.stride()[:3],
-        TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **layout.options,
+        TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **options,
     )  # fmt: skip
     if layout.groups > 1:
         kernels.ssd_sum_kernel[(triton.cdiv(grad_B.numel(), PIECE),)](
