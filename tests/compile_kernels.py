@@ -18,6 +18,7 @@ from core.model import GPT, AttentionState
 from core.ops import causal_conv_triton as conv
 from core.ops import linear_cross_entropy_triton as head
 from core.ops import selective_scan_triton as scan
+from core.ops import ssd_scan_triton as ssd
 from core.ops import window_attention_triton as attention
 from core.ops.settle_triton import settle
 from core.ops.window_attention import Places
@@ -78,6 +79,13 @@ def main():
     y.float().sum().backward()
     x, weight = (torch.randn(*size, requires_grad=True) for size in ((9, 64), (128, 64)))
     head.linear_cross_entropy_triton(x.bfloat16(), weight, torch.zeros(9, dtype=torch.int64)).backward()
+    for kind, part_chunks in ((torch.bfloat16, 1), (torch.float32, 0)):
+        x, dt, B, C = (
+            torch.randn(1, 128, *size, dtype=kind, requires_grad=True)
+            for size in ((2, 64), (2,), (16,), (16,))
+        )
+        y, _ = ssd.ssd_scan_triton(x, dt, -torch.ones(2), B, C, part_chunks=part_chunks)
+        y.float().sum().backward()
     for length in (16, attention.SHORT + 1):
         sizes = (length, length + 15, length + 15)
         q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in sizes)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core.ops.dispatch import takes_triton
+
 CHUNK = 32
 
 
@@ -49,8 +51,12 @@ def ssd_scan(
     Returns:
         y (B, L, H, P) in x's dtype and the last state (B, H, P, N), float32 (float64 if x is).
     """
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     batch, length, heads, size = x.shape
+    if length > 1 and takes_triton(x):
+        from core.ops.ssd_scan_triton import ssd_scan_triton
+
+        return ssd_scan_triton(x, dt, A, B, C, D, dt_bias=dt_bias, h0=h0, reset=reset)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if h0 is None:
         h0 = torch.zeros(batch, heads, size, B.shape[2], dtype=wide, device=x.device)
     inputs, B, C, state = x.to(wide), B.to(wide), C.to(wide), h0.to(wide)
