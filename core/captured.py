@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from core.narrow_weights import NarrowWeights
 from core.ops.dispatch import takes_triton
 from core.optim import AdamW, learning_rate
 from core.step import StepMetrics, Unread, autocast
+
+if TYPE_CHECKING:
+    from core.ops.adamw_triton import FusedUpdate
 
 WARM_UP_STEPS = 2
 RING = 1024
@@ -65,6 +69,7 @@ class CapturedStep:
         state = model.initial_state(config.training.batch_size, device, narrow)
         self.state = _laid_out_for_scans(state)
         self._batches = config.training.gradient_accumulation_steps
+        self._fused = self._fused_update(optimizer, config.training.grad_clip)
         self._proposed = self.state
         """The state after the batch; it becomes the state when the step can be taken."""
         self._before = self.state.map(torch.clone) if self._batches > 1 else self.state
@@ -125,17 +130,33 @@ class CapturedStep:
             output = self.forward(x, self.state, doc_start, y)
         loss: Tensor = output.loss  # type: ignore[attr-defined]
         (loss / self._batches if self._batches > 1 else loss).backward()
-        if self._narrow is not None:
+        if self._narrow is not None and not (self._fused and self._batches == 1):
             self._narrow.gather()
         self._loss += loss.detach() / self._batches
         self._proposed = output.state.detach()  # type: ignore[attr-defined]
         if self._batches > 1:
             _copy(self._proposed, into=self.state)
 
+    def _fused_update(self, optimizer: AdamW, clip: float) -> FusedUpdate | None:
+        """The update in three launches, where the kernels can do it."""
+        if not all(takes_triton(weight) and weight.dtype == torch.float32 for weight in self._parameters):
+            return None
+        from core.ops.adamw_triton import FusedUpdate
+
+        return FusedUpdate(optimizer, clip, self._copy_of)
+
+    def _copy_of(self, parameter: Tensor) -> Tensor | None:
+        """The narrow copy of a parameter, if it has one."""
+        return None if self._narrow is None else self._narrow.copies.get(id(parameter))
+
     @torch.no_grad()
     def _update(self) -> None:
         """Clip, update, note the numbers; or leave all as it was where they are not finite."""
         rate, slot = self._feed.schedule()
+        if self._fused is not None:
+            self._fused.step(self._arrived(self._fused.parameters), self._loss, rate, slot, self._ring)
+            self._settle(self._fused.good)
+            return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         good = torch.isfinite(self._loss) & torch.isfinite(norm)
@@ -151,6 +172,17 @@ class CapturedStep:
             self._narrow.refresh()
         self._settle(good)
         self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
+
+    def _arrived(self, parameters: list[Tensor]) -> list[Tensor]:
+        """The gradient of each parameter, a narrow copy's where it was not added up in the wide one's."""
+        found = []
+        for parameter in parameters:
+            copy = self._copy_of(parameter) if self._batches == 1 else None
+            gradient = parameter.grad if copy is None else copy.grad
+            if gradient is None:
+                raise RuntimeError("a parameter took no part in the backward pass")
+            found.append(gradient)
+        return found
 
     def _settle(self, good: Tensor) -> None:
         """The proposed state becomes the state, or the one before all batches does."""
@@ -198,6 +230,8 @@ class CapturedStep:
                 f"({type(error).__name__}: {first_line}); training goes on without, slower"
             )
             return
+        if self._fused is not None:
+            self._fused.find_gradients()
         self._graphs = graphs
 
 

@@ -23,6 +23,7 @@ class NarrowWeights:
 
     Attributes:
         model: the twin. Its gradients arrive in the model's own parameters with `gather`.
+        copies: the narrow copy of each matrix, by the matrix's `id`.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
@@ -32,11 +33,12 @@ class NarrowWeights:
             if isinstance(module, nn.Linear) and module is not model.head and module.weight.requires_grad
         ]
         self._narrow: list[Tensor] = [nn.Parameter(weight.detach().to(dtype)) for weight in self._wide]
-        self._gradients = [torch.zeros_like(weight) for weight in self._wide]
+        self.copies: dict[int, Tensor] = {id(wide): narrow for wide, narrow in zip(self._wide, self._narrow)}
+        self._gradients: list[Tensor] = []
         self._scratch: list[Tensor] = []
         # A parameter that the copy meets is taken from here instead of being copied.
         known: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
-        known |= {id(wide): narrow for wide, narrow in zip(self._wide, self._narrow)}
+        known |= self.copies
         self.model: GPT = copy.deepcopy(model, known)
 
     @torch.no_grad()
@@ -57,6 +59,8 @@ class NarrowWeights:
             raise RuntimeError("a matrix took no part in the backward pass")
         present = [weight.grad for weight in self._wide if weight.grad is not None]
         if not present:
+            if not self._gradients:
+                self._gradients = [torch.zeros_like(weight) for weight in self._wide]
             torch._foreach_copy_(self._gradients, arrived)
             for weight, gradient in zip(self._wide, self._gradients):
                 weight.grad = gradient

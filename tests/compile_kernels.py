@@ -20,8 +20,10 @@ from core.ops import linear_cross_entropy_triton as head
 from core.ops import selective_scan_triton as scan
 from core.ops import ssd_scan_triton as ssd
 from core.ops import window_attention_triton as attention
+from core.ops.adamw_triton import FusedUpdate
 from core.ops.settle_triton import settle
 from core.ops.window_attention import Places
+from core.optim import AdamW
 from tests.reference_ops import conv_inputs, scan_inputs
 
 
@@ -98,6 +100,11 @@ def main():
     places = Places(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
     qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
     layer._mix_on_cuda(qkv, AttentionState(*cache), places)[0].float().sum().backward()
+    weight = torch.nn.Parameter(torch.zeros(2, 4))
+    optimizer = AdamW([{"names": ["a"], "params": [weight], "weight_decay": 0.0}], 0.1, (0.9, 0.95))
+    number, slot = torch.tensor(0.1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    update = FusedUpdate(optimizer, 1.0, lambda weight: weight.bfloat16())
+    update.step([torch.zeros(2, 4)], torch.zeros(()), number, slot, torch.zeros(1, 2))
     news = [torch.randn(2, 3, 9, 4)[:, :, 4:], torch.zeros(2, dtype=torch.int64)]
     settle(news, [torch.randn(2, 3, 5, 4).bfloat16(), torch.zeros(2, dtype=torch.int64)], torch.tensor(True))
     print(*sorted(compiled))

@@ -206,7 +206,7 @@ def _run_mamba_mixer_backward(
         eps,
     )
     grad_x_proj = grad_raw.t() @ x.view(rows, width)
-    grad_x = torch.addmm(grad_x.view(rows, width), grad_raw, x_proj).view(x.shape)
+    grad_x.view(rows, width).addmm_(grad_raw, x_proj)  # in place: else it would be copied first
     _, grad_weight, grad_conv_bias, grad_tail = _run_causal_conv_backward(
         projected[..., :width], conv_weight, conv_bias, tail, reset, grad_x, wants_tail,
         grad_projected[..., :width],
