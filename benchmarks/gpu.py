@@ -5,8 +5,9 @@
 One call measures all there is: every part runs in a process of its own, so that one that fails or hangs
 takes nothing from the others, and each figure is printed as soon as it is known (and added to
 $OUT/gpu.txt where OUT is set). The most important parts come first; those that no longer fit into the
-limit are left out. Peers that cannot be installed beside it are quoted from shared/ANCHORS.md (same kind
-of GPU, another day). Operations are timed as replays of a CUDA graph, the median of 20.
+limit are left out. Peers are measured beside it where they are found (`benchmarks/gpu_peers.py`), and
+quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays of a CUDA
+graph, the median of 20.
 
 `--device cpu --quick` goes through all of it with tiny shapes, to see that it works, not to measure.
 """
@@ -29,6 +30,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_operations import operations, scans
+from benchmarks.gpu_peers import nanogpt, peer_scans
 from benchmarks.gpu_tools import Place, apart, peak, replay_ms, reset_peak, say, wait
 from core.bench import RandomStream
 from core.captured import CapturedStep
@@ -71,6 +73,8 @@ PARTS = {
     "train-large": 180,
     "tests": 240,
     "scan": 90,
+    "peer-scans": 60,
+    "nanogpt": 150,
     "operations": 60,
     "train-plain": 60,
     "train-mamba2": 180,
@@ -214,6 +218,8 @@ def run_part(name: str) -> None:
         "decode": decoding,
         "tests": tests,
         "scan": scans,
+        "peer-scans": peer_scans,
+        "nanogpt": nanogpt,
         "operations": operations,
     }
     with apart(name):

@@ -1,0 +1,119 @@
+"""The peers' part of `benchmarks.gpu`: what can be measured beside it on the same device, each at its best.
+
+Peers are not among the project's packages. What is found on the Python path is measured, the rest is said
+to be missing:
+
+- `selective_scan_cuda`, the extension that the package mamba-ssm compiles (2.3, built for the device);
+- `nanogpt_model`, nanoGPT's `model.py` under that name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_operations import SCANS, normal, without_gradient
+from benchmarks.gpu_tools import Place, apart, graph_ms, say, wait
+
+# name: layers, width, heads, length, batch, vocabulary
+NANOGPT = {
+    "8 x 256": (8, 256, 8, 128, 64, 50304),
+    "8 x 256, 4,096 tokens": (8, 256, 8, 128, 64, 4096),
+    "12 x 768": (12, 768, 12, 1024, 16, 50304),
+}
+MODES = ("default", "reduce-overhead")
+"""Of torch.compile; the second replays CUDA graphs."""
+STEPS = 30
+
+
+def found(name: str) -> ModuleType | None:
+    """A peer's module, or None with a word on it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        say(f"  {name} is not here ({error})")
+        return None
+
+
+def peer_scans() -> None:
+    """mamba_ssm's selective scan at the shapes of our own, in its own layout (B, D, L)."""
+    say("\nmamba_ssm's selective_scan_cuda, N 16, D and dt_bias: forward | forward and backward")
+    module = found("selective_scan_cuda")
+    if module is None:
+        return
+    for batch, channels, length, kind, *_ in SCANS:
+        name = f"B{batch} D{channels} L{length} {str(kind)[6:]:9}"
+        with apart(name):
+            alone, both = _scan_ms(module, batch, channels, length, kind)
+            say(f"  {name} {alone:7.3f} | {both:7.3f} ms")
+        torch.cuda.empty_cache()
+
+
+def _scan_ms(
+    module: ModuleType, batch: int, channels: int, length: int, kind: torch.dtype
+) -> tuple[float, float]:
+    x, dt, grad = (normal(batch, channels, length, kind=kind).detach() for _ in range(3))
+    B, C = (normal(batch, 1, 16, length, kind=kind).detach() for _ in "BC")
+    A = -torch.rand(channels, 16, device=Place.device) - 0.1
+    D, bias = (normal(channels, kind=torch.float32).detach() for _ in range(2))
+
+    def forward() -> Any:
+        return module.fwd(x, dt, A, B, C, D, None, bias, True)
+
+    def both() -> object:
+        _, kept, *_ = forward()
+        return module.bwd(x, dt, A, B, C, D, None, bias, grad, kept, None, None, True, False)
+
+    return graph_ms(without_gradient(forward)), graph_ms(without_gradient(both))
+
+
+def nanogpt() -> None:
+    """nanoGPT's training step at our shapes, compiled, bfloat16, fused AdamW; the better of two modes."""
+    say("\nnanoGPT, compiled, bfloat16, fused AdamW, clipping")
+    module = found("nanogpt_model")
+    if module is None:
+        return
+    for name in NANOGPT:
+        rates = {}
+        for mode in MODES:
+            with apart(f"{name}, {mode}"):
+                rates[mode] = _nanogpt_rate(module, name, mode)
+            torch._dynamo.reset()
+            torch.cuda.empty_cache()
+        said = ", ".join(f"{mode} {rate:,.0f}" for mode, rate in rates.items())
+        say(f"  {name}: {max(rates.values(), default=0):,.0f} tok/s ({said})")
+
+
+def _nanogpt_rate(module: ModuleType, name: str, mode: str) -> float:
+    layers, width, heads, length, batch, vocabulary = NANOGPT[name]
+    torch.set_float32_matmul_precision("high")
+    with contextlib.redirect_stdout(None):
+        config = module.GPTConfig(length, vocabulary, layers, heads, width, 0.0, False)
+        model = module.GPT(config).to(Place.device).train()
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), Place.device)
+    forward = torch.compile(model, mode=mode)
+    tokens = torch.randint(0, vocabulary, (STEPS + 8, batch, length + 1), device=Place.device)
+
+    def step(number: int) -> None:
+        torch.compiler.cudagraph_mark_step_begin()
+        x, y = tokens[number, :, :-1].contiguous(), tokens[number, :, 1:].contiguous()
+        with torch.autocast(Place.device, torch.bfloat16):
+            loss = forward(x, y)[1]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for number in range(8):
+        step(number)
+    wait()
+    began = time.perf_counter()
+    for number in range(8, STEPS + 8):
+        step(number)
+    wait()
+    return STEPS * batch * length / (time.perf_counter() - began)
