@@ -79,8 +79,9 @@ def main():
         (y.float().sum() + last.sum()).backward()
     y, _ = conv.causal_conv_triton(**leaves(conv_inputs(random, 1, 32, 64, 4, dtype=torch.bfloat16)))
     y.float().sum().backward()
-    x, weight = (torch.randn(*size, requires_grad=True) for size in ((9, 64), (128, 64)))
-    head.linear_cross_entropy_triton(x.bfloat16(), weight, torch.zeros(9, dtype=torch.int64)).backward()
+    for vocabulary, kind in ((128, torch.float16), (50304, torch.bfloat16), (33024, torch.float32)):
+        x, weight = torch.randn(9, 64).to(kind), torch.randn(vocabulary, 64, requires_grad=True)
+        head.linear_cross_entropy_triton(x, weight, torch.zeros(9, dtype=torch.int64)).backward()
     for kind, part_chunks in ((torch.bfloat16, 1), (torch.float32, 0)):
         x, dt, B, C = (
             torch.randn(1, 128, *size, dtype=kind, requires_grad=True)

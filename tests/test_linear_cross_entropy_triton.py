@@ -31,9 +31,52 @@ def compare(rows, width, vocabulary, real, dtype, seed=0):
     return max(relative_errors(result, wanted).values())
 
 
-@pytest.mark.parametrize(("rows", "vocabulary", "real"), [(9, 64, 50), (7, 128, 128), (3, 8256, 8200)])
+# One piece, several of each count of warps, pieces that are all padding, rows that are read twice.
+SIZES = [
+    (9, 64, 50),
+    (7, 128, 128),
+    (7, 1088, 1050),
+    (7, 1088, 300),
+    (3, 8128, 8100),
+    (3, 8256, 8200),
+    (2, 26688, 26650),
+    (2, 33024, 33000),
+]
+
+
+@pytest.mark.parametrize(("rows", "vocabulary", "real"), SIZES)
 def test_loss_and_gradients(rows, vocabulary, real):
     assert compare(rows, 16, vocabulary, real, torch.float32) < (5e-3 if DEVICE == "cuda" else 1e-5)
+
+
+def test_every_way_through_a_row_is_tested():
+    found = {module._settings(vocabulary, 4).warps for _, vocabulary, _ in SIZES}
+    assert found == {warps for warps, _ in module.HOLDS}
+    assert [vocabulary for _, vocabulary, _ in SIZES if not module._settings(vocabulary, 4).held] == [33024]
+    for size in (2, 4):
+        for vocabulary in range(64, 70_000, 64):
+            piece, _, held = module._settings(vocabulary, size)
+            assert held == 0 or 0 <= held * piece - vocabulary < piece
+
+
+@pytest.mark.parametrize("held", [0, 2])
+@pytest.mark.parametrize("real", [1050, 200])
+def test_pieces_that_are_not_held_are_read_twice(monkeypatch, held, real):
+    monkeypatch.setattr(module, "_settings", lambda columns, size: module.Settings(256, 2, held))
+    assert compare(5, 16, 1088, real, torch.float32) < (5e-3 if DEVICE == "cuda" else 1e-5)
+
+
+@pytest.mark.parametrize("held", [0, 2, 5])
+def test_padding_and_ignored_rows_have_no_gradient(monkeypatch, held):
+    monkeypatch.setattr(module, "_settings", lambda columns, size: module.Settings(256, 1, held))
+    x = torch.randn(5, 8, device=DEVICE, requires_grad=True)
+    weight = torch.randn(1088, 8, device=DEVICE)
+    weight[700:] *= 1e4  # Padding that would win, were it counted.
+    weight.requires_grad_()
+    targets = torch.tensor([3, -100, 699, 0, -100], device=DEVICE)
+    module.linear_cross_entropy_triton(x, weight, targets, vocab_size=700).backward()
+    assert not weight.grad[700:].any()
+    assert x.grad.ne(0).any(1).tolist() == [True, False, True, True, False]
 
 
 def test_chunks_of_rows_add_up(monkeypatch):
@@ -67,5 +110,16 @@ def test_operator_keeps_torch_compiles_rules():
 
 @needs_cuda
 @pytest.mark.cuda
-def test_bfloat16_on_the_gpu():
-    assert compare(700, 64, 50304, 50257, torch.bfloat16) < 1e-2
+@pytest.mark.parametrize(
+    ("vocabulary", "real"),
+    [(128, 100), (4096, 4090), (16384, 16000), (50304, 50257), (65536, 65536), (65600, 65537)],
+)
+def test_bfloat16_on_the_gpu(vocabulary, real):
+    assert compare(700, 64, vocabulary, real, torch.bfloat16) < 1e-2
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize(("vocabulary", "real"), [(128, 100), (4096, 4090)])
+def test_float16_on_the_gpu(vocabulary, real):
+    assert compare(70, 64, vocabulary, real, torch.float16) < 1e-2

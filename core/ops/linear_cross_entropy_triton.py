@@ -1,12 +1,15 @@
 """Output head and cross-entropy on CUDA: same function as `core.ops.linear_cross_entropy`.
 
 Products run in the narrow type on the tensor cores. One kernel turns a chunk's logits into their gradient in
-place, reading each row twice, the second time from the cache; the row's loss falls out on the way. So logits
-exist once, in the narrow type, for at most `CHUNK_BYTES`; the gradient of the head is added up in float32.
+place; the row's loss falls out on the way. It reads a row once and holds it in registers, still narrow, or
+reads it twice where it is too long for that. So logits exist once, in the narrow type, for at most
+`CHUNK_BYTES`; the gradient of the head is added up in float32.
 """
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,46 +20,149 @@ from core.ops.operators import define
 
 CHUNK_BYTES = 1 << 30
 """Logits held at a time."""
-PIECE, WARPS = 4096, 32
-"""Logits of a row that a program reads at a time; large programs are few, and their rows fit the cache."""
+LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
+HOLDS = ((1, 4096), (4, 16384), (8, 32768), (16, 106496), (32, 131072))
+"""Warps of a program that holds a row of up to so many bytes; longer rows are read twice. Few warps wait less
+for each other; with 16, two programs fit the registers of a processor, so that one computes as one reads."""
+REGISTERS = 64
+"""Of a thread, for the programs of many warps to fit beside each other; the compiler would take more."""
+
+
+class Settings(NamedTuple):
+    """How a program of the loss kernel goes through its row."""
+
+    piece: int
+    """Logits at a time."""
+    warps: int
+    held: int
+    """So many pieces stay in registers after they were read."""
+
+
+def _settings(columns: int, element_size: int) -> Settings:
+    for warps, most in HOLDS:
+        if columns * element_size <= most:
+            # 16 bytes a thread; 8 where registers are scarce, for the highest so far takes as many.
+            piece = 32 * warps * (4 if warps == 16 or element_size == 4 else 8)
+            return Settings(piece, warps, triton.cdiv(columns, piece))
+    return Settings(4096, 32, 0)
+
+
+@triton.jit
+def _places(start, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Columns of a piece, a row of them for each thread."""
+    return start + tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+
+
+@triton.jit
+def _read(slots, start, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """The piece from column `start`; `slots` point at the one from column 0."""
+    if WHOLE:
+        return tl.load(slots + start)
+    columns = _places(start, slots.shape[0], slots.shape[1])
+    return tl.load(slots + start, mask=columns < COLUMNS, other=0.0)
+
+
+@triton.jit
+def _hide(piece, start, VOCABULARY: tl.constexpr, WHOLE: tl.constexpr):
+    """A piece without what only pads the vocabulary."""
+    if WHOLE:
+        return piece
+    return tl.where(_places(start, piece.shape[0], piece.shape[1]) < VOCABULARY, piece, float("-inf"))
+
+
+@triton.jit
+def _higher(a, b, ASSEMBLY: tl.constexpr):
+    if ASSEMBLY == "":
+        return tl.maximum(a, b)
+    return tl.inline_asm_elementwise(ASSEMBLY, "=r,r,r", [a, b], dtype=a.dtype, is_pure=True, pack=2)
+
+
+@triton.jit
+def _widen(piece, ASSEMBLY: tl.constexpr):
+    if ASSEMBLY == "":
+        return piece.to(tl.float32)
+    return tl.inline_asm_elementwise(ASSEMBLY, "=r,=r,r", [piece], dtype=tl.float32, is_pure=False, pack=2)
+
+
+@triton.jit
+def _put(slots, start, piece, norm, share, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
+    """Write a share of the probabilities of a piece."""
+    grad = (tl.exp2(piece * LOG2_E - norm) * share).to(slots.dtype.element_ty)
+    if WHOLE:
+        tl.store(slots + start, grad)
+    else:
+        columns = _places(start, slots.shape[0], slots.shape[1])
+        tl.store(slots + start, grad, mask=columns < COLUMNS)
 
 
 @triton.jit
 def loss_kernel(
-    logits, targets, losses, rows, count, vocab_size, row_stride, ignore_index,
-    PIECE: tl.constexpr, WANTS_GRADIENT: tl.constexpr,
+    logits, targets, losses, count, ignore_index,
+    VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr,
+    HELD: tl.constexpr, ASSEMBLY: tl.constexpr, WANTS_GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """Each row's share of the mean loss; its logits become the gradient of that share."""
+    """Each row's share of the mean loss; its logits become the gradient of that share.
+
+    The sizes are constants, so that only the last pieces are compared with them, in vectors.
+    """
+    HIGHER: tl.constexpr = ASSEMBLY[0]
+    WIDEN: tl.constexpr = ASSEMBLY[1]
+    WIDEN_AGAIN: tl.constexpr = ASSEMBLY[2]
+    WIDTH: tl.constexpr = PIECE // ROWS
+    REST: tl.constexpr = HELD * PIECE
+    LOOPS: tl.constexpr = REST < COLUMNS
     row = tl.program_id(0).to(tl.int64)
+    line = logits + row * COLUMNS
+    slots = line + _places(0, ROWS, WIDTH)
     target = tl.load(targets + row)
-    kept = target != ignore_index
-    share = tl.where(kept, 1.0 / tl.maximum(tl.load(count).to(tl.float32), 1.0), 0.0)
-    line = logits + row * row_stride
-    # Before the sums, whose barriers all warps pass: later, a warp ahead may have put the gradient here.
-    chosen = tl.load(line + tl.where(kept, target, 0)).to(tl.float32)
-    column = tl.arange(0, PIECE)
-    top = tl.full((PIECE,), float("-inf"), tl.float32)
-    total = tl.zeros((PIECE,), tl.float32)
-    for start in range(0, vocab_size, PIECE):
-        inside = start + column < vocab_size
-        piece = tl.load(line + start + column, mask=inside, other=float("-inf")).to(tl.float32)
-        piece *= 1.4426950408889634
-        higher = tl.maximum(top, piece)
-        # A slot that has only seen padding has no top yet; -inf - -inf would be no number.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp2(top - base) + tl.exp2(piece - base)
-        top = higher
+    held = ()
+    for i in tl.static_range(HELD):
+        held += (_read(slots, i * PIECE, COLUMNS, (i + 1) * PIECE <= COLUMNS),)
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    if HELD:
+        shown = ()
+        for i in tl.static_range(HELD):
+            shown += (_hide(held[i], i * PIECE, VOCABULARY, (i + 1) * PIECE <= VOCABULARY),)
+        tops = shown[0]
+        for i in tl.static_range(1, HELD):
+            tops = _higher(tops, shown[i], HIGHER)
+        top = tl.max(tops.to(tl.float32), 1)
+    top *= LOG2_E
+    total = tl.zeros((ROWS,), tl.float32)
+    if LOOPS:
+        for start in range(REST, VOCABULARY, PIECE):
+            piece = _read(slots, start, COLUMNS, False).to(tl.float32)
+            piece = _hide(piece, start, VOCABULARY, False) * LOG2_E
+            higher = tl.maximum(top, tl.max(piece, 1))
+            # A thread that has only seen padding has no top yet; -inf - -inf would be no number.
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(piece - base[:, None]), 1)
+            top = higher
     highest = tl.max(top, 0)
-    norm = highest + tl.log2(tl.sum(total * tl.exp2(top - highest), 0))
-    loss = (norm * 0.6931471805599453 - chosen) * share
-    tl.store(losses + row, tl.where(kept, loss, 0.0))
+    # Only here, so that what waits for the target delays none of the row; but before the sum, whose barriers
+    # all warps pass: later, a warp ahead may have put the gradient here.
+    kept = target != ignore_index
+    place = tl.where(kept, target, 0)
+    chosen = tl.load(line + place).to(tl.float32)
+    if LOOPS:
+        total *= tl.exp2(top - highest)
+    for i in tl.static_range(HELD):
+        total += tl.sum(tl.exp2(_widen(shown[i], WIDEN) * LOG2_E - highest), 1)
+    norm = highest + tl.log2(tl.sum(total, 0))
+    share = tl.where(kept, 1.0 / tl.maximum(tl.load(count).to(tl.float32), 1.0), 0.0)
+    tl.store(losses + row, tl.where(kept, (norm * LN_2 - chosen) * share, 0.0))
     if WANTS_GRADIENT:
-        for start in range(0, row_stride, PIECE):
-            here = start + column
-            piece = tl.load(line + here, mask=here < vocab_size, other=float("-inf")).to(tl.float32)
-            probability = tl.exp2(piece * 1.4426950408889634 - norm)
-            grad = tl.where(here == target, probability - 1.0, probability) * share
-            tl.store(line + here, grad.to(logits.dtype.element_ty), mask=here < row_stride)
+        for i in tl.static_range(HELD):
+            piece = _widen(shown[i], WIDEN_AGAIN)
+            _put(slots, i * PIECE, piece, norm, share, COLUMNS, (i + 1) * PIECE <= COLUMNS)
+        if LOOPS:
+            for start in range(REST, COLUMNS, PIECE):
+                piece = _read(slots, start, COLUMNS, False).to(tl.float32)
+                _put(slots, start, _hide(piece, start, VOCABULARY, False), norm, share, COLUMNS, False)
+        # The target's own gradient comes last, instead of a comparison with every column.
+        tl.debug_barrier()
+        grad = (tl.exp2(chosen * LOG2_E - norm) - 1.0) * share
+        tl.store(line + place, grad.to(logits.dtype.element_ty), mask=kept)
 
 
 def linear_cross_entropy_triton(
@@ -83,12 +189,14 @@ def _run_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, want
     rows = max(1, CHUNK_BYTES // (weight.shape[0] * x.element_size()))
     grad_x = torch.empty(x.shape if wants_gradient else (0, 2), dtype=x.dtype, device=x.device)
     grad_weight: Tensor | None = None
+    piece, warps, held = _settings(weight.shape[0], x.element_size())
     for start in range(0, x.shape[0], rows):
         part = slice(start, start + rows)
         logits = x[part] @ head.t()
         loss_kernel[(logits.shape[0],)](
-            logits, targets[part], losses[part], logits.shape[0], count, vocab_size, logits.shape[1],
-            ignore_index, PIECE=PIECE, WANTS_GRADIENT=wants_gradient, num_warps=WARPS,
+            logits, targets[part], losses[part], count, ignore_index, VOCABULARY=vocab_size,
+            COLUMNS=logits.shape[1], PIECE=piece, ROWS=32 * warps, HELD=held, ASSEMBLY=_assembly(x.dtype),
+            WANTS_GRADIENT=wants_gradient, num_warps=warps, maxnreg=REGISTERS if warps >= 8 else None,
         )  # fmt: skip
         if wants_gradient:
             torch.mm(logits, head, out=grad_x[part])
@@ -97,6 +205,28 @@ def _run_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, want
     if grad_weight is None:
         grad_weight = losses.new_empty(0)
     return losses.sum(), grad_x.view(_integers(grad_x)), grad_weight.view(torch.int32)
+
+
+def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
+    """PTX for two narrow numbers at once: the higher ones, and the wide ones in two different ways.
+
+    The compiler would keep what it knows to have widened before in twice the registers, instead of widening
+    it again. Triton's interpreter runs no PTX.
+    """
+    if dtype == torch.float32 or not isinstance(loss_kernel, triton.JITFunction):
+        return "", "", ""
+    if dtype == torch.bfloat16:
+        return (
+            "max.bf16x2 $0, $1, $2;",
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
+            "prmt.b32 $0, $2, 0, 0x1044; prmt.b32 $1, $2, 0, 0x3244;",
+        )
+    return (
+        "max.f16x2 $0, $1, $2;",
+        "{ .reg .b16 a, b; mov.b32 {a, b}, $2; cvt.f32.f16 $0, a; cvt.f32.f16 $1, b; }",
+        "{ .reg .b16 a, b; .reg .b32 turned; prmt.b32 turned, $2, 0, 0x1032; "
+        "mov.b32 {b, a}, turned; cvt.f32.f16 $0, a; cvt.f32.f16 $1, b; }",
+    )
 
 
 def _integers(tensor: Tensor) -> torch.dtype:
