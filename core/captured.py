@@ -178,7 +178,7 @@ class CapturedStep:
         found = []
         for parameter in parameters:
             copy = self._copy_of(parameter) if self._batches == 1 else None
-            gradient = parameter.grad if copy is None else copy.grad
+            gradient = copy.grad if copy is not None and copy.requires_grad else parameter.grad
             if gradient is None:
                 raise RuntimeError("a parameter took no part in the backward pass")
             found.append(gradient)

@@ -350,6 +350,8 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.weight
         else:
             nn.init.normal_(self.head.weight, std=0.02)
+        self.head_copy: Tensor | None = None
+        """The head's weights in a narrow type, where somebody keeps them up to date (`NarrowWeights`)."""
 
     def initial_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -376,7 +378,11 @@ class GPT(nn.Module):
         if targets is None:
             return Output(self.logits(features), None, state)
         loss = linear_cross_entropy(
-            features.flatten(0, 1), self.head.weight, targets.flatten(), vocab_size=self.vocab_size
+            features.flatten(0, 1),
+            self.head.weight,
+            targets.flatten(),
+            vocab_size=self.vocab_size,
+            copy=self.head_copy,
         )
         return Output(None, loss, state)
 

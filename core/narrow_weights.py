@@ -5,7 +5,8 @@ matrix, every step. Here the copies are parameters themselves: made anew in one 
 gradients brought to the wide ones in one go after a backward pass. The numbers are the same, because
 autocast, too, forms a weight's gradient in the narrow type before it widens it.
 
-The head and the embedding stay wide: their gradient is summed in float32 (`linear_cross_entropy`).
+The head and the embedding stay wide, because their gradient is summed in float32; the head's product takes a
+copy that is renewed likewise (`linear_cross_entropy`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class NarrowWeights:
 
     Attributes:
         model: the twin. Its gradients arrive in the model's own parameters with `gather`.
-        copies: the narrow copy of each matrix, by the matrix's `id`.
+        copies: the narrow copy of each matrix, by the matrix's `id`; that of the head takes no gradient.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
@@ -33,18 +34,22 @@ class NarrowWeights:
             if isinstance(module, nn.Linear) and module is not model.head and module.weight.requires_grad
         ]
         self._narrow: list[Tensor] = [nn.Parameter(weight.detach().to(dtype)) for weight in self._wide]
-        self.copies: dict[int, Tensor] = {id(wide): narrow for wide, narrow in zip(self._wide, self._narrow)}
+        matrices = {id(wide): narrow for wide, narrow in zip(self._wide, self._narrow)}
         self._gradients: list[Tensor] = []
         self._scratch: list[Tensor] = []
         # A parameter that the copy meets is taken from here instead of being copied.
         known: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
-        known |= self.copies
+        known |= matrices
         self.model: GPT = copy.deepcopy(model, known)
+        head = model.head.weight.detach()
+        self.model.head_copy = head_copy = head.to(dtype)
+        self.copies: dict[int, Tensor] = matrices | {id(model.head.weight): head_copy}
+        self._renewed = [*self._narrow, head_copy], [*self._wide, head]
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the model's weights as they are now."""
-        torch._foreach_copy_(self._narrow, self._wide)
+        torch._foreach_copy_(*self._renewed)
 
     def forget(self) -> None:
         """Let the next backward pass start from nothing."""

@@ -92,6 +92,18 @@ def test_without_gradient_the_loss_is_the_same():
     assert torch.equal(plain, module.linear_cross_entropy_triton(x, weight, targets).detach())
 
 
+def test_a_copy_of_the_head_takes_its_place_in_the_products():
+    x = torch.randn(5, 8, device=DEVICE, requires_grad=True)
+    weight = torch.randn(64, 8, device=DEVICE, requires_grad=True)
+    targets = torch.randint(0, 64, (5,), device=DEVICE)
+    found = []
+    for head, copy in ((weight, -weight.detach()), (weight, None), (-weight, None)):
+        loss = module.linear_cross_entropy_triton(x, head, targets, copy=copy)
+        found.append((loss, *torch.autograd.grad(loss, (x, head))))
+    assert all(map(torch.equal, found[0], found[2]))
+    assert not torch.equal(found[0][0], found[1][0])
+
+
 def test_all_ignored_is_zero():
     x, weight = torch.randn(4, 8, device=DEVICE), torch.randn(64, 8, device=DEVICE, requires_grad=True)
     loss = module.linear_cross_entropy_triton(x, weight, torch.full((4,), -100, device=DEVICE))
@@ -104,7 +116,7 @@ def test_operator_keeps_torch_compiles_rules():
     x = torch.randn(5, 8, device=DEVICE, requires_grad=True)
     weight = torch.randn(64, 8, device=DEVICE, requires_grad=True)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    arguments = (x, weight, torch.randint(0, 60, (5,), device=DEVICE), -100, 60, True)
+    arguments = (x, weight, None, torch.randint(0, 60, (5,), device=DEVICE), -100, 60, True)
     torch.library.opcheck(module._operator, arguments, test_utils=checks)
 
 

@@ -25,6 +25,7 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     vocab_size: int | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the logits x weight^T against targets.
 
@@ -34,6 +35,7 @@ def linear_cross_entropy(
         targets: (M,) int64.
         ignore_index: rows with this target count for nothing.
         vocab_size: rows of `weight` that are tokens; those from there on are padding and never predicted.
+        copy: `weight` in the type of the product, where somebody keeps one.
 
     Returns:
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
@@ -42,7 +44,7 @@ def linear_cross_entropy(
         from core.ops.linear_cross_entropy_triton import linear_cross_entropy_triton
 
         return linear_cross_entropy_triton(
-            x, weight, targets, ignore_index=ignore_index, vocab_size=vocab_size
+            x, weight, targets, ignore_index=ignore_index, vocab_size=vocab_size, copy=copy
         )
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     kept = targets != ignore_index
@@ -50,7 +52,8 @@ def linear_cross_entropy(
     share = kept.to(wide) / kept.sum().clamp(min=1)
     safe = torch.where(kept, targets, 0)
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return _LinearCrossEntropy.apply(x, weight, safe, share, vocab_size, needs_gradient)
+    head = weight.detach().to(x.dtype) if copy is None or copy.dtype != x.dtype else copy
+    return _LinearCrossEntropy.apply(x, weight, head, safe, share, vocab_size, needs_gradient)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -59,13 +62,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        head: Tensor,
         targets: Tensor,
         share: Tensor,
         vocab_size: int,
         needs_gradient: bool,
     ) -> Tensor:
         wide = share.dtype
-        head = weight.to(x.dtype)
         rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
         loss = torch.zeros((), dtype=wide, device=x.device)
         if needs_gradient:
@@ -103,6 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             grad_x * grad_loss.to(grad_x.dtype),
             grad_weight * grad_loss.to(grad_weight.dtype),
+            None,
             None,
             None,
             None,

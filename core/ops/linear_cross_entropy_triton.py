@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.ops.operators import define
 
-CHUNK_BYTES = 1 << 30
+CHUNK_BYTES = 1 << 31
 """Logits held at a time."""
 LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 HOLDS = ((1, 4096), (4, 16384), (8, 32768), (16, 106496), (32, 131072))
@@ -172,18 +172,20 @@ def linear_cross_entropy_triton(
     *,
     ignore_index: int = -100,
     vocab_size: int | None = None,
+    copy: Tensor | None = None,
 ) -> Tensor:
     """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     narrow = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-    loss: Tensor = _operator(x.to(narrow), weight, targets, ignore_index, vocab_size, wanted)[0]
+    copy = copy if copy is not None and copy.dtype == narrow else None
+    loss: Tensor = _operator(x.to(narrow), weight, copy, targets, ignore_index, vocab_size, wanted)[0]
     return loss
 
 
 # The gradients are found on the way forward and returned as integers, which have no gradient themselves.
-def _run_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, wants_gradient):
-    head = weight.to(x.dtype)
+def _run_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size, wants_gradient):
+    head = weight.to(x.dtype) if copy is None else copy
     count = (targets != ignore_index).sum()
     losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     rows = max(1, CHUNK_BYTES // (weight.shape[0] * x.element_size()))
@@ -234,7 +236,7 @@ def _integers(tensor: Tensor) -> torch.dtype:
     return torch.int16 if tensor.element_size() == 2 else torch.int32
 
 
-def _fake_linear_cross_entropy(x, weight, targets, ignore_index, vocab_size, wants_gradient):
+def _fake_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size, wants_gradient):
     return (
         x.new_empty((), dtype=torch.float32),
         x.new_empty(x.shape if wants_gradient else (0, 2), dtype=_integers(x)),
@@ -253,12 +255,13 @@ def _gradients(ctx, grad_loss, *_):
     x_type, weight_type = ctx.types
     grad_x = (grad_x.view(x_type) * grad_loss).to(x_type)
     grad_weight = (grad_weight.view(torch.float32) * grad_loss).to(weight_type)
-    return grad_x, grad_weight, None, None, None, None
+    return grad_x, grad_weight, None, None, None, None, None
 
 
 _operator = define(
     "linear_cross_entropy",
-    "(Tensor x, Tensor weight, Tensor targets, int ignore_index, int vocab_size, bool wants_gradient)"
+    "(Tensor x, Tensor weight, Tensor? copy, Tensor targets, int ignore_index, int vocab_size,"
+    " bool wants_gradient)"
     " -> (Tensor, Tensor, Tensor)",
     _run_linear_cross_entropy,
     _fake_linear_cross_entropy,
