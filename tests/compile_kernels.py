@@ -94,6 +94,7 @@ def main():
         q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
         reach = torch.zeros(1, length, dtype=torch.int64)
         attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
+    attention.rotations(torch.zeros(2, 16, dtype=torch.int64), 6, 10000.0)
     block = GPT(build(shape).model, 50).blocks[0].mixer
     mixed, *_ = block._mix_on_cuda(torch.randn(1, 32, 128, requires_grad=True), None, None, None)
     mixed.sum().backward()

@@ -12,6 +12,7 @@ from tests.reference_ops import relative_errors
 
 from core.config import build  # isort: skip
 from core.model import MambaBlock  # isort: skip
+from core.ops import mamba_mixer_triton as module  # isort: skip
 from core.ops.mamba_mixer_triton import _operator, mamba_mixer_triton  # isort: skip
 
 # (lanes, length, width, states): sizes that fill tiles, and sizes that do not.
@@ -70,6 +71,33 @@ def test_outputs_states_and_gradients(shape):
     assert found.keys() == wanted.keys()
     errors = relative_errors(found, wanted)
     assert max(errors.values()) < 3e-5, errors
+
+
+def test_programs_of_several_pieces(monkeypatch):
+    """Rows of the last program end inside a piece, and whole pieces are empty."""
+    torch.manual_seed(0)
+    raw, *grads = (torch.randn(100, size, device=DEVICE) for size in (17, 5, 6, 6))
+    weights = [torch.rand(size, device=DEVICE) for size in (5, 6, 6)]
+    found = []
+    for programs, pieces in ((256, 1), (1, 4), (2, 2)):
+        monkeypatch.setattr(module, "PROGRAMS", programs)
+        assert module._pieces(100) == pieces
+        grad_raw, of_weights = module._norms_backward(raw, weights, grads, 1e-6)
+        found.append(torch.cat((grad_raw, torch.cat(of_weights)[None])))
+    leaves = [item.double().requires_grad_() for item in (raw, *weights)]
+    for part, weight, grad in zip(leaves[0].split((5, 6, 6), 1), leaves[1:], grads):
+        normed = torch.nn.functional.rms_norm(part, weight.shape, weight, 1e-6)
+        normed.backward(grad.double(), inputs=leaves)
+    wanted = torch.cat((leaves[0].grad, torch.cat([leaf.grad for leaf in leaves[1:]])[None]))
+    for one in found:
+        torch.testing.assert_close(one.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pieces"), [(1, 1), (4096, 1), (8191, 1), (8192, 2), (12288, 2), (16384, 4), (1 << 20, 256)]
+)
+def test_pieces_follow_the_rows(rows, pieces):
+    assert module._pieces(rows) == pieces
 
 
 def test_without_a_state_and_without_gradients():

@@ -86,6 +86,31 @@ def test_rotations_are_those_of_the_plain_path():
     torch.testing.assert_close(turned.cpu(), places.rotate(x))
 
 
+@pytest.mark.parametrize("half", [1, 4, 12, 32, 1100])
+def test_rotations_are_right_to_the_last_digit(half):
+    random = torch.Generator().manual_seed(half)
+    position = torch.randint(0, 2**20, (3, 30), generator=random)
+    position[0] = torch.arange(30)
+    position[1] = torch.arange(2**20 - 29, 2**20 + 1)
+    position[2, :2] = torch.tensor([2**31, 2**24 + 1])
+    cos, sin = module.rotations(position.to(DEVICE).t().contiguous().t(), half, ROPE_BASE)
+    assert cos.shape == sin.shape == (3, 30, 1, half)
+    rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = position[:, :, None, None] * rates
+    near = position[:, :, None, None] <= 2**20
+    for found, wanted in ((cos.cpu(), angles.cos()), (sin.cpu(), angles.sin())):
+        assert found.dtype == torch.float32
+        errors = (found.double() - wanted).abs()
+        assert torch.where(near, errors, 0).max() < 1.2e-7
+        assert errors.max() < 1e-5
+
+
+def test_rotations_operator_keeps_torch_compiles_rules():
+    position = torch.randint(0, 99, (2, 9), device=DEVICE)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(module._rotations, (position, 4, ROPE_BASE), test_utils=checks)
+
+
 def test_operators_keep_torch_compiles_rules():
     q = torch.randn(1, 5, 2, 8, device=DEVICE).transpose(1, 2).requires_grad_()
     k, v = (torch.randn(1, 2, 9, 8, device=DEVICE, requires_grad=True) for _ in "kv")

@@ -20,8 +20,11 @@ from core.ops.causal_conv_triton import _pass_tail_on, _run_causal_conv, _run_ca
 from core.ops.operators import define
 from core.ops.selective_scan_triton import _run_selective_scan, _run_selective_scan_backward
 
-ROWS, PIECES = 16, 16
-"""Rows of a program at a time, and how many times in the backward: fewer shares of the weights' gradients."""
+ROWS = 16
+"""Rows of a program of the norms at a time."""
+PROGRAMS = 256
+"""At least so many share the rows in the backward, if there are enough; each leaves a share of the weights'
+gradients, so there are less than twice as many."""
 
 
 @triton.jit
@@ -78,23 +81,28 @@ def norms_backward_kernel(
     sum_C = tl.zeros((STATES,), tl.float32)
     for piece in range(PIECES):
         rows = (part * PIECES + piece) * ROWS + tl.arange(0, ROWS)
+        # All is read before anything is written, as no read is moved ahead of a write.
         x, rate, scale, _, mask = _normed(raw, dt_weight, rows, stride, count, 0, rank, eps, RANK)
         grad = tl.load(grad_dt + rows[:, None] * rank + rank_column[None, :], mask=mask, other=0.0)
+        x_B, rate_B, scale_B, _, mask_B = _normed(
+            raw, B_weight, rows, stride, count, rank, states, eps, STATES
+        )
+        first = rank + states
+        x_C, rate_C, scale_C, _, _ = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
+        places = rows[:, None] * states + column[None, :]
+        of_B = tl.load(grad_B + places, mask=mask_B, other=0.0).to(tl.float32)
+        of_C = tl.load(grad_C + places, mask=mask_B, other=0.0).to(tl.float32)
         grad, product = _norm_back(x, rate, scale, grad.to(tl.float32), rank)
         sum_dt += tl.sum(product, 0)
         into = grad_raw + rows[:, None] * stride
         tl.store(into + rank_column[None, :], grad.to(grad_raw.dtype.element_ty), mask=mask)
-        x, rate, scale, _, mask = _normed(raw, B_weight, rows, stride, count, rank, states, eps, STATES)
-        grad = tl.load(grad_B + rows[:, None] * states + column[None, :], mask=mask, other=0.0)
-        grad, product = _norm_back(x, rate, scale, grad.to(tl.float32), states)
+        of_B, product = _norm_back(x_B, rate_B, scale_B, of_B, states)
         sum_B += tl.sum(product, 0)
-        tl.store(into + rank + column[None, :], grad.to(grad_raw.dtype.element_ty), mask=mask)
-        first = rank + states
-        x, rate, scale, _, mask = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
-        grad = tl.load(grad_C + rows[:, None] * states + column[None, :], mask=mask, other=0.0)
-        grad, product = _norm_back(x, rate, scale, grad.to(tl.float32), states)
+        into += column[None, :]
+        tl.store(into + rank, of_B.to(grad_raw.dtype.element_ty), mask=mask_B)
+        of_C, product = _norm_back(x_C, rate_C, scale_C, of_C, states)
         sum_C += tl.sum(product, 0)
-        tl.store(into + first + column[None, :], grad.to(grad_raw.dtype.element_ty), mask=mask)
+        tl.store(into + first, of_C.to(grad_raw.dtype.element_ty), mask=mask_B)
     share = shares + part * stride
     tl.store(share + rank_column, sum_dt, mask=rank_column < rank)
     tl.store(share + rank + column, sum_B, mask=column < states)
@@ -103,6 +111,12 @@ def norms_backward_kernel(
 
 def _sizes(rank: int, states: int) -> dict[str, int]:
     return {"ROWS": ROWS, "RANK": triton.next_power_of_2(rank), "STATES": triton.next_power_of_2(states)}
+
+
+def _pieces(count: int) -> int:
+    """How many times ROWS rows a program of the backward takes: a power of two, for few compilations."""
+    pieces = max(1, count // (ROWS * PROGRAMS))
+    return 1 << pieces.bit_length() - 1
 
 
 def _norms(raw: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor]:
@@ -122,12 +136,13 @@ def _norms_backward(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Gradients of raw (M, R + 2N) and of the weights."""
     rank, states = weights[0].shape[0], weights[1].shape[0]
-    programs = triton.cdiv(raw.shape[0], ROWS * PIECES)
+    pieces = _pieces(raw.shape[0])
+    programs = triton.cdiv(raw.shape[0], ROWS * pieces)
     grad_raw = torch.empty_like(raw)
     shares = torch.empty(programs, raw.shape[1], dtype=torch.float32, device=raw.device)
     norms_backward_kernel[(programs,)](
         raw, *weights, *grads, grad_raw, shares, raw.shape[0], rank, states, eps,
-        PIECES=PIECES, **_sizes(rank, states),
+        PIECES=pieces, **_sizes(rank, states),
     )  # fmt: skip
     found = shares.sum(0).split((rank, states, states))
     return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(found, weights))

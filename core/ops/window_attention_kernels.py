@@ -282,3 +282,37 @@ def attention_backward_kernel(
             o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0) - blocks,
             E, QUERIES, KEYS_AT_ONCE, EVEN, SKIPS, False,
         )  # fmt: skip
+
+
+@triton.jit
+def rotations_kernel(
+    position, cos, sin, count, half, STEP: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr
+):
+    """Cosines and sines of position x 2 ** (STEP x i) for i below `half`, each (count, half) float32.
+
+    Whole quarters of a turn are taken off in float64, where an angle of many turns keeps the digits of its
+    last one; what is left, at most an eighth of a turn either way, float32 knows to its own last digit.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, HALF)
+    rate = tl.exp2(column.to(tl.float64) * STEP) * 0.6366197723675814
+    quarters = tl.load(position + rows, mask=rows < count, other=0).to(tl.float64)[:, None]
+    quarters = quarters * rate[None, :]
+    whole = tl.floor(quarters + 0.5)
+    angle = ((quarters - whole) * 1.5707963267948966).to(tl.float32)
+    square = angle * angle
+    # The series of sine and cosine, as far as float32 sees them this close to zero.
+    odd = -1.0 / 39916800 * square + 1.0 / 362880
+    odd = (odd * square - 1.0 / 5040) * square + 1.0 / 120
+    odd = angle + angle * square * (odd * square - 1.0 / 6)
+    even = -1.0 / 3628800 * square + 1.0 / 40320
+    even = (even * square - 1.0 / 720) * square + 1.0 / 24
+    even = 1.0 + square * (even * square - 0.5)
+    turn = whole.to(tl.int64).to(tl.int32)
+    swapped = (turn & 1) == 1
+    x = tl.where(swapped, odd, even)
+    y = tl.where(swapped, even, odd)
+    target = rows[:, None] * half + column[None, :]
+    mask = (rows < count)[:, None] & (column < half)[None, :]
+    tl.store(cos + target, tl.where(((turn + 1) & 2) == 2, -x, x), mask=mask)
+    tl.store(sin + target, tl.where((turn & 2) == 2, -y, y), mask=mask)

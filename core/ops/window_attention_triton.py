@@ -10,6 +10,7 @@ launch.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,9 @@ SHORT = 128
 """The longest text whose backward is one launch."""
 SMALL_WINDOW = 256
 """In windows up to this one, looking up which keys a document hides takes longer than reading them."""
+
+ROTATIONS = 1024
+"""Angles of a program."""
 
 
 class Blocks(NamedTuple):
@@ -188,9 +192,14 @@ _operator = define(
 
 
 def _run_rotations(position, half, base):
-    rates = base ** (-torch.arange(half, device=position.device, dtype=torch.float64) / half)
-    angles = position[:, :, None, None] * rates
-    return angles.cos().float(), angles.sin().float()
+    cos, sin = _fake_rotations(position, half, base)
+    padded = triton.next_power_of_2(half)
+    rows = max(1, ROTATIONS // padded)
+    kernels.rotations_kernel[(triton.cdiv(position.numel(), rows),)](
+        position.contiguous(), cos, sin, position.numel(), half,
+        STEP=-math.log2(base) / half, ROWS=rows, HALF=padded,
+    )  # fmt: skip
+    return cos, sin
 
 
 def _fake_rotations(position, half, base):
