@@ -5,8 +5,9 @@ step; channels are always next to each other. BLOCK: steps between two reads of 
 multiple of BLOCK. FULL: EVEN, and no channel or state of a tile is padding, so that nothing needs a mask.
 
 What hides the waiting: rows of channels are read one block ahead, as they lie in memory; rows of B and C are
-touched one block ahead (`_touch`), so that they are in the processor's own cache when they are used; and
-results are written at the end of a block, because a read is not moved above an earlier write.
+touched one block ahead (`_touch`), so that they are in the processor's own cache when they are read, and read
+WEIGHTS_AHEAD steps before they are used (`pairs`, the next to be used first), also across blocks; and results
+are written at the end of a block, because a read is not moved above an earlier write.
 """
 # ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
@@ -76,6 +77,16 @@ def _weights(rows, t, stop, N: tl.constexpr, EVEN: tl.constexpr):
     if EVEN:
         return tl.load(rows + n)
     return tl.load(rows + n, mask=_inside(n, N, t, stop), other=0.0)
+
+
+@triton.jit
+def _pair(row, t, stop, N: tl.constexpr, EVEN: tl.constexpr, HAS_C: tl.constexpr):
+    """A step's rows of B and, with HAS_C, of C, which else is only a stand-in."""
+    weights_B = _weights(row, t, stop, N, EVEN)
+    weights_C = weights_B
+    if HAS_C:
+        weights_C = _weights(row + N, t, stop, N, EVEN)
+    return weights_B, weights_C
 
 
 @triton.jit
@@ -169,7 +180,7 @@ def scan_forward_kernel(
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     LOCAL: tl.constexpr, KEEP_BORDERS: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
-    AHEAD: tl.constexpr, TOUCH: tl.constexpr,
+    AHEAD: tl.constexpr, TOUCH: tl.constexpr, WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Outputs and last state of a chunk; with LOCAL, its last state from zero and its sum of step sizes."""
     part, batch = tl.program_id(2), tl.program_id(1).to(tl.int64)
@@ -202,15 +213,19 @@ def scan_forward_kernel(
     gates = inputs
     if HAS_Z and not LOCAL:
         gates = _rows(z_rows + at * z_time, z_time, d, width, first, stop, BLOCK, FULL)
+    row = rows + (batch * length + at) * (2 * N)
+    pairs = ()
+    for k in tl.static_range(WEIGHTS_AHEAD):
+        pairs = pairs + (_pair(row + k * 2 * N, first + k, stop, N, EVEN, LOCAL == 0),)
     touched = tl.zeros((32,), tl.int32)
     for start in range(first, stop, BLOCK):
         at = batch * 0 + start
         now_x, now_dt, now_z = inputs, raws, gates
         following = start + BLOCK
-        if FULL:
+        if EVEN:
             following = tl.minimum(following, stop - BLOCK)
+        to = batch * 0 + following
         if AHEAD:
-            to = batch * 0 + following
             inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
             raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
             if HAS_Z and not LOCAL:
@@ -227,9 +242,19 @@ def scan_forward_kernel(
             seen = _touch(rows + (batch * length + near) * (2 * N), near, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N)
+        row_after = rows + (batch * length + to) * (2 * N)
         results = ()
         for k in tl.static_range(BLOCK):
             t = start + k
+            # Before the border is written, as a read is not moved above a write.
+            if k + WEIGHTS_AHEAD < BLOCK:
+                pair_row, pair_t = row + (k + WEIGHTS_AHEAD) * 2 * N, t + WEIGHTS_AHEAD
+            else:
+                pair_row = row_after + (k + WEIGHTS_AHEAD - BLOCK) * 2 * N
+                pair_t = following + (k + WEIGHTS_AHEAD - BLOCK)
+            pairs = pairs + (_pair(pair_row, pair_t, stop, N, EVEN, LOCAL == 0),)
+            weights_B, weights_C = pairs[0]
+            pairs = pairs[1:]
             if KEEP_BORDERS and k % SPAN == 0:
                 if EVEN:
                     tl.store(border, h)
@@ -238,7 +263,6 @@ def scan_forward_kernel(
                 border += tl.num_programs(0) * N * CHANNELS
             delta = _step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN)
             value = now_x[k].to(tl.float32)
-            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
             decay = tl.exp2(delta[None, :] * rate + breaks[k])
             h = decay * h + (delta * value)[None, :] * weights_B[:, None]
             if LOCAL:
@@ -246,7 +270,6 @@ def scan_forward_kernel(
                 if HAS_RESET:
                     total += tl.where(breaks[k] < 0, 1e30, 0.0)
             else:
-                weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
                 out = tl.sum(h * weights_C[:, None], 0)
                 if HAS_D:
                     out += direct * value
@@ -314,6 +337,7 @@ def scan_backward_local_kernel(
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
     EVEN: tl.constexpr, FULL: tl.constexpr, AHEAD: tl.constexpr, TOUCH: tl.constexpr,
+    WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """The state gradient that a chunk hands to the one before it if none reaches it from behind.
 
@@ -341,14 +365,18 @@ def scan_backward_local_kernel(
     gates = raws
     if HAS_Z:
         gates = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
+    row = rows + (batch * length + at) * (2 * N) + N
+    weights = ()
+    for k in tl.static_range(BLOCK - 1, BLOCK - 1 - WEIGHTS_AHEAD, -1):
+        weights = weights + (_weights(row + k * 2 * N, start + k, stop, N, EVEN),)
     touched = tl.zeros((32,), tl.int32)
     for i in range(blocks):
         start = first + (blocks - 1 - i) * BLOCK
         now_dt, now_grad, now_z = raws, grads, gates
         at = batch * 0 + start
         following = tl.maximum(start - BLOCK, first)
+        to = batch * 0 + following
         if AHEAD:
-            to = batch * 0 + following
             raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
             grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
             if HAS_Z:
@@ -359,11 +387,18 @@ def scan_backward_local_kernel(
             if HAS_Z:
                 now_z = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
         if TOUCH:
-            seen = _touch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
+            seen = _touch(rows + (batch * length + to) * (2 * N), following, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N) + N
+        row_after = rows + (batch * length + to) * (2 * N) + N
         for k in tl.static_range(BLOCK - 1, -1, -1):
             t = start + k
+            if k >= WEIGHTS_AHEAD:
+                weights_row, weights_t = row + (k - WEIGHTS_AHEAD) * 2 * N, t - WEIGHTS_AHEAD
+            else:
+                weights_row = row_after + (k - WEIGHTS_AHEAD + BLOCK) * 2 * N
+                weights_t = following + (k - WEIGHTS_AHEAD + BLOCK)
+            weights = weights + (_weights(weights_row, weights_t, stop, N, EVEN),)
             grad = now_grad[k].to(tl.float32)
             if HAS_Z:
                 gate = now_z[k].to(tl.float32)
@@ -372,9 +407,9 @@ def scan_backward_local_kernel(
             total += delta
             if HAS_RESET:
                 total += tl.where(breaks[k] < 0, 1e30, 0.0)
-            weights = _weights(row + k * 2 * N, t, stop, N, EVEN)
             decay = tl.exp2(delta[None, :] * rate + breaks[k])
-            carried = decay * (carried + weights[:, None] * grad[None, :])
+            carried = decay * (carried + weights[0][:, None] * grad[None, :])
+            weights = weights[1:]
         if TOUCH:
             touched = touched ^ seen
     carried += tl.sum(touched & unaligned, 0).to(tl.float32)
@@ -395,7 +430,7 @@ def scan_backward_kernel(
     EXCHANGE: tl.constexpr, ASSEMBLY: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, WANTS_FIRST: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
-    AHEAD: tl.constexpr, TOUCH: tl.constexpr,
+    AHEAD: tl.constexpr, TOUCH: tl.constexpr, WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a chunk, walking backwards through its blocks; each begins with a border.
 
@@ -445,6 +480,10 @@ def scan_backward_kernel(
     gates = inputs
     if HAS_Z:
         gates = _rows(z_rows + at * z_time, z_time, d, width, begin, stop, BLOCK, FULL)
+    row = rows + (batch * length + at) * (2 * N)
+    pairs = ()
+    for k in tl.static_range(WEIGHTS_AHEAD):
+        pairs = pairs + (_pair(row + k * 2 * N, begin + k, stop, N, EVEN, HAS_Z),)
     touched = tl.zeros((32,), tl.int32)
     for i in range(blocks):
         begin = first + (blocks - 1 - i) * BLOCK
@@ -463,6 +502,7 @@ def scan_backward_kernel(
             seen = _touch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, begin, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N)
+        row_after = rows + (batch * length + to) * (2 * N)
         steps = ()
         before = ()
         decays = ()
@@ -470,16 +510,22 @@ def scan_backward_kernel(
         outs = ()
         for k in tl.static_range(BLOCK):
             t = begin + k
+            if k + WEIGHTS_AHEAD < BLOCK:
+                pair_row, pair_t = row + (k + WEIGHTS_AHEAD) * 2 * N, t + WEIGHTS_AHEAD
+                pairs = pairs + (_pair(pair_row, pair_t, stop, N, EVEN, HAS_Z),)
+            else:  # already on the way back
+                back = 2 * BLOCK - 1 - WEIGHTS_AHEAD - k
+                pairs = pairs + (_pair(row + back * 2 * N, begin + back, stop, N, EVEN, True),)
+            weights_B, weights_C = pairs[0]
+            pairs = pairs[1:]
             before = before + (h,)
             steps = steps + (_step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN),)
-            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
             decay = tl.exp2(steps[k][None, :] * rate + breaks[k])
             if k >= BLOCK - KEPT:
                 decays = decays + (decay,)
             value = now_x[k].to(tl.float32)
             h = decay * h + (steps[k] * value)[None, :] * weights_B[:, None]
             if HAS_Z:
-                weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
                 plain = tl.sum(h * weights_C[:, None], 0) + direct * value
                 out, gate = now_grad[k].to(tl.float32), now_z[k].to(tl.float32)
                 sigmoid = _sigmoid(gate)
@@ -506,8 +552,15 @@ def scan_backward_kernel(
                     gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
             if k == BORDER_AT and AHEAD > 0:
                 border = tl.load(border_tiles + (batch * 0 + tl.maximum(blocks - 2 - i, 0)) * apart)
-            weights_B = _weights(row + k * 2 * N, t, stop, N, EVEN)
-            weights_C = _weights(row + (k * 2 + 1) * N, t, stop, N, EVEN)
+            if k >= WEIGHTS_AHEAD:
+                pair_row, pair_t = row + (k - WEIGHTS_AHEAD) * 2 * N, t - WEIGHTS_AHEAD
+                pairs = pairs + (_pair(pair_row, pair_t, stop, N, EVEN, True),)
+            else:  # already in the next span
+                pair_row = row_after + (WEIGHTS_AHEAD - 1 - k) * 2 * N
+                pair_t = following + (WEIGHTS_AHEAD - 1 - k)
+                pairs = pairs + (_pair(pair_row, pair_t, stop, N, EVEN, HAS_Z),)
+            weights_B, weights_C = pairs[0]
+            pairs = pairs[1:]
             if k >= BLOCK - KEPT:
                 decay = decays[k - (BLOCK - KEPT)]
             else:

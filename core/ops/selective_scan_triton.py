@@ -36,7 +36,7 @@ SPAN = 4
 """Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
 """Steps of the other passes between two reads of rows."""
-KEPT = 3
+KEPT = 1
 """Newest steps of a span whose decays the backward holds in registers, instead of computing them again."""
 NARROW_BORDERS = True
 """Whether bfloat16 inputs have bfloat16 borders."""
@@ -47,6 +47,10 @@ AHEAD = True
 """Whether the next block's rows are read before this one is computed."""
 TOUCH = True
 """Whether the next block's rows of B and C are brought near before this one is computed."""
+WEIGHTS_AHEAD = 2
+BACKWARD_WEIGHTS_AHEAD = 1
+"""How many steps before their use rows of B and C are read, each in 16 registers: by the passes that go in
+blocks, and by the backward, which has few registers left. At most BLOCK and SPAN; 0: in the step itself."""
 LANES = 32
 MIN_CHUNK = 64
 CHUNK_BELOW = 5
@@ -345,6 +349,7 @@ def _forward(
         "HAS_BIAS": bias is not None,
         "HAS_D": D is not None,
         "HAS_Z": z is not None,
+        "WEIGHTS_AHEAD": WEIGHTS_AHEAD,
         "num_warps": 1,
         **_masks(layout, length, width, states, BLOCK),
     }
@@ -408,7 +413,8 @@ def _backward(
             dt, rates, rows, z, bias, flags, grad_y, entries, sums,
             length, width, layout.chunk, states, layout.chunks, *_strides(dt, z), 0,
             N=layout.states, CHANNELS=layout.channels,
-            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None, num_warps=1,
+            HAS_RESET=flags is not None, HAS_BIAS=bias is not None, HAS_Z=z is not None,
+            WEIGHTS_AHEAD=WEIGHTS_AHEAD, num_warps=1,
             **_masks(layout, length, width, states, BLOCK),
         )  # fmt: skip
         _carry(layout, rates, sums, grad_last, entries, backward=True)
@@ -440,7 +446,8 @@ def _backward(
         EXCHANGE=exchange, ASSEMBLY=assembly,
         CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
-        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first, num_warps=1,
+        HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first,
+        WEIGHTS_AHEAD=BACKWARD_WEIGHTS_AHEAD, num_warps=1,
         **_masks(layout, length, width, states, SPAN),
     )  # fmt: skip
     return grads
