@@ -117,13 +117,15 @@ def loss_kernel(
     target = tl.load(targets + row)
     held = ()
     for i in tl.static_range(HELD):
-        held += (_read(slots, i * PIECE, COLUMNS, (i + 1) * PIECE <= COLUMNS),)
+        one = _read(slots, i * PIECE, COLUMNS, (i + 1) * PIECE <= COLUMNS)
+        held += (one,)  # type: ignore[assignment]
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     if HELD:
         shown = ()
         for i in tl.static_range(HELD):
-            shown += (_hide(held[i], i * PIECE, VOCABULARY, (i + 1) * PIECE <= VOCABULARY),)
-        tops = shown[0]
+            one = _hide(held[i], i * PIECE, VOCABULARY, (i + 1) * PIECE <= VOCABULARY)
+            shown += (one,)  # type: ignore[assignment]
+        tops = shown[0]  # type: ignore[misc]
         for i in tl.static_range(1, HELD):
             tops = _higher(tops, shown[i], HIGHER)
         top = tl.max(tops.to(tl.float32), 1)
