@@ -207,6 +207,7 @@ class CapturedStep:
         torch.cuda.synchronize(self._device)
         graphs = [torch.cuda.CUDAGraph() for _ in range(min(self._batches, 2))]
         several = len(graphs) > 1
+        random = torch.cuda.get_rng_state(self._device)
         try:
             if several:
                 # Gradients are added up in place from here on.
@@ -223,6 +224,7 @@ class CapturedStep:
                     self._loss.zero_()
         except Exception as error:
             torch.cuda.synchronize(self._device)
+            _free_generator(self._device, random)
             self._optimizer.zero_grad(set_to_none=True)
             first_line = (str(error).strip().splitlines() or [""])[0][:200]
             self.notices.append(
@@ -291,6 +293,17 @@ class Feed:
     def schedule(self) -> tuple[Tensor, Tensor]:
         """The step's learning rate, float64, and its slot (1,) int64."""
         return self._packed[-2:-1].view(torch.float64)[0], self._packed[-1:]
+
+
+def _free_generator(device: torch.device, random: Tensor) -> None:
+    """Give the device's random generator back its state from before a recording that failed.
+
+    It would go on waiting for the recording's end, and refuse to draw anything outside of one.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    fresh = torch.Generator(device)
+    fresh.set_state(random)
+    torch.cuda.default_generators[index].graphsafe_set_state(fresh)
 
 
 def _resident(stream: object, device: torch.device) -> Tensor:

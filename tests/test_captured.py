@@ -182,7 +182,7 @@ def test_200_steps_as_the_trainer_takes_them_on_cuda(batches):
 @needs_cuda
 @pytest.mark.cuda
 def test_what_cannot_be_captured_goes_on_with_a_notice():
-    model, step = make_step(CapturedStep, "cuda")
+    model, step = make_step(CapturedStep, "cuda", dropout=0.1)
     model.norm.register_forward_hook(lambda module, inputs, output: output * float(output.sum() != 0))
     for number in range(1, 6):
         step.run(number)

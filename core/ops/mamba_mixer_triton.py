@@ -145,6 +145,8 @@ def _norms_backward(
         PIECES=pieces, **_sizes(rank, states),
     )  # fmt: skip
     found = shares.sum(0).split((rank, states, states))
+    # Compiled code counts on results that begin at a multiple of 16 bytes.
+    found = tuple(part.clone() if part.storage_offset() % 4 else part for part in found)
     return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(found, weights))
 
 

@@ -36,8 +36,6 @@ SPAN = 4
 """Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
 """Steps of the other passes between two reads of rows."""
-KEPT = 1
-"""Newest steps of a span whose decays the backward holds in registers, instead of computing them again."""
 NARROW_BORDERS = True
 """Whether bfloat16 inputs have bfloat16 borders."""
 ROWS_AT = 2
@@ -47,16 +45,15 @@ AHEAD = True
 """Whether the next block's rows are read before this one is computed."""
 TOUCH = True
 """Whether the next block's rows of B and C are brought near before this one is computed."""
-WEIGHTS_AHEAD = 2
-BACKWARD_WEIGHTS_AHEAD = 1
-"""How many steps before their use rows of B and C are read, each in 16 registers: by the passes that go in
-blocks, and by the backward, which has few registers left. At most BLOCK and SPAN; 0: in the step itself."""
+WEIGHTS_AHEAD, GATED_WEIGHTS_AHEAD = 2, 3
+"""How many steps before their use the forward reads rows of B and C, without and with a gate; at most BLOCK."""
 LANES = 32
 MIN_CHUNK = 64
-CHUNK_BELOW = 5
-"""With fewer warps a processor than this, time is cut into chunks,"""
+CHUNK_BELOW, SHORT_CHUNK_BELOW = 5, 3
+"""With fewer warps a processor than this, time is cut into chunks; the second where it makes few chunks,"""
+FEW_CHUNKS = 2
 WARPS_PER_PROCESSOR = 32
-"""to have at most so many. Both were chosen on an H100 (benchmarks/RESULTS.md)."""
+"""to have at most so many. All were chosen on an H100 (benchmarks/RESULTS.md)."""
 
 
 @functools.cache
@@ -99,7 +96,9 @@ def plan(
     processors = _processors(device)
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
-        chunks = 1 if warps >= CHUNK_BELOW * processors else WARPS_PER_PROCESSOR * processors // warps
+        few = triton.cdiv(length, MIN_CHUNK) <= FEW_CHUNKS
+        enough = warps >= (SHORT_CHUNK_BELOW if few else CHUNK_BELOW) * processors
+        chunks = 1 if enough else WARPS_PER_PROCESSOR * processors // warps
         chunk = max(MIN_CHUNK, triton.cdiv(length, chunks))
     chunk = triton.cdiv(chunk, BLOCK) * BLOCK
     return Plan(padded, channels, chunk, max(1, triton.cdiv(length, chunk)), device.type != "cuda")
@@ -296,6 +295,21 @@ def _strides(*tensors: Tensor | None) -> list[int]:
     ]
 
 
+class Registers(NamedTuple):
+    """What the backward spends its few registers on; chosen on an H100."""
+
+    kept: int
+    """Newest steps of a span whose decays are held instead of being computed again."""
+    ahead: int
+    """Steps before their use that rows of B and C are read; at most SPAN. 0: in the step itself."""
+
+
+def _registers(layout: Plan, x: Tensor) -> Registers:
+    if layout.chunks > 1:
+        return Registers(2, 0)
+    return Registers(1, 0) if x.element_size() == 2 else Registers(1, 1)
+
+
 def _masks(layout: Plan, length: int, width: int, states: int, block: int) -> dict[str, Any]:
     even = length % block == 0
     full = even and width % layout.channels == 0 and states == layout.states
@@ -349,7 +363,7 @@ def _forward(
         "HAS_BIAS": bias is not None,
         "HAS_D": D is not None,
         "HAS_Z": z is not None,
-        "WEIGHTS_AHEAD": WEIGHTS_AHEAD,
+        "WEIGHTS_AHEAD": WEIGHTS_AHEAD if z is None else GATED_WEIGHTS_AHEAD,
         "num_warps": 1,
         **_masks(layout, length, width, states, BLOCK),
     }
@@ -439,15 +453,16 @@ def _backward(
         assembly = exchange_assembly(layout.states)
     elif exchange:
         assembly = tensor_core_assembly()
+    kept, ahead = _registers(layout, x)
     kernels.scan_backward_kernel[grid](
         x, dt, rates, rows, D, z, bias, flags, borders, grad_y, entries, *grads,
         length, width, layout.chunk, states, *_strides(x, dt, z, into), 0,
-        N=layout.states, CHANNELS=layout.channels, KEPT=KEPT, ROWS_AT=ROWS_AT, BORDER_AT=BORDER_AT,
+        N=layout.states, CHANNELS=layout.channels, KEPT=kept, ROWS_AT=ROWS_AT, BORDER_AT=BORDER_AT,
         EXCHANGE=exchange, ASSEMBLY=assembly,
         CONSTRAINTS=exchange_constraints(layout.states) if exchange else "",
         HAS_ENTRY=entries is not None, HAS_RESET=flags is not None, HAS_BIAS=bias is not None,
         HAS_D=D is not None, HAS_Z=z is not None, WANTS_FIRST=wants_first,
-        WEIGHTS_AHEAD=BACKWARD_WEIGHTS_AHEAD, num_warps=1,
+        WEIGHTS_AHEAD=ahead, num_warps=1,
         **_masks(layout, length, width, states, SPAN),
     )  # fmt: skip
     return grads

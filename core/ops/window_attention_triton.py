@@ -55,10 +55,10 @@ def _padded(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def _forward_blocks(width: int, window: int) -> Blocks:
+def _forward_blocks(width: int) -> Blocks:
     if _padded(width) > 64:
         return Blocks(64, 32, 2, 4) if _padded(width) <= 128 else Blocks(32, 32, 1, 4)
-    return Blocks(64, 64, 3, 4) if window <= SMALL_WINDOW else Blocks(128, 64, 3, 8)
+    return Blocks(64, 64, 3, 4)
 
 
 def _backward_blocks(width: int, length: int) -> tuple[Blocks, Blocks]:
@@ -67,8 +67,8 @@ def _backward_blocks(width: int, length: int) -> tuple[Blocks, Blocks]:
         blocks = Blocks(64, 32, 2, 4) if _padded(width) <= 128 else Blocks(32, 32, 1, 4)
         return blocks, blocks
     if length <= SHORT:
-        return Blocks(64, 64, 2, 4), Blocks(32, 64, 2, 4)
-    return Blocks(64, 64, 3, 4), Blocks(64, 64, 2, 4)
+        return Blocks(64, 64, 3, 4), Blocks(32, 64, 3, 4)
+    return Blocks(64, 64, 3, 4), Blocks(64, 64, 3, 4)
 
 
 def _scale(width: int) -> float:
@@ -91,7 +91,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int) -> tup
     q, k, v = _rows(q, k, v)
     out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
     norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
-    blocks = _forward_blocks(width, window)
+    blocks = _forward_blocks(width)
     kernels.attention_forward_kernel[triton.cdiv(length, blocks.queries), heads, batch](
         q, k, v, reach.contiguous(), out, norms, length, k.shape[2], heads, width, window, _scale(width),
         *_strides(q, k, v, out), SKIPS=window > SMALL_WINDOW, **blocks.options(width),
