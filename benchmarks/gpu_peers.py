@@ -23,7 +23,6 @@ from benchmarks.gpu_tools import Place, apart, graph_ms, say, wait
 # name: layers, width, heads, length, batch, vocabulary
 NANOGPT = {
     "8 x 256": (8, 256, 8, 128, 64, 50304),
-    "8 x 256, 4,096 tokens": (8, 256, 8, 128, 64, 4096),
     "12 x 768": (12, 768, 12, 1024, 16, 50304),
 }
 MODES = ("default", "reduce-overhead")

@@ -52,12 +52,13 @@ def test_every_part_can_be_run_and_a_failure_inside_is_told(monkeypatch, capsys)
         ran.append(name)
         raise RuntimeError("no such kernel")
 
-    for name in ("training", "decoding", "tests", "scans", "operations"):
+    for name in ("training", "decoding", "tests", "scans", "peer_scans", "nanogpt", "operations"):
         monkeypatch.setattr(gpu, name, lambda *arguments, name=name: works(*arguments or (name,)))
     monkeypatch.setattr(Place, "device", "cpu")
     for part in gpu.PARTS:
         gpu.run_part(part)
-    assert ran == [{"decode": "decoding", "scan": "scans"}.get(part, part) for part in gpu.PARTS]
+    names = {"decode": "decoding", "scan": "scans", "peer-scans": "peer_scans"}
+    assert ran == [names.get(part, part) for part in gpu.PARTS]
     assert capsys.readouterr().out.count("FAILED: RuntimeError: no such kernel") == len(gpu.PARTS)
 
 

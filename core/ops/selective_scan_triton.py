@@ -46,7 +46,7 @@ AHEAD = True
 TOUCH = True
 """Whether the next block's rows of B and C are brought near before this one is computed."""
 WEIGHTS_AHEAD, GATED_WEIGHTS_AHEAD = 2, 3
-"""How many steps before their use the forward reads rows of B and C, without and with a gate; at most BLOCK."""
+"""Steps before their use that the forward reads rows of B and C, without and with a gate; at most BLOCK."""
 LANES = 32
 MIN_CHUNK = 64
 CHUNK_BELOW, SHORT_CHUNK_BELOW = 5, 3
