@@ -203,12 +203,13 @@ def tests() -> None:
     """What only a device can show."""
     say("\ntests marked cuda")
     where = ["tests/test_captured.py"] if Place.quick else ["tests"]
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n0", "-q", "--no-header", *where]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n0", "-v", "--tb=short", "--no-header", *where]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        lines = [line.rstrip() for line in process.stdout]
-    for line in lines[-40:]:
-        say(f"  {line[:160]}")
+        for line in process.stdout:
+            # At once: this part may be ended before pytest says which tests failed, and why.
+            if "FAILED" in line or "ERROR" in line or line.startswith(("E  ", "==")):
+                say(f"  {line.rstrip()[:160]}")
 
 
 def run_part(name: str) -> None:

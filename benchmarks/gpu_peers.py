@@ -3,7 +3,9 @@
 Peers are not among the project's packages. What is found on the Python path is measured, the rest is said
 to be missing:
 
-- `selective_scan_cuda`, the extension that the package mamba-ssm compiles (2.3, built for the device);
+- `selective_scan_cuda`, the extension that the package mamba-ssm compiles from its `csrc/selective_scan`
+  (`torch.utils.cpp_extension.load` with `TORCH_CUDA_ARCH_LIST=9.0` does it, in a quarter of an hour on two
+  cores, with the torch and Python of the device);
 - `nanogpt_model`, nanoGPT's `model.py` under that name.
 """
 

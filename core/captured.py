@@ -207,7 +207,7 @@ class CapturedStep:
         torch.cuda.synchronize(self._device)
         graphs = [torch.cuda.CUDAGraph() for _ in range(min(self._batches, 2))]
         several = len(graphs) > 1
-        random = torch.cuda.get_rng_state(self._device)
+        stream, random = torch.cuda.current_stream(self._device), torch.cuda.get_rng_state(self._device)
         try:
             if several:
                 # Gradients are added up in place from here on.
@@ -223,6 +223,7 @@ class CapturedStep:
                     self._optimizer.zero_grad(set_to_none=False)
                     self._loss.zero_()
         except Exception as error:
+            torch.cuda.set_stream(stream)  # torch stays on the one that it recorded
             torch.cuda.synchronize(self._device)
             _free_generator(self._device, random)
             self._optimizer.zero_grad(set_to_none=True)
