@@ -76,7 +76,7 @@ def _gradient(entry, at, size, FULL: tl.constexpr):
 @triton.jit
 def _sum_of_squares(entry, first, size, FULL: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr):
     total = tl.zeros((PIECE,), tl.float32)
-    for start in range(first, first + BLOCK, PIECE):
+    for start in range(first, tl.minimum(first + BLOCK, size), PIECE):
         at = _places(tl.multiple_of(start, PIECE), PIECE)
         value = _gradient(entry, at, size, FULL)
         total += value * value
@@ -151,7 +151,7 @@ def _update(
     weight = _at(entry, WEIGHT, tl.float32)
     average = _at(entry, AVERAGE, tl.float32)
     square = _at(entry, SQUARE, tl.float32)
-    for start in range(first, first + BLOCK, PIECE):
+    for start in range(first, tl.minimum(first + BLOCK, size), PIECE):
         at = _places(tl.multiple_of(start, PIECE), PIECE)
         gradient = _gradient(entry, at, size, FULL) * scale
         m = _some(average, at, size, FULL)
