@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
 from core.ops.causal_conv import causal_conv
-from core.ops.dispatch import takes_triton
+from core.ops.dispatch import takes_feed_forward, takes_triton
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.rms_norm import RMSNorm, gated_rms_norm, squared_relu
 from core.ops.selective_scan import selective_scan
@@ -37,6 +37,7 @@ from core.state import ModelState as ModelState
 VOCABULARY_MULTIPLE = 64
 NORM_EPSILON = 1e-6
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+ALIGNED_OUTPUTS = 8
 
 
 class Output(NamedTuple):
@@ -254,8 +255,7 @@ class Mamba2Block(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
         """(B, T, C) to (B, T, C), and the state after it."""
         tail, hidden = (None, None) if state is None else state
-        sizes = (self.inner, self.conv_weight.shape[0], self.heads)
-        gate, mixed, dt = self.in_proj(x).split(sizes, 2)
+        gate, mixed, dt = self._project(x)
         mixed, new_tail = causal_conv(mixed, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset)
         inputs, B, C = mixed.split((self.inner, self.states, self.states), 2)
         y, hidden = ssd_scan(
@@ -272,6 +272,19 @@ class Mamba2Block(nn.Module):
         y = gated_rms_norm(y.flatten(2), gate, self.norm.weight, NORM_EPSILON)
         return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
 
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gate (B, T, D), what is convolved, and dt (B, T, H)."""
+        sizes = [self.inner, self.conv_weight.shape[0], self.heads]
+        weight = self.in_proj.weight
+        missing = -weight.shape[0] % ALIGNED_OUTPUTS
+        if not (missing and x.is_cuda):
+            gate, mixed, dt = self.in_proj(x).split(sizes, 2)
+            return gate, mixed, dt
+        # The tensor cores' fast paths read rows that begin at a multiple of 16 bytes.
+        projected = F.linear(x, F.pad(weight, (0, 0, 0, missing)))
+        gate, mixed, dt, _ = projected.split([*sizes, missing], 2)
+        return gate, mixed, dt
+
 
 class FeedForward(nn.Module):
     """Works on each token by itself, and leads from a layer's width to the next one's."""
@@ -284,6 +297,10 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, next C)."""
         # Squared ReLU learns as well as GELU and costs a fraction of it on CPU (arXiv 2109.08668).
+        if takes_feed_forward(x, self.down.out_features):
+            from core.ops.feed_forward_triton import feed_forward_triton
+
+            return feed_forward_triton(x.to(torch.bfloat16), self.up.weight, self.down.weight)
         return self.down(squared_relu(self.up(x)))
 
 

@@ -16,7 +16,7 @@ def loop(x, dt, A, B, C, D=None, *, dt_bias=None, h0=None, reset=None):
     """The definition, one step after the other."""
     delta = F.softplus(dt if dt_bias is None else dt + dt_bias)
     batch, length, heads, size = x.shape
-    h = torch.zeros(batch, heads, size, B.shape[2], dtype=x.dtype) if h0 is None else h0
+    h = x.new_zeros(batch, heads, size, B.shape[2]) if h0 is None else h0
     outputs = []
     for t in range(length):
         decay = torch.exp(delta[:, t] * A)

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.ops.operators import define
+from core.ops.operators import define, hidden
 from core.ops.window_attention_triton import _backward, _forward
 
 ROWS = 64
@@ -146,7 +146,7 @@ def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, wind
         queries, keys, values, length, past, heads, half, CACHED=past > 0, **_options(half, cos),
     )  # fmt: skip
     out, norms = _forward(queries, keys, values, reach, window)
-    return out.transpose(1, 2).flatten(2), keys, values, _hidden(queries), norms
+    return out.transpose(1, 2).flatten(2), keys, values, hidden(queries), norms
 
 
 def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, window):
@@ -158,14 +158,9 @@ def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, win
         qkv.new_empty(batch, length, width // 3),
         keys,
         torch.empty_like(keys),
-        _hidden(qkv.new_empty(batch, heads, length, size)),
+        hidden(qkv.new_empty(batch, heads, length, size)),
         qkv.new_empty(batch, heads, length, dtype=torch.float32),
     )
-
-
-def _hidden(tensor: Tensor) -> Tensor:
-    """The same bits as integers, which have no gradient that would have to be filled with zeros."""
-    return tensor.view(torch.int16)
 
 
 def _run_attention_mixer_backward(queries, keys, values, cos, sin, reach, norms, out, grad, heads, window):

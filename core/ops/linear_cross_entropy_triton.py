@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.ops.operators import define
+from core.ops.operators import define, hidden
 
 CHUNK_BYTES = 1 << 31
 """Logits held at a time."""
@@ -208,7 +208,7 @@ def _run_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size
             grad_weight = share if grad_weight is None else grad_weight.add_(share)
     if grad_weight is None:
         grad_weight = losses.new_empty(0)
-    return losses.sum(), grad_x.view(_integers(grad_x)), grad_weight.view(torch.int32)
+    return losses.sum(), hidden(grad_x), hidden(grad_weight)
 
 
 def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
@@ -233,15 +233,10 @@ def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
     )
 
 
-def _integers(tensor: Tensor) -> torch.dtype:
-    """The integer type of the same size."""
-    return torch.int16 if tensor.element_size() == 2 else torch.int32
-
-
 def _fake_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size, wants_gradient):
     return (
         x.new_empty((), dtype=torch.float32),
-        x.new_empty(x.shape if wants_gradient else (0, 2), dtype=_integers(x)),
+        hidden(x.new_empty(x.shape if wants_gradient else (0, 2))),
         x.new_empty(weight.shape if wants_gradient else (0,), dtype=torch.int32),
     )
 

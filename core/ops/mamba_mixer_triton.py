@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.causal_conv_triton import _pass_tail_on, _run_causal_conv, _run_causal_conv_backward
-from core.ops.operators import define
+from core.ops.operators import define, hidden
 from core.ops.selective_scan_triton import _run_selective_scan, _run_selective_scan_backward
 
 ROWS = 16
@@ -165,7 +165,7 @@ def _run_mamba_mixer(
         x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
         0, keep,
     )  # fmt: skip
-    return y, last, new_tail, *(_hidden(item) for item in (x, raw, low, dt, pairs)), *kept
+    return y, last, new_tail, *(hidden(item) for item in (x, raw, low, dt, pairs)), *kept
 
 
 def _fake_mamba_mixer(
@@ -188,12 +188,7 @@ def _fake_mamba_mixer(
         pairs.new_empty(batch, length, 2 * states),
     )
     new_tail = x.new_empty(batch, conv_weight.shape[1] - 1, width)
-    return y, last, new_tail, *(_hidden(item) for item in kept), *of_scan
-
-
-def _hidden(tensor: Tensor) -> Tensor:
-    """The same bits as integers, which have no gradient that would have to be filled with zeros."""
-    return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int32)
+    return y, last, new_tail, *(hidden(item) for item in kept), *of_scan
 
 
 def _run_mamba_mixer_backward(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "mamba_tui"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -41,3 +42,8 @@ def define(
         torch.library.register_autograd(f"{NAMESPACE}::{name}", gradients, setup_context=keep, lib=_library)
     operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return operator
+
+
+def hidden(tensor: Tensor) -> Tensor:
+    """The same bits as integers: a result that has no gradient, which would have to be filled with zeros."""
+    return tensor.view(torch.int16 if tensor.element_size() == 2 else torch.int32)

@@ -29,6 +29,7 @@ import triton
 from torch import Tensor
 
 from core.ops import selective_scan_kernels as kernels
+from core.ops.dispatch import processors_of
 from core.ops.operators import define
 from core.ops.warp_sums import exchange_assembly, exchange_constraints, tensor_core_assembly
 
@@ -77,11 +78,6 @@ class Plan(NamedTuple):
         return triton.cdiv(width, self.channels), batch, self.chunks
 
 
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 def plan(
     batch: int,
     length: int,
@@ -93,7 +89,7 @@ def plan(
     """The layout for (batch, length, width) with `states` a channel; `chunk` forces how time is cut."""
     padded = max(4, triton.next_power_of_2(states))
     channels = LANES if padded <= 16 else LANES * 16 // padded
-    processors = _processors(device)
+    processors = processors_of(device)
     if chunk == 0:
         warps = batch * triton.cdiv(width, channels)
         few = triton.cdiv(length, MIN_CHUNK) <= FEW_CHUNKS

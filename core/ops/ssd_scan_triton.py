@@ -20,7 +20,6 @@ wider range; float32 is cut into three TF32. Sources: arXiv 2405.21060.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -29,12 +28,15 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops import ssd_scan_kernels as kernels
+from core.ops.dispatch import processors_of
 from core.ops.operators import define
 
 CHUNK = 64
 """Steps from border to border; half as many where factors are wide or states many,"""
 TILE = 64
 """and likewise channels of a head that a program works on at a time."""
+LEAST_TILE = 32
+"""Triton 3.6 computes wrong gradients on an H100 with half of it, 32 states and bfloat16."""
 PARTS_BELOW = 2
 """With fewer programs a processor than this, time is cut into parts,"""
 PROGRAMS_PER_PROCESSOR = 4
@@ -62,20 +64,15 @@ class Plan(NamedTuple):
     """Of all kernels with products."""
 
 
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
 def plan(x: Tensor, B: Tensor, C: Tensor, part_chunks: int = 0) -> Plan:
     """The layout for x (B, L, H, P), B and C (B, L, N); `part_chunks` forces how time is cut."""
     batch, length, heads, size = x.shape
-    processors = _processors(x.device)
+    processors = processors_of(x.device)
     states = max(16, triton.next_power_of_2(B.shape[2]))
     narrow = x.dtype == B.dtype == C.dtype == torch.bfloat16
     cut = 1 if narrow and states <= 64 else 2
     chunk = CHUNK // cut
-    tile = min(TILE // cut, max(16, triton.next_power_of_2(size)))
+    tile = min(TILE // cut, max(LEAST_TILE, triton.next_power_of_2(size)))
     chunks = triton.cdiv(length, chunk)
     if part_chunks == 0:
         programs = batch * heads * triton.cdiv(size, tile)
