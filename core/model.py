@@ -108,16 +108,18 @@ class MultiHeadAttention(nn.Module):
     def _mix(
         self, qkv: Tensor, state: AttentionState | None, places: Places
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, 3C) to (B, T, C), and keys and values (B, H, S, E), those of the cache in front."""
+        """(B, T, 3C) to (B, T, C), and the keys, turned, and values (B, H, T, E) of these tokens."""
         q, k, v = qkv.unflatten(2, (3 * self.heads, -1)).chunk(3, 2)  # (B, T, H, E) each
         if self.rope:
             q, k = places.rotate(torch.cat((q, k), 2)).chunk(2, 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if state is not None:
-            k = torch.cat((state.keys.to(k.dtype), k), 2)
-            v = torch.cat((state.values.to(v.dtype), v), 2)
-        learns = state is None or state.keys.requires_grad or state.values.requires_grad
-        mixed = window_attention(q, k, v, places, cache_learns=learns)
+        if state is None:
+            mixed = window_attention(q, k, v, places)
+        else:
+            seen_k = torch.cat((state.keys.to(k.dtype), k), 2)
+            seen_v = torch.cat((state.values.to(v.dtype), v), 2)
+            learns = state.keys.requires_grad or state.values.requires_grad
+            mixed = window_attention(q, seen_k, seen_v, places, cache_learns=learns)
         return mixed.transpose(1, 2).flatten(2), k, v
 
     def _mix_on_cuda(
@@ -136,12 +138,17 @@ class MultiHeadAttention(nn.Module):
             places.window,
         )
 
-    def _newest(self, seen: Tensor, like: Tensor | None) -> Tensor:
-        """The last W - 1 slots of `seen` (B, H, S, E), empty ones in front where there are fewer."""
-        kept = seen[:, :, max(0, seen.shape[2] - self.past) :]
-        if missing := self.past - kept.shape[2]:
-            kept = F.pad(kept, (0, 0, missing, 0))
-        return kept if like is None else kept.to(like.dtype)
+    def _newest(self, new: Tensor, old: Tensor | None) -> Tensor:
+        """The last W - 1 slots of `old` (B, H, W - 1, E) and `new` (B, H, T, E) behind it.
+
+        Without old ones, empty slots are in front where there are too few.
+        """
+        kept = new[:, :, max(0, new.shape[2] - self.past) :]
+        missing = self.past - kept.shape[2]
+        if old is None:
+            return F.pad(kept, (0, 0, missing, 0)) if missing else kept
+        kept = kept.to(old.dtype)
+        return torch.cat((old[:, :, self.past - missing :], kept), 2) if missing else kept
 
 
 class MambaBlock(nn.Module):

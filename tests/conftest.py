@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "T
     os.environ.pop(name, None)
 for name in [name for name in os.environ if name.startswith(("TEXTUAL", "MAMBA_TUI_EVENT"))]:
     del os.environ[name]
+
+if sys.dont_write_bytecode:
+    # Where Python may not keep what it compiled, each of the many processes that tests start would compile
+    # torch anew: four seconds. They keep it in a folder that goes when the tests are over.
+    BYTECODE = tempfile.TemporaryDirectory(prefix="mamba-tui-bytecode-", ignore_cleanup_errors=True)
+    sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE.name
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 
 PATIENCE = 120.0
 ROUNDS = 50

@@ -31,6 +31,8 @@ from tests.runs_tools import (
 pytestmark = pytest.mark.faults
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+# A limit would cut off Python's compiled modules, too, which later processes trust.
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux to limit another process")
@@ -41,7 +43,7 @@ def test_a_disk_full_for_a_while_costs_no_event_and_no_step(tmp_path):
     assert train_here(whole) == 0
     run = new_run(tmp_path, dataset, **settings)
     holds = Holds(tmp_path / "hold", "step 12", "step 40")
-    pid = start_trainer(run, environment=holds.environment)
+    pid = start_trainer(run, environment=holds.environment | NO_BYTECODE)
     try:
         holds.wait(run)
         wait_for(lambda: run.checkpoints() and run.checkpoints()[-1].step == 10, "the checkpoint of step 10")
@@ -76,7 +78,7 @@ def test_a_disk_full_while_the_text_is_encoded_is_one_sentence(tmp_path):
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, UNLIMITED[1]))
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **NO_BYTECODE}
     done = subprocess.run(
         command, env=environment, preexec_fn=small_disk, capture_output=True, text=True, check=False
     )

@@ -27,7 +27,9 @@ def compare(batch, heads, length, past, width, window, dtype=torch.float32, seed
     places = Places(torch.zeros(batch, length, dtype=torch.int64), before, starts, window)
 
     def on_device(q, k, v):
-        return module.window_attention_triton(q, k, v, places.reach.to(DEVICE), window, cached=cached)
+        return module.window_attention_triton(
+            q, k, v, places.reach.to(DEVICE), window, cache_learns=cached == 0
+        )
 
     found = []
     for function, kind, device in (
@@ -116,7 +118,7 @@ def test_operators_keep_torch_compiles_rules():
     k, v = (torch.randn(1, 2, 9, 8, device=DEVICE, requires_grad=True) for _ in "kv")
     reach = torch.randint(0, 5, (1, 5), device=DEVICE)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(module._operator, (q, k, v, reach, 5, 0), test_utils=checks)
+    torch.library.opcheck(module._operator, (q, k, v, reach, 5, True), test_utils=checks)
 
 
 @pytest.mark.parametrize("good", [True, False])

@@ -1,8 +1,8 @@
 """All of an attention layer between its two outer projections, on CUDA, as one operation.
 
 What `MultiHeadAttention` does elsewhere with single operations: split the projection, turn queries and keys
-by their places, put the cache in front, attend. One kernel prepares all three, and one takes their gradients
-back into the projection's.
+by their places, attend over the cache as well, which is read where it is. One kernel prepares all three; the
+gradients are turned back and written into the projection's where they are found.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.operators import define, hidden
-from core.ops.window_attention_triton import _backward, _forward
+from core.ops.window_attention_triton import Seen, _backward, _forward
 
 ROWS = 64
 """Slots of a program."""
@@ -41,164 +41,96 @@ def _angles(cos, sin, rows, length, half, column, mask, ROPE: tl.constexpr):
 
 
 @triton.jit
-def _remembered(pointer, mask, CACHED: tl.constexpr):
-    """Values of the cache, zeros where there is none."""
-    values = tl.zeros(mask.shape, tl.float32)
-    if CACHED:
-        values = tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
-    return values
+def _move(source, target, mask, half, turn_cos, turn_sin):
+    """Copy the first and second halves of channels, turned."""
+    first = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
+    first, second = _turned(first, second, turn_cos, turn_sin)
+    tl.store(target, first.to(target.dtype.element_ty), mask=mask)
+    tl.store(target + half, second.to(target.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def attention_prepare_kernel(
-    qkv, old_keys, old_values, cos, sin, queries, keys, values, length, past, heads, half,
-    ROWS: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr, CACHED: tl.constexpr,
-):  # fmt: skip
-    """Some slots of a head: queries (B, H, T, E), and keys and values (B, H, P + T, E), cached ones first."""
-    head, batch = (tl.program_id(1) % heads).to(tl.int64), (tl.program_id(1) // heads).to(tl.int64)
-    slot = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, HALF)
-    inside = column[None, :] < half
-    size = 2 * half
-    t = slot - past
-    fresh = (t >= 0)[:, None] & (t < length)[:, None] & inside
-    cached = (slot < past)[:, None] & inside
-    turn_cos, turn_sin = _angles(cos, sin, batch * length + t, length, half, column, fresh, ROPE)
-    row = qkv + (batch * length + t)[:, None] * (3 * heads * size) + head * size + column[None, :]
-    first = tl.load(row, mask=fresh, other=0.0).to(tl.float32)
-    second = tl.load(row + half, mask=fresh, other=0.0).to(tl.float32)
-    first, second = _turned(first, second, turn_cos, turn_sin)
-    into = queries + ((batch * heads + head) * length + t)[:, None] * size + column[None, :]
-    tl.store(into, first.to(queries.dtype.element_ty), mask=fresh)
-    tl.store(into + half, second.to(queries.dtype.element_ty), mask=fresh)
-    row += heads * size
-    first = tl.load(row, mask=fresh, other=0.0).to(tl.float32)
-    second = tl.load(row + half, mask=fresh, other=0.0).to(tl.float32)
-    first, second = _turned(first, second, turn_cos, turn_sin)
-    old = ((batch * heads + head) * past + slot)[:, None] * size + column[None, :]
-    first += _remembered(old_keys + old, cached, CACHED)
-    second += _remembered(old_keys + old + half, cached, CACHED)
-    into = ((batch * heads + head) * (past + length) + slot)[:, None] * size + column[None, :]
-    tl.store(keys + into, first.to(keys.dtype.element_ty), mask=fresh | cached)
-    tl.store(keys + into + half, second.to(keys.dtype.element_ty), mask=fresh | cached)
-    row += heads * size
-    first = tl.load(row, mask=fresh, other=0.0).to(tl.float32)
-    first += _remembered(old_values + old, cached, CACHED)
-    second = tl.load(row + half, mask=fresh, other=0.0).to(tl.float32)
-    second += _remembered(old_values + old + half, cached, CACHED)
-    tl.store(values + into, first.to(values.dtype.element_ty), mask=fresh | cached)
-    tl.store(values + into + half, second.to(values.dtype.element_ty), mask=fresh | cached)
-
-
-@triton.jit
-def attention_finish_kernel(
-    grad_queries, grad_keys, grad_values, cos, sin, grad_qkv, length, past, heads, half,
-    q_batch, q_head, q_row,
+    qkv, cos, sin, queries, keys, values, length, heads, half,
     ROWS: tl.constexpr, HALF: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """The projection's gradient (B, T, 3 H E) for some steps of one head; a turn back is a turn by -angle."""
+    """Some steps of a head from (B, T, 3 H E) to queries, keys and values, (B, H, T, E) each."""
     head, batch = (tl.program_id(1) % heads).to(tl.int64), (tl.program_id(1) // heads).to(tl.int64)
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, HALF)
     size = 2 * half
     mask = (t < length)[:, None] & (column[None, :] < half)
     turn_cos, turn_sin = _angles(cos, sin, batch * length + t, length, half, column, mask, ROPE)
-    row = grad_qkv + (batch * length + t)[:, None] * (3 * heads * size) + head * size + column[None, :]
-    of = grad_queries + batch * q_batch + head * q_head + t[:, None] * q_row + column[None, :]
-    first = tl.load(of, mask=mask, other=0.0).to(tl.float32)
-    second = tl.load(of + half, mask=mask, other=0.0).to(tl.float32)
-    first, second = _turned(first, second, turn_cos, -turn_sin)
-    tl.store(row, first.to(grad_qkv.dtype.element_ty), mask=mask)
-    tl.store(row + half, second.to(grad_qkv.dtype.element_ty), mask=mask)
-    row += heads * size
-    of = ((batch * heads + head) * (past + length) + past + t)[:, None] * size + column[None, :]
-    first = tl.load(grad_keys + of, mask=mask, other=0.0).to(tl.float32)
-    second = tl.load(grad_keys + of + half, mask=mask, other=0.0).to(tl.float32)
-    first, second = _turned(first, second, turn_cos, -turn_sin)
-    tl.store(row, first.to(grad_qkv.dtype.element_ty), mask=mask)
-    tl.store(row + half, second.to(grad_qkv.dtype.element_ty), mask=mask)
-    row += heads * size
-    first = tl.load(grad_values + of, mask=mask, other=0.0)
-    second = tl.load(grad_values + of + half, mask=mask, other=0.0)
-    tl.store(row, first.to(grad_qkv.dtype.element_ty), mask=mask)
-    tl.store(row + half, second.to(grad_qkv.dtype.element_ty), mask=mask)
-
-
-def _options(half: int, cos: Tensor | None) -> dict[str, Any]:
-    return {"ROWS": ROWS, "HALF": triton.next_power_of_2(half), "ROPE": cos is not None, "num_warps": 4}
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+    source = qkv + (batch * length + t)[:, None] * (3 * heads * size) + head * size + column[None, :]
+    into = ((batch * heads + head) * length + t)[:, None] * size + column[None, :]
+    _move(source, queries + into, mask, half, turn_cos, turn_sin)
+    _move(source + heads * size, keys + into, mask, half, turn_cos, turn_sin)
+    _move(source + 2 * heads * size, values + into, mask, half, 1.0, 0.0)
 
 
 def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, window):
     batch, length, width = qkv.shape
     half = width // (6 * heads)
-    past = 0 if old_keys is None else old_keys.shape[2]
-    queries = qkv.new_empty(batch, heads, length, 2 * half)
-    keys = qkv.new_empty(batch, heads, past + length, 2 * half)
-    values = torch.empty_like(keys)
-    # Without a cache any pointer will do: nothing is read.
-    old = (qkv, qkv) if old_keys is None else (old_keys.contiguous(), old_values.contiguous())
-    attention_prepare_kernel[(triton.cdiv(past + length, ROWS), batch * heads)](
-        qkv.contiguous(), *old, _contiguous(cos), _contiguous(sin),
-        queries, keys, values, length, past, heads, half, CACHED=past > 0, **_options(half, cos),
+    queries, keys, values = (qkv.new_empty(batch, heads, length, 2 * half) for _ in range(3))
+    # Without angles any pointer will do: nothing is read.
+    turns = (qkv, qkv) if cos is None else (cos.contiguous(), sin.contiguous())
+    attention_prepare_kernel[(triton.cdiv(length, ROWS), batch * heads)](
+        qkv.contiguous(), *turns, queries, keys, values, length, heads, half,
+        ROWS=ROWS, HALF=triton.next_power_of_2(half), ROPE=cos is not None, num_warps=4,
     )  # fmt: skip
-    out, norms = _forward(queries, keys, values, reach, window)
+    out, norms = _forward(queries, Seen(keys, values, old_keys, old_values), reach, window)
     return out.transpose(1, 2).flatten(2), keys, values, hidden(queries), norms
 
 
 def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, window):
     batch, length, width = qkv.shape
-    size = width // (3 * heads)
-    past = 0 if old_keys is None else old_keys.shape[2]
-    keys = qkv.new_empty(batch, heads, past + length, size)
+    keys = qkv.new_empty(batch, heads, length, width // (3 * heads))
     return (
         qkv.new_empty(batch, length, width // 3),
         keys,
         torch.empty_like(keys),
-        hidden(qkv.new_empty(batch, heads, length, size)),
+        hidden(torch.empty_like(keys)),
         qkv.new_empty(batch, heads, length, dtype=torch.float32),
     )
 
 
-def _run_attention_mixer_backward(queries, keys, values, cos, sin, reach, norms, out, grad, heads, window):
+def _run_attention_mixer_backward(
+    queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out, grad, heads, window
+):
     queries = queries.view(keys.dtype)
     batch, _, length, size = queries.shape
-    past = keys.shape[2] - length
     by_head = (batch, length, heads, size)
-    grad_queries, grad_keys, grad_values = _backward(
-        queries, keys, values, reach, out.view(by_head).transpose(1, 2), norms,
-        grad.reshape(by_head).transpose(1, 2), window, past,
-    )  # fmt: skip
     grad_qkv = queries.new_empty(batch, length, 3 * heads * size)
-    attention_finish_kernel[(triton.cdiv(length, ROWS), batch * heads)](
-        grad_queries, grad_keys, grad_values, _contiguous(cos), _contiguous(sin), grad_qkv,
-        length, past, heads, size // 2, *grad_queries.stride()[:3], **_options(size // 2, cos),
+    grads = grad_qkv.view(batch, length, 3, heads, size).transpose(1, 3).unbind(2)
+    _backward(
+        queries, Seen(keys, values, old_keys, old_values), reach, out.view(by_head).transpose(1, 2), norms,
+        grad.reshape(by_head).transpose(1, 2), window, grads, None if cos is None else (cos, sin),
     )  # fmt: skip
     return grad_qkv
 
 
-def _fake_attention_mixer_backward(queries, keys, values, cos, sin, reach, norms, out, grad, heads, window):
+def _fake_attention_mixer_backward(
+    queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out, grad, heads, window
+):
     batch, _, length, size = queries.shape
     return keys.new_empty(batch, length, 3 * heads * size)
 
 
 _backward_operator = define(
     "attention_mixer_backward",
-    "(Tensor queries, Tensor keys, Tensor values, Tensor? cos, Tensor? sin, Tensor reach, Tensor norms, "
-    "Tensor out, Tensor grad, int heads, int window) -> Tensor",
+    "(Tensor queries, Tensor keys, Tensor values, Tensor? old_keys, Tensor? old_values, Tensor? cos, "
+    "Tensor? sin, Tensor reach, Tensor norms, Tensor out, Tensor grad, int heads, int window) -> Tensor",
     _run_attention_mixer_backward,
     _fake_attention_mixer_backward,
 )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, _, _, cos, sin, reach, ctx.heads, ctx.window = inputs
+    _, old_keys, old_values, cos, sin, reach, ctx.heads, ctx.window = inputs
     out, keys, values, queries, norms = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(queries, keys, values, cos, sin, reach, norms, out)
+    ctx.save_for_backward(queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out)
 
 
 def _gradients(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
@@ -239,7 +171,7 @@ def attention_mixer_triton(
         window: an upper bound of reach + 1.
 
     Returns:
-        (B, T, H E), and all keys and values, (B, H, P + T, E); whose gradients are refused.
+        (B, T, H E), and the keys and values of these tokens, (B, H, T, E), whose gradients are refused.
     """
     keys, values = (None, None) if cache is None else (item.to(qkv.dtype) for item in cache)
     cos, sin = (None, None) if rotations is None else rotations

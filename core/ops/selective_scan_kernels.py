@@ -649,7 +649,7 @@ def scan_finish_kernel(
             group = first + deep
             inside = (group < groups)[:, None] & (item < items)[None, :]
             shares = shares_BC + (batch * groups + group)[:, None] * items + item[None, :]
-            total += tl.sum(tl.load(shares, mask=inside, other=0.0), 0)
+            total += tl.sum(tl.load(shares, mask=inside, other=0.0).to(tl.float32), 0)
         n = item % N
         into = (batch * length + item // (2 * N)) * states + n
         valid = (item < items) & (n < states)

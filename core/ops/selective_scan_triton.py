@@ -149,6 +149,11 @@ def _border_type(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if x.dtype == torch.bfloat16 and NARROW_BORDERS else torch.float32
 
 
+def _share_type(x: Tensor) -> torch.dtype:
+    """Of the shares of dB and dC, most of what the backward writes: one a group of channels and step."""
+    return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+
+
 def _flags(reset: Tensor | None) -> Tensor | None:
     return None if reset is None else reset.contiguous().view(torch.uint8)
 
@@ -429,8 +434,8 @@ def _backward(
         )  # fmt: skip
         _carry(layout, rates, sums, grad_last, entries, backward=True)
 
-    def share(*shape: int) -> Tensor:
-        return rates.new_empty(batch, *shape)
+    def share(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return rates.new_empty(batch, *shape, dtype=dtype)
 
     if into is None and z is not None:
         into = torch.empty(batch, length, width, dtype=z.dtype, device=x.device)
@@ -439,7 +444,7 @@ def _backward(
         torch.empty(batch, length, width, dtype=dt.dtype, device=x.device),
         into,
         share(layout.chunks, states, width),
-        share(grid[0], length, 2 * layout.states),
+        share(grid[0], length, 2 * layout.states, dtype=_share_type(x)),
         None if D is None else share(layout.chunks, width),
         None if bias is None else share(layout.chunks, width),
         share(states, width) if wants_first else None,

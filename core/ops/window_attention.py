@@ -129,8 +129,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_l
     if takes_kernels(q, q.shape[3]):
         from core.ops.window_attention_triton import window_attention_triton
 
-        cached = 0 if cache_learns else k.shape[2] - q.shape[2]
-        return window_attention_triton(q, k, v, places.reach, places.window, cached=cached)
+        return window_attention_triton(q, k, v, places.reach, places.window, cache_learns=cache_learns)
     blocks = [
         F.scaled_dot_product_attention(
             q[:, :, queries], k[:, :, keys], v[:, :, keys], attn_mask=mask, is_causal=mask is None

@@ -1,5 +1,9 @@
 """Triton kernels of `window_attention_triton.py`; its docstring says how they work.
 
+A key's place counts from the first of the cache, where there are `past`; those of the chunk follow. Blocks of
+keys are laid so that one begins at `past`: each lies in the cache or in the chunk, the first perhaps before
+both. Both are read where they are.
+
 Scores and their norms are in powers of two. EVEN: a head has E channels, so that no column needs a mask.
 FULL: the queries are whole blocks, so that no row does.
 """
@@ -9,6 +13,18 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def _visible(distance, seen):
+    """Where 0 <= distance <= seen, in one comparison: below zero is far above as an unsigned number."""
+    return distance.to(tl.uint32, bitcast=True) <= seen.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _inside(places, count):
+    """Where 0 <= places < count."""
+    return places.to(tl.uint32, bitcast=True) < count
 
 
 @triton.jit
@@ -28,6 +44,15 @@ def _tile(
 
 
 @triton.jit
+def _key_tile(pointer, places, columns, row_stride, count, width, EVEN: tl.constexpr):
+    """Keys or values at `places`, zeros where none are. The pointer stands at place 0."""
+    mask = _inside(places, count)[:, None]
+    if not EVEN:
+        mask &= (columns < width)[None, :]
+    return tl.load(pointer + places[:, None] * row_stride + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def _line(pointer, rows, row_count, FULL: tl.constexpr):
     """One number a row, zeros outside."""
     if FULL:
@@ -37,16 +62,37 @@ def _line(pointer, rows, row_count, FULL: tl.constexpr):
 
 @triton.jit
 def _put(pointer, value, rows, columns, row_stride, row_count, width):
-    """Write rows and columns of a matrix where there are any."""
-    mask = (rows[:, None] < row_count) & (columns[None, :] < width)
+    """Write rows and columns of a matrix where there are any; a row may be below zero."""
+    mask = _inside(rows, row_count)[:, None] & (columns[None, :] < width)
     target = pointer + rows[:, None] * row_stride + columns[None, :]
     tl.store(target, value.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _visible(distance, seen):
-    """Where 0 <= distance <= seen, in one comparison: below zero is far above as an unsigned number."""
-    return distance.to(tl.uint32, bitcast=True) <= seen.to(tl.uint32, bitcast=True)
+def _put_turned(
+    pointer, value, cos, sin, rows, columns, row_stride, row_count, angles, width,
+    E: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Write a gradient turned by -angle as `_put` does; row `angles` of cos and sin is row 0's."""
+    half = width // 2
+    column = tl.arange(0, E // 2)
+    mask = _inside(rows, row_count)[:, None] & (column[None, :] < half)
+    at = (angles + rows)[:, None] * half + column[None, :]
+    turn_cos = tl.load(cos + at, mask=mask, other=1.0)
+    turn_sin = tl.load(sin + at, mask=mask, other=0.0)
+    into = pointer + rows[:, None] * row_stride + column[None, :]
+    if EVEN:
+        first, second = value.reshape((value.shape[0], 2, E // 2)).permute(0, 2, 1).split()
+    else:
+        # The halves lie across the tile's: they are found in memory, once every thread has written its part.
+        _put(pointer, value, rows, columns, row_stride, row_count, width)
+        tl.debug_barrier()
+        first = tl.load(into, mask=mask, other=0.0).to(tl.float32)
+        second = tl.load(into + half, mask=mask, other=0.0).to(tl.float32)
+    turned = first * turn_cos + second * turn_sin
+    second = second * turn_cos - first * turn_sin
+    tl.store(into, turned.to(pointer.dtype.element_ty), mask=mask)
+    tl.store(into + half, second.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -64,24 +110,26 @@ def _keys_of(
     if SKIPS:
         first = row + past - tl.load(reach + row).to(tl.int32)
     whole = last + past - tl.load(reach + last).to(tl.int32)
-    return tl.maximum(first, 0) // KEYS * KEYS, last + past + 1, whole, row + past + 1
+    before = tl.cdiv(past, KEYS) * KEYS - past
+    first = (tl.maximum(first, 0) + before) // KEYS * KEYS - before
+    return first, last + past + 1, whole, row + past + 1
 
 
 @triton.jit
 def attention_forward_kernel(
-    q, k, v, reach, out, norms, length, keys, heads, width, window, scale,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, o_batch, o_head, o_row,
+    q, k, v, old_k, old_v, reach, out, norms, length, past, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head, o_batch, o_head, o_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head over all keys that any of them sees."""
     block, head, batch = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
-    place = rows + keys - length
+    place = rows + past
     reach += batch * length
-    first, stop, whole, open_end = _keys_of(block, reach, length, keys - length, window, QUERIES, KEYS, SKIPS)
-    k += batch * k_batch + head * k_head
-    v += batch * v_batch + head * v_head
+    first, stop, whole, open_end = _keys_of(block, reach, length, past, window, QUERIES, KEYS, SKIPS)
+    fresh = batch * k_batch + head * k_head - (batch * 0 + past) * k_row
+    cached = batch * p_batch + head * p_head
     tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
     seen = _line(reach, rows, length, False).to(tl.int32)
     # A row that has seen nothing yet has a top so low that any score is above it, but one that can be
@@ -91,14 +139,17 @@ def attention_forward_kernel(
     mixed = tl.zeros((QUERIES, E), tl.float32)
     for start in range(first, stop, KEYS):
         at = start + tl.arange(0, KEYS)
-        scores = tl.dot(tile_q, tl.trans(_tile(k, at, columns, k_row, keys, width, EVEN)))
+        some_k = tl.where(start < past, old_k + cached, k + fresh)
+        some_v = tl.where(start < past, old_v + cached, v + fresh)
+        tile_k = _key_tile(some_k, at, columns, k_row, past + length, width, EVEN)
+        scores = tl.dot(tile_q, tl.trans(tile_k))
         if start < whole or start + KEYS > open_end:
             scores = tl.where(_visible(place[:, None] - at[None, :], seen[:, None]), scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores * scale - (higher * scale)[:, None])
         shrink = tl.exp2((top - higher) * scale)
         total = total * shrink + tl.sum(weights, 1)
-        tile_v = _tile(v, at, columns, v_row, keys, width, EVEN)
+        tile_v = _key_tile(some_v, at, columns, k_row, past + length, width, EVEN)
         mixed = tl.dot(weights.to(tile_v.dtype), tile_v, mixed * shrink[:, None])
         top = higher
     mixed *= (1.0 / total)[:, None]
@@ -109,21 +160,25 @@ def attention_forward_kernel(
 
 @triton.jit
 def _queries(
-    q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+    length, past, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
-    KEEPS: tl.constexpr,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr,
+    SKIPS: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """dq of one block of queries; if it KEEPS them, also their slopes: the sums of grad_out times out."""
+    """dq of one block of queries; if it KEEPS them, also their slopes: the sums of grad_out times out.
+
+    TURNS: of queries that were turned by the angles of cos and sin, the gradient before that.
+    """
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
-    place = rows + keys - length
+    place = rows + past
     reach += batch * length
-    first, stop, whole, open_end = _keys_of(block, reach, length, keys - length, window, QUERIES, KEYS, SKIPS)
-    k += batch * k_batch + head * k_head
-    v += batch * v_batch + head * v_head
+    first, stop, whole, open_end = _keys_of(block, reach, length, past, window, QUERIES, KEYS, SKIPS)
+    fresh = batch * k_batch + head * k_head - (batch * 0 + past) * k_row
+    cached = batch * p_batch + head * p_head
     tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
     tile_o = _tile(out + batch * o_batch + head * o_head, rows, columns, o_row, length, width, EVEN)
     tile_g = _tile(grad_out + batch * g_batch + head * g_head, rows, columns, g_row, length, width, EVEN)
@@ -136,8 +191,10 @@ def _queries(
     grad = tl.zeros((QUERIES, E), tl.float32)
     for start in range(first, stop, KEYS):
         at = start + tl.arange(0, KEYS)
-        tile_k = _tile(k, at, columns, k_row, keys, width, EVEN)
-        tile_v = _tile(v, at, columns, v_row, keys, width, EVEN)
+        some_k = tl.where(start < past, old_k + cached, k + fresh)
+        some_v = tl.where(start < past, old_v + cached, v + fresh)
+        tile_k = _key_tile(some_k, at, columns, k_row, past + length, width, EVEN)
+        tile_v = _key_tile(some_v, at, columns, k_row, past + length, width, EVEN)
         scores = tl.dot(tile_q, tl.trans(tile_k))
         change = tl.dot(tile_g, tl.trans(tile_v))
         if start < whole or start + KEYS > open_end:
@@ -145,7 +202,11 @@ def _queries(
         change = tl.exp2(scores * scale - norm[:, None]) * (change - slope[:, None])
         grad = tl.dot(change.to(tile_k.dtype), tile_k, grad)
     grad *= scale * 0.6931471805599453
-    _put(grad_q + batch * d_batch + head * d_head, grad, rows, columns, d_row, length, width)
+    grad_q += batch * d_batch + head * d_head
+    if TURNS:
+        _put_turned(grad_q, grad, cos, sin, rows, columns, d_row, length, batch * length, width, E, EVEN)
+    else:
+        _put(grad_q, grad, rows, columns, d_row, length, width)
 
 
 @triton.jit
@@ -170,26 +231,33 @@ def _queries_of(begin, reach, length, past, window, QUERIES: tl.constexpr, KEYS:
 
 @triton.jit
 def _keys(
-    q, k, v, reach, out, grad_out, norms, slopes, grad_k, grad_v,
-    length, keys, heads, width, window, scale, origin,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+    length, past, heads, width, window, scale, learning,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
-    KEPT: tl.constexpr,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr,
+    FULL: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of one block of keys, from `origin` on; slopes are read if KEPT, else made again."""
+    """dk and dv of one block of keys; slopes are read if KEPT, else made again.
+
+    `learning` is how many of the cache's keys have gradients: all, in front of the others', or none. TURNS as
+    for queries, where none have.
+    """
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    begin = origin + block * KEYS
+    begin = past + (block - tl.cdiv(learning, KEYS)) * KEYS
     at = begin + tl.arange(0, KEYS)
     columns = tl.arange(0, E)
-    past = keys - length
     reach += batch * length
     first, stop, whole, open_end = _queries_of(begin, reach, length, past, window, QUERIES, KEYS)
     q += batch * q_batch + head * q_head
     out += batch * o_batch + head * o_head
     grad_out += batch * g_batch + head * g_head
-    tile_k = _tile(k + batch * k_batch + head * k_head, at, columns, k_row, keys, width, EVEN)
-    tile_v = _tile(v + batch * v_batch + head * v_head, at, columns, v_row, keys, width, EVEN)
+    fresh = batch * k_batch + head * k_head - (batch * 0 + past) * k_row
+    cached = batch * p_batch + head * p_head
+    some_k = tl.where(begin < past, old_k + cached, k + fresh)
+    some_v = tl.where(begin < past, old_v + cached, v + fresh)
+    tile_k = _key_tile(some_k, at, columns, k_row, past + length, width, EVEN)
+    tile_v = _key_tile(some_v, at, columns, k_row, past + length, width, EVEN)
     norms += (batch * heads + head) * length
     slopes += (batch * heads + head) * length
     sum_k = tl.zeros((KEYS, E), tl.float32)
@@ -215,72 +283,84 @@ def _keys(
         sum_v = tl.dot(weights.to(tile_g.dtype), tile_g, sum_v)
         sum_k = tl.dot(change.to(tile_q.dtype), tile_q, sum_k)
     into = batch * d_batch + head * d_head
-    _put(grad_k + into, sum_k * (scale * 0.6931471805599453), at, columns, d_row, keys, width)
-    _put(grad_v + into, sum_v, at, columns, d_row, keys, width)
+    rows = at - past + learning
+    _put(grad_v + into, sum_v, rows, columns, d_row, learning + length, width)
+    grad_k += into
+    sum_k *= scale * 0.6931471805599453
+    if TURNS:
+        _put_turned(grad_k, sum_k, cos, sin, rows, columns, d_row, length, batch * length, width, E, EVEN)
+    else:
+        _put(grad_k, sum_k, rows, columns, d_row, learning + length, width)
 
 
 @triton.jit
 def attention_queries_kernel(
-    q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+    length, past, heads, width, window, scale,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr,
+    SKIPS: tl.constexpr,
 ):  # fmt: skip
     """dq, and the slopes for `attention_keys_kernel`."""
     _queries(
-        q, k, v, reach, out, grad_out, norms, slopes, grad_q, length, keys, heads, width, window, scale,
-        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+        q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+        length, past, heads, width, window, scale,
+        q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
         o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
-        E, QUERIES, KEYS, EVEN, SKIPS, True,
+        E, QUERIES, KEYS, EVEN, TURNS, SKIPS, True,
     )  # fmt: skip
 
 
 @triton.jit
 def attention_keys_kernel(
-    q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v,
-    length, keys, heads, width, window, scale, origin,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    q, k, v, old_k, old_v, reach, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+    length, past, heads, width, window, scale, learning,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     g_batch, g_head, g_row, d_batch, d_head, d_row,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
+    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr,
+    FULL: tl.constexpr,
 ):  # fmt: skip
     """dk and dv."""
     _keys(
-        q, k, v, reach, grad_out, grad_out, norms, slopes, grad_k, grad_v,
-        length, keys, heads, width, window, scale, origin,
-        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+        q, k, v, old_k, old_v, reach, grad_out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+        length, past, heads, width, window, scale, learning,
+        q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
         g_batch, g_head, g_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
-        E, QUERIES, KEYS, EVEN, FULL, True,
+        E, QUERIES, KEYS, EVEN, TURNS, FULL, True,
     )  # fmt: skip
 
 
 @triton.jit
 def attention_backward_kernel(
-    q, k, v, reach, out, grad_out, norms, grad_q, grad_k, grad_v,
-    length, keys, heads, width, window, scale, origin,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+    q, k, v, old_k, old_v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, cos, sin,
+    length, past, heads, width, window, scale, learning,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, e_batch, e_head, e_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, QUERIES_AT_ONCE: tl.constexpr,
-    KEYS_AT_ONCE: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr, FULL: tl.constexpr,
+    KEYS_AT_ONCE: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr, SKIPS: tl.constexpr,
+    FULL: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of KEYS keys by the first programs, dq of QUERIES queries by the others.
 
     So a short text's backward is one launch.
     """
-    blocks = tl.cdiv(keys - origin, KEYS)
+    blocks = tl.cdiv(learning, KEYS) + tl.cdiv(length, KEYS)
     if tl.program_id(0) < blocks:
         _keys(
-            q, k, v, reach, out, grad_out, norms, norms, grad_k, grad_v,
-            length, keys, heads, width, window, scale, origin,
-            q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+            q, k, v, old_k, old_v, reach, out, grad_out, norms, norms, grad_k, grad_v, cos, sin,
+            length, past, heads, width, window, scale, learning,
+            q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
             o_batch, o_head, o_row, g_batch, g_head, g_row, e_batch, e_head, e_row, tl.program_id(0),
-            E, QUERIES_AT_ONCE, KEYS, EVEN, FULL, False,
+            E, QUERIES_AT_ONCE, KEYS, EVEN, TURNS, FULL, False,
         )  # fmt: skip
     else:
         _queries(
-            q, k, v, reach, out, grad_out, norms, norms, grad_q, length, keys, heads, width, window, scale,
-            q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
+            q, k, v, old_k, old_v, reach, out, grad_out, norms, norms, grad_q, cos, sin,
+            length, past, heads, width, window, scale,
+            q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
             o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0) - blocks,
-            E, QUERIES, KEYS_AT_ONCE, EVEN, SKIPS, False,
+            E, QUERIES, KEYS_AT_ONCE, EVEN, TURNS, SKIPS, False,
         )  # fmt: skip
 
 

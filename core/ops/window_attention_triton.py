@@ -81,82 +81,140 @@ def _rows(*tensors: Tensor) -> list[Tensor]:
     return [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in tensors]
 
 
+def _alike(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with one layout for all of them, as `_rows`."""
+    same = all(tensor.stride() == tensors[0].stride() for tensor in tensors)
+    return _rows(*tensors) if same else [tensor.contiguous() for tensor in tensors]
+
+
 def _strides(*tensors: Tensor) -> list[int]:
     """Strides over batch, heads and rows of each."""
     return [stride for tensor in tensors for stride in tensor.stride()[:3]]
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int) -> tuple[Tensor, Tensor]:
+class Seen(NamedTuple):
+    """Keys and values (B, H, T, E) of the chunk, and those (B, H, P, E) of the cache, which may be none."""
+
+    k: Tensor
+    v: Tensor
+    old_k: Tensor | None = None
+    old_v: Tensor | None = None
+
+    @property
+    def past(self) -> int:
+        """P."""
+        return 0 if self.old_k is None else self.old_k.shape[2]
+
+    def aligned(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All four, laid out as the kernels expect. Without a cache any will do for it: none is read."""
+        k, v = _alike(self.k, self.v)
+        if self.old_k is None or self.old_v is None:
+            return k, v, k, v
+        old_k, old_v = _alike(self.old_k, self.old_v)
+        if old_k.stride(2) != k.stride(2):
+            k, v, old_k, old_v = (item.contiguous() for item in (k, v, old_k, old_v))
+        return k, v, old_k, old_v
+
+
+def _forward(q: Tensor, seen: Seen, reach: Tensor, window: int) -> tuple[Tensor, Tensor]:
     batch, heads, length, width = q.shape
-    q, k, v = _rows(q, k, v)
+    (q,) = _rows(q)
+    k, v, old_k, old_v = seen.aligned()
     out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
     norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
     blocks = _forward_blocks(width)
     kernels.attention_forward_kernel[triton.cdiv(length, blocks.queries), heads, batch](
-        q, k, v, reach.contiguous(), out, norms, length, k.shape[2], heads, width, window, _scale(width),
-        *_strides(q, k, v, out), SKIPS=window > SMALL_WINDOW, **blocks.options(width),
+        q, k, v, old_k, old_v, reach.contiguous(), out, norms,
+        length, seen.past, heads, width, window, _scale(width),
+        *_strides(q, k), *old_k.stride()[:2], *_strides(out),
+        SKIPS=window > SMALL_WINDOW, **blocks.options(width),
     )  # fmt: skip
     return out, norms
 
 
 def _backward(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    seen: Seen,
     reach: Tensor,
     out: Tensor,
     norms: Tensor,
     grad_out: Tensor,
     window: int,
-    cached: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor, Tensor],
+    rotations: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Write the gradients of q, keys and values; those of the cache's too where there is room for them.
+
+    With `rotations`, cosines and sines (B, T, 1, E / 2), q and k were turned by them: the gradients are those
+    before. Then there must be no room for the cache's.
+    """
     batch, heads, length, width = q.shape
-    q, k, v, grad_out = _rows(q, k, v, grad_out)
+    q, grad_out = _rows(q, grad_out)
+    k, v, old_k, old_v = seen.aligned()
+    grad_q, grad_k, grad_v = grads
+    learning = grad_k.shape[2] - length
     reach = reach.contiguous()
-    keys = k.shape[2]
-    sizes = (length, keys, heads, width, window, _scale(width))
-    grad_q = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
-    grad_k = torch.empty(batch, heads, keys, width, dtype=k.dtype, device=k.device)
-    grad_v = torch.empty_like(grad_k)
-    skips = window > SMALL_WINDOW
+    turns = (q, q) if rotations is None else tuple(item.contiguous() for item in rotations)
+    sizes = (length, seen.past, heads, width, window, _scale(width))
     blocks, keys_blocks = _backward_blocks(width, length)
-    full = length % keys_blocks.queries == 0
-    programs = triton.cdiv(length, blocks.queries), triton.cdiv(keys - cached, keys_blocks.keys)
+    how = {"TURNS": rotations is not None}
+    skips = {"SKIPS": window > SMALL_WINDOW}
+    full = {"FULL": length % keys_blocks.queries == 0}
+    programs = (
+        triton.cdiv(length, blocks.queries),
+        triton.cdiv(learning, keys_blocks.keys) + triton.cdiv(length, keys_blocks.keys),
+    )
     if length <= SHORT:
         at_once = {"QUERIES_AT_ONCE": keys_blocks.queries, "KEYS_AT_ONCE": blocks.keys}
-        options = at_once | blocks.options(width) | {"KEYS": keys_blocks.keys}
+        options = how | skips | full | at_once | blocks.options(width) | {"KEYS": keys_blocks.keys}
         kernels.attention_backward_kernel[sum(programs), heads, batch](
-            q, k, v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, *sizes, cached,
-            *_strides(q, k, v, out, grad_out, grad_q, grad_k), SKIPS=skips, FULL=full, **options,
+            q, k, v, old_k, old_v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, *turns, *sizes,
+            learning, *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
+            **options,
         )  # fmt: skip
-        return grad_q, grad_k, grad_v
+        return
     slopes = torch.empty_like(norms)
     kernels.attention_queries_kernel[programs[0], heads, batch](
-        q, k, v, reach, out, grad_out, norms, slopes, grad_q, *sizes,
-        *_strides(q, k, v, out, grad_out, grad_q), SKIPS=skips, **blocks.options(width),
+        q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, *turns, *sizes,
+        *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q),
+        **how, **skips, **blocks.options(width),
     )  # fmt: skip
     kernels.attention_keys_kernel[programs[1], heads, batch](
-        q, k, v, reach, grad_out, norms, slopes, grad_k, grad_v, *sizes, cached,
-        *_strides(q, k, v, grad_out, grad_k), FULL=full, **keys_blocks.options(width),
+        q, k, v, old_k, old_v, reach, grad_out, norms, slopes, grad_k, grad_v, *turns, *sizes,
+        learning, *_strides(q, k), *old_k.stride()[:2], *_strides(grad_out, grad_k),
+        **how, **full, **keys_blocks.options(width),
     )  # fmt: skip
-    return grad_q, grad_k, grad_v
 
 
-def _run_window_attention(q, k, v, reach, window, cached):
-    return _forward(q, k, v, reach, window)
+def _split(q: Tensor, k: Tensor, v: Tensor) -> Seen:
+    """Keys and values of which the last belong to the queries, as two parts."""
+    past = k.shape[2] - q.shape[2]
+    if past == 0:
+        return Seen(k, v)
+    k, v = _alike(k, v)
+    return Seen(k[:, :, past:], v[:, :, past:], k[:, :, :past], v[:, :, :past])
 
 
-def _fake_window_attention(q, k, v, reach, window, cached):
+def _run_window_attention(q, k, v, reach, window, cache_learns):
+    return _forward(q, _split(q, k, v), reach, window)
+
+
+def _fake_window_attention(q, k, v, reach, window, cache_learns):
     batch, heads, length, width = q.shape
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
     return out, q.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-def _run_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cached):
-    return _backward(q, k, v, reach, out, norms, grad_out, window, cached)
+def _run_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
+    grads = _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns)
+    grad_q, *others = grads
+    first = 0 if cache_learns else k.shape[2] - q.shape[2]
+    places = grad_q, *(grad[:, :, first:] for grad in others)
+    _backward(q, _split(q, k, v), reach, out, norms, grad_out, window, places)
+    return grads
 
 
-def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cached):
+def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
     batch, heads, length, width = q.shape
     grad_k = k.new_empty(batch, heads, k.shape[2], width)
     return q.new_empty(batch, length, heads, width).transpose(1, 2), grad_k, torch.empty_like(grad_k)
@@ -165,25 +223,25 @@ def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window
 _backward_operator = define(
     "window_attention_backward",
     "(Tensor q, Tensor k, Tensor v, Tensor reach, Tensor out, Tensor norms, Tensor grad_out, "
-    "int window, int cached) -> (Tensor, Tensor, Tensor)",
+    "int window, bool cache_learns) -> (Tensor, Tensor, Tensor)",
     _run_window_attention_backward,
     _fake_window_attention_backward,
 )
 
 
 def _keep(ctx, inputs, output):
-    q, k, v, reach, ctx.window, ctx.cached = inputs
+    q, k, v, reach, ctx.window, ctx.cache_learns = inputs
     ctx.save_for_backward(q, k, v, reach, *output)
 
 
 def _gradients(ctx, grad_out, grad_norms):
-    found = _backward_operator(*ctx.saved_tensors, grad_out, ctx.window, ctx.cached)
+    found = _backward_operator(*ctx.saved_tensors, grad_out, ctx.window, ctx.cache_learns)
     return *found, None, None, None
 
 
 _operator = define(
     "window_attention",
-    "(Tensor q, Tensor k, Tensor v, Tensor reach, int window, int cached) -> (Tensor, Tensor)",
+    "(Tensor q, Tensor k, Tensor v, Tensor reach, int window, bool cache_learns) -> (Tensor, Tensor)",
     _run_window_attention,
     _fake_window_attention,
     keep=_keep,
@@ -192,7 +250,8 @@ _operator = define(
 
 
 def _run_rotations(position, half, base):
-    cos, sin = _fake_rotations(position, half, base)
+    shape = (*position.shape, 1, half)
+    cos, sin = (torch.empty(shape, dtype=torch.float32, device=position.device) for _ in range(2))
     padded = triton.next_power_of_2(half)
     rows = max(1, ROTATIONS // padded)
     kernels.rotations_kernel[(triton.cdiv(position.numel(), rows),)](
@@ -225,7 +284,7 @@ def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]
 
 
 def window_attention_triton(
-    q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int, *, cached: int = 0
+    q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int, *, cache_learns: bool = True
 ) -> Tensor:
     """softmax(q k / sqrt(E)) v, each query over itself and the `reach` keys before it.
 
@@ -236,10 +295,11 @@ def window_attention_triton(
         reach: keys that each query sees before its own, (B, T) int64, below `window`. What a query no longer
             sees, no later one sees again.
         window: an upper bound of reach + 1.
-        cached: nobody looks at the gradient of the first so many keys and values; it is not written.
+        cache_learns: false if nobody looks at the gradient of the S - T keys and values in front, which is
+            then not written.
 
     Returns:
         (B, H, T, E), laid out as (B, T, H, E).
     """
-    out: Tensor = _operator(q, k, v, reach, window, cached)[0]
+    out: Tensor = _operator(q, k, v, reach, window, cache_learns)[0]
     return out
