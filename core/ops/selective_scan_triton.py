@@ -485,7 +485,8 @@ def _finish(
     ]
     batch, length, states = B.shape
     width, groups = A.shape[0], shares[1].shape[1]
-    per_program, channels = 128, 32
+    # As many shares as make 16 bytes a thread and more.
+    per_program, channels = 1024 // shares[1].element_size(), 32
     BC_programs = triton.cdiv(length * 2 * layout.states, per_program)
     kinds = states + (D is not None) + (bias is not None)
     share_A, share_BC, share_D, share_bias = shares
