@@ -28,7 +28,8 @@ import torch
 import triton
 from torch import Tensor
 
-from core.ops import selective_scan_kernels as kernels
+from core.ops import selective_scan_backward_kernels as backward_kernels
+from core.ops import selective_scan_forward_kernels as forward_kernels
 from core.ops.dispatch import processors_of
 from core.ops.operators import define
 from core.ops.warp_sums import exchange_assembly, exchange_constraints, tensor_core_assembly
@@ -325,7 +326,7 @@ def _prepare(layout: Plan, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Ten
     rows = torch.empty(batch, length, 2 * layout.states, dtype=torch.float32, device=A.device)
     per_program = 1024 // layout.states
     row_programs = triton.cdiv(batch * length, per_program)
-    kernels.scan_prepare_kernel[(row_programs + triton.cdiv(width, per_program),)](
+    forward_kernels.scan_prepare_kernel[(row_programs + triton.cdiv(width, per_program),)](
         A, B, C, rates, rows, length, batch * length, row_programs, width, states,
         *A.stride(), *B.stride(), *C.stride(),
         N=layout.states, ROWS=per_program, CHANNELS=per_program, num_warps=4,
@@ -373,12 +374,12 @@ def _forward(
     if layout.chunks > 1:
         entries = rates.new_empty(batch, layout.chunks, states, width)
         sums = rates.new_empty(batch, layout.chunks, width)
-        kernels.scan_forward_kernel[(*grid[:2], layout.chunks - 1)](
+        forward_kernels.scan_forward_kernel[(*grid[:2], layout.chunks - 1)](
             *tensors, None, y, None, entries, sums, *sizes,
             LOCAL=True, KEEP_BORDERS=False, HAS_ENTRY=False, **options,
         )  # fmt: skip
         _carry(layout, rates, sums, h0, entries, backward=False)
-    kernels.scan_forward_kernel[grid](
+    forward_kernels.scan_forward_kernel[grid](
         *tensors, entries, y, borders, last, None, *sizes,
         LOCAL=False, KEEP_BORDERS=keep, HAS_ENTRY=entries is not None, **options,
     )  # fmt: skip
@@ -389,7 +390,7 @@ def _carry(
     layout: Plan, rates: Tensor, sums: Tensor, first: Tensor | None, local: Tensor, *, backward: bool
 ) -> None:
     states, width = rates.shape
-    kernels.scan_carry_kernel[(triton.cdiv(width, layout.channels), local.shape[0])](
+    forward_kernels.scan_carry_kernel[(triton.cdiv(width, layout.channels), local.shape[0])](
         rates, sums, first, local, layout.chunks, width, states, 0,
         N=layout.states, CHANNELS=layout.channels, HAS_FIRST=first is not None, BACKWARD=backward,
         num_warps=1,
@@ -424,7 +425,7 @@ def _backward(
     if layout.chunks > 1:
         entries = rates.new_empty(batch, layout.chunks, states, width)
         sums = rates.new_empty(batch, layout.chunks, width)
-        kernels.scan_backward_local_kernel[(*grid[:2], layout.chunks - 1)](
+        backward_kernels.scan_backward_local_kernel[(*grid[:2], layout.chunks - 1)](
             dt, rates, rows, z, bias, flags, grad_y, entries, sums,
             length, width, layout.chunk, states, layout.chunks, *_strides(dt, z), 0,
             N=layout.states, CHANNELS=layout.channels,
@@ -455,7 +456,7 @@ def _backward(
     elif exchange:
         assembly = tensor_core_assembly()
     kept, ahead = _registers(layout, x)
-    kernels.scan_backward_kernel[grid](
+    backward_kernels.scan_backward_kernel[grid](
         x, dt, rates, rows, D, z, bias, flags, borders, grad_y, entries, *grads,
         length, width, layout.chunk, states, *_strides(x, dt, z, into), 0,
         N=layout.states, CHANNELS=layout.channels, KEPT=kept, ROWS_AT=ROWS_AT, BORDER_AT=BORDER_AT,
@@ -490,7 +491,7 @@ def _finish(
     BC_programs = triton.cdiv(length * 2 * layout.states, per_program)
     kinds = states + (D is not None) + (bias is not None)
     share_A, share_BC, share_D, share_bias = shares
-    kernels.scan_finish_kernel[(BC_programs * batch + triton.cdiv(width, channels) * kinds,)](
+    backward_kernels.scan_finish_kernel[(BC_programs * batch + triton.cdiv(width, channels) * kinds,)](
         share_BC, share_A, share_D, share_bias, *grads,
         length, groups, BC_programs, batch, batch * layout.chunks, width, states,
         N=layout.states, ITEMS=per_program, DEPTH=16, CHANNELS=channels,
