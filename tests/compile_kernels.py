@@ -1,10 +1,12 @@
 """Launch every kernel once without a GPU: bind its arguments and compile it for an H100, but do not run it.
 
-Run by tests/test_kernels_compile.py in a process of its own, because Triton's interpreter must be off here.
-Prints one line with the kernels that compiled.
+Run by tests/test_kernels_compile.py in processes of their own, because Triton's interpreter must be off here.
+The argument says which part of the kernels. Prints one line with those that compiled.
 """
 
 from __future__ import annotations
+
+import sys
 
 import torch
 from triton.backends.compiler import GPUTarget
@@ -21,6 +23,7 @@ from core.ops import selective_scan_triton as scan
 from core.ops import ssd_scan_triton as ssd
 from core.ops import window_attention_triton as attention
 from core.ops.adamw_triton import FusedUpdate
+from core.ops.feed_forward_triton import feed_forward_triton
 from core.ops.settle_triton import settle
 from core.ops.window_attention import Places
 from core.optim import AdamW
@@ -60,25 +63,34 @@ def leaves(inputs):
     return {name: value.requires_grad_(value.is_floating_point()) for name, value in inputs.items()}
 
 
-def main():
-    shape = {
-        "n_layer": 3,
-        "n_embd": [32, 24, 16],
-        "n_head": 2,
-        "attention_type": ["mamba", "standard", "mamba2"],
-    }
-    reader = Reader(GPT(build(shape).model, 50), eot=49)
+SHAPE = {
+    "n_layer": 3,
+    "n_embd": [32, 24, 16],
+    "n_head": 2,
+    "attention_type": ["mamba", "standard", "mamba2"],
+}
+
+
+def compile_mamba():
+    """The kernels of Mamba layers in training."""
+    random = torch.Generator().manual_seed(0)
+    inputs = leaves(scan_inputs(random, 1, 128, 32, 16, dtype=torch.bfloat16))
+    y, last = scan.selective_scan_triton(**inputs, chunk=64)
+    (y.float().sum() + last.sum()).backward()
+    y, _ = conv.causal_conv_triton(**leaves(conv_inputs(random, 1, 32, 64, 4, dtype=torch.bfloat16)))
+    y.float().sum().backward()
+    # The other type, and nothing of what may be left out.
+    block = GPT(build(SHAPE).model, 50).blocks[0].mixer
+    mixed, *_ = block._mix_on_cuda(torch.randn(1, 128, 128, requires_grad=True), None, None, None)
+    mixed.sum().backward()
+
+
+def compile_others():
+    """All others."""
+    reader = Reader(GPT(build(SHAPE).model, 50), eot=49)
     reader.write(1)
     reader.drawer.prepare(Options(top_k=9, top_p=0.9, min_p=0.1, alternatives=3), seed=1)
     reader.read_and_draw(1)
-    random = torch.Generator().manual_seed(0)
-    for kind, chunk in ((torch.bfloat16, 64), (torch.float32, 0)):
-        y, last = scan.selective_scan_triton(
-            **leaves(scan_inputs(random, 1, 128, 32, 16, dtype=kind)), chunk=chunk
-        )
-        (y.float().sum() + last.sum()).backward()
-    y, _ = conv.causal_conv_triton(**leaves(conv_inputs(random, 1, 32, 64, 4, dtype=torch.bfloat16)))
-    y.float().sum().backward()
     for vocabulary, kind in ((128, torch.float16), (50304, torch.bfloat16), (33024, torch.float32)):
         x, weight = torch.randn(9, 64).to(kind), torch.randn(vocabulary, 64, requires_grad=True)
         head.linear_cross_entropy_triton(x, weight, torch.zeros(9, dtype=torch.int64)).backward()
@@ -95,10 +107,7 @@ def main():
         reach = torch.zeros(1, length, dtype=torch.int64)
         attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
     attention.rotations(torch.zeros(2, 16, dtype=torch.int64), 6, 10000.0)
-    block = GPT(build(shape).model, 50).blocks[0].mixer
-    mixed, *_ = block._mix_on_cuda(torch.randn(1, 32, 128, requires_grad=True), None, None, None)
-    mixed.sum().backward()
-    layer = GPT(build(shape).model, 50).blocks[1].mixer
+    layer = GPT(build(SHAPE).model, 50).blocks[1].mixer
     places = Places(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
     qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
     layer._mix_on_cuda(qkv, AttentionState(*cache), places)[0].float().sum().backward()
@@ -109,8 +118,13 @@ def main():
     update.step([torch.zeros(2, 4)], torch.zeros(()), number, slot, torch.zeros(1, 2))
     news = [torch.randn(2, 3, 9, 4)[:, :, 4:], torch.zeros(2, dtype=torch.int64)]
     settle(news, [torch.randn(2, 3, 5, 4).bfloat16(), torch.zeros(2, dtype=torch.int64)], torch.tensor(True))
-    print(*sorted(compiled))
+    x, up, down = (
+        torch.randn(*size, dtype=torch.bfloat16, requires_grad=True)
+        for size in ((300, 64), (256, 64), (64, 256))
+    )
+    feed_forward_triton(x, up, down).float().sum().backward()
 
 
 if __name__ == "__main__":
-    main()
+    {"mamba": compile_mamba, "others": compile_others}[sys.argv[1]]()
+    print(*sorted(compiled))

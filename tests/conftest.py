@@ -22,7 +22,7 @@ for name in [name for name in os.environ if name.startswith(("TEXTUAL", "MAMBA_T
 
 if sys.dont_write_bytecode:
     # Where Python may not keep what it compiled, each of the many processes that tests start would compile
-    # torch anew: four seconds. They keep it in a folder that goes when the tests are over.
+    # torch anew: over two seconds. They keep it in a folder that goes when the tests are over.
     BYTECODE = tempfile.TemporaryDirectory(prefix="mamba-tui-bytecode-", ignore_cleanup_errors=True)
     sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE.name
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -30,25 +30,25 @@ def make_model(**changes):
     "changes",
     [
         {},
-        {"position": "learned"},
+        {"position": "learned", "attention_type": ["mamba2", "standard"]},
         {"position": "none", "d_conv": 2},
-        {"attention_type": ["mamba2", "standard"]},
     ],
 )
 def test_reads_what_the_model_reads(changes):
     model = make_model(**changes)
-    tokens = torch.randint(0, EOT, (2, 16), device=DEVICE)
-    tokens[0, 7] = tokens[1, 9] = EOT
+    # So long that the ring of the keys is full before a document begins, and again after the second.
+    tokens = torch.randint(0, EOT, (2, 13), device=DEVICE)
+    tokens[0, 8] = tokens[1, 7] = EOT
     _, state = model.features(tokens[:, :3])
     reader = Reader(model, EOT, lanes=2)
     reader.load(state)
-    for t in range(3, 16):
+    for t in range(3, 13):
         token = tokens[:, t : t + 1]
         features, state = model.features(token, state, token == EOT)
         torch.testing.assert_close(
             reader.read(token[:, 0]), model.logits(features)[:, 0], rtol=1e-4, atol=1e-4
         )
-        if t in (4, 15):
+        if t in (4, 12):
             for name, expected in state.tensors().items():
                 torch.testing.assert_close(reader.state().tensors()[name], expected, rtol=1e-4, atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_writes_the_most_probable_tokens():
 
 
 def test_draws_in_proportion_and_by_seed():
-    model = make_model()
+    model = make_model(n_layer=1, n_embd=[8], attention_type=["standard"])  # it only has to be read
     reader = Reader(model, -1, lanes=1)
     state = model.features(torch.tensor([[3]], device=DEVICE))[1]
     logits = torch.full((1, VOCABULARY), -torch.inf, device=DEVICE)

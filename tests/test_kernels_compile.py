@@ -12,15 +12,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OF_MAMBA = ("causal_conv", "mamba_mixer", "selective_scan")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_all_kernels_compile(tmp_path):
-    sources = [path.read_text() for path in sorted((ROOT / "core" / "ops").glob("*.py"))]
-    kernels = {name for source in sources for name in re.findall(r"^def (\w+_kernel)\(", source, re.M)}
+@pytest.mark.parametrize("part", ["mamba", "others"])
+def test_all_kernels_compile(tmp_path, part):
+    """In two parts of about the same length, as it takes long; a new file's kernels are of the second."""
+    everything, kernels = set(), set()
+    for path in (ROOT / "core" / "ops").glob("*.py"):
+        names = set(re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.M))
+        everything |= names
+        if path.name.startswith(OF_MAMBA) == (part == "mamba"):
+            kernels |= names
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     found = subprocess.run(
-        [sys.executable, "-m", "tests.compile_kernels"],
+        [sys.executable, "-m", "tests.compile_kernels", part],
         cwd=ROOT,
         env=environment | {"TRITON_CACHE_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -28,4 +35,5 @@ def test_all_kernels_compile(tmp_path):
         timeout=280,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    assert set(found.stdout.split()) == kernels
+    assert kernels
+    assert kernels <= set(found.stdout.split()) <= everything

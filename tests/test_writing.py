@@ -36,8 +36,8 @@ def on_device(monkeypatch):
 
 def make_model():
     """A small model with strong opinions, so that its choices do not hang on the last digit."""
-    torch.manual_seed(0)
-    values = {"n_layer": 2, "n_embd": [16, 8], "n_head": 2, "attention_type": ["mamba", "standard"]}
+    torch.manual_seed(8)  # greedy texts that do not soon repeat themselves
+    values = {"n_layer": 2, "n_embd": [8, 4], "n_head": 2, "attention_type": ["mamba", "standard"]}
     model = GPT(build(values | {"block_size": 6}).model, VOCABULARY)
     for parameter in model.parameters():
         if parameter.ndim == 2 and not parameter.any():
@@ -143,7 +143,7 @@ def test_same_seed_same_text_however_it_is_read(model, on_device):
     whole = tokens()
     assert tokens() == whole
     assert tokens(max_new_tokens=5) == whole[:5]
-    assert tokens(seed=4) != whole
+    assert tokens(seed=4, max_new_tokens=5) != whole[:5]
     # Somebody who looks at the text between two tokens takes the reader back to it.
     decoder, seen = begun(model, eot=-1), []
     for step in Generation(decoder, TOKENIZER, SamplingConfig(**WARM)):
