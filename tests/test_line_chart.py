@@ -131,6 +131,14 @@ def test_no_numbers_and_no_size_break_it(values, width, height, log, outliers):
     assert [strip.cell_length for strip in strips] == [width] * height
 
 
+@pytest.mark.parametrize("width", [20, 21, 24, 40])
+@pytest.mark.parametrize("value", [9e27, -9e27, 1e15, 123456789.0, 1e-300])
+def test_huge_numbers_leave_room_for_the_plot(value, width):
+    chart = frame([line([0, 1], [value, value * 1.0000001])], (width, 6))
+    assert chart.plot_width >= width // 2 - 2
+    assert dots_of(chart)
+
+
 def test_values_stand_where_they_belong():
     chart = frame([line([0, 100], [0.0, 10.0])], (60, 20))
     cells, _ = chart.plot

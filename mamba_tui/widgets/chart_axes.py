@@ -46,12 +46,13 @@ def number_ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]
     if not values:
         return []
     size = max(abs(low), abs(high))
+    if size < 1e-3 or size >= 1e15:
+        digits = min(max(3, math.ceil(math.log10(size / step))), 9)
+        return [(v, f"{v:.{digits}g}" if v else "0") for v in values]
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             scale = 1e3 if unit == "k" else limit
             return [(v, f"{_fixed(v / scale, step / scale)}{unit}" if v else "0") for v in values]
-    if size < 1e-3:
-        return [(v, f"{v:.3g}" if v else "0") for v in values]
     return [(v, _fixed(v, step)) for v in values]
 
 

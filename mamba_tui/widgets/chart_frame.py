@@ -158,7 +158,9 @@ class ChartFrame:
             return []
         wanted = min(max(2, self.plot_height // 2), 8)
         low, high = self.y_range
-        return log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
+        found = log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
+        # Longer numbers would leave no room for what they measure.
+        return found if all(2 * len(label) <= self.size.width for _, label in found) else []
 
     def row_of(self, y: float) -> int:
         """The plot row of a y value, from the top."""
