@@ -39,6 +39,7 @@ from core.config import build
 from core.loader import SequentialLoader
 from core.model import GPT
 from core.optim import make_optimizer
+from core.setup import prefer_static_products
 
 SEED = {
     "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
@@ -98,6 +99,7 @@ def training(part: str) -> None:
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     config = build(shape | {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16"})
+    prefer_static_products(config.model)
     lanes, block = config.training.batch_size, config.model.block_size
     model = GPT(config.model, vocabulary).to(Place.device).train()
     loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, lanes, block, 8, seed=1)

@@ -22,12 +22,12 @@ from core import budget
 from core.compiling import compiled, compiles
 from core.config import RunConfig, build
 from core.errors import UserError
-from core.hardware import resolve_device
 from core.loader import SequentialLoader
 from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.optim import make_optimizer
 from core.sampling import Decoder, Generation, SamplingConfig
+from core.setup import open_device
 from core.step import autocast, make_step
 from core.tokenizer import byte_tokenizer
 
@@ -70,9 +70,7 @@ class Bench:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.vocab_size = vocabulary(config)
-        self.device = torch.device(resolve_device(config.hardware.device))
-        if config.hardware.threads:
-            torch.set_num_threads(config.hardware.threads)
+        self.device = open_device(config)
         torch.manual_seed(config.training.seed)
         self.model = GPT(config.model, self.vocab_size).to(self.device)
         self.model.activation_checkpointing = config.hardware.activation_checkpointing

@@ -12,7 +12,7 @@ import torch
 
 from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
 from core.compiling import compiled, compiles
-from core.config import RunConfig, Value, differences, flat
+from core.config import ModelConfig, RunConfig, Value, differences, flat
 from core.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
 from core.errors import UserError
 from core.hardware import describe, resolve_device
@@ -23,6 +23,8 @@ from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.step import TrainingStep, make_step
 from core.tokenizer import Tokenizer
 
+WIDE = 768
+"""Channels of the narrowest layer from which products are large enough for an H100 as they are."""
 NOT_COMPILED = (
     "compile is true, but on this device compiling takes longer than it saves: training goes without"
 )
@@ -148,9 +150,21 @@ def open_device(config: RunConfig) -> torch.device:
         torch.backends.cudnn.benchmark = False
     elif name.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
+        prefer_static_products(config.model)
     if name.startswith("cuda:"):
         torch.cuda.set_device(name)  # kernels of our own are launched there
     return torch.device(name)
+
+
+def prefer_static_products(model: ModelConfig) -> None:
+    """Leave cuBLAS no workspace where products are large; to be called before the first one on CUDA.
+
+    With one, programs of a product ask for their tiles, for which every product begins by zeroing a counter,
+    and sums are split that need not be: about 1 % of a step of 12 layers x 768. Products of narrow layers
+    need it. What the user has chosen stays.
+    """
+    if min(model.n_embd) >= WIDE:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":0:0")
 
 
 def read_text(
