@@ -76,6 +76,12 @@ def test_more_tiles_than_programs(monkeypatch):
     assert error(2, 300, 16, 264, 8) < TOLERANCE
 
 
+def test_what_is_no_number_is_not_hidden():
+    x, up, down, _ = draw(5, 4, 8, 16, 8)
+    x[1, 2] = torch.nan
+    assert feed_forward_triton(x, up, down).isnan().any(1).tolist() == [False, True, False, False]
+
+
 def test_other_dimensions_stay():
     x, up, down, _ = draw(3, 12, 16, 64, 8)
     many = feed_forward_triton(x.view(2, 3, 2, 16), up, down)

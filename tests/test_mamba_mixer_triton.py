@@ -15,8 +15,7 @@ from core.model import MambaBlock  # isort: skip
 from core.ops import mamba_mixer_triton as module  # isort: skip
 from core.ops.mamba_mixer_triton import _operator, mamba_mixer_triton  # isort: skip
 
-# (lanes, length, width, states): sizes that fill tiles, and sizes that do not; the last is cut into three
-# chunks by the scan and five by the convolution.
+# (lanes, length, width, states): sizes that fill tiles, and sizes that do not; the last is cut into chunks.
 SHAPES = [(2, 16, 32, 16), (1, 19, 24, 5), (3, 1, 16, 8), (1, 130, 16, 4)]
 
 

@@ -48,7 +48,7 @@ def _finish(product, squares, row, column, BACKWARD: tl.constexpr):
     """The square of what is positive; backward, the gradient through it."""
     if BACKWARD:
         return product * (2.0 * tl.sqrt(squares.load([row, column]).to(tl.float32)))
-    product = tl.maximum(product, 0.0)
+    product = tl.maximum(product, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return product * product
 
 
