@@ -39,7 +39,7 @@ from core.config import build
 from core.loader import SequentialLoader
 from core.model import GPT
 from core.optim import make_optimizer
-from core.setup import prefer_static_products
+from core.setup import open_device
 
 SEED = {
     "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
@@ -96,16 +96,16 @@ def training(part: str) -> None:
             64,
             False,
         )
-    torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
-    config = build(shape | {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16"})
-    prefer_static_products(config.model)
+    values = {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16", "device": Place.device}
+    config = build(shape | values)
+    device = open_device(config)
     lanes, block = config.training.batch_size, config.model.block_size
-    model = GPT(config.model, vocabulary).to(Place.device).train()
+    model = GPT(config.model, vocabulary).to(device).train()
     loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, lanes, block, 8, seed=1)
     optimizer = make_optimizer(model, config.training)
     forward = compiled(model) if compiling else model
-    step = CapturedStep(model, forward, optimizer, loader, config, torch.device(Place.device))
+    step = CapturedStep(model, forward, optimizer, loader, config, device)
     began = time.perf_counter()
     step.run(1)
     step.read(wait=True)

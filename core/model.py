@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
 from core.ops.causal_conv import causal_conv
-from core.ops.dispatch import takes_feed_forward, takes_triton
+from core.ops.dispatch import ALIGNED, takes_feed_forward, takes_triton
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.rms_norm import RMSNorm, gated_rms_norm, squared_relu
 from core.ops.selective_scan import selective_scan
@@ -37,7 +37,6 @@ from core.state import ModelState as ModelState
 VOCABULARY_MULTIPLE = 64
 NORM_EPSILON = 1e-6
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
-ALIGNED_OUTPUTS = 8
 
 
 class Output(NamedTuple):
@@ -283,7 +282,7 @@ class Mamba2Block(nn.Module):
         """The gate (B, T, D), what is convolved, and dt (B, T, H)."""
         sizes = [self.inner, self.conv_weight.shape[0], self.heads]
         weight = self.in_proj.weight
-        missing = -weight.shape[0] % ALIGNED_OUTPUTS
+        missing = -weight.shape[0] % ALIGNED
         if not (missing and x.is_cuda):
             gate, mixed, dt = self.in_proj(x).split(sizes, 2)
             return gate, mixed, dt

@@ -16,28 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.operators import define, hidden
+from core.ops.window_attention_kernels import _angles, _turned
 from core.ops.window_attention_triton import Seen, _backward, _forward
 
 ROWS = 64
 """Slots of a program."""
-
-
-@triton.jit
-def _turned(first, second, cos, sin):
-    """A pair of channels turned by an angle."""
-    return first * cos - second * sin, second * cos + first * sin
-
-
-@triton.jit
-def _angles(cos, sin, rows, length, half, column, mask, ROPE: tl.constexpr):
-    """Cosines and sines (ROWS, HALF) at rows of (B T, half); those of no angle without ROPE."""
-    turn_cos = tl.full(mask.shape, 1.0, tl.float32)
-    turn_sin = tl.zeros(mask.shape, tl.float32)
-    if ROPE:
-        at = rows[:, None] * half + column[None, :]
-        turn_cos = tl.load(cos + at, mask=mask, other=1.0)
-        turn_sin = tl.load(sin + at, mask=mask, other=0.0)
-    return turn_cos, turn_sin
 
 
 @triton.jit
@@ -61,7 +44,7 @@ def attention_prepare_kernel(
     column = tl.arange(0, HALF)
     size = 2 * half
     mask = (t < length)[:, None] & (column[None, :] < half)
-    turn_cos, turn_sin = _angles(cos, sin, batch * length + t, length, half, column, mask, ROPE)
+    turn_cos, turn_sin = _angles(cos, sin, batch * length + t, half, column, mask, ROPE)
     source = qkv + (batch * length + t)[:, None] * (3 * heads * size) + head * size + column[None, :]
     into = ((batch * heads + head) * length + t)[:, None] * size + column[None, :]
     _move(source, queries + into, mask, half, turn_cos, turn_sin)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from core.ops.dispatch import product_type
 from core.ops.operators import define, hidden
 
 CHUNK_BYTES = 1 << 31
@@ -179,7 +180,7 @@ def linear_cross_entropy_triton(
     """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    narrow = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    narrow = product_type(x)
     copy = copy if copy is not None and copy.dtype == narrow else None
     loss: Tensor = _operator(x.to(narrow), weight, copy, targets, ignore_index, vocab_size, wanted)[0]
     return loss

@@ -38,8 +38,6 @@ SPAN = 4
 """Steps from border to border, whose states the backward holds in registers."""
 BLOCK = 8
 """Steps of the other passes between two reads of rows."""
-NARROW_BORDERS = True
-"""Whether bfloat16 inputs have bfloat16 borders."""
 ROWS_AT = 2
 BORDER_AT = 1
 """Before which steps of a span the backward reads the next span's rows and border."""
@@ -146,12 +144,8 @@ def _borders(layout: Plan, batch: int, length: int, width: int) -> int:
     return tiles * layout.states * layout.channels
 
 
-def _border_type(x: Tensor) -> torch.dtype:
-    return torch.bfloat16 if x.dtype == torch.bfloat16 and NARROW_BORDERS else torch.float32
-
-
-def _share_type(x: Tensor) -> torch.dtype:
-    """Of the shares of dB and dC, most of what the backward writes: one a group of channels and step."""
+def _between_type(x: Tensor) -> torch.dtype:
+    """Of the many numbers that pass between kernels: borders, and shares of dB and dC."""
     return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 
@@ -194,7 +188,7 @@ def _fake_selective_scan(
     def new(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
 
-    border = _borders(layout, batch, length, width) * _border_type(x).itemsize // 4
+    border = _borders(layout, batch, length, width) * _between_type(x).itemsize // 4
     return (
         new(batch, length, width, dtype=x.dtype),
         new(batch, states, width, dtype=torch.float32),
@@ -213,7 +207,7 @@ def _run_selective_scan_backward(
     layout = _plan_of(x, A, chunk)
     grad_x, grad_dt, grad_z, *shares, grad_first = _backward(
         layout, [_rows(tensor) for tensor in (x, dt, z)], rates.view(torch.float32), rows.view(torch.float32),
-        D, dt_bias, _flags(reset), borders.view(_border_type(x)), grad_y.contiguous(),
+        D, dt_bias, _flags(reset), borders.view(_between_type(x)), grad_y.contiguous(),
         None if grad_last is None else grad_last.contiguous(), wants_first, into,
     )  # fmt: skip
     grad_A, grad_B, grad_C, grad_D, grad_bias = _finish(layout, shares, A, B, C, D, dt_bias)
@@ -354,7 +348,7 @@ def _forward(
     last = rates.new_empty(batch, states, width)
     borders = None
     if keep:
-        borders = rates.new_empty(_borders(layout, batch, length, width), dtype=_border_type(x))
+        borders = rates.new_empty(_borders(layout, batch, length, width), dtype=_between_type(x))
     grid = layout.grid(batch, width)
     sizes = (length, width, layout.chunk, states, layout.chunks, *_strides(x, dt, z), 0)
     options: dict[str, Any] = {
@@ -445,7 +439,7 @@ def _backward(
         torch.empty(batch, length, width, dtype=dt.dtype, device=x.device),
         into,
         share(layout.chunks, states, width),
-        share(grid[0], length, 2 * layout.states, dtype=_share_type(x)),
+        share(grid[0], length, 2 * layout.states, dtype=_between_type(x)),
         None if D is None else share(layout.chunks, width),
         None if bias is None else share(layout.chunks, width),
         share(states, width) if wants_first else None,

@@ -69,6 +69,24 @@ def _put(pointer, value, rows, columns, row_stride, row_count, width):
 
 
 @triton.jit
+def _turned(first, second, cos, sin):
+    """A pair of channels turned by an angle."""
+    return first * cos - second * sin, second * cos + first * sin
+
+
+@triton.jit
+def _angles(cos, sin, rows, half, column, mask, ROPE: tl.constexpr):
+    """Cosines and sines (rows, columns) at rows of (B T, half); those of no angle without ROPE."""
+    turn_cos = tl.full(mask.shape, 1.0, tl.float32)
+    turn_sin = tl.zeros(mask.shape, tl.float32)
+    if ROPE:
+        at = rows[:, None] * half + column[None, :]
+        turn_cos = tl.load(cos + at, mask=mask, other=1.0)
+        turn_sin = tl.load(sin + at, mask=mask, other=0.0)
+    return turn_cos, turn_sin
+
+
+@triton.jit
 def _put_turned(
     pointer, value, cos, sin, rows, columns, row_stride, row_count, angles, width,
     E: tl.constexpr, EVEN: tl.constexpr,
@@ -77,9 +95,7 @@ def _put_turned(
     half = width // 2
     column = tl.arange(0, E // 2)
     mask = _inside(rows, row_count)[:, None] & (column[None, :] < half)
-    at = (angles + rows)[:, None] * half + column[None, :]
-    turn_cos = tl.load(cos + at, mask=mask, other=1.0)
-    turn_sin = tl.load(sin + at, mask=mask, other=0.0)
+    turn_cos, turn_sin = _angles(cos, sin, angles + rows, half, column, mask, True)
     into = pointer + rows[:, None] * row_stride + column[None, :]
     if EVEN:
         first, second = value.reshape((value.shape[0], 2, E // 2)).permute(0, 2, 1).split()
@@ -89,9 +105,9 @@ def _put_turned(
         tl.debug_barrier()
         first = tl.load(into, mask=mask, other=0.0).to(tl.float32)
         second = tl.load(into + half, mask=mask, other=0.0).to(tl.float32)
-    turned = first * turn_cos + second * turn_sin
-    second = second * turn_cos - first * turn_sin
-    tl.store(into, turned.to(pointer.dtype.element_ty), mask=mask)
+    # A turn back is the turn of the pair the other way round.
+    second, first = _turned(second, first, turn_cos, turn_sin)
+    tl.store(into, first.to(pointer.dtype.element_ty), mask=mask)
     tl.store(into + half, second.to(pointer.dtype.element_ty), mask=mask)
 
 
