@@ -16,6 +16,8 @@ from core.ops.dispatch import takes_triton
 
 MOST_TRITON_TAPS = 8
 """The kernels are unrolled over taps; with more of them compiling takes a minute."""
+CACHED = 1 << 17
+"""Numbers that stay in a core's own cache, with those they are made of."""
 
 
 def causal_conv(
@@ -55,7 +57,7 @@ def causal_conv(
         after = F.pad(newest, (0, 1))[:, length + 1 :]
         new_tail = new_tail * (after == 0).unsqueeze(2)
     if not torch.is_grad_enabled():
-        return F.silu(_convolve(padded, weight.to(x.dtype), bias, masks)), new_tail
+        return F.silu(convolve(padded, weight, bias, masks)), new_tail
     return _CausalConv.apply(padded, weight, bias, masks), new_tail
 
 
@@ -64,35 +66,88 @@ def _pad_front(reset: Tensor, past: int) -> Tensor:
 
 
 def _tap_masks(reset: Tensor, past: int) -> Tensor:
-    """(past, B, L, 1): entry d - 1 is true where the tap d steps back meets no reset on its way."""
+    """(B, K, L, 1), oldest tap first: true where the tap meets no reset on its way."""
     padded = _pad_front(reset, past)
     length = reset.shape[1]
     blocked = torch.zeros_like(reset)
-    masks = []
+    masks = [~blocked]
     for distance in range(1, past + 1):
         blocked = blocked | padded[:, past - distance + 1 : past - distance + 1 + length]
         masks.append(~blocked)
-    return torch.stack(masks).unsqueeze(3)
+    return torch.stack(masks[::-1], 1).unsqueeze(3)
 
 
-def _taps(padded: Tensor, taps: int) -> list[Tensor]:
-    """The inputs at distance 0, 1, ..., each (B, L, D)."""
-    length = padded.shape[1] - taps + 1
-    return [padded[:, taps - 1 - distance :][:, :length] for distance in range(taps)]
+def convolve(padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor | None = None) -> Tensor:
+    """(B, K - 1 + L, D) to the convolution before its activation, (B, L, D).
 
-
-def _convolve(padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor | None) -> Tensor:
-    """(B, K - 1 + L, D) to the convolution before its activation, (B, L, D)."""
-    taps = weight.shape[1]
-    columns = weight.t().contiguous().unbind()[::-1]
-    for distance, (seen, column) in enumerate(zip(_taps(padded, taps), columns)):
-        if distance == 0:
-            out = seen * column if bias is None else torch.addcmul(bias.to(seen.dtype), seen, column)
-        elif masks is None:
-            out.addcmul_(seen, column)
-        else:
-            out.addcmul_(seen * masks[distance - 1], column)
+    `masks` (B, K, L, 1) is 0 where a tap may not be seen.
+    """
+    past = weight.shape[1] - 1
+    length = padded.shape[1] - past
+    columns = _columns(weight, padded)
+    newest = padded.narrow(1, past, length)
+    if bias is None:
+        out = newest * columns[past]
+    else:
+        out = torch.addcmul(bias.to(padded.dtype), newest, columns[past])
+    for k in reversed(range(past)):
+        seen = padded.narrow(1, k, length)
+        out.addcmul_(seen if masks is None else seen * masks[:, k], columns[k])
     return out
+
+
+def convolve_backward(
+    grad: Tensor, padded: Tensor, weight: Tensor, into: Tensor, masks: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias from that of `convolve`'s result, (B, L, D).
+
+    `into` receives the gradient of what is convolved: (B, L, D), or (B, K - 1 + L, D) with the tail's.
+    """
+    past = weight.shape[1] - 1
+    length = grad.shape[1]
+    tail = into.shape[1] - length
+    if tail:
+        into[:, :tail] = 0
+    columns = _columns(weight, padded)
+    for k in reversed(range(past + 1)):
+        part = grad if masks is None else grad * masks[:, k]
+        late = past - k - tail  # so many of the first steps see, by this tap, what is not in `into`
+        if late > 0:
+            part = part[:, late:]
+        target = into.narrow(1, max(0, -late), part.shape[1])
+        if k == past:
+            torch.mul(part, columns[k], out=target)
+        else:
+            target.addcmul_(part, columns[k])
+    return _weight_gradient(grad, padded, weight, masks), grad.sum((0, 1)).to(weight.dtype)
+
+
+def _weight_gradient(grad: Tensor, padded: Tensor, weight: Tensor, masks: Tensor | None) -> Tensor:
+    """(D, K): what each tap has seen, times `grad`, over all lanes and steps.
+
+    All taps at once, and so many lanes as stay in the processor's cache.
+    """
+    batch, length, channels = grad.shape
+    taps = weight.shape[1]
+    seen = padded.unfold(1, length, 1).transpose(2, 3)  # (B, K, L, D), the same memory
+    parts = grad.unsqueeze(1)
+    lanes = max(1, min(batch, CACHED // (taps * length * channels)))
+    total = None
+    for lane in range(0, batch, lanes):
+        part = parts[lane : lane + lanes]
+        if masks is not None:
+            part = part * masks[lane : lane + lanes]
+        if total is None:
+            total = seen[:lanes] * part
+        else:
+            total[: part.shape[0]].addcmul_(seen[lane : lane + lanes], part)
+    assert total is not None
+    return total.sum((0, 2)).t().contiguous().to(weight.dtype)
+
+
+def _columns(weight: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """The weights of each tap, oldest first, (D,) each."""
+    return weight.to(like.dtype).t().contiguous().unbind()
 
 
 class _CausalConv(torch.autograd.Function):
@@ -102,30 +157,16 @@ class _CausalConv(torch.autograd.Function):
     def forward(
         ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor | None
     ) -> Tensor:
-        before = _convolve(padded, weight.to(padded.dtype), bias, masks)
-        ctx.save_for_backward(padded, weight, bias, masks, before)
+        before = convolve(padded, weight, bias, masks)
+        ctx.save_for_backward(padded, weight, masks, before)
+        ctx.biased = bias is not None
         return F.silu(before)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        padded, weight, bias, masks, before = ctx.saved_tensors
-        taps = weight.shape[1]
-        columns = weight.to(padded.dtype).t().contiguous().unbind()[::-1]
+        padded, weight, masks, before = ctx.saved_tensors
         grad = torch.ops.aten.silu_backward(grad_out, before)
         grad_padded = torch.empty_like(padded)
-        grad_padded[:, : taps - 1] = 0
-        product = torch.empty_like(grad)
-        grad_columns = []
-        for distance, (seen, into, column) in enumerate(
-            zip(_taps(padded, taps), _taps(grad_padded, taps), columns)
-        ):
-            part = grad if masks is None or distance == 0 else grad * masks[distance - 1]
-            if distance == 0:
-                torch.mul(part, column, out=into)
-            else:
-                into.addcmul_(part, column)
-            grad_columns.append(torch.mul(part, seen, out=product).sum((0, 1)))
-        grad_weight = torch.stack(grad_columns[::-1], 1).to(weight.dtype)
-        grad_bias = None if bias is None else grad.sum((0, 1)).to(bias.dtype)
-        return grad_padded, grad_weight, grad_bias, None
+        grad_weight, grad_bias = convolve_backward(grad, padded, weight, grad_padded, masks)
+        return grad_padded, grad_weight, grad_bias if ctx.biased else None, None
