@@ -8,6 +8,7 @@ the state. Only the states at chunk borders are sequential.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.autograd.function import once_differentiable
 from core.ops.dispatch import takes_triton
 
 CHUNK = 32
+MOST = 64
+"""What comes from a step counts at most 2^64 times; a step of that size is no number to compute with."""
 
 
 def ssd_scan(
@@ -107,14 +110,10 @@ def _chunked(
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """x (B, L, H, P), delta (B, L, H), B and C (B, L, N), A (H,), D (H,), state (B, H, P, N); `document`
-    (B, L) is the document's number within its chunk, or None where all is one. L is K chunks of Q steps.
+    """`scan_chunks` of x (B, L, H, P), delta (B, L, H), B and C (B, L, N) in time's order.
 
-    What an input at step s of a chunk gives to its outputs, and what it leaves in the state at its end, are
-    the rows of one matrix, `spread` (B, H, K, Q, Q + N): delta_s (B_s C_t) decay_st, then delta_s B_s times
-    what is left at the end; D lies on its diagonal. So one product a head spreads the inputs, and one takes
-    the gradients back; little else works on all of x. The backward is written out for that, and because it
-    can stay in the working precision where the forward's running sums need more.
+    The backward is written out because then it can stay in the working precision where the forward's
+    running sums need more, and because little of it works on all of x.
     """
 
     @staticmethod
@@ -130,110 +129,169 @@ class _ChunkedScan(torch.autograd.Function):
         document: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        steps = delta.transpose(1, 2).contiguous().unflatten(2, (-1, chunk))  # (B, H, K, Q)
-        B, C = (part.unflatten(1, (-1, chunk)).contiguous() for part in (B, C))  # (B, K, Q, N)
-        within, entering, leaving = _decays(steps, A, document)
-        left = torch.cat((within, leaving.expand(*leaving.shape[:4], B.shape[3])), 4)  # (B, H, K, Q, Q + N)
-        ahead = _ahead(B, document)
-        pairs = torch.cat(((B @ C.transpose(2, 3)).mul_(ahead), B), 3).unsqueeze(1)  # B_s C_t, then B_s
-        spread = left * pairs
-        spread *= steps.unsqueeze(4)
-        if D is not None:
-            spread[..., :chunk].diagonal(dim1=3, dim2=4).add_(D.view(-1, 1, 1))
-        inputs = x.transpose(1, 2).contiguous().unflatten(2, (-1, chunk))  # (B, H, K, Q, P)
-        given = spread.transpose(3, 4) @ inputs  # (B, H, K, Q + N, P)
-        through = entering[:, :, :, -1:]
-        border = state.transpose(2, 3)  # (B, H, N, P)
-        borders = inputs.new_empty(*given.shape[:3], *border.shape[2:])
-        for k in range(inputs.shape[2]):
-            borders[:, :, k] = border
-            border = torch.addcmul(given[:, :, k, chunk:], through[:, :, k], border)
-        entered = C.unsqueeze(1) * entering  # (B, H, K, Q, N)
-        by_head = (entered @ borders).add_(given[..., :chunk, :])
-        y = by_head.flatten(2, 3).transpose(1, 2).contiguous()
-        ctx.save_for_backward(
-            steps, B, C, A, D, inputs, borders, left, pairs, spread, entered, entering, ahead
-        )
+        inputs = by_head(x.flatten(2), x.shape[2], chunk).contiguous()
+        steps = delta.transpose(1, 2).contiguous().unflatten(2, (-1, chunk))
+        sides = torch.stack((B, C), 2).unflatten(1, (-1, chunk))
+        y, state, kept = scan_chunks(inputs, steps, sides, A, D, state, document)
+        ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)
-        return y, border.transpose(2, 3)
+        return by_time(y).contiguous(), state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        steps, B, C, A, D, inputs, borders, left, pairs, spread, entered, entering, ahead = ctx.saved_tensors
+        kept = ctx.saved_tensors
+        inputs = kept[0]
+        heads, chunk = inputs.shape[1], inputs.shape[3]
         grad_y, grad_state = gradients
-        chunk = inputs.shape[3]
-
-        # What came out of `spread`: the outputs' gradients, and those of what was left in the state, which
-        # run backwards in time.
-        grad_given = inputs.new_empty(*spread.shape[:3], spread.shape[4], inputs.shape[4])
-        grad_out, grad_added = grad_given[..., :chunk, :], grad_given[..., chunk:, :]
         if grad_y is None:
-            grad_out.zero_()
+            grad_out = torch.zeros_like(inputs)
         else:
-            grad_out.copy_(grad_y.transpose(1, 2).unflatten(2, (-1, chunk)))
-        grad_borders = entered.transpose(3, 4) @ grad_out  # (B, H, K, N, P)
-        through = entering[:, :, :, -1:]
-        grad_border = torch.zeros_like(borders[:, :, 0]) if grad_state is None else grad_state.transpose(2, 3)
-        for k in reversed(range(inputs.shape[2])):
-            grad_added[:, :, k] = grad_border
-            grad_border = torch.addcmul(grad_borders[:, :, k], through[:, :, k], grad_border)
-        grad_x = spread @ grad_given  # (B, H, K, Q, P)
-        grad_spread = inputs @ grad_given.transpose(3, 4)  # (B, H, K, Q, Q + N)
-        grad_D = None
-        if D is not None:
-            grad_D = grad_spread[..., :chunk].diagonal(dim1=3, dim2=4).sum((0, 2, 3))
-
-        # From `spread` to what it was made of.
-        grad_entered = grad_out @ borders.transpose(3, 4)  # (B, H, K, Q, N)
-        by_entry = (grad_entered * entered).sum(4)  # (B, H, K, Q)
-        grad_spread *= left
-        grad_pairs = (grad_spread * steps.unsqueeze(4)).sum(1)  # (B, K, Q, Q + N)
-        grad_spread *= pairs
-        by_source = grad_spread.sum(4)
-        by_target = (steps.unsqueeze(3) @ grad_spread).squeeze(3)  # (B, H, K, Q + N)
-        grad_scores = grad_pairs[..., :chunk] * ahead
-        grad_B = (grad_scores @ C).add_(grad_pairs[..., chunk:])
-        grad_C = (grad_scores.transpose(2, 3) @ B).add_(grad_entered.mul_(entering).sum(1))
-
-        # Every decay is an exponential of a difference of running sums; gather what each sum receives.
-        grad_total = (by_entry + by_target[..., :chunk]).addcmul_(by_source, steps, value=-1)
-        by_border = (grad_added * borders).sum((3, 4)) * through[..., 0, 0]  # (B, H, K)
-        grad_total[..., -1] += by_target[..., chunk:].sum(3) + by_border
-        grad_logs = grad_total.flip(3).cumsum(3).flip(3)
-        grad_delta = torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1))
-        grad_A = (grad_logs * steps).sum((0, 2, 3))
-        grad_x, grad_delta = (part.flatten(2, 3).transpose(1, 2) for part in (grad_x, grad_delta))
+            grad_out = by_head(grad_y.flatten(2), heads, chunk).contiguous()
+        grad_x, grad_steps, grad_B, grad_C, *others = scan_chunks_backward(kept, grad_out, grad_state)
         grad_B, grad_C = grad_B.flatten(1, 2), grad_C.flatten(1, 2)
-        return grad_x, grad_delta, grad_B, grad_C, grad_A, grad_D, grad_border.transpose(2, 3), None, None
+        return by_time(grad_x), by_time(grad_steps), grad_B, grad_C, *others, None, None
 
 
-def _ahead(B: Tensor, document: Tensor | None) -> Tensor:
-    """1 where an input (row) reaches an output (column) of its chunk, else 0; (Q, Q) or (B, K, Q, Q)."""
-    ahead = torch.ones(B.shape[2], B.shape[2], dtype=B.dtype, device=B.device).triu_()
-    if document is None:
-        return ahead
-    document = document.unflatten(1, (-1, B.shape[2]))
-    return ahead * (document.unsqueeze(3) == document.unsqueeze(2))
+def by_head(x: Tensor, heads: int, chunk: int) -> Tensor:
+    """(B, L, H P) as (B, H, K, Q, P), the same memory; L is K chunks of Q steps."""
+    return x.view(x.shape[0], -1, chunk, heads, x.shape[2] // heads).permute(0, 3, 1, 2, 4)
 
 
-def _decays(steps: Tensor, A: Tensor, document: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def by_time(x: Tensor) -> Tensor:
+    """(B, H, K, Q, ...) as (B, L, H, ...), the same memory."""
+    return x.flatten(2, 3).transpose(1, 2)
+
+
+def scan_chunks(
+    inputs: Tensor,
+    steps: Tensor,
+    sides: Tensor,
+    A: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    document: Tensor | None,
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """The scan in chunks of time, as products of small matrices.
+
+    What an input gives to the outputs of its chunk is `spread` (B, H, K, Q, Q), delta_s (B_s C_t) decay_st
+    with D on its diagonal; what it leaves in the state, and what the state gives to an output, are the two
+    `edges` (B, H, K, Q, 2, N), delta_s B_s decay_s,end and C_t decay_start,t.
+
+    Args:
+        inputs: (B, H, K, Q, P), contiguous.
+        steps: step sizes delta, (B, H, K, Q).
+        sides: B and C, (B, K, Q, 2, N).
+        A, D: (H,).
+        state: before the first step, (B, H, P, N).
+        document: the document's number within its chunk, (B, L), or None where all is one.
+
+    Returns:
+        outputs (B, H, K, Q, P), the last state (B, H, P, N), and what `scan_chunks_backward` needs.
+    """
+    within, across = _decays(steps, A)
+    before, after = (side.flatten(0, 1) for side in sides.unbind(3))
+    scores = torch.bmm(before, after.transpose(1, 2)).triu_().view(*sides.shape[:3], -1)
+    same = None
+    if document is not None:
+        document = document.view(sides.shape[:3])
+        same = (document.unsqueeze(3) == document.unsqueeze(2)).to(scores.dtype)
+        scores *= same
+        across *= torch.stack((document == document[..., -1:], document == 0), 3).unsqueeze(1)
+    spread = within * scores.unsqueeze(1)
+    if D is not None:
+        spread.diagonal(dim1=3, dim2=4).add_(D.view(-1, 1, 1))
+    edges = across.unsqueeze(5) * sides.unsqueeze(1)
+    leaving, entering = edges.flatten(0, 2).unbind(2)
+
+    flat = inputs.flatten(0, 2)
+    added = torch.bmm(leaving.transpose(1, 2), flat).view(*inputs.shape[:3], -1, inputs.shape[4])
+    through = across[..., -1:, 1:]
+    border, borders = state.transpose(2, 3), []
+    for new, left in zip(added.unbind(2), through.unbind(2)):
+        borders.append(border)
+        border = torch.addcmul(new, left, border)
+    entered = torch.stack(borders, 2)  # (B, H, K, N, P)
+    y = torch.bmm(spread.flatten(0, 2).transpose(1, 2), flat)
+    y.baddbmm_(entering, entered.flatten(0, 2))
+    kept = (inputs, steps, sides, A, D, within, across, scores, same, spread, edges, entered)
+    return y.view_as(inputs), border.transpose(2, 3), kept
+
+
+def scan_chunks_backward(
+    kept: Sequence[Tensor], grad_out: Tensor, grad_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Gradients of inputs (B, H, K, Q, P), steps, B and C (B, K, Q, N), A, D and state.
+
+    `grad_out` (B, H, K, Q, P), contiguous, is that of the outputs, `grad_state` that of the last state.
+    """
+    inputs, steps, sides, A, D, within, across, scores, same, spread, edges, entered = kept
+    leaving, entering = edges.flatten(0, 2).unbind(2)
+    flat, flat_out = inputs.flatten(0, 2), grad_out.flatten(0, 2)
+    through = across[..., -1:, 1:]
+    grad_added = torch.bmm(entering.transpose(1, 2), flat_out).view_as(entered)
+    border = torch.zeros_like(entered[:, :, 0]) if grad_state is None else grad_state.transpose(2, 3)
+    borders = []
+    for new, left in zip(reversed(grad_added.unbind(2)), reversed(through.unbind(2))):
+        borders.append(border)
+        border = torch.addcmul(new, left, border)
+    grad_left = torch.stack(borders[::-1], 2)
+    flat_left = grad_left.flatten(0, 2)
+    grad_inputs = torch.bmm(spread.flatten(0, 2), flat_out)
+    grad_inputs.baddbmm_(leaving, flat_left)
+
+    grad_spread = torch.bmm(flat, flat_out.transpose(1, 2)).view_as(spread)
+    grad_D = None if D is None else grad_spread.diagonal(dim1=3, dim2=4).sum((0, 2, 3))
+    grad_scores = grad_spread.mul_(within).sum(1).triu_()
+    if same is not None:
+        grad_scores *= same
+    grad_spread *= scores.unsqueeze(1)
+    grad_edges = torch.stack(
+        (
+            torch.bmm(flat, flat_left.transpose(1, 2)),
+            torch.bmm(flat_out, entered.flatten(0, 2).transpose(1, 2)),
+        ),
+        2,
+    ).view_as(edges)
+    grad_sides = grad_edges.mul_(across.unsqueeze(5)).sum(1)
+    grad_edges *= sides.unsqueeze(1)
+    before, after = (side.flatten(0, 1) for side in sides.unbind(3))
+    grad_before, grad_after = (side.flatten(0, 1) for side in grad_sides.unbind(3))
+    grad_scores = grad_scores.flatten(0, 1)
+    grad_B = torch.baddbmm(grad_before, grad_scores, after).view(*sides.shape[:3], -1)
+    grad_C = torch.baddbmm(grad_after, grad_scores.transpose(1, 2), before).view(*sides.shape[:3], -1)
+
+    # Every decay is an exponential of a difference of running sums; gather what each sum receives.
+    by_leaving, by_entering = grad_edges.sum(5).unbind(4)
+    by_source = grad_spread.sum(4).add_(by_leaving)
+    grad_total = grad_spread.sum(3).add_(by_entering).sub_(by_source)
+    by_border = (grad_left * entered).sum((3, 4)).mul_(through[..., 0, 0])
+    grad_total[..., -1].add_(by_leaving.sum(3).add_(by_border))
+    grad_logs = grad_total.flip(3).cumsum(3).flip(3)
+    by_source /= steps.clamp(min=torch.finfo(steps.dtype).tiny)  # a step of size 0 has given nothing
+    grad_steps = torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1))
+    grad_A = (grad_logs * steps).sum((0, 2, 3))
+    grad_inputs = grad_inputs.view_as(inputs)
+    return grad_inputs, grad_steps, grad_B, grad_C, grad_A, grad_D, border.transpose(2, 3)
+
+
+def _decays(steps: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """What is left of a step's input at a later step of its chunk, and across the chunk's borders.
 
-    `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column (1 where the column
-    comes first), entering (B, H, K, Q, 1) from the state before the chunk to each step, leaving
-    (B, H, K, Q, 1) from each step to the chunk's end.
+    `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column, and across
+    (B, H, K, Q, 2): from each step to the chunk's end, and from before the chunk to each step. What comes
+    from a step counts as often as its size says. Where a column comes first, `within` is just finite.
 
     A difference of two running sums loses the digits that the sums do not share, so they are float64
     where the device has it.
     """
     precise = torch.float32 if steps.device.type == "mps" else torch.float64
+    sizes = steps.to(precise)
     # Powers of 2, because torch's exp is many times slower than its exp2 on CPU.
-    total = (steps.to(precise) * (A.to(precise) / math.log(2)).view(-1, 1, 1)).cumsum(3)
-    entering, leaving = total.to(steps.dtype), (total[..., -1:] - total).to(steps.dtype)
-    within = (total.unsqueeze(3) - total.unsqueeze(4)).to(steps.dtype).clamp_(max=0)
-    if document is not None:
-        document = document.unflatten(1, (-1, steps.shape[3])).unsqueeze(1)  # (B, 1, K, Q)
-        entering = entering.masked_fill(document != 0, -torch.inf)
-        leaving = leaving.masked_fill(document != document[..., -1:], -torch.inf)
-    return within.exp2_(), entering.exp2_().unsqueeze(4), leaving.exp2_().unsqueeze(4)
+    total = (sizes * (A.to(precise) / math.log(2)).view(-1, 1, 1)).cumsum(3)
+    sources = F.pad(total - sizes.log2(), (0, 1))  # the state before the chunk comes last
+    logs = (total.unsqueeze(3) - sources.unsqueeze(4)).to(steps.dtype)
+    decays = logs.clamp_(max=MOST).exp2_()
+    # What reaches the last step is what reaches the chunk's end.
+    across = torch.stack((decays[..., :-1, -1], decays[..., -1, :]), 4)
+    return decays[..., :-1, :], across
