@@ -25,7 +25,8 @@ from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
 from core.ops.causal_conv import causal_conv
 from core.ops.dispatch import ALIGNED, takes_feed_forward, takes_triton
 from core.ops.linear_cross_entropy import linear_cross_entropy
-from core.ops.rms_norm import RMSNorm, gated_rms_norm, squared_relu
+from core.ops.mamba2_mixer import mamba2_mixer, takes_mamba2_mixer
+from core.ops.rms_norm import RMSNorm, squared_relu
 from core.ops.selective_scan import selective_scan
 from core.ops.ssd_scan import ssd_scan
 from core.ops.window_attention import Places, takes_kernels, window_attention
@@ -261,6 +262,21 @@ class Mamba2Block(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
         """(B, T, C) to (B, T, C), and the state after it."""
         tail, hidden = (None, None) if state is None else state
+        if takes_mamba2_mixer(x, tail, places.reset):
+            assert state is not None
+            y, *after = mamba2_mixer(
+                x,
+                self.in_proj.weight,
+                (self.conv_weight, self.conv_bias),
+                self.dt_bias,
+                self.A_log,
+                self.D,
+                self.norm.weight,
+                self.out.weight,
+                *state,
+                NORM_EPSILON,
+            )
+            return y, MambaState(*after)
         gate, mixed, dt = self._project(x)
         mixed, new_tail = causal_conv(mixed, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset)
         inputs, B, C = mixed.split((self.inner, self.states, self.states), 2)
@@ -275,7 +291,7 @@ class Mamba2Block(nn.Module):
             h0=hidden,
             reset=places.reset,
         )
-        y = gated_rms_norm(y.flatten(2), gate, self.norm.weight, NORM_EPSILON)
+        y = self.norm(y.flatten(2) * F.silu(gate))
         return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,16 +33,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """rms_norm(x silu(gate)): x and gate (..., C), weight (C,)."""
-    if not (_worth_it(x, weight) and gate.dtype == x.dtype):
-        return F.rms_norm(x * F.silu(gate), weight.shape, weight, eps)
-    if not torch.is_grad_enabled():
-        return _normed(x * F.silu(gate), weight, eps)[0]
-    normed: Tensor = _GatedRMSNorm.apply(x, gate, weight, eps)
-    return normed
-
-
 def squared_relu(x: Tensor) -> Tensor:
     """max(x, 0)^2."""
     if x.device.type != "cpu" or not torch.is_grad_enabled():
@@ -55,10 +45,15 @@ def _worth_it(x: Tensor, weight: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype.itemsize >= 4
 
 
+def norm_rate(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) over the last dimension, (..., 1)."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
 def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The norm (..., C), and what x was multiplied with, (..., 1)."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    rate = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    rate = norm_rate(x, eps)
     return (x * rate).mul_(weight), rate
 
 
@@ -82,25 +77,6 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_normed_backward(grad, *ctx.saved_tensors), None
-
-
-class _GatedRMSNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-        opened = F.silu(gate)
-        gated = x * opened
-        normed, rate = _normed(gated, weight, eps)
-        ctx.save_for_backward(x, gate, weight, opened, gated, rate)
-        return normed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, weight, opened, gated, rate = ctx.saved_tensors
-        grad_gated, grad_weight = _normed_backward(grad, gated, weight, rate)
-        grad_x = grad_gated * opened
-        grad_gate = torch.ops.aten.silu_backward(grad_gated.mul_(x), gate)
-        return grad_x, grad_gate, grad_weight, None
 
 
 class _SquaredReLU(torch.autograd.Function):
