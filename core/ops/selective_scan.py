@@ -127,6 +127,11 @@ class _Chunks:
         self.state_buffer = self.x.new_empty(shape)
         self.starts = range(0, length, self.size)
 
+    def rows(self, start: int) -> slice:
+        """Where the chunk at `start` is among all rows of time and lane."""
+        batch = self.x.shape[1]
+        return slice(start * batch, (start + self.size) * batch)
+
     def states(self, start: int, border: Tensor) -> tuple[Tensor, Tensor]:
         """Decays and states, both (time, B, N, D), of the chunk at `start`, entered with `border`.
 
@@ -143,6 +148,11 @@ class _Chunks:
         )
         _recur(states.unbind(), decay.unbind(), border)
         return decay, states
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(L, B, X) as (L B, 1, X)."""
+    return tensor.view(-1, 1, tensor.shape[2])
 
 
 def _recur(steps: Sequence[Tensor], factors: Sequence[Tensor], before: Tensor) -> None:
@@ -167,24 +177,26 @@ class _SelectiveScan(torch.autograd.Function):
         reset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         raw = _time_major(dt, h0.dtype)
-        delta = F.softplus(raw if dt_bias is None else raw + dt_bias)
+        raw = raw if dt_bias is None else raw + dt_bias
+        delta = F.softplus(raw)
         chunks = _Chunks(x, delta, A, B, reset)
-        weights = _time_major(C, h0.dtype).unsqueeze(2)
+        weights = _rows(_time_major(C, h0.dtype))
         y = torch.empty_like(chunks.x)
+        outputs = _rows(y)
         borders = h0.new_empty(len(chunks.starts), *h0.transpose(1, 2).shape)
         border = h0.transpose(1, 2)
         for i, start in enumerate(chunks.starts):
             borders[i] = border
             _, states = chunks.states(start, borders[i])
-            part = slice(start, start + chunks.size)
-            torch.matmul(weights[part], states, out=y[part].unsqueeze(2))
+            rows = chunks.rows(start)
+            torch.bmm(weights[rows], states.flatten(0, 1), out=outputs[rows])
             border = states[-1]
         last = border.transpose(1, 2).contiguous()
         if D is not None:
             y.addcmul_(chunks.x, D.to(y.dtype))
         y = y.transpose(0, 1)
         out = y if z is None else y * F.silu(z.to(y.dtype))
-        ctx.save_for_backward(x, delta, A, B, C, D, z, reset, borders, None if z is None else y)
+        ctx.save_for_backward(x, raw, delta, A, B, C, D, z, reset, borders, None if z is None else y)
         ctx.dtypes = dt.dtype, None if dt_bias is None else dt_bias.dtype
         return out.to(x.dtype).contiguous(), last
 
@@ -192,7 +204,7 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_out, grad_last = gradients
-        x, delta, A, B, C, D, z, reset, borders, y = ctx.saved_tensors
+        x, raw, delta, A, B, C, D, z, reset, borders, y = ctx.saved_tensors
         dt_dtype, bias_dtype = ctx.dtypes
         chunks = _Chunks(x, delta, A, B, reset)
         wide = chunks.x.dtype
@@ -214,8 +226,7 @@ class _SelectiveScan(torch.autograd.Function):
             grad_x.addcmul_(grad_y, D.to(wide))
             grad_D = (grad_y * chunks.x).sum((0, 1)).to(D.dtype)
         grad_delta.addcmul_(grad_input, chunks.x)
-        # softplus' slope at raw is sigmoid(raw) = 1 - exp(-delta), so the raw step need not be kept.
-        grad_raw = grad_delta.mul_(torch.expm1(-delta).neg_())
+        grad_raw = grad_delta.mul_(torch.sigmoid(raw))
         return (
             grad_x.transpose(0, 1).to(x.dtype),
             grad_raw.transpose(0, 1).to(dt_dtype),
@@ -239,26 +250,30 @@ def _scan_backward(
     """
     grad_input, grad_delta = torch.empty_like(grad_y), torch.empty_like(grad_y)
     grad_B, grad_C = torch.empty_like(chunks.B), torch.empty_like(C)
-    grad_A = torch.zeros_like(chunks.A)
+    sides = [_rows(tensor) for tensor in (grad_y, chunks.input, chunks.B)]
+    grad_input_rows, grad_B_rows, grad_C_rows = (_rows(tensor) for tensor in (grad_input, grad_B, grad_C))
+    by_decay = torch.zeros_like(chunks.state_buffer)
     buffer = torch.empty_like(chunks.state_buffer)
     carried = grad_last
     for i in reversed(range(len(chunks.starts))):
         start = chunks.starts[i]
-        part = slice(start, start + chunks.size)
+        part, rows = slice(start, start + chunks.size), chunks.rows(start)
+        y_rows, input_rows, B_rows = (side[rows] for side in sides)
         decay, states = chunks.states(start, borders[i])
         # row times transposed matrix: as matrix times column the same product is ten times slower on CPU
-        torch.matmul(grad_y[part].unsqueeze(2), states.transpose(2, 3), out=grad_C[part].unsqueeze(2))
+        torch.bmm(y_rows, states.flatten(0, 1).transpose(1, 2), out=grad_C_rows[rows])
         grad = torch.mul(grad_y[part].unsqueeze(2), C[part].unsqueeze(3), out=buffer[: len(states)])
-        grad[-1] += carried
+        grad[-1].add_(carried)
         later, *earlier = grad.unbind()[::-1]
         _recur(earlier, decay.unbind()[:0:-1], later)
-        torch.matmul(chunks.B[part].unsqueeze(2), grad, out=grad_input[part].unsqueeze(2))
-        torch.matmul(chunks.input[part].unsqueeze(2), grad.transpose(2, 3), out=grad_B[part].unsqueeze(2))
+        flat = grad.flatten(0, 1)
+        torch.bmm(B_rows, flat, out=grad_input_rows[rows])
+        torch.bmm(input_rows, flat.transpose(1, 2), out=grad_B_rows[rows])
         # From here `grad` becomes the gradient of the exponent delta A: g_t decay_t h_{t-1}.
         grad *= decay
         carried = grad[0].clone()
-        grad[1:] *= states[:-1]
-        grad[0] *= borders[i]
-        grad_A += torch.mul(grad, chunks.delta[part].unsqueeze(2), out=decay).sum((0, 1))
+        grad[1:].mul_(states[:-1])
+        grad[0].mul_(borders[i])
+        by_decay[: len(grad)].addcmul_(grad, chunks.delta[part].unsqueeze(2))
         torch.sum(grad.mul_(chunks.A), 2, out=grad_delta[part])
-    return grad_input, grad_delta, grad_A, grad_B, grad_C, carried
+    return grad_input, grad_delta, by_decay.sum((0, 1)), grad_B, grad_C, carried
