@@ -207,10 +207,7 @@ def scan_chunks(
     flat = inputs.flatten(0, 2)
     added = torch.bmm(leaving.transpose(1, 2), flat).view(*inputs.shape[:3], -1, inputs.shape[4])
     through = across[..., -1:, 1:]
-    border, borders = state.transpose(2, 3), []
-    for new, left in zip(added.unbind(2), through.unbind(2)):
-        borders.append(border)
-        border = torch.addcmul(new, left, border)
+    borders, border = _recur(state.transpose(2, 3), added.unbind(2), through.unbind(2))
     entered = torch.stack(borders, 2)  # (B, H, K, N, P)
     y = torch.bmm(spread.flatten(0, 2).transpose(1, 2), flat)
     y.baddbmm_(entering, entered.flatten(0, 2))
@@ -231,10 +228,7 @@ def scan_chunks_backward(
     through = across[..., -1:, 1:]
     grad_added = torch.bmm(entering.transpose(1, 2), flat_out).view_as(entered)
     border = torch.zeros_like(entered[:, :, 0]) if grad_state is None else grad_state.transpose(2, 3)
-    borders = []
-    for new, left in zip(reversed(grad_added.unbind(2)), reversed(through.unbind(2))):
-        borders.append(border)
-        border = torch.addcmul(new, left, border)
+    borders, border = _recur(border, grad_added.unbind(2)[::-1], through.unbind(2)[::-1])
     grad_left = torch.stack(borders[::-1], 2)
     flat_left = grad_left.flatten(0, 2)
     grad_inputs = torch.bmm(spread.flatten(0, 2), flat_out)
@@ -261,18 +255,38 @@ def scan_chunks_backward(
     grad_B = torch.baddbmm(grad_before, grad_scores, after).view(*sides.shape[:3], -1)
     grad_C = torch.baddbmm(grad_after, grad_scores.transpose(1, 2), before).view(*sides.shape[:3], -1)
 
-    # Every decay is an exponential of a difference of running sums; gather what each sum receives.
-    by_leaving, by_entering = grad_edges.sum(5).unbind(4)
-    by_source = grad_spread.sum(4).add_(by_leaving)
-    grad_total = grad_spread.sum(3).add_(by_entering).sub_(by_source)
     by_border = (grad_left * entered).sum((3, 4)).mul_(through[..., 0, 0])
-    grad_total[..., -1].add_(by_leaving.sum(3).add_(by_border))
-    grad_logs = grad_total.flip(3).cumsum(3).flip(3)
-    by_source /= steps.clamp(min=torch.finfo(steps.dtype).tiny)  # a step of size 0 has given nothing
-    grad_steps = torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1))
-    grad_A = (grad_logs * steps).sum((0, 2, 3))
+    grad_steps, grad_A = _gradients_of_decays(grad_spread, grad_edges, by_border, steps, A)
     grad_inputs = grad_inputs.view_as(inputs)
     return grad_inputs, grad_steps, grad_B, grad_C, grad_A, grad_D, border.transpose(2, 3)
+
+
+def _recur(border: Tensor, added: Sequence[Tensor], through: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """The state before each chunk, in the order given, and after the last one."""
+    borders = []
+    for new, left in zip(added, through):
+        borders.append(border)
+        border = torch.addcmul(new, left, border)
+    return borders, border
+
+
+def _gradients_of_decays(
+    by_pair: Tensor, by_edge: Tensor, by_border: Tensor, steps: Tensor, A: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of steps (B, H, K, Q) and A (H,), from those of the logarithms of all decays.
+
+    `by_pair` (B, H, K, Q, Q) from row to column, `by_edge` (B, H, K, Q, 2, N) as `edges`, `by_border`
+    (B, H, K) from border to border. Each decay is an exponential of a difference of two running sums;
+    this gathers what each sum receives.
+    """
+    by_leaving, by_entering = by_edge.sum(5).unbind(4)
+    by_source = by_pair.sum(4).add_(by_leaving)
+    grad_total = by_pair.sum(3).add_(by_entering).sub_(by_source)
+    grad_total[..., -1].add_(by_leaving.sum(3).add_(by_border))
+    grad_logs = grad_total.flip(3).cumsum(3).flip(3)
+    # The step's size was a factor of all that it gave; a step of size 0 has given nothing.
+    by_source /= steps.clamp(min=torch.finfo(steps.dtype).tiny)
+    return torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1)), (grad_logs * steps).sum((0, 2, 3))
 
 
 def _decays(steps: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
