@@ -74,6 +74,8 @@ def mamba2_mixer(
 
 
 class _Mamba2Mixer(torch.autograd.Function):
+    """Arguments and results as of `mamba2_mixer`; those of the scan in `chunk`s as of `scan_chunks`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -91,7 +93,7 @@ class _Mamba2Mixer(torch.autograd.Function):
         chunk: int,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        heads, size, states = h0.shape[1:]
+        batch, heads, size, states = h0.shape
         inner = heads * size
         projected = x @ in_weight.t()
         gate, mixed, dt = projected.split((inner, conv_weight.shape[0], heads), 2)
@@ -99,7 +101,7 @@ class _Mamba2Mixer(torch.autograd.Function):
         before = convolve(padded, conv_weight, conv_bias)
         raw = (dt + dt_bias).transpose(1, 2).contiguous()
         steps = F.softplus(raw).unflatten(2, (-1, chunk))
-        sides = F.silu(before[..., inner:]).view(*steps.shape[::2], chunk, 2, states)
+        sides = F.silu(before[..., inner:]).view(batch, -1, chunk, 2, states)
         inputs = steps.new_empty(*steps.shape, size)
         silu_into(by_head(before[..., :inner], heads, chunk), out=inputs)
         y, last, kept = scan_chunks(inputs, steps, sides, -A_log.exp(), D, h0, None)
