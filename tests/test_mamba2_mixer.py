@@ -73,6 +73,22 @@ def test_equals_its_parts_with_gradients(seed, batch, chunk, chunks, heads, stat
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e8])
+def test_a_norm_of_nothing_and_of_extremes(scale):
+    torch.manual_seed(0)
+    block = make_block(8, 2, 4)
+    torch.nn.init.zeros_(block.conv_bias)
+    x, state = draw(block, 2, 8)
+    with torch.no_grad():
+        x *= scale
+        for tensor in (x, *state):
+            tensor[0] = 0  # nothing to divide by in this lane
+    ours, theirs = (run(block, x, state, with_state=False) for run in (results, as_parts))
+    for mine, other in zip(ours, theirs):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9 * other.abs().max().item())
+
+
 def test_float32_is_as_near_to_float64_as_its_parts_are():
     torch.manual_seed(0)
     precise = make_block(64, 4, 16)

@@ -110,7 +110,7 @@ def convolve_backward(
         into[:, :tail] = 0
     columns = _columns(weight, padded)
     for k in reversed(range(past + 1)):
-        part = grad if masks is None else grad * masks[:, k]
+        part = grad if masks is None or k == past else grad * masks[:, k]
         late = past - k - tail  # so many of the first steps see, by this tap, what is not in `into`
         if late > 0:
             part = part[:, late:]
@@ -131,17 +131,13 @@ def _weight_gradient(grad: Tensor, padded: Tensor, weight: Tensor, masks: Tensor
     taps = weight.shape[1]
     seen = padded.unfold(1, length, 1).transpose(2, 3)  # (B, K, L, D), the same memory
     parts = grad.unsqueeze(1)
-    lanes = max(1, min(batch, CACHED // (taps * length * channels)))
-    total = None
+    lanes = max(1, CACHED // (taps * length * channels))
+    total = grad.new_zeros(min(lanes, batch), taps, length, channels)
     for lane in range(0, batch, lanes):
         part = parts[lane : lane + lanes]
         if masks is not None:
             part = part * masks[lane : lane + lanes]
-        if total is None:
-            total = seen[:lanes] * part
-        else:
-            total[: part.shape[0]].addcmul_(seen[lane : lane + lanes], part)
-    assert total is not None
+        total[: part.shape[0]].addcmul_(seen[lane : lane + lanes], part)
     return total.sum((0, 2)).t().contiguous().to(weight.dtype)
 
 
@@ -159,7 +155,6 @@ class _CausalConv(torch.autograd.Function):
     ) -> Tensor:
         before = convolve(padded, weight, bias, masks)
         ctx.save_for_backward(padded, weight, masks, before)
-        ctx.biased = bias is not None
         return F.silu(before)
 
     @staticmethod
@@ -169,4 +164,4 @@ class _CausalConv(torch.autograd.Function):
         grad = torch.ops.aten.silu_backward(grad_out, before)
         grad_padded = torch.empty_like(padded)
         grad_weight, grad_bias = convolve_backward(grad, padded, weight, grad_padded, masks)
-        return grad_padded, grad_weight, grad_bias if ctx.biased else None, None
+        return grad_padded, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None

@@ -207,7 +207,7 @@ def scan_chunks(
     flat = inputs.flatten(0, 2)
     added = torch.bmm(leaving.transpose(1, 2), flat).view(*inputs.shape[:3], -1, inputs.shape[4])
     through = across[..., -1:, 1:]
-    borders, border = _recur(state.transpose(2, 3), added.unbind(2), through.unbind(2))
+    borders, border = _borders(state.transpose(2, 3), added.unbind(2), through.unbind(2))
     entered = torch.stack(borders, 2)  # (B, H, K, N, P)
     y = torch.bmm(spread.flatten(0, 2).transpose(1, 2), flat)
     y.baddbmm_(entering, entered.flatten(0, 2))
@@ -228,7 +228,7 @@ def scan_chunks_backward(
     through = across[..., -1:, 1:]
     grad_added = torch.bmm(entering.transpose(1, 2), flat_out).view_as(entered)
     border = torch.zeros_like(entered[:, :, 0]) if grad_state is None else grad_state.transpose(2, 3)
-    borders, border = _recur(border, grad_added.unbind(2)[::-1], through.unbind(2)[::-1])
+    borders, border = _borders(border, grad_added.unbind(2)[::-1], through.unbind(2)[::-1])
     grad_left = torch.stack(borders[::-1], 2)
     flat_left = grad_left.flatten(0, 2)
     grad_inputs = torch.bmm(spread.flatten(0, 2), flat_out)
@@ -261,7 +261,9 @@ def scan_chunks_backward(
     return grad_inputs, grad_steps, grad_B, grad_C, grad_A, grad_D, border.transpose(2, 3)
 
 
-def _recur(border: Tensor, added: Sequence[Tensor], through: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _borders(
+    border: Tensor, added: Sequence[Tensor], through: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
     """The state before each chunk, in the order given, and after the last one."""
     borders = []
     for new, left in zip(added, through):
