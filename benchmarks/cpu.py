@@ -1,7 +1,8 @@
 """Speed on CPU against the original and against mamba.py, in one run: `python -m benchmarks.cpu`.
 
 Everything compared is measured in turns, so that a busy machine is busy for all; the fastest of the
-turns counts. mamba.py is the package mambapy; it is left out where it is not installed.
+turns counts. Peers from packages (mamba.py, which is mambapy, and transformers) are left out where they are
+not installed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.cpu_transformers import transformers_models, transformers_step
 from benchmarks.original import Original, loop_scan
 from core.allocator import keep_freed_memory
 from core.config import ModelConfig, build
@@ -22,7 +24,7 @@ from core.model import GPT
 from core.ops.selective_scan import selective_scan
 
 Work = Callable[[], object]
-PARTS = ("scan", "models", "decode", "seed")
+PARTS = ("scan", "models", "transformers", "decode", "seed")
 
 
 clock = time.perf_counter
@@ -131,6 +133,18 @@ def small_models(turns: int) -> dict[str, float]:
     return in_turns(works, dict.fromkeys(works, turns))
 
 
+def beside_transformers(turns: int) -> dict[str, float]:
+    """The same shape with one kind of mixer throughout, ours and transformers'."""
+    shape = {"n_layer": 4, "n_embd": 128, "n_head": 4, "block_size": 64}
+    kinds = {"ours, attention": "standard", "ours, S6": "mamba", "ours, mamba2": "mamba2"}
+    works = {
+        name: our_step(build({**shape, "attention_type": kind}).model, 65, 12) for name, kind in kinds.items()
+    }
+    for name, model in transformers_models(65, 4, 128, 4, 64).items():
+        works[name] = transformers_step(model, 65, 12, 64)
+    return in_turns(works, dict.fromkeys(works, turns))
+
+
 def seed_step(batch: int, turns: int) -> dict[str, float]:
     """The `seed` preset: the original's widths, types and vocabulary."""
     config = preset("seed").model
@@ -197,6 +211,10 @@ def main() -> None:
     if "models" in options.parts:
         results["models"] = small_models(options.turns)
         show("training step, 4 x 128, context 64, batch 12", results["models"], "attention", 12 * 64)
+    if "transformers" in options.parts:
+        results["transformers"] = beside_transformers(options.turns)
+        title = "the same shape, one kind of mixer throughout"
+        show(title, results["transformers"], "ours, attention", 12 * 64)
     if "decode" in options.parts:
         results["decode"] = decoding(500)
         show("one token, seed preset, batch 1, greedy", results["decode"], "first fifth", 1)
