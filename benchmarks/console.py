@@ -90,7 +90,14 @@ def paint(times: int = 15) -> None:
         commands = {
             "bare Textual application": [sys.executable, "-c", bare],
             "the console": [sys.executable, "-c", LAUNCH, folder, ""],
-            "mamba-tui launch": [sys.executable, "-m", "mamba_tui.cli", "launch", "--checkpoints", folder],
+            "mamba-tui launch": [
+                sys.executable,
+                "-m",
+                "mamba_tui.cli.main",
+                "launch",
+                "--checkpoints",
+                folder,
+            ],
         }
         results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for _ in range(times):
@@ -112,7 +119,7 @@ def chart() -> None:
     import numpy as np
     from textual.geometry import Size
 
-    from mamba_tui.widgets.chart_frame import ChartFrame, Line, Look, View, x_extent
+    from mamba_tui.widgets.chart.frame import ChartFrame, Line, Look, View, x_extent
 
     x = np.arange(10_000.0)
     y = 2 + 6 * np.exp(-x / 800) + np.random.default_rng(1).normal(0, 0.2, 10_000)
@@ -126,10 +133,10 @@ def chart() -> None:
 
 
 def start_run(folder: Path, max_iters: int = 1_000_000) -> object:
-    from core.config_changes import replace
-    from core.config_files import preset
+    from core.config.changes import replace
+    from core.config.files import preset
+    from core.data.sample_corpus import has_texts, write_sample
     from core.runs import EventReader, prepare_run, start_trainer
-    from core.sample_text import has_texts, write_sample
 
     if not has_texts(folder / "texts"):
         write_sample(folder / "texts")
@@ -309,8 +316,8 @@ def memory_here(events: int) -> None:
 async def watch_memory(root: Path, events: int) -> None:
     import json
 
-    from core.config import RunConfig
-    from core.config_changes import replace
+    from core.config.changes import replace
+    from core.config.schema import RunConfig
     from core.runs import prepare_run
     from mamba_tui.app import LaunchOptions, MambaTUI
 

@@ -60,7 +60,7 @@ def main() -> int:
 
 def read_paragraphs(texts: str | None) -> list[str]:
     sys.path.insert(0, str(ROOT))
-    from core.sample_text import sample_documents
+    from core.data.sample_corpus import sample_documents
 
     if texts:
         whole = "\n\n".join(
@@ -110,8 +110,8 @@ def cpu_seconds() -> float:
 
 
 def prepare_here(folder: str) -> dict[str, object]:
-    from core.config import DataConfig
-    from core.corpus import prepare
+    from core.config.schema import DataConfig
+    from core.data.corpus import prepare
 
     stages: dict[str, float] = {}
     last = time.monotonic()
@@ -137,8 +137,8 @@ def prepare_here(folder: str) -> dict[str, object]:
 
 def encode_batch_here(folder: str) -> dict[str, object]:
     """A tenth of the text, file by file, in pieces of 128 K characters, by tiktoken's own means."""
-    from core.corpus.work import available_cores
-    from core.tokenizer import Tokenizer
+    from core.data.corpus.workers import available_cores
+    from core.data.tokenizer.tokenizer import Tokenizer
 
     encoding = Tokenizer.load(Path(folder) / "tokenizer.json").encoding
     files = sorted(Path(folder).glob("*.txt"))
@@ -225,8 +225,8 @@ def line(folder: Path, paragraphs: list[str], size: int) -> bool:
 
 
 def notes(folder: Path, paragraphs: list[str], size: int) -> bool:
-    from core.config import DataConfig
-    from core.corpus import prepare
+    from core.config.schema import DataConfig
+    from core.data.corpus import prepare
 
     for number in range(10_000):
         part = folder / f"{number // 1000}"

@@ -17,11 +17,11 @@ import torch
 
 from benchmarks.cpu_transformers import transformers_models, transformers_step
 from benchmarks.original import Original, loop_scan
-from core.allocator import keep_freed_memory
-from core.config import ModelConfig, build
-from core.config_files import preset
+from core.config.files import preset
+from core.config.schema import ModelConfig, build
 from core.model import GPT
 from core.ops.selective_scan import selective_scan
+from core.system.allocator import keep_freed_memory
 
 Work = Callable[[], object]
 PARTS = ("scan", "models", "transformers", "decode", "seed")

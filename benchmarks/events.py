@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.config_changes import replace
-from core.config_files import preset
-from core.processes import calm_threads
+from core.config.changes import replace
+from core.config.files import preset
 from core.runs import EventWriter, Follower, RunLock, StepMeter, prepare_run, preview, read_tail, status
-from core.session import Requests
+from core.system.processes import calm_threads
+from core.training.requests import Requests
 
 
 def write_sample(folder: Path) -> Path:
@@ -36,8 +36,8 @@ def write_sample(folder: Path) -> Path:
 
 
 def in_training(root: Path, name: str, steps: int) -> None:
-    from core.setup import build_parts
-    from core.trainer import Trainer
+    from core.training.build import build_parts
+    from core.training.trainer import Trainer
 
     config = replace(preset(name), dataset_dir=str(write_sample(root / "text")), eval_interval=1 << 30)
     run = prepare_run(root, "run", config)

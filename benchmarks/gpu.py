@@ -32,14 +32,14 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu_operations import operations, scans
 from benchmarks.gpu_peers import nanogpt, peer_scans
 from benchmarks.gpu_tools import Place, apart, peak, replay_ms, reset_peak, say, wait
-from core.bench import RandomStream
-from core.captured import CapturedStep
-from core.compiling import compiled
-from core.config import build
-from core.loader import SequentialLoader
+from core.config.schema import build
+from core.data.loader import SequentialLoader
 from core.model import GPT
-from core.optim import make_optimizer
-from core.setup import open_device
+from core.training.benchmark import RandomStream
+from core.training.build import open_device
+from core.training.compilation import compiled
+from core.training.cuda_graph_step import CapturedStep
+from core.training.optimizer import make_optimizer
 
 SEED = {
     "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
@@ -161,7 +161,7 @@ def kernels(work: Callable[[], object]) -> None:
 
 def decoding() -> None:
     """Batch 1 and 8, tokens drawn on the device; then through the program's own `Decoder`."""
-    from core.decoding import Reader
+    from core.generation.cuda.graph_decoder import Reader
 
     say(f"\ndecoding, seed preset, float32; asked {DECODE_ASKED:,}, peers at batch 1: {DECODE_PEERS} tok/s")
     torch.manual_seed(0)
@@ -182,8 +182,8 @@ def decoding() -> None:
             if lanes == 1:
                 kernels(lambda: reader.write(1))  # noqa: B023
     with apart("decoder"):
-        from core.sampling import Decoder, Generation, SamplingConfig
-        from core.tokenizer import byte_tokenizer
+        from core.data.tokenizer.tokenizer import byte_tokenizer
+        from core.generation.sampling import Decoder, Generation, SamplingConfig
 
         choices: list[dict[str, Any]] = [
             {"temperature": 1.0}, {"temperature": 0.0}, {"top_k": 40}, {"top_p": 0.9},
@@ -204,7 +204,7 @@ def decoding() -> None:
 def tests() -> None:
     """What only a device can show."""
     say("\ntests marked cuda")
-    where = ["tests/test_captured.py"] if Place.quick else ["tests"]
+    where = ["tests/training/test_cuda_graph_step.py"] if Place.quick else ["tests"]
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n0", "-v", "--tb=short", "--no-header", *where]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None

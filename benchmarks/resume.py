@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from core.config import build
-from core.config_files import preset
+from core.config.files import preset
+from core.config.schema import build
 from core.runs import Run, prepare_run
-from tests.runs_tools import curve, train_here, write_text
+from tests.run_tools import curve, train_here, write_text
 
 
 def losses(run: Run) -> list[float]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.config import build
+from core.config.schema import build
 from core.errors import UserError
 from core.runs import Follower, Run, is_alive, prepare_run, signal_trainer, start_trainer, status, verify
 

@@ -11,7 +11,7 @@ key() { for name in "$@"; do tm send-keys "$name"; sleep 0.25; done; }
 # Wait until a text is on screen.
 see() { for _ in $(seq 300); do tm capture-pane -p | grep -qF -- "$1" && return; sleep 0.2; done; echo "not seen: $1" >&2; tm capture-pane -p >&2; exit 1; }
 show() { sleep 0.6; { printf '\n## %s\n\n```text\n' "$1"; tm capture-pane -p; printf '```\n'; } >> "$page"; }
-open() { tm new-session -d -x 80 -y 24 "cd $work; PYTHONPATH=$root OMP_NUM_THREADS=1 $python -m mamba_tui.cli $*; echo; echo the console ended; sleep 600"; }
+open() { tm new-session -d -x 80 -y 24 "cd $work; PYTHONPATH=$root OMP_NUM_THREADS=1 $python -m mamba_tui.cli.main $*; echo; echo the console ended; sleep 600"; }
 trap 'tm kill-server 2>/dev/null || true; rm -rf "$work"' EXIT
 
 printf '# A tour, by keyboard only\n\nWritten by `benchmarks/tour.sh`, which drives the real console in tmux at 80x24.\n' > "$page"

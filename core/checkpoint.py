@@ -22,12 +22,12 @@ from typing import IO, Any
 
 import torch
 
-from core.atomic import sync_directory
-from core.config import ConfigError, ModelConfig, RunConfig, build
+from core.config.schema import ConfigError, ModelConfig, RunConfig, build
+from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
 from core.runs.checkpoints import CheckpointInfo, held, read_manifest, verify, write_manifest
-from core.tokenizer import Tokenizer
+from core.system.atomic_write import sync_directory
 
 FORMAT = 1
 Payload = dict[str, Any]

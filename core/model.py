@@ -4,7 +4,7 @@ A model is a pure function of parameters, tokens and state to outputs and a new 
 into chunks never changes the result. Every document starts from an empty state, wherever it starts: the
 convolution's taps, the recurrent state and attention all stop at `doc_start` (B, T).
 
-What a model remembers of a text, its state, is in `core/state.py`.
+What a model remembers of a text, its state, is in `core/model_state.py`.
 
 Shapes: B lanes, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a Mamba
 layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
@@ -21,7 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.config import MAMBA, MAMBA2, STANDARD, ModelConfig
+from core.config.schema import MAMBA, MAMBA2, STANDARD, ModelConfig
+from core.model_state import AttentionState as AttentionState
+from core.model_state import LayerState, begin_documents
+from core.model_state import MambaState as MambaState
+from core.model_state import ModelState as ModelState
 from core.ops.causal_conv import causal_conv
 from core.ops.dispatch import ALIGNED, takes_feed_forward, takes_triton
 from core.ops.linear_cross_entropy import linear_cross_entropy
@@ -30,10 +34,6 @@ from core.ops.rms_norm import RMSNorm, squared_relu
 from core.ops.selective_scan import selective_scan
 from core.ops.ssd_scan import ssd_scan
 from core.ops.window_attention import Places, takes_kernels, window_attention
-from core.state import AttentionState as AttentionState
-from core.state import LayerState, begin_documents
-from core.state import MambaState as MambaState
-from core.state import ModelState as ModelState
 
 VOCABULARY_MULTIPLE = 64
 NORM_EPSILON = 1e-6
@@ -126,7 +126,7 @@ class MultiHeadAttention(nn.Module):
         self, qkv: Tensor, state: AttentionState | None, places: Places
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same as one operation, whose keys and values take no gradient."""
-        from core.ops.attention_mixer_triton import attention_mixer_triton
+        from core.ops.triton.attention_mixer import attention_mixer_triton
 
         size = qkv.shape[2] // (3 * self.heads)
         return attention_mixer_triton(
@@ -214,7 +214,7 @@ class MambaBlock(nn.Module):
         self, projected: Tensor, tail: Tensor | None, hidden: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same as one operation."""
-        from core.ops.mamba_mixer_triton import mamba_mixer_triton
+        from core.ops.triton.mamba_mixer import mamba_mixer_triton
 
         return mamba_mixer_triton(
             projected,
@@ -320,13 +320,13 @@ class FeedForward(nn.Module):
         """(B, T, C) to (B, T, next C)."""
         # Squared ReLU learns as well as GELU and costs a fraction of it on CPU (arXiv 2109.08668).
         if takes_feed_forward(x, self.down.out_features):
-            from core.ops.feed_forward_triton import feed_forward_triton
+            from core.ops.triton.feed_forward import feed_forward_triton
 
             return feed_forward_triton(x.to(torch.bfloat16), self.up.weight, self.down.weight)
         return self.down(squared_relu(self.up(x)))
 
 
-# A new mixer is one class with these three methods, one line here and its name in core/config.py.
+# A new mixer is one class with these three methods, one line here and its name in core/config/schema.py.
 MIXERS: dict[str, type[MultiHeadAttention] | type[MambaBlock] | type[Mamba2Block]] = {
     STANDARD: MultiHeadAttention,
     MAMBA: MambaBlock,

@@ -21,9 +21,9 @@ from textual.widgets import ContentSwitcher
 
 from core.errors import UserError
 from mamba_tui import keys, themes
+from mamba_tui.backend.checkpoint_trash import Trash
+from mamba_tui.backend.run_client import ENDED, Session, off_thread
 from mamba_tui.launch_options import LaunchOptions
-from mamba_tui.session import ENDED, Session, off_thread
-from mamba_tui.trash import Trash
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import clip, safe, visible
 
@@ -57,7 +57,7 @@ class MambaTUI(App[int]):
 
     def __init__(self, options: LaunchOptions, *, state_path: Path | None = None) -> None:
         super().__init__()
-        from mamba_tui.state import ConsoleState
+        from mamba_tui.backend.console_state import ConsoleState
 
         self.options = options
         self.session = Session(options)
@@ -67,7 +67,7 @@ class MambaTUI(App[int]):
             self.register_theme(theme)
         self.theme = self.state.theme if self.state.theme in self.available_themes else themes.DEFAULT
         # Kept by hand: the screen on top may be a dialog, and near the end there may be none.
-        self.tab_bar = TabBar([tab for tab in TABS if tab[0] != "data" or data_pane_exists()])
+        self.tab_bar = TabBar(list(TABS))
         self.panes = ContentSwitcher(id="panes")
         self.generator_command: list[str] | None = None
         self._dirty = False
@@ -101,7 +101,7 @@ class MambaTUI(App[int]):
 
     async def _watch(self) -> None:
         # These bring numpy, which takes a while: the screen must not wait for it.
-        for name in ("core.runs", "mamba_tui.history"):
+        for name in ("core.runs", "mamba_tui.backend.run_history"):
             await off_thread(importlib.import_module, name)
         from core.runs import Run
 
@@ -145,7 +145,7 @@ class MambaTUI(App[int]):
             pane.session_changed()
 
     def _show_status(self) -> None:
-        from mamba_tui.words import short_status
+        from mamba_tui.wording import short_status
 
         bar = self.tab_bar
         bar.status, bar.short_status, bar.status_style = short_status(self.session)
@@ -256,7 +256,7 @@ class MambaTUI(App[int]):
 
     def action_screenshot_file(self) -> None:
         """Write a picture of the screen beside the working folder's files."""
-        from mamba_tui.words import free_path
+        from mamba_tui.wording import free_path
 
         path = free_path(Path(f"mamba-tui-{self.tab}.svg"))
         try:
@@ -270,7 +270,7 @@ class MambaTUI(App[int]):
         """Start training with the configuration on screen."""
         if len(self.screen_stack) > 1:
             return
-        from mamba_tui.panes.config import ConfigPane
+        from mamba_tui.panes.configure.pane import ConfigPane
 
         if not self.panes.query(ConfigPane):
             await self._show("configure")
@@ -344,7 +344,7 @@ class MambaTUI(App[int]):
 
     async def _configuration_kept(self) -> bool:
         """Offer to save a changed configuration that no run has; False to stay."""
-        from mamba_tui.panes.config import ConfigPane
+        from mamba_tui.panes.configure.pane import ConfigPane
         from mamba_tui.widgets.dialogs import Answer, Question
 
         pane = next(iter(self.panes.query(ConfigPane)), None)
@@ -392,33 +392,27 @@ def write_crash_report(error: BaseException, folder: Path) -> Path | None:
     return path
 
 
-def data_pane_exists() -> bool:
-    """Whether the Data pane is part of this installation."""
-    return (Path(__file__).parent / "panes" / "data.py").exists()
-
-
 def make_pane(tab: str, app: MambaTUI) -> Widget:
     """Import and make a pane."""
     if tab == "configure":
-        from mamba_tui.panes.config import ConfigPane
+        from mamba_tui.panes.configure.pane import ConfigPane
 
         return ConfigPane(app.options, app.session, id=tab)
     if tab == "train":
-        from mamba_tui.panes.train import TrainPane
+        from mamba_tui.panes.train.pane import TrainPane
 
         return TrainPane(app.session, app.state, id=tab)
     if tab == "checkpoints":
-        from mamba_tui.panes.checkpoints import CheckpointsPane
+        from mamba_tui.panes.checkpoints.pane import CheckpointsPane
 
         return CheckpointsPane(app.session, app.state, app.trash, id=tab)
     if tab == "generate":
-        from mamba_tui.panes.generate import GeneratePane
+        from mamba_tui.panes.generate.pane import GeneratePane
 
         return GeneratePane(app.session, app.state, id=tab, command=app.generator_command)
-    # The Data pane is written by others and may be missing from this installation.
-    module = importlib.import_module("mamba_tui.panes.data")
-    pane: Widget = module.DataPane(id=tab)
-    return pane
+    from mamba_tui.panes.data.pane import DataPane
+
+    return DataPane(id=tab)
 
 
 def running(session: Session) -> bool:
@@ -428,7 +422,7 @@ def running(session: Session) -> bool:
 
 def main(options: LaunchOptions) -> int:
     """Open the console; the exit code of the program."""
-    from mamba_tui.state import default_path
+    from mamba_tui.backend.console_state import default_path
 
     # Textual takes NO_COLOR for itself; a trainer that we start should still find it.
     no_color = os.environ.get("NO_COLOR")

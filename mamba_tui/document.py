@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core import config as configuration
-from core.config import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, Problem, RunConfig
+from core.config import schema as configuration
+from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, Problem, RunConfig
 
 UNDO_LIMIT = 500
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from core.config import RunConfig
+from core.config.schema import RunConfig
 
 Mode = Literal["auto", "resume", "fresh"]
 

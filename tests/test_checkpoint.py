@@ -17,12 +17,12 @@ import torch
 
 import core.checkpoint as checkpoint_module
 from core.checkpoint import export_weights, load, load_model, load_weights, save, to_host
-from core.config import TrainingConfig, build, flat
+from core.config.schema import TrainingConfig, build, flat
+from core.data.tokenizer.tokenizer import byte_tokenizer
 from core.errors import UserError
 from core.model import GPT
 from core.runs import CheckpointInfo, checkpoint_path, find_checkpoints, verify
-from core.saving import CheckpointSaver
-from core.tokenizer import byte_tokenizer
+from core.training.checkpoint_saver import CheckpointSaver
 
 CONFIG = build({"n_embd": [8], "n_head": 1, "attention_type": "mamba", "block_size": 4})
 

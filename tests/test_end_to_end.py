@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.corpus import prepare
+from core.data.corpus import prepare
+from core.data.tokenizer.tokenizer import Tokenizer
 from core.runs import EventReader, Run
-from core.tokenizer import Tokenizer
-from tests.runs_tools import wait_for
+from tests.run_tools import wait_for
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -24,7 +24,7 @@ SMALL = [
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "mamba_tui.cli", *arguments]
+    return [sys.executable, "-m", "mamba_tui.cli.main", *arguments]
 
 
 def environment():

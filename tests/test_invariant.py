@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import ATTENTION_TYPES, ModelConfig, build
+from core.config.schema import ATTENTION_TYPES, ModelConfig, build
 from core.model import GPT, ModelState
 
 VOCABULARY = 11

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.config import ATTENTION_TYPES, build
+from core.config.schema import ATTENTION_TYPES, build
 from core.model import DT_MAX, DT_MIN, GPT, MIXERS, MambaBlock, ModelState
 from tests.test_invariant import awake_model
 

@@ -41,7 +41,7 @@ def causal_conv(
         the activated convolution (B, L, D) and the new tail (B, K - 1, D), zero before its newest reset.
     """
     if takes_triton(x) and weight.shape[1] <= MOST_TRITON_TAPS:
-        from core.ops.causal_conv_triton import causal_conv_triton
+        from core.ops.triton.causal_conv import causal_conv_triton
 
         return causal_conv_triton(x, weight, bias, tail=tail, reset=reset)
     batch, length, channels = x.shape

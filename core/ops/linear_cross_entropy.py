@@ -41,7 +41,7 @@ def linear_cross_entropy(
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
     """
     if takes_triton(x):
-        from core.ops.linear_cross_entropy_triton import linear_cross_entropy_triton
+        from core.ops.triton.linear_cross_entropy import linear_cross_entropy_triton
 
         return linear_cross_entropy_triton(
             x, weight, targets, ignore_index=ignore_index, vocab_size=vocab_size, copy=copy

@@ -56,7 +56,7 @@ def ssd_scan(
     """
     batch, length, heads, size = x.shape
     if length > 1 and takes_triton(x):
-        from core.ops.ssd_scan_triton import ssd_scan_triton
+        from core.ops.triton.ssd_scan import ssd_scan_triton
 
         return ssd_scan_triton(x, dt, A, B, C, D, dt_bias=dt_bias, h0=h0, reset=reset)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32

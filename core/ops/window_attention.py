@@ -69,7 +69,7 @@ class Places:
     def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of `half` angles a token, (B, T, 1, half), where `like` is."""
         if half not in self._rotations and takes_triton(like):
-            from core.ops.window_attention_triton import rotations
+            from core.ops.triton.window_attention import rotations
 
             self._rotations[half] = rotations(self.position, half, ROPE_BASE)
         if half not in self._rotations:
@@ -127,7 +127,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, places: Places, *, cache_l
         (B, H, T, E).
     """
     if takes_kernels(q, q.shape[3]):
-        from core.ops.window_attention_triton import window_attention_triton
+        from core.ops.triton.window_attention import window_attention_triton
 
         return window_attention_triton(q, k, v, places.reach, places.window, cache_learns=cache_learns)
     blocks = [

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.atomic import sync_directory, write_atomic
-from core.config import TrainingConfig
+from core.config.schema import TrainingConfig
 from core.runs.schema import plain
+from core.system.atomic_write import sync_directory, write_atomic
 
 try:
     import fcntl

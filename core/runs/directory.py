@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.config import SETTINGS, RunConfig, Value, differences, show
-from core.config_changes import replace
+from core.config.changes import replace
+from core.config.schema import SETTINGS, RunConfig, Value, differences, show
 from core.errors import UserError
 from core.runs.checkpoints import CheckpointInfo, find_checkpoints
 from core.runs.events import read_tail
@@ -74,7 +74,7 @@ class Run:
 
     def config(self) -> RunConfig:
         """The frozen configuration. Raises UserError when it is missing or damaged."""
-        from core.config_files import load_file
+        from core.config.files import load_file
 
         if not self.exists:
             raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
@@ -173,7 +173,7 @@ def _make_folders(run: Run) -> None:
 
 
 def _freeze(run: Run, config: RunConfig) -> None:
-    from core.config_files import save_file
+    from core.config.files import save_file
 
     save_file(config, run.config_path)
 

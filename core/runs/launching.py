@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import IO
 
 from core.errors import UserError
-from core.processes import module_command, module_environment
 from core.runs.control import COMMANDS, post_command, wait_for_answer
 from core.runs.directory import Run
 from core.runs.lock import is_locked, read_holder, refusal, signal_holder
 from core.runs.schema import Event
 from core.runs.status import ATTEMPT, explain_log, is_alive, log_tail, status
+from core.system.processes import module_command, module_environment
 
 START_SECONDS = 60.0
 LARGEST_LOG = 4 << 20
@@ -26,7 +26,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> int:
-    """Start `python -m core.train` on a prepared run and return its pid once it holds the run.
+    """Start `python -m core.training.process` on a prepared run and return its pid once it holds the run.
 
     The process gets its own session, so that neither a closed terminal, nor Ctrl-C, nor the death
     of this process touches it. Raises UserError when the run is alive already, or when the trainer
@@ -35,7 +35,7 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
     if is_alive(run):
         raise UserError(refusal(run.name, read_holder(run.lock_path)))
     _children[:] = [child for child in _children if child.poll() is None]
-    command = module_command("core.train", str(run.path.resolve()))
+    command = module_command("core.training.process", str(run.path.resolve()))
     with _open_log(run) as log:
         child = subprocess.Popen(
             command,

@@ -14,7 +14,7 @@ from rich.style import Style
 from textual.color import Color
 from textual.strip import Strip
 
-from core.config import MAMBA, MAMBA2, STANDARD
+from core.config.schema import MAMBA, MAMBA2, STANDARD
 from mamba_tui.widgets.cached_styles import CachedStyles
 
 # Shape tells the types apart where colour does not.

@@ -1,0 +1,1 @@
+"""What a run is told: keys, checks, files and presets. No torch."""

@@ -1,0 +1,211 @@
+"""Configuration on disk: JSON as the seed wrote it, TOML, presets, and `key=value` from a command line.
+
+Both formats may hold the keys flat, under the name of their group (`[model]`, `[training]` ...), or
+under `config` as the seed does. Writing goes through a temporary name, so a crash leaves the old file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+
+from core.config.changes import replace
+from core.config.schema import (
+    GROUPS,
+    SETTINGS,
+    ConfigError,
+    Problem,
+    RunConfig,
+    Value,
+    build,
+    flat,
+    nearest_key,
+)
+from core.errors import UserError
+from core.system.atomic_write import write_atomic
+
+PRESETS = resources.files("core.config.presets")
+WORKING_FILE = Path("current_configuration.json")
+CONFIGURATION_VERSION = 1
+DEFAULT_PRESET = "book"
+# The seed keeps these three beside "config", not in it.
+SEED_TOP_LEVEL = ("device", "compile", "dataset_dir")
+
+
+def load_file(path: Path) -> RunConfig:
+    """Read a `.json` or `.toml` configuration.
+
+    Raises UserError for a file that cannot be read or parsed (naming the line), and ConfigError
+    listing every problem for values that cannot be used.
+    """
+    return build(_flatten(_parse(path), str(path)), str(path))
+
+
+def _parse(path: Path) -> dict[str, object]:
+    if path.suffix not in (".json", ".toml"):
+        raise UserError(f"{path} cannot be a configuration; accepted: a file named .json or .toml")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of a .json or .toml configuration") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not text: byte {error.start} is not UTF-8; accepted: JSON or TOML in UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a readable file") from None
+    try:
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
+        ) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds {type(data).__name__}; accepted: an object of keys and values")
+    return data
+
+
+def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
+    """Bring every accepted layout to one flat mapping."""
+    values: dict[str, object] = {}
+    problems: list[Problem] = []
+
+    def take(key: str, value: object) -> None:
+        if key in values and values[key] != value:
+            problems.append(Problem(key, value, f"one value; it is also given as {values[key]!r}"))
+        values[key] = value
+
+    for key, value in data.items():
+        if key == "configuration_version":
+            if value != CONFIGURATION_VERSION:
+                problems.append(
+                    Problem(key, value, f"{CONFIGURATION_VERSION}, the version this program reads")
+                )
+        elif key == "config" or key in GROUPS:
+            if not isinstance(value, dict):
+                problems.append(Problem(key, value, "a group of keys and values"))
+                continue
+            for inner, entry in value.items():
+                if key in GROUPS and inner in SETTINGS and SETTINGS[inner].group != key:
+                    problems.append(
+                        Problem(f"{key}.{inner}", entry, f"this key in the group [{SETTINGS[inner].group}]")
+                    )
+                take(inner, entry)
+        elif key in SETTINGS:
+            take(key, value)
+        else:
+            problems.append(Problem(key, value, f"{nearest_key(key)} (this key is unknown)"))
+    if problems:
+        raise ConfigError(problems, source)
+    return values
+
+
+def save_file(config: RunConfig, path: Path) -> None:
+    """Write a configuration as `.json` (the seed's layout) or `.toml` (one table per group), atomically.
+
+    Raises UserError where the file cannot be written; an existing file is then unchanged.
+    """
+    if path.suffix not in (".json", ".toml"):
+        raise UserError(f"{path} cannot be a configuration; accepted: a name ending in .json or .toml")
+    text = _json_text(config) if path.suffix == ".json" else toml_text(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+
+
+def _json_text(config: RunConfig) -> str:
+    values = {key: _plain(key, value) for key, value in flat(config).items()}
+    top = {key: values.pop(key) for key in SEED_TOP_LEVEL}
+    data = {"configuration_version": CONFIGURATION_VERSION, "config": values, **top}
+    return json.dumps(data, indent=4, ensure_ascii=False) + "\n"
+
+
+def toml_text(config: RunConfig) -> str:
+    """The configuration as TOML, one table per group."""
+    import tomli_w
+
+    tables = {
+        group: {
+            item.name: _plain(item.name, getattr(getattr(config, group), item.name))
+            for item in dataclasses.fields(cls)
+        }
+        for group, cls in GROUPS.items()
+    }
+    return tomli_w.dumps(tables)
+
+
+def _plain(key: str, value: Value) -> object:
+    if key == "compile" and value in ("true", "false"):
+        return value == "true"  # as the seed reads it
+    return list(value) if isinstance(value, tuple) else value
+
+
+def preset_names() -> list[str]:
+    """The names `preset` accepts, the default first."""
+    found = [entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml")]
+    return sorted(found, key=lambda name: (name != DEFAULT_PRESET, name))
+
+
+def preset(name: str = DEFAULT_PRESET, *, cuda: bool = False) -> RunConfig:
+    """A preset by name. Its `[cuda]` table, where it has one, applies on a machine with a CUDA device.
+
+    Raises UserError naming the presets there are.
+    """
+    if name not in preset_names():
+        raise UserError(f'--preset is "{name}"; accepted: {", ".join(preset_names())}')
+    source = f"preset {name}"
+    data = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    on_cuda = data.pop("cuda", {})
+    data.pop("about", None)
+    values = _flatten(data, source)
+    if cuda:
+        values |= _flatten(on_cuda, source)
+    return build(values, source)
+
+
+def preset_about(name: str) -> str:
+    """One line on what a preset is for."""
+    data = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return str(data.get("about", ""))
+
+
+def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
+    """Apply `key=value` assignments, values written as in TOML; bare words are text.
+
+    A list or `n_layer` of another depth takes the other per-layer keys along (see `config_changes.replace`).
+    Raises ConfigError.
+    """
+    changes: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip().rpartition(".")[2]
+        if not equals:
+            raise UserError(f'--set is "{assignment}"; accepted: key=value, such as --set n_embd=[64,48,64]')
+        changes[key] = parse_value(text.strip())
+    return replace(config, "--set", **changes) if changes else config
+
+
+def parse_value(text: str) -> object:
+    """A value as typed by a person: TOML where it is TOML, otherwise the text itself."""
+    for attempt in (text, text.replace("'", '"'), _quoted_words(text)):
+        try:
+            return tomllib.loads(f"value = {attempt}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            continue
+    return text
+
+
+def _quoted_words(text: str) -> str:
+    """`[mamba, standard]` with its words quoted, as shells like to take the quotes away."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    words = [word.strip() for word in text[1:-1].split(",") if word.strip()]
+    return "[" + ", ".join(json.dumps(word) for word in words) + "]"

@@ -1,0 +1,87 @@
+"""Joining encoded texts into the two streams, and reporting on every file."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.data.corpus.split import VALIDATION
+from core.data.corpus.token_store import Entry, TokenStore
+from core.data.corpus.token_stream import SKIPPED, Corpus, FileReport, TokenStream
+from core.data.corpus.workers import Text
+from core.data.tokenizer.tokenizer import Tokenizer
+
+
+def join(
+    texts: list[Text],
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    skipped: dict[str, str],
+    notices: list[str],
+) -> Corpus:
+    """Streams in the order of the files' names. The report is made when somebody looks at it."""
+    train, held = _Side(), _Side()
+    entries = [store.entries[text.key] for text in texts]
+    for text, entry in zip(texts, entries, strict=True):
+        cut = entry.tokens if entry.cut is None else entry.cut
+        if text.side == VALIDATION:
+            held.add(entry, 0, entry.tokens, entry.head_bytes)
+        else:
+            train.add(entry, 0, cut, entry.head_bytes)
+            held.add(entry, cut, entry.tokens, entry.tail_bytes)
+    tokens = store.tokens()
+    return Corpus(
+        tokenizer=tokenizer,
+        train=train.stream(tokens),
+        validation=held.stream(tokens),
+        notices=notices,
+        cache=store.folder.parent,
+        tokens=tokens,
+        make_report=lambda: _report(texts, entries, skipped),
+    )
+
+
+def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) -> list[FileReport]:
+    """What became of every file, by name."""
+    first_names: dict[str, str] = {}
+    reports = [FileReport(name=name, split=SKIPPED, notes=[reason]) for name, reason in skipped.items()]
+    for text, entry in zip(texts, entries, strict=True):
+        twin = first_names.setdefault(text.facts.content, text.found.name)
+        cut = 0 if text.side == VALIDATION else entry.tokens if entry.cut is None else entry.cut
+        reports.append(
+            FileReport(
+                name=text.found.name,
+                split=text.side,
+                encoding=text.facts.encoding,
+                bytes=entry.head_bytes + entry.tail_bytes,
+                tokens=entry.tokens,
+                validation_tokens=entry.tokens - cut,
+                documents=text.facts.documents,
+                longest_line=text.facts.longest_line,
+                duplicate_of=twin if twin != text.found.name else "",
+                offset=entry.offset,
+                notes=([text.found.note] if text.found.note else []) + text.facts.notes,
+            )
+        )
+    return sorted(reports, key=lambda report: report.name)
+
+
+class _Side:
+    """The stretches of one split, collected."""
+
+    def __init__(self) -> None:
+        self.stretches: list[tuple[int, int]] = []
+        self.documents: list[int] = []
+        self.bytes = 0
+        self._length = 0
+
+    def add(self, entry: Entry, low: int, high: int, size: int) -> None:
+        """Tokens low..high of an entry."""
+        if high <= low:
+            return
+        self.stretches.append((entry.offset + low, high - low))
+        self.documents += [self._length + start - low for start in entry.documents if low <= start < high]
+        self._length += high - low
+        self.bytes += size
+
+    def stream(self, tokens: np.ndarray) -> TokenStream:
+        return TokenStream(tokens, self.stretches, self.documents, self.bytes)

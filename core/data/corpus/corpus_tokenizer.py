@@ -1,0 +1,102 @@
+"""The vocabulary of a corpus: the one that was asked for, learned from training text if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.config.schema import DataConfig
+from core.data.corpus.cache import VocabularyStore
+from core.data.corpus.progress import Reporter
+from core.data.corpus.reading import ReadingOptions, clean_text, seekable_text
+from core.data.corpus.split import VALIDATION
+from core.data.corpus.workers import Text
+from core.data.tokenizer.bpe_training import train_bpe_apart
+from core.data.tokenizer.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer
+from core.data.tokenizer.vocabulary import auto_vocabulary_size, gpt2_tokenizer, train_bpe
+
+# Text that a vocabulary is learned from. More changes the merges little and costs memory and time.
+LEARNING_CHARACTERS = 24_000_000
+# A kept vocabulary serves until there is this many times more or less text than it was learned from.
+KEPT_WITHIN = 4
+# So much is learned from before another process would have started.
+AT_ONCE_BYTES = 1_000_000
+_HANDFUL = 1 << 15
+
+
+def find_vocabulary(
+    config: DataConfig, seed: int, texts: list[Text], options: ReadingOptions, folder: Path, report: Reporter
+) -> Tokenizer:
+    """The tokenizer that the configuration asks for; one learned earlier is kept while it fits."""
+    kind = config.tokenizer
+    if kind == "byte":
+        return byte_tokenizer()
+    if kind == "gpt2":
+        return gpt2_tokenizer()
+    if kind not in ("auto", "char"):
+        return Tokenizer.load(kind)
+    fraction = config.validation_fraction
+    size = config.vocab_size if kind == "auto" else 0
+    store = VocabularyStore(folder, f"{kind}:{size}:{seed}:{fraction!r}:{options.key}")
+    training = _different([text for text in texts if text.side != VALIDATION])
+    amount = sum(text.facts.bytes for text in training)
+    kept = store.load()
+    if kept is not None and kept[1] / KEPT_WITHIN <= amount <= kept[1] * KEPT_WITHIN:
+        return kept[0]
+    if kind == "char":
+        report.begin("collecting characters", amount)
+        characters: set[str] = set()
+        for text in training_text(training, options, fraction, None, report):
+            characters |= set(text)
+        tokenizer = char_tokenizer(characters)
+    else:
+        report.begin("learning a vocabulary", min(amount, LEARNING_CHARACTERS))
+        sample = training_text(training, options, fraction, LEARNING_CHARACTERS, report)
+        size = size or auto_vocabulary_size(amount)
+        if amount < AT_ONCE_BYTES:
+            tokenizer = train_bpe(sample, size)
+        else:
+            tokenizer = train_bpe_apart(sample, size, report.tell)
+    store.save(tokenizer, amount)
+    return tokenizer
+
+
+def training_text(
+    training: list[Text], options: ReadingOptions, fraction: float, most: int | None, report: Reporter
+) -> Iterator[str]:
+    """Training text only, at most `most` characters of it, from every file its fair share.
+
+    What is held out is never read here: of a text whose tail is held out, nothing from the tail on.
+    """
+    ends = [tail.target if (tail := text.tail(fraction)) else text.facts.characters for text in training]
+    for text, end, share in zip(training, ends, fair_shares(ends, most), strict=True):
+        if share < end and (slices := seekable_text(text.found, text.facts.encoding, end, share)) is not None:
+            stretches = slices
+        else:
+            stretches = (stretch for _, stretch in clean_text(text.found, text.facts.encoding, options))
+        left = share
+        for stretch in stretches:
+            for low in range(0, min(left, len(stretch)), _HANDFUL):
+                yield stretch[low : min(low + _HANDFUL, left)]
+            report.add(min(left, len(stretch)), text.found.name)
+            left -= len(stretch)
+            if left <= 0:
+                break
+
+
+def _different(texts: list[Text]) -> list[Text]:
+    """Of several copies one."""
+    return list({text.facts.content: text for text in texts}.values())
+
+
+def fair_shares(sizes: list[int], most: int | None) -> list[int]:
+    """How much to take of each so that the sum is `most`: small ones whole, the rest alike."""
+    if most is None or sum(sizes) <= most:
+        return sizes
+    left, share = most, 0
+    for rank, size in enumerate(sorted(sizes)):
+        share = left // (len(sizes) - rank)
+        if size > share:
+            break
+        left -= size
+    return [min(size, share) for size in sizes]

@@ -1,0 +1,120 @@
+"""Encoding texts into the token store, on all cores, in the order of the texts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.data.corpus.listing import Found
+from core.data.corpus.progress import Reporter
+from core.data.corpus.reading import Piece, ReadingOptions, clean_text, pieces
+from core.data.corpus.token_store import Entry, TokenStore
+from core.data.corpus.workers import Text, in_order
+from core.data.tokenizer.tokenizer import Ids, Tokenizer
+from core.errors import UserError
+
+COMMIT_SECONDS = 1.0
+
+
+@dataclass
+class _Draft:
+    """The entry of a text while its pieces arrive."""
+
+    offset: int
+    count: int = 0
+    documents: tuple[int, ...] = ()
+    cut: int | None = None
+    head_bytes: int = 0
+    tail_bytes: int = 0
+
+    def add(self, piece: Piece, count: int, size: int) -> None:
+        if piece.opens:
+            self.documents += (self.count,)
+        if piece.tail and self.cut is None:
+            self.cut = self.count
+        self.count += count
+        if piece.tail:
+            self.tail_bytes += size
+        else:
+            self.head_bytes += size
+
+    def entry(self) -> Entry:
+        return Entry(self.offset, self.count, self.documents, self.cut, self.head_bytes, self.tail_bytes)
+
+
+def encode_texts(
+    texts: list[Text],
+    options: ReadingOptions,
+    fraction: float,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    report: Reporter,
+    workers: int,
+) -> int:
+    """Encode every text that the store does not hold yet; how many that were.
+
+    A text counts in the store at most COMMIT_SECONDS after it is finished, whatever happens then.
+    """
+    missing = {text.key: text for text in texts}
+    missing = {key: text for key, text in missing.items() if key not in store.entries}
+    report.begin("encoding", sum(text.facts.bytes for text in missing.values()))
+    if not missing:
+        return 0
+    tokenizer.encode("the encoder is built before the threads need it")
+
+    def encode(item: tuple[str, Text, Piece | None]) -> tuple[Ids | None, int]:
+        piece = item[2]
+        return (None, 0) if piece is None else (tokenizer.encode(piece.text), len(piece.text.encode()))
+
+    opening = np.array([tokenizer.eot], np.uint32)
+    ready: dict[str, Entry] = {}
+    draft = _Draft(store.end)
+    committed = time.monotonic()
+    source = _all_pieces(missing, options, fraction)
+    try:
+        for (key, text, piece), (ids, size) in in_order(source, encode, workers, report, threading.Event()):
+            if piece is None or ids is None:
+                ready[key] = draft.entry()
+                draft = _Draft(draft.offset + draft.count)
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    store.commit(ready)
+                    ready, committed = {}, time.monotonic()
+                continue
+            if piece.opens:
+                store.append(opening)
+            store.append(ids)
+            draft.add(piece, len(ids) + piece.opens, size)
+            report.add(size, text.found.name)
+        store.commit(ready)
+    except BaseException:
+        with contextlib.suppress(UserError):
+            store.commit(ready)
+        store.abandon()
+        raise
+    return len(missing)
+
+
+def _all_pieces(
+    texts: dict[str, Text], options: ReadingOptions, fraction: float
+) -> Iterator[tuple[str, Text, Piece | None]]:
+    """The pieces of every text, and None behind the last piece of each."""
+    for key, text in texts.items():
+        try:
+            for piece in pieces(clean_text(text.found, text.facts.encoding, options), text.tail(fraction)):
+                yield key, text, piece
+            _check_unchanged(text.found)
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise UserError(f"{text.found.name} could not be read to its end: {error}") from error
+        yield key, text, None
+
+
+def _check_unchanged(found: Found) -> None:
+    info = os.stat(found.path)
+    if (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) != found.signature:
+        raise UserError(f"{found.name} was changed while it was being read: start again")

@@ -1,0 +1,79 @@
+"""What the steps of preparing share: a text on its way, and work done in order on all cores."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+from core.data.corpus.listing import Found
+from core.data.corpus.progress import Reporter
+from core.data.corpus.reading import Facts, Tail
+from core.data.corpus.split import TAIL, TRAIN
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+PATIENCE = 0.1  # seconds between reports while nothing is finished
+
+
+@dataclass
+class Text:
+    """A usable file on its way through the steps."""
+
+    found: Found
+    facts: Facts
+    side: str = TRAIN
+    key: str = ""
+
+    def decide(self, side: str, options_key: str, fraction: float) -> None:
+        """Set the side, and with it the key: what decides the ids of this text under one tokenizer."""
+        self.side = side
+        cut = repr(fraction) if side == TAIL else ""
+        self.key = f"{self.facts.content}:{self.facts.encoding}:{options_key}:{cut}"
+
+    def tail(self, fraction: float) -> Tail | None:
+        """The part that is held out, where that is the end of this text."""
+        return Tail.of(self.facts.characters, fraction) if self.side == TAIL else None
+
+
+def available_cores() -> int:
+    """The processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(
+    items: Iterable[A], function: Callable[[A], B], workers: int, report: Reporter, stop: threading.Event
+) -> Iterator[tuple[A, B]]:
+    """(item, function(item)) in order, a bounded number of them at work at a time.
+
+    While a result is waited for, `report` is kept up to date; when the consumer or the report's
+    callback raises, `stop` is set so that long functions can end early.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
+        waiting: deque[tuple[A, Future[B]]] = deque()
+
+        def oldest() -> tuple[A, B]:
+            item, future = waiting.popleft()
+            while not future.done():
+                wait([future], timeout=PATIENCE)
+                report.tell()
+            return item, future.result()
+
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > 4 * workers:
+                    yield oldest()
+            while waiting:
+                yield oldest()
+        finally:
+            stop.set()
+            for _, future in waiting:
+                future.cancel()

@@ -1,0 +1,72 @@
+"""A sample corpus for a first run without any text: the Python language reference.
+
+Every Python installation carries it (`pydoc_data.topics`, about half a megabyte), so nothing is
+downloaded. It is written as several documents, so that whole ones can be held out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from core.data.corpus.listing import SUFFIXES
+from core.errors import UserError
+
+FOLDER = "python-reference"
+DOCUMENTS = 16
+EXPLANATION = (
+    "there is no text in {folder} yet, so a sample was written there: the Python language reference "
+    "that comes with this Python, {characters:,} characters in {files} files under {name}/. "
+    "Put your own .txt files there instead for a model of your own."
+)
+
+
+def has_texts(dataset: str | Path) -> bool:
+    """True where a dataset folder (or file) holds anything named like a text, readable or not."""
+    if os.path.isfile(dataset):
+        return True
+    for _, folders, files in os.walk(dataset):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(SUFFIXES) and not name.startswith(".") for name in files):
+            return True
+    return False
+
+
+def write_sample(dataset: str | Path) -> str:
+    """Write the sample corpus below `dataset` and return the sentence that says so.
+
+    Raises UserError where there is text already, or where nothing can be written.
+    """
+    folder = Path(dataset)
+    if has_texts(folder):
+        raise UserError(f"{folder} holds text already: the sample corpus is only for an empty folder")
+    documents = sample_documents()
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        for name, text in documents.items():
+            (folder / FOLDER / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            f"the sample corpus cannot be written to {folder}: {error.strerror or error}"
+        ) from error
+    characters = sum(map(len, documents.values()))
+    return EXPLANATION.format(folder=folder, characters=characters, files=len(documents), name=FOLDER)
+
+
+def sample_documents() -> dict[str, str]:
+    """The sample corpus by name: the topics dealt by size into documents of about equal length."""
+    from pydoc_data.topics import topics
+
+    groups: list[list[str]] = [[] for _ in range(DOCUMENTS)]
+    sizes = [0] * DOCUMENTS
+    for topic in sorted(topics, key=lambda topic: (-len(topics[topic]), topic)):
+        smallest = sizes.index(min(sizes))
+        groups[smallest].append(topic)
+        sizes[smallest] += len(topics[topic])
+    documents = {}
+    for number, names in enumerate(groups, start=1):
+        text = "\n\n".join(topics[name].strip("\n") for name in sorted(names)) + "\n"
+        first = re.sub(r"[^a-z0-9]+", "-", min(names).lower()).strip("-")
+        documents[f"{number:02}-{first}"] = text
+    return documents

@@ -1,0 +1,209 @@
+"""Text to tokens and back: one small class over `tiktoken.Encoding`, whatever the vocabulary.
+
+Every vocabulary is complete: it holds all 256 bytes, so any text encodes and decodes to itself. The
+kinds differ only in what else they hold: `byte` nothing, `char` the other characters of the training
+text, `auto` merges learned from the training text, `gpt2` the merges of GPT-2. The last id is always
+`<|endoftext|>`; it opens a document and never comes out of text, not even of text that spells it.
+Learning and finding vocabularies is `core/data/tokenizer/vocabulary.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import UserError
+from core.system.atomic_write import write_atomic
+
+if TYPE_CHECKING:
+    import tiktoken
+
+END_OF_TEXT = "<|endoftext|>"
+FORMAT = 1
+MAX_VOCABULARY = 1 << 21
+
+# GPT-2's rule for cutting text into words: contractions, letters, digits, signs (each with the space
+# before it), then white space, of which the last character goes to the word that follows.
+WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+CHARACTER_PATTERN = r"(?s:.)"
+
+Ids = npt.NDArray[np.uint32]
+
+
+class Tokenizer:
+    """An immutable vocabulary. `tokens[i]` are the bytes of id i; the id after them is `eot`."""
+
+    def __init__(self, kind: str, pattern: str, tokens: Iterable[bytes]) -> None:
+        self.kind = kind
+        self.pattern = pattern
+        self.tokens = tuple(tokens)
+        missing = set(map(_byte, range(256))).difference(self.tokens)
+        if missing or len(set(self.tokens)) != len(self.tokens):
+            what = f"{len(missing)} of the 256 bytes are missing" if missing else "a token occurs twice"
+            raise UserError(f"this vocabulary cannot be used: {what}, so texts would not survive it")
+        if kind == "byte" and self.tokens != tuple(map(_byte, range(256))):
+            raise UserError("this vocabulary is called byte, but its ids are not the bytes")
+
+    @property
+    def eot(self) -> int:
+        """The id that opens every document."""
+        return len(self.tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, `eot` included."""
+        return len(self.tokens) + 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned type that holds every id."""
+        return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+
+    @cached_property
+    def hash(self) -> str:
+        """A fingerprint of everything that decides an encoding; the same for equal vocabularies."""
+        digest = hashlib.sha256(self.pattern.encode())
+        for token in self.tokens:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        return digest.hexdigest()
+
+    @cached_property
+    def encoding(self) -> tiktoken.Encoding:
+        """The tiktoken encoder, built when first needed."""
+        import tiktoken
+
+        return tiktoken.Encoding(
+            f"mamba-tui-{self.kind}-{self.hash[:12]}",
+            pat_str=self.pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.tokens)},
+            special_tokens={END_OF_TEXT: self.eot},
+        )
+
+    def encode(self, text: str) -> Ids:
+        """Ids (N,) of a text, none of them `eot`. Half a surrogate pair becomes U+FFFD."""
+        if not text:
+            return np.empty(0, np.uint32)
+        try:
+            if self.kind == "byte":
+                return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
+            if self._table is not None and (ids := self._look_up(text)) is not None:
+                return ids
+            return self.encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:
+            return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the ids; `eot` gives its own name. A cut-off stream may end inside a character."""
+        return b"".join(map(self.token_bytes, ids))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id. Raises IndexError for an id outside the vocabulary."""
+        if token == self.eot:
+            return END_OF_TEXT.encode()
+        if token < 0:
+            raise IndexError(f"token {token} is not in a vocabulary of {self.vocab_size}")
+        return self.tokens[token]
+
+    @cached_property
+    def token_lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of text behind each id (V,); `eot` stands for none."""
+        return np.array([*map(len, self.tokens), 0], np.int64)
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.int64] | None:
+        """Ids by code point, -1 where there is none, for vocabularies of single characters only."""
+        if self.pattern != CHARACTER_PATTERN:
+            return None
+        known = {}
+        for rank, token in enumerate(self.tokens):
+            try:
+                text = token.decode()
+            except UnicodeDecodeError:
+                continue
+            if len(text) != 1:
+                return None
+            known[ord(text)] = rank
+        table = np.full(max(known) + 2, -1, np.int64)
+        table[list(known)] = list(known.values())
+        return table
+
+    def _look_up(self, text: str) -> Ids | None:
+        """What the encoder gives, by table; None where a character is not in the vocabulary."""
+        assert self._table is not None
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = self._table[np.minimum(points, len(self._table) - 1)]
+        return None if ids.min() < 0 else ids.astype(np.uint32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form that `from_dict` turns back, for files and checkpoints."""
+        tokens = [base64.b64encode(token).decode() for token in self.tokens]
+        return {"format": FORMAT, "kind": self.kind, "pattern": self.pattern, "tokens": tokens}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "tokenizer") -> Tokenizer:
+        """The tokenizer of a `to_dict` form. Raises UserError naming `source` for anything else."""
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise UserError(f"{source} is not a tokenizer of mamba-tui (format {FORMAT})")
+        try:
+            tokens = [base64.b64decode(token, validate=True) for token in data["tokens"]]
+            kind, pattern = str(data["kind"]), str(data["pattern"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source} is a damaged tokenizer: {error}") from error
+        if len(tokens) > MAX_VOCABULARY:
+            raise UserError(f"{source} holds {len(tokens)} tokens; at most {MAX_VOCABULARY} are accepted")
+        tokenizer = cls(kind, pattern, tokens)
+        try:
+            _ = tokenizer.encoding if pattern not in (WORD_PATTERN, CHARACTER_PATTERN) else None
+        except ValueError as error:
+            raise UserError(f"{source} holds a pattern that is no regular expression: {pattern!r}") from error
+        return tokenizer
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json, whole or not at all."""
+        path = Path(path)
+        try:
+            write_atomic(path, json.dumps(self.to_dict(), ensure_ascii=True).encode("ascii"))
+        except OSError as error:
+            raise UserError(f"cannot write the tokenizer {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a tokenizer.json. Raises UserError naming the file where that cannot be done."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
+        return cls.from_dict(data, str(path))
+
+
+def _byte(value: int) -> bytes:
+    return bytes((value,))
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The vocabulary of the 256 bytes: id = byte."""
+    return Tokenizer("byte", CHARACTER_PATTERN, map(_byte, range(256)))
+
+
+def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
+    """The 256 bytes, and each of the characters that is not ASCII (those are bytes already).
+
+    A character outside the vocabulary is spelled in UTF-8 bytes, so that every text still comes back.
+    """
+    others = sorted({character for character in characters if ord(character) > 127})
+    tokens = [*map(_byte, range(256)), *(character.encode() for character in others)]
+    return Tokenizer("char", CHARACTER_PATTERN, tokens)

@@ -1,0 +1,1 @@
+"""Checkpoints that write: the generator process, the decoder, and sampling."""

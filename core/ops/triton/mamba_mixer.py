@@ -1,0 +1,336 @@
+"""All of a Mamba layer between its two outer projections, on CUDA, as one operation.
+
+Convolution, the projection to dt, B and C, their norms, dt's own projection and the scan are what
+`MambaBlock` does with the operations of this folder elsewhere. Done together, the gradients of the two halves
+of the inner projection are written where they belong instead of being joined, those of the convolution's
+output meet inside a product, and the three norms are one kernel.
+"""
+# mypy: disallow-untyped-defs=False
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from core.ops.operators import define, hidden
+from core.ops.triton.causal_conv import _pass_tail_on, _run_causal_conv, _run_causal_conv_backward
+from core.ops.triton.selective_scan import _run_selective_scan, _run_selective_scan_backward
+
+ROWS = 16
+"""Rows of a program of the norms at a time."""
+PROGRAMS = 256
+"""At least so many share the rows in the backward, if there are enough; each leaves a share of the weights'
+gradients, so there are less than twice as many."""
+
+
+@triton.jit
+def _normed(raw, weight, rows, row_stride, count, first, size, eps, SIZE: tl.constexpr):
+    """Columns `first` to `first + size` of rows, what makes their mean square 1, and their weights."""
+    column = tl.arange(0, SIZE)
+    mask = (rows[:, None] < count) & (column[None, :] < size)
+    x = tl.load(raw + rows[:, None] * row_stride + first + column[None, :], mask=mask, other=0.0)
+    x = x.to(tl.float32)
+    scale = tl.load(weight + column, mask=column < size, other=0.0).to(tl.float32)
+    rate = 1.0 / tl.sqrt(tl.sum(x * x, 1) / size + eps)
+    return x, rate[:, None], scale[None, :], column, mask
+
+
+@triton.jit
+def norms_forward_kernel(
+    raw, dt_weight, B_weight, C_weight, dt, pairs, count, rank, states, eps,
+    ROWS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
+):  # fmt: skip
+    """dt (M, R) and B beside C (M, 2N), normed, from their raw columns (M, R + 2N)."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    stride = rank + 2 * states
+    x, rate, scale, column, mask = _normed(raw, dt_weight, rows, stride, count, 0, rank, eps, RANK)
+    into = dt + rows[:, None] * rank + column[None, :]
+    tl.store(into, (x * rate * scale).to(dt.dtype.element_ty), mask=mask)
+    x, rate, scale, column, mask = _normed(raw, B_weight, rows, stride, count, rank, states, eps, STATES)
+    into = pairs + rows[:, None] * 2 * states + column[None, :]
+    tl.store(into, x * rate * scale, mask=mask)
+    first = rank + states
+    x, rate, scale, column, mask = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
+    tl.store(into + states, x * rate * scale, mask=mask)
+
+
+@triton.jit
+def _norm_back(x, rate, scale, grad, size):
+    """Gradients of a norm's input and, row by row, of its weights."""
+    product = grad * x * rate
+    along = tl.sum(product * scale, 1)[:, None] / size
+    return rate * (grad * scale - x * rate * along), product
+
+
+@triton.jit
+def norms_backward_kernel(
+    raw, dt_weight, B_weight, C_weight, grad_dt, grad_B, grad_C, grad_raw, shares, count, rank, states, eps,
+    ROWS: tl.constexpr, PIECES: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
+):  # fmt: skip
+    """Gradients of PIECES x ROWS raw rows, and a share of the weights' gradients (R + 2N)."""
+    part = tl.program_id(0).to(tl.int64)
+    stride = rank + 2 * states
+    rank_column = tl.arange(0, RANK)
+    column = tl.arange(0, STATES)
+    sum_dt = tl.zeros((RANK,), tl.float32)
+    sum_B = tl.zeros((STATES,), tl.float32)
+    sum_C = tl.zeros((STATES,), tl.float32)
+    for piece in range(PIECES):
+        rows = (part * PIECES + piece) * ROWS + tl.arange(0, ROWS)
+        # All is read before anything is written, as no read is moved ahead of a write.
+        x, rate, scale, _, mask = _normed(raw, dt_weight, rows, stride, count, 0, rank, eps, RANK)
+        grad = tl.load(grad_dt + rows[:, None] * rank + rank_column[None, :], mask=mask, other=0.0)
+        x_B, rate_B, scale_B, _, mask_B = _normed(
+            raw, B_weight, rows, stride, count, rank, states, eps, STATES
+        )
+        first = rank + states
+        x_C, rate_C, scale_C, _, _ = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
+        places = rows[:, None] * states + column[None, :]
+        of_B = tl.load(grad_B + places, mask=mask_B, other=0.0).to(tl.float32)
+        of_C = tl.load(grad_C + places, mask=mask_B, other=0.0).to(tl.float32)
+        grad, product = _norm_back(x, rate, scale, grad.to(tl.float32), rank)
+        sum_dt += tl.sum(product, 0)
+        into = grad_raw + rows[:, None] * stride
+        tl.store(into + rank_column[None, :], grad.to(grad_raw.dtype.element_ty), mask=mask)
+        of_B, product = _norm_back(x_B, rate_B, scale_B, of_B, states)
+        sum_B += tl.sum(product, 0)
+        into += column[None, :]
+        tl.store(into + rank, of_B.to(grad_raw.dtype.element_ty), mask=mask_B)
+        of_C, product = _norm_back(x_C, rate_C, scale_C, of_C, states)
+        sum_C += tl.sum(product, 0)
+        tl.store(into + first, of_C.to(grad_raw.dtype.element_ty), mask=mask_B)
+    share = shares + part * stride
+    tl.store(share + rank_column, sum_dt, mask=rank_column < rank)
+    tl.store(share + rank + column, sum_B, mask=column < states)
+    tl.store(share + rank + states + column, sum_C, mask=column < states)
+
+
+def _sizes(rank: int, states: int) -> dict[str, int]:
+    return {"ROWS": ROWS, "RANK": triton.next_power_of_2(rank), "STATES": triton.next_power_of_2(states)}
+
+
+def _pieces(count: int) -> int:
+    """How many times ROWS rows a program of the backward takes: a power of two, for few compilations."""
+    pieces = max(1, count // (ROWS * PROGRAMS))
+    return 1 << pieces.bit_length() - 1
+
+
+def _norms(raw: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor]:
+    """Normed dt (M, R) in raw's type, B beside C (M, 2N) in float32."""
+    rank, states = weights[0].shape[0], weights[1].shape[0]
+    count = raw.shape[0]
+    dt = raw.new_empty(count, rank)
+    pairs = torch.empty(count, 2 * states, dtype=torch.float32, device=raw.device)
+    norms_forward_kernel[(triton.cdiv(count, ROWS),)](
+        raw, *weights, dt, pairs, count, rank, states, eps, **_sizes(rank, states)
+    )
+    return dt, pairs
+
+
+def _norms_backward(
+    raw: Tensor, weights: tuple[Tensor, Tensor, Tensor], grads: tuple[Tensor, Tensor, Tensor], eps: float
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradients of raw (M, R + 2N) and of the weights."""
+    rank, states = weights[0].shape[0], weights[1].shape[0]
+    pieces = _pieces(raw.shape[0])
+    programs = triton.cdiv(raw.shape[0], ROWS * pieces)
+    grad_raw = torch.empty_like(raw)
+    shares = torch.empty(programs, raw.shape[1], dtype=torch.float32, device=raw.device)
+    norms_backward_kernel[(programs,)](
+        raw, *weights, *grads, grad_raw, shares, raw.shape[0], rank, states, eps,
+        PIECES=pieces, **_sizes(rank, states),
+    )  # fmt: skip
+    found = shares.sum(0).split((rank, states, states))
+    # Compiled code counts on results that begin at a multiple of 16 bytes.
+    found = tuple(part.clone() if part.storage_offset() % 4 else part for part in found)
+    return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(found, weights))
+
+
+def _run_mamba_mixer(
+    projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
+    tail, h0, reset, eps, keep,
+):  # fmt: skip
+    batch, length, _ = projected.shape
+    width, states = A.shape
+    x, new_tail = _run_causal_conv(projected[..., :width], conv_weight, conv_bias, tail, reset)
+    raw = x.flatten(0, 1) @ x_proj.t()
+    low, pairs = _norms(raw, (dt_norm, B_norm, C_norm), eps)
+    dt = (low @ dt_proj.t()).view(batch, length, width)
+    pairs = pairs.view(batch, length, -1)
+    y, last, *kept = _run_selective_scan(
+        x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
+        0, keep,
+    )  # fmt: skip
+    return y, last, new_tail, *(hidden(item) for item in (x, raw, low, dt, pairs)), *kept
+
+
+def _fake_mamba_mixer(
+    projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
+    tail, h0, reset, eps, keep,
+):  # fmt: skip
+    from core.ops.triton.selective_scan import _fake_selective_scan
+
+    batch, length, _ = projected.shape
+    width, states = A.shape
+    rows = batch * length
+    x = projected.new_empty(batch, length, width)
+    pairs = projected.new_empty(batch, length, states, dtype=torch.float32)
+    y, last, *of_scan = _fake_selective_scan(x, x, A, pairs, pairs, D, x, dt_bias, h0, reset, 0, keep)
+    kept = (
+        x,
+        x.new_empty(rows, x_proj.shape[0]),
+        x.new_empty(rows, dt_norm.shape[0]),
+        x.new_empty(batch, length, width),
+        pairs.new_empty(batch, length, 2 * states),
+    )
+    new_tail = x.new_empty(batch, conv_weight.shape[1] - 1, width)
+    return y, last, new_tail, *(hidden(item) for item in kept), *of_scan
+
+
+def _run_mamba_mixer_backward(
+    projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_tail, wants_first,
+):  # fmt: skip
+    batch, length, _ = projected.shape
+    width, states = A.shape
+    kind = projected.dtype
+    x, raw, low, dt = (item.view(kind) for item in (x, raw, low, dt))
+    pairs = pairs.view(torch.float32)
+    rows = batch * length
+    grad_projected = torch.empty_like(projected, memory_format=torch.contiguous_format)
+    grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, _, grad_bias, grad_first = (
+        _run_selective_scan_backward(
+            x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
+            0, borders, rates, rows_of_scan, grad_y, grad_last, wants_first, grad_projected[..., width:],
+        )
+    )  # fmt: skip
+    grad_dt = grad_dt.view(rows, width)
+    grad_dt_proj = grad_dt.t() @ low
+    grad_raw, grad_norms = _norms_backward(
+        raw,
+        (dt_norm, B_norm, C_norm),
+        (grad_dt @ dt_proj, grad_B.view(rows, states), grad_C.view(rows, states)),
+        eps,
+    )
+    grad_x_proj = grad_raw.t() @ x.view(rows, width)
+    grad_x.view(rows, width).addmm_(grad_raw, x_proj)  # in place: else it would be copied first
+    _, grad_weight, grad_conv_bias, grad_tail = _run_causal_conv_backward(
+        projected[..., :width], conv_weight, conv_bias, tail, reset, grad_x, wants_tail,
+        grad_projected[..., :width],
+    )  # fmt: skip
+    return (
+        grad_projected, grad_weight, grad_conv_bias, grad_x_proj, *grad_norms, grad_dt_proj,
+        grad_A, grad_D, grad_bias, grad_tail, grad_first,
+    )  # fmt: skip
+
+
+def _fake_mamba_mixer_backward(
+    projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
+    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_tail, wants_first,
+):  # fmt: skip
+    kind, batch = projected.dtype, projected.shape[0]
+    parameters = (conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias)
+    return (
+        projected.new_empty(projected.shape),
+        *(parameter.new_empty(parameter.shape) for parameter in parameters),
+        projected.new_empty(tail.shape if wants_tail else (0,), dtype=kind),
+        A.new_empty((batch, A.shape[1], A.shape[0]) if wants_first else (0,), dtype=torch.float32),
+    )
+
+
+PARAMETERS = (
+    "Tensor projected, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_norm, Tensor B_norm, "
+    "Tensor C_norm, Tensor dt_proj, Tensor A, Tensor D, Tensor dt_bias, Tensor? tail, Tensor? h0, "
+    "Tensor? reset"
+)
+TENSORS = 14
+
+_backward_operator = define(
+    "mamba_mixer_backward",
+    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, "
+    "Tensor rates, Tensor rows_of_scan, Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, "
+    "bool wants_first) -> (" + ", ".join(["Tensor"] * 13) + ")",
+    _run_mamba_mixer_backward,
+    _fake_mamba_mixer_backward,
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.eps, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[3:])
+
+
+def _gradients(ctx: Any, grad_y: Any, grad_last: Any, grad_new_tail: Any, *_: Any) -> tuple[Any, ...]:
+    projected, *_, tail, _, reset = ctx.saved_tensors[:TENSORS]
+    wants_tail, wants_first = ctx.needs_input_grad[11:13]
+    if grad_y is None:
+        grad_y = projected.new_zeros(*projected.shape[:2], projected.shape[2] // 2)
+    *grads, grad_tail, grad_first = _backward_operator(
+        *ctx.saved_tensors, grad_y, grad_last, ctx.eps, wants_tail, wants_first
+    )
+    grad_tail = grad_tail.to(tail.dtype) if wants_tail else None
+    if grad_new_tail is not None:
+        passed, grad_tail = _pass_tail_on(
+            grad_new_tail, reset, grads[0][..., : projected.shape[2] // 2], grad_tail
+        )
+        grads[0] = torch.cat((passed, grads[0][..., projected.shape[2] // 2 :]), 2)
+    first = grad_first.transpose(1, 2) if wants_first else None
+    return *grads, grad_tail, first, None, None, None
+
+
+_operator = define(
+    "mamba_mixer",
+    f"({PARAMETERS}, float eps, bool keep) -> (" + ", ".join(["Tensor"] * 11) + ")",
+    _run_mamba_mixer,
+    _fake_mamba_mixer,
+    keep=_keep,
+    gradients=_gradients,
+)
+
+
+def mamba_mixer_triton(
+    projected: Tensor,
+    conv: tuple[Tensor, Tensor],
+    x_proj: Tensor,
+    norms: tuple[Tensor, Tensor, Tensor],
+    dt_proj: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    *,
+    tail: Tensor | None,
+    h0: Tensor | None,
+    reset: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From a Mamba layer's inner projection to the input of its last one.
+
+    Args:
+        projected: inputs beside gates, (B, L, 2D).
+        conv: the convolution's weight (D, K) and bias (D,).
+        x_proj: to dt, B and C, (R + 2N, D); cast to projected's type.
+        norms: the weights of the norms of dt (R,), B and C (N,).
+        dt_proj: (D, R); cast likewise.
+        A, D, dt_bias: of the scan, (D, N) float32, (D,) and (D,).
+        tail: the convolution's inputs before, (B, K - 1, D).
+        h0: the scan's state before, (B, D, N).
+        reset: (B, L) bool, where a document starts.
+        eps: added to the mean squares of the norms.
+
+    Returns:
+        (B, L, D), the new tail (B, K - 1, D) and the new state (B, D, N), float32.
+    """
+    inputs = (
+        projected, *conv, x_proj.to(projected.dtype), *norms, dt_proj.to(projected.dtype), A, D, dt_bias,
+        tail, h0, reset,
+    )  # fmt: skip
+    keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in inputs)
+    y, last, new_tail, *_ = _operator(*inputs, eps, keep)
+    return y, new_tail, last.transpose(1, 2)

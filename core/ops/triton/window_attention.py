@@ -1,0 +1,305 @@
+"""Attention over a window of the same document on CUDA, in Triton: what `window_attention` computes.
+
+The mask is never made: a query sees as many keys before it as its `reach` says, blocks of keys that no query
+of a block reaches are not read, and only blocks at an end of what is seen compare places. Softmax is online
+(arXiv 2205.14135); the backward recomputes the probabilities from each row's log-sum, once along queries for
+dq and once along keys for dk and dv, so that every sum has a fixed order. For a short text both are one
+launch.
+"""
+# mypy: disallow-untyped-defs=False
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from core.ops.operators import define
+from core.ops.triton import window_attention_kernels as kernels
+
+LOG2_E = 1.4426950408889634
+SHORT = 128
+"""The longest text whose backward is one launch."""
+SMALL_WINDOW = 256
+"""In windows up to this one, looking up which keys a document hides takes longer than reading them."""
+
+ROTATIONS = 1024
+"""Angles of a program."""
+
+
+class Blocks(NamedTuple):
+    """How a kernel is cut, into blocks that fit the shared memory of small GPUs too (99 KiB)."""
+
+    queries: int
+    keys: int
+    stages: int
+    warps: int
+
+    def options(self, width: int) -> dict[str, int | bool]:
+        """What the kernels take for heads of `width` channels."""
+        padded = _padded(width)
+        return {
+            "E": padded,
+            "EVEN": padded == width,
+            "QUERIES": self.queries,
+            "KEYS": self.keys,
+            "num_stages": self.stages,
+            "num_warps": self.warps,
+        }
+
+
+def _padded(width: int) -> int:
+    return max(16, triton.next_power_of_2(width))
+
+
+def _forward_blocks(width: int) -> Blocks:
+    if _padded(width) > 64:
+        return Blocks(64, 32, 2, 4) if _padded(width) <= 128 else Blocks(32, 32, 1, 4)
+    return Blocks(64, 64, 3, 4)
+
+
+def _backward_blocks(width: int, length: int) -> tuple[Blocks, Blocks]:
+    """For dq, and for dk and dv; a short text's have as many warps and stages, for they are one launch."""
+    if _padded(width) > 64:
+        blocks = Blocks(64, 32, 2, 4) if _padded(width) <= 128 else Blocks(32, 32, 1, 4)
+        return blocks, blocks
+    if length <= SHORT:
+        return Blocks(64, 64, 3, 4), Blocks(32, 64, 3, 4)
+    return Blocks(64, 64, 3, 4), Blocks(64, 64, 3, 4)
+
+
+def _scale(width: int) -> float:
+    """Of the scores, in powers of two."""
+    return width**-0.5 * LOG2_E
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """The tensors, the channels of each next to each other."""
+    return [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in tensors]
+
+
+def _alike(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with one layout for all of them, as `_rows`."""
+    same = all(tensor.stride() == tensors[0].stride() for tensor in tensors)
+    return _rows(*tensors) if same else [tensor.contiguous() for tensor in tensors]
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    """Strides over batch, heads and rows of each."""
+    return [stride for tensor in tensors for stride in tensor.stride()[:3]]
+
+
+class Seen(NamedTuple):
+    """Keys and values (B, H, T, E) of the chunk, and those (B, H, P, E) of the cache, which may be none."""
+
+    k: Tensor
+    v: Tensor
+    old_k: Tensor | None = None
+    old_v: Tensor | None = None
+
+    @property
+    def past(self) -> int:
+        """P."""
+        return 0 if self.old_k is None else self.old_k.shape[2]
+
+    def aligned(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All four, laid out as the kernels expect. Without a cache any will do for it: none is read."""
+        k, v = _alike(self.k, self.v)
+        if self.old_k is None or self.old_v is None:
+            return k, v, k, v
+        old_k, old_v = _alike(self.old_k, self.old_v)
+        if old_k.stride(2) != k.stride(2):
+            k, v, old_k, old_v = (item.contiguous() for item in (k, v, old_k, old_v))
+        return k, v, old_k, old_v
+
+
+def _forward(q: Tensor, seen: Seen, reach: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    batch, heads, length, width = q.shape
+    (q,) = _rows(q)
+    k, v, old_k, old_v = seen.aligned()
+    out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
+    norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
+    blocks = _forward_blocks(width)
+    kernels.attention_forward_kernel[triton.cdiv(length, blocks.queries), heads, batch](
+        q, k, v, old_k, old_v, reach.contiguous(), out, norms,
+        length, seen.past, heads, width, window, _scale(width),
+        *_strides(q, k), *old_k.stride()[:2], *_strides(out),
+        SKIPS=window > SMALL_WINDOW, **blocks.options(width),
+    )  # fmt: skip
+    return out, norms
+
+
+def _backward(
+    q: Tensor,
+    seen: Seen,
+    reach: Tensor,
+    out: Tensor,
+    norms: Tensor,
+    grad_out: Tensor,
+    window: int,
+    grads: tuple[Tensor, Tensor, Tensor],
+    rotations: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Write the gradients of q, keys and values; those of the cache's too where there is room for them.
+
+    With `rotations`, cosines and sines (B, T, 1, E / 2), q and k were turned by them: the gradients are those
+    before. Then there must be no room for the cache's.
+    """
+    batch, heads, length, width = q.shape
+    q, grad_out = _rows(q, grad_out)
+    k, v, old_k, old_v = seen.aligned()
+    grad_q, grad_k, grad_v = grads
+    learning = grad_k.shape[2] - length
+    reach = reach.contiguous()
+    turns = (q, q) if rotations is None else tuple(item.contiguous() for item in rotations)
+    sizes = (length, seen.past, heads, width, window, _scale(width))
+    blocks, keys_blocks = _backward_blocks(width, length)
+    how = {"TURNS": rotations is not None}
+    skips = {"SKIPS": window > SMALL_WINDOW}
+    full = {"FULL": length % keys_blocks.queries == 0}
+    programs = (
+        triton.cdiv(length, blocks.queries),
+        triton.cdiv(learning, keys_blocks.keys) + triton.cdiv(length, keys_blocks.keys),
+    )
+    if length <= SHORT:
+        at_once = {"QUERIES_AT_ONCE": keys_blocks.queries, "KEYS_AT_ONCE": blocks.keys}
+        options = how | skips | full | at_once | blocks.options(width) | {"KEYS": keys_blocks.keys}
+        kernels.attention_backward_kernel[sum(programs), heads, batch](
+            q, k, v, old_k, old_v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, *turns, *sizes,
+            learning, *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
+            **options,
+        )  # fmt: skip
+        return
+    slopes = torch.empty_like(norms)
+    kernels.attention_queries_kernel[programs[0], heads, batch](
+        q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, *turns, *sizes,
+        *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q),
+        **how, **skips, **blocks.options(width),
+    )  # fmt: skip
+    kernels.attention_keys_kernel[programs[1], heads, batch](
+        q, k, v, old_k, old_v, reach, grad_out, norms, slopes, grad_k, grad_v, *turns, *sizes,
+        learning, *_strides(q, k), *old_k.stride()[:2], *_strides(grad_out, grad_k),
+        **how, **full, **keys_blocks.options(width),
+    )  # fmt: skip
+
+
+def _split(q: Tensor, k: Tensor, v: Tensor) -> Seen:
+    """Keys and values of which the last belong to the queries, as two parts."""
+    past = k.shape[2] - q.shape[2]
+    if past == 0:
+        return Seen(k, v)
+    k, v = _alike(k, v)
+    return Seen(k[:, :, past:], v[:, :, past:], k[:, :, :past], v[:, :, :past])
+
+
+def _run_window_attention(q, k, v, reach, window, cache_learns):
+    return _forward(q, _split(q, k, v), reach, window)
+
+
+def _fake_window_attention(q, k, v, reach, window, cache_learns):
+    batch, heads, length, width = q.shape
+    out = q.new_empty(batch, length, heads, width).transpose(1, 2)
+    return out, q.new_empty(batch, heads, length, dtype=torch.float32)
+
+
+def _run_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
+    grads = _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns)
+    grad_q, *others = grads
+    first = 0 if cache_learns else k.shape[2] - q.shape[2]
+    places = grad_q, *(grad[:, :, first:] for grad in others)
+    _backward(q, _split(q, k, v), reach, out, norms, grad_out, window, places)
+    return grads
+
+
+def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
+    batch, heads, length, width = q.shape
+    grad_k = k.new_empty(batch, heads, k.shape[2], width)
+    return q.new_empty(batch, length, heads, width).transpose(1, 2), grad_k, torch.empty_like(grad_k)
+
+
+_backward_operator = define(
+    "window_attention_backward",
+    "(Tensor q, Tensor k, Tensor v, Tensor reach, Tensor out, Tensor norms, Tensor grad_out, "
+    "int window, bool cache_learns) -> (Tensor, Tensor, Tensor)",
+    _run_window_attention_backward,
+    _fake_window_attention_backward,
+)
+
+
+def _keep(ctx, inputs, output):
+    q, k, v, reach, ctx.window, ctx.cache_learns = inputs
+    ctx.save_for_backward(q, k, v, reach, *output)
+
+
+def _gradients(ctx, grad_out, grad_norms):
+    found = _backward_operator(*ctx.saved_tensors, grad_out, ctx.window, ctx.cache_learns)
+    return *found, None, None, None
+
+
+_operator = define(
+    "window_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor reach, int window, bool cache_learns) -> (Tensor, Tensor)",
+    _run_window_attention,
+    _fake_window_attention,
+    keep=_keep,
+    gradients=_gradients,
+)
+
+
+def _run_rotations(position, half, base):
+    shape = (*position.shape, 1, half)
+    cos, sin = (torch.empty(shape, dtype=torch.float32, device=position.device) for _ in range(2))
+    padded = triton.next_power_of_2(half)
+    rows = max(1, ROTATIONS // padded)
+    kernels.rotations_kernel[(triton.cdiv(position.numel(), rows),)](
+        position.contiguous(), cos, sin, position.numel(), half,
+        STEP=-math.log2(base) / half, ROWS=rows, HALF=padded,
+    )  # fmt: skip
+    return cos, sin
+
+
+def _fake_rotations(position, half, base):
+    shape = (*position.shape, 1, half)
+    return position.new_empty(shape, dtype=torch.float32), position.new_empty(shape, dtype=torch.float32)
+
+
+_rotations = define(
+    "rotations",
+    "(Tensor position, int half, float base) -> (Tensor, Tensor)",
+    _run_rotations,
+    _fake_rotations,
+)
+
+
+def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (B, T), each (B, T, 1, half) float32.
+
+    An operator of its own, or a compiler would compute them again, in float64, wherever they are used.
+    """
+    cos, sin = _rotations(position, half, base)
+    return cos, sin
+
+
+def window_attention_triton(
+    q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int, *, cache_learns: bool = True
+) -> Tensor:
+    """softmax(q k / sqrt(E)) v, each query over itself and the `reach` keys before it.
+
+    Args:
+        q: queries, (B, H, T, E).
+        k: keys, (B, H, S, E), the last T those of the queries.
+        v: values, (B, H, S, E).
+        reach: keys that each query sees before its own, (B, T) int64, below `window`. What a query no longer
+            sees, no later one sees again.
+        window: an upper bound of reach + 1.
+        cache_learns: false if nobody looks at the gradient of the S - T keys and values in front, which is
+            then not written.
+
+    Returns:
+        (B, H, T, E), laid out as (B, T, H, E).
+    """
+    out: Tensor = _operator(q, k, v, reach, window, cache_learns)[0]
+    return out

@@ -1,0 +1,1 @@
+"""The trainer process, and everything one training run needs."""

@@ -1,0 +1,252 @@
+"""`python -m core.training.benchmark`: how fast a configuration trains and writes on this machine.
+
+Reads one JSON object from standard input ({"config": flat values, "seconds": number}) and prints one
+JSON object. The text is random tokens: speed does not depend on what the tokens say.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.config import estimates as budget
+from core.config.schema import RunConfig, build
+from core.data.loader import SequentialLoader
+from core.data.tokenizer.tokenizer import byte_tokenizer
+from core.errors import UserError
+from core.generation.sampling import Decoder, Generation, SamplingConfig
+from core.model import GPT
+from core.ops.linear_cross_entropy import linear_cross_entropy
+from core.training.build import open_device
+from core.training.compilation import compiled, compiles
+from core.training.optimizer import make_optimizer
+from core.training.step import autocast, make_step
+
+VOCABULARIES = {"char": 96, "byte": 257, "gpt2": 50257, "auto": 4096}
+PARTS = ("data wait", "forward", "loss head", "backward", "optimiser")
+WARM_UP_STEPS = 3
+STREAM_CHUNKS = 64
+DECODE_TOKENS = 128
+MATMUL_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+
+
+class RandomStream:
+    """Random tokens in place of a corpus; the last id opens a document now and then."""
+
+    def __init__(self, length: int, vocab_size: int) -> None:
+        random = np.random.default_rng(0)
+        self._tokens = random.integers(0, vocab_size, length, dtype=np.int64)
+        self.documents = np.zeros(1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def gather(self, starts: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+        """Rows (len(starts), count) of tokens."""
+        return np.stack([self._tokens[start : start + count] for start in starts])
+
+    def read(self, start: int, count: int) -> np.ndarray[Any, Any]:
+        """Tokens start..start+count, (count,)."""
+        return self._tokens[start : start + count]
+
+
+def vocabulary(config: RunConfig) -> int:
+    """The vocabulary size to measure with: the tokenizer's own, or a typical one of its kind."""
+    return config.data.vocab_size or VOCABULARIES.get(config.data.tokenizer, VOCABULARIES["auto"])
+
+
+class Bench:
+    """One configuration on one device, and the measurements on it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.vocab_size = vocabulary(config)
+        self.device = open_device(config)
+        torch.manual_seed(config.training.seed)
+        self.model = GPT(config.model, self.vocab_size).to(self.device)
+        self.model.activation_checkpointing = config.hardware.activation_checkpointing
+        self.optimizer = make_optimizer(self.model, config.training)
+        training, block = config.training, config.model.block_size
+        self.tokens_per_step = training.batch_size * block * training.gradient_accumulation_steps
+        length = max(STREAM_CHUNKS * training.batch_size * block, 1 << 16) + 1
+        self.loader = SequentialLoader(
+            RandomStream(length, self.vocab_size), self.vocab_size - 1,
+            training.batch_size, block, config.data.carry_chunks, training.seed,
+        )  # fmt: skip
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def seconds_each(self, work: Callable[[], object], seconds: float, warm_up: int) -> list[float]:
+        """Durations of repeated calls for about `seconds`, after `warm_up` calls that do not count."""
+        for _ in range(warm_up):
+            work()
+        durations: list[float] = []
+        self.synchronise()
+        while sum(durations) < seconds or len(durations) < 3:
+            began = time.perf_counter()
+            work()
+            self.synchronise()
+            durations.append(time.perf_counter() - began)
+        return durations
+
+    def training(self, seconds: float) -> dict[str, Any]:
+        """Optimiser steps as the trainer runs them. Milliseconds are medians."""
+        compiling = compiles(self.config, self.device)
+        forward = compiled(self.model) if compiling else self.model
+        step = make_step(self.model, forward, self.optimizer, self.loader, self.config, self.device)
+        number = 0
+        waited: list[float] = []
+
+        def run() -> None:
+            nonlocal number
+            number += 1
+            step.run(number)
+            waited.extend(metrics.waited for metrics in step.read(wait=False))
+
+        began = time.perf_counter()
+        run()
+        self.synchronise()
+        first = time.perf_counter() - began
+        durations = self.seconds_each(run, seconds, WARM_UP_STEPS)
+        middle = statistics.median(durations)
+        waited.extend(metrics.waited for metrics in step.read(wait=True))
+        per_token = budget.flops_per_token(self.config.model, self.vocab_size)
+        return {
+            "step_ms": middle * 1e3,
+            "tokens_per_second": self.tokens_per_second(middle),
+            "compiled": compiling,
+            "first_step_seconds": first,
+            "steps_measured": len(durations),
+            "data_wait_share": statistics.median(waited) / middle,
+            "flops_per_second": per_token * self.tokens_per_second(middle),
+        }
+
+    def tokens_per_second(self, step_seconds: float) -> float:
+        """Training tokens a second at this duration of a step."""
+        return self.tokens_per_step / step_seconds
+
+    def parts(self, seconds: float) -> dict[str, float]:
+        """Milliseconds of each part of one plain, uncaptured step, the device waited for after each."""
+        state = self.model.initial_state(self.config.training.batch_size, self.device)
+        times: dict[str, list[float]] = {part: [] for part in PARTS}
+        training = self.config.training
+        repeats = training.gradient_accumulation_steps
+
+        def one_step() -> None:
+            nonlocal state
+            marks = [time.perf_counter()]
+
+            def mark() -> None:
+                self.synchronise()
+                marks.append(time.perf_counter())
+
+            x, y, doc_start = (torch.from_numpy(item).to(self.device) for item in self.loader.next_batch())
+            mark()
+            with autocast(self.config, self.device):
+                features, state = self.model.features(x, state, doc_start)
+                mark()
+                loss = linear_cross_entropy(
+                    features.flatten(0, 1), self.model.head.weight, y.flatten(), vocab_size=self.vocab_size
+                )
+            mark()
+            loss.backward()
+            state = state.detach()
+            mark()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.grad_clip or 1e9)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            mark()
+            for part, start, stop in zip(PARTS, marks, marks[1:]):
+                times[part].append((stop - start) * 1e3 * (1 if part == "optimiser" else repeats))
+
+        self.seconds_each(one_step, seconds, 0)
+        return {part: statistics.median(values[1:]) for part, values in times.items()}
+
+    def decoding(self) -> dict[str, float]:
+        """Batch-1 decoding with the state carried, token by token."""
+        self.model.eval()
+        decoder = Decoder(self.model, self.vocab_size - 1)
+        decoder.eot = -1  # a random model must not end the text
+        config = SamplingConfig(max_new_tokens=DECODE_TOKENS, temperature=1.0)
+        rates = []
+        for _ in range(3):
+            began = time.perf_counter()
+            count = sum(1 for _ in Generation(decoder, byte_tokenizer(), config))
+            rates.append(count / (time.perf_counter() - began))
+        self.model.train()
+        return {"tokens_per_second": max(rates)}
+
+    def matrix_ceiling(self) -> float:
+        """Floating-point operations a second of a large matrix product in the run's arithmetic."""
+        size = MATMUL_SIZE[self.device.type]
+        with autocast(self.config, self.device):
+            half = torch.is_autocast_enabled(self.device.type)
+        a, b = (
+            torch.randn(size, size, device=self.device, dtype=torch.bfloat16 if half else torch.float32)
+            for _ in range(2)
+        )
+        durations = self.seconds_each(lambda: a @ b, 0.5, 2)
+        return 2 * size**3 / min(durations)
+
+    def memory(self) -> int:
+        """Peak bytes so far: of the device, or of this process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+
+def run(config: RunConfig, seconds: float) -> dict[str, Any]:
+    """All measurements of one configuration. Raises UserError for a device that is not there."""
+    bench = Bench(config)
+    training = bench.training(seconds)
+    memory = bench.memory()
+    ceiling = bench.matrix_ceiling()
+    return {
+        "device": bench.device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "parameters": sum(p.numel() for p in bench.model.parameters()),
+        "vocab_size": bench.vocab_size,
+        "tokens_per_step": bench.tokens_per_step,
+        "training": training | {"utilisation": training["flops_per_second"] / ceiling},
+        "parts_ms": bench.parts(seconds / 2),
+        "memory_bytes": memory,
+        "matrix_flops_per_second": ceiling,
+        "decoding": bench.decoding(),
+    }
+
+
+def main() -> int:
+    """Read a request, measure, print. Exit code 2 with one sentence for bad input."""
+    try:
+        request = json.load(sys.stdin)
+        print(json.dumps(run(build(request["config"]), float(request["seconds"]))))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

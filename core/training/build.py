@@ -1,0 +1,288 @@
+"""From a run directory to everything a trainer works with, new or exactly as a checkpoint left it."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
+from core.config.schema import ModelConfig, RunConfig, Value, differences, flat
+from core.data.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
+from core.data.loader import SequentialLoader
+from core.data.tokenizer.tokenizer import Tokenizer
+from core.errors import UserError
+from core.model import GPT, ModelState
+from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
+from core.system.hardware import describe, resolve_device
+from core.training.compilation import compiled, compiles
+from core.training.optimizer import AdamW, make_optimizer
+from core.training.step import TrainingStep, make_step
+
+WIDE = 768
+"""Channels of the narrowest layer from which products are large enough for an H100 as they are."""
+NOT_COMPILED = (
+    "compile is true, but on this device compiling takes longer than it saves: training goes without"
+)
+
+
+@dataclass
+class Parts:
+    """What a trainer drives. All of it that changes while training goes into a checkpoint."""
+
+    device: torch.device
+    device_name: str
+    corpus: Corpus
+    tokenizer: Tokenizer
+    model: GPT
+    optimizer: AdamW
+    loader: SequentialLoader
+    training_step: TrainingStep
+    tokens_per_step: int
+    compiled: bool
+    resumed_from: CheckpointInfo | None = None
+    step: int = 0
+    tokens: int = 0
+    bad_in_a_row: int = 0
+    losses: dict[str, float | None] = field(default_factory=dict)
+    changes: dict[str, tuple[Value, Value]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def bytes_per_token(self) -> tuple[float, float]:
+        """Of the training and of the validation text."""
+        return self.corpus.train.bytes_per_token, self.corpus.validation.bytes_per_token
+
+    def snapshot(self) -> Payload:
+        """Where loader and randomness are, to go back there when a first step fails."""
+        return {"loader": self.loader.state_dict(), "rng": randomness(self.device)}
+
+    def without_compile(self, before: Payload) -> None:
+        """Go on with the plain model from a `snapshot`, after torch.compile has failed."""
+        self.compiled = False
+        self.loader.load_state_dict(before["loader"])
+        restore_randomness(before["rng"], self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.training_step.forward = self.training_step.plain
+
+
+def build_parts(
+    run: Run,
+    config: RunConfig,
+    resumed_from: CheckpointInfo | None,
+    progress: Callable[[str, float | None], None],
+) -> Parts:
+    """Everything ready to train. `progress` hears what is being done; raising in it ends the work.
+
+    Raises UserError where text, device, checkpoint or configuration do not allow it.
+    """
+    device = open_device(config)
+    torch.manual_seed(config.training.seed)
+    payload, changes = None, {}
+    if resumed_from is not None:
+        progress(f"reading {resumed_from.path.name}", None)
+        payload = load(resumed_from.path)
+        check_keys(payload, RESUMABLE, resumed_from.path)
+        changes = _check_changes(run, config, payload, resumed_from)
+    corpus = read_text(run, config, payload, progress)
+    tokenizer = corpus.tokenizer
+    progress("building the model", None)
+    model = GPT(config.model, tokenizer.vocab_size)
+    model.activation_checkpointing = config.hardware.activation_checkpointing
+    if payload is not None and resumed_from is not None:
+        load_weights(model, payload, resumed_from.path)
+    model.to(device).train()
+    training = config.training
+    optimizer = make_optimizer(model, training)
+    loader = SequentialLoader(
+        corpus.train,
+        tokenizer.eot,
+        training.batch_size,
+        config.model.block_size,
+        config.data.carry_chunks,
+        training.seed,
+        config.data.document_order,
+    )
+    compiling = compiles(config, device)
+    forward = compiled(model) if compiling else model
+    parts = Parts(
+        device=device,
+        device_name=str(device)
+        if device.type == "cpu"
+        else f"{device} ({describe(str(device)).description})",
+        corpus=corpus,
+        tokenizer=tokenizer,
+        model=model,
+        optimizer=optimizer,
+        loader=loader,
+        training_step=make_step(model, forward, optimizer, loader, config, device),
+        tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
+        compiled=compiling,
+        resumed_from=resumed_from,
+        changes=changes,
+        notices=list(corpus.notices),
+    )
+    if config.hardware.compile == "true" and not compiling:
+        parts.notices.append(NOT_COMPILED)
+    if payload is not None:
+        _restore(parts, config, payload)
+    return parts
+
+
+def open_device(config: RunConfig) -> torch.device:
+    """The device to train on, with threads and exactness set as asked. Raises UserError."""
+    hardware = config.hardware
+    name = resolve_device(hardware.device)
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f'device is "{hardware.device}", but this torch ({torch.__version__}) cannot use a CUDA device; '
+            "accepted here: cpu"
+        )
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    if hardware.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    elif name.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+        prefer_static_products(config.model)
+    if name.startswith("cuda:"):
+        torch.cuda.set_device(name)  # kernels of our own are launched there
+    return torch.device(name)
+
+
+def prefer_static_products(model: ModelConfig) -> None:
+    """Leave cuBLAS no workspace where products are large; to be called before the first one on CUDA.
+
+    With one, programs of a product ask for their tiles, for which every product begins by zeroing a counter,
+    and sums are split that need not be: about 1 % of a step of 12 layers x 768. Products of narrow layers
+    need it. What the user has chosen stays.
+    """
+    if min(model.n_embd) >= WIDE:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+
+
+def read_text(
+    run: Run, config: RunConfig, payload: Payload | None, progress: Callable[[str, float | None], None]
+) -> Corpus:
+    """The corpus under the run's own tokenizer and split, which are kept in the run from its first moment."""
+    tokenizer = None
+    if payload is not None:
+        tokenizer = Tokenizer.from_dict(payload["tokenizer"], "the checkpoint's tokenizer")
+    elif run.tokenizer_path.exists():
+        tokenizer = Tokenizer.load(run.tokenizer_path)
+
+    def report(found: Progress) -> None:
+        progress(found.text, found.fraction if found.total else None)
+
+    split = read_split(run.split_path)
+    corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, split=split, progress=report)
+    if split is None and run.split_path.exists():
+        corpus.notices.append(
+            f"{run.split_path} was damaged: what is held out follows the record beside the text"
+        )
+    if not run.tokenizer_path.exists():
+        corpus.tokenizer.save(run.tokenizer_path)
+    if corpus.split != split:
+        save_split(run.split_path, corpus.split)
+    return corpus
+
+
+def _check_changes(
+    run: Run, config: RunConfig, payload: Payload, info: CheckpointInfo
+) -> dict[str, tuple[Value, Value]]:
+    """What changed since the checkpoint. Raises UserError where it no longer fits."""
+    before = config_of(payload, info.path)
+    refused = fixed_differences(before, config)
+    if refused:
+        raise UserError(fixed_message(run.name, refused))
+    return differences(before, config)
+
+
+def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
+    """Everything but the weights, as it was after the checkpoint's step."""
+    parts.optimizer.load_state_dict(payload["optimizer"])
+    text = fingerprint(parts.corpus)
+    if payload["data"] != text:
+        parts.notices.append(
+            "the text has changed since the checkpoint: training goes on with the text as it is now"
+        )
+    parts.loader.load_state_dict(payload["loader"])
+    state = ModelState.from_tensors(payload["model_state"])
+    if state.position.shape[0] == config.training.batch_size and payload["data"] == text:
+        parts.training_step.load_state(state)
+    restore_randomness(payload["rng"], parts.device)
+    parts.step = int(payload["step"])
+    parts.tokens = int(payload["progress"]["tokens"])
+    parts.bad_in_a_row = int(payload["progress"]["bad_in_a_row"])
+    parts.losses = dict(payload["losses"])
+
+
+def payload_of(
+    parts: Parts,
+    config: RunConfig,
+    step: int,
+    losses: dict[str, float | None],
+    tokens: int,
+    bad_in_a_row: int,
+) -> Payload:
+    """All that decides the steps to come, and what the model needs to write. Shares memory with training."""
+    return {
+        "format": FORMAT,
+        "step": step,
+        "config": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in flat(config).items()
+        },
+        "vocab_size": parts.tokenizer.vocab_size,
+        "tokenizer": parts.tokenizer.to_dict(),
+        "model": dict(parts.model.state_dict()),
+        "optimizer": parts.optimizer.state_dict(),
+        "loader": parts.loader.state_dict(),
+        "model_state": parts.training_step.state.tensors(),
+        "rng": randomness(parts.device),
+        "losses": dict(losses),
+        "data": fingerprint(parts.corpus),
+        "progress": {"tokens": tokens, "bad_in_a_row": bad_in_a_row},
+    }
+
+
+def randomness(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of every random generator that training draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_randomness(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Draw on from `randomness`. A device that the checkpoint did not have keeps its own seed."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+def fingerprint(corpus: Corpus) -> dict[str, int]:
+    """Enough of the text to notice that it is another one, without reading all of it."""
+    return {
+        "train_tokens": len(corpus.train),
+        "validation_tokens": len(corpus.validation),
+        "train_check": _check(corpus.train),
+        "validation_check": _check(corpus.validation),
+    }
+
+
+def _check(stream: TokenStream, places: int = 64, count: int = 1024) -> int:
+    value = 0
+    for start in np.linspace(0, max(0, len(stream) - count), places).astype(np.int64):
+        tokens = stream.read(int(start), min(count, len(stream) - int(start)))
+        value = zlib.crc32(np.ascontiguousarray(tokens).tobytes(), value)
+    return value

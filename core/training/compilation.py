@@ -1,0 +1,67 @@
+"""When a run goes through torch.compile, and where what was compiled is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core.config.schema import RunConfig
+from core.model import GPT, ModelState, Output
+from core.ops.dispatch import HAS_TRITON
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+WORTH_COMPILING = 100_000
+"""Layers times steps from which `compile = "auto"` compiles.
+
+On an H100 compiling costs 50 s the first time and takes half a millisecond off a layer and step.
+"""
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile can win back its own time. On a CPU it takes minutes and saves little."""
+    return device.type == "cuda"
+
+
+def compiles(config: RunConfig, device: torch.device) -> bool:
+    """Whether this run is compiled; the same at every start of a run, so that resuming changes nothing."""
+    hardware, training = config.hardware, config.training
+    if hardware.compile == "false" or not can_compile(device):
+        return False
+    if hardware.compile == "true":
+        return True
+    passes = training.max_iters * training.gradient_accumulation_steps
+    return HAS_TRITON and hardware.capture and passes * config.model.n_layer >= WORTH_COMPILING
+
+
+def compiled(model: GPT) -> Callable[..., object]:
+    """The model under torch.compile, which begins to work when it is first called.
+
+    The state that it returns has no gradient: what is compiled has to know that beforehand, or its backward
+    would begin with zeros as large as the whole state.
+    """
+    keep_what_is_compiled()
+
+    def forward(*inputs: Tensor | ModelState | None) -> Output:
+        logits, loss, state = model(*inputs)
+        return Output(logits, loss, state.detach())
+
+    found: Callable[..., object] = torch.compile(forward)
+    return found
+
+
+def keep_what_is_compiled() -> None:
+    """Let torch keep its compiled kernels in the user's cache: its own choice is emptied by a restart."""
+    if CACHE_VARIABLE in os.environ:
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "mamba-tui" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ[CACHE_VARIABLE] = str(folder)

@@ -1,0 +1,341 @@
+"""The training step as one CUDA graph: the host sends positions and a rate, the device does the rest.
+
+Launching kernels one by one from Python costs more than running them at these sizes. Here the first steps run
+as they are (which also compiles what has to be compiled); then a step is recorded once and replayed. The
+token stream lives on the device where it fits, so that a step's input is a few numbers a lane. Loss and
+gradient norm are written to a ring on the device and read when somebody asks.
+
+The same code runs without being recorded where that is not possible (and on CPU, for the tests);
+`notices` says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config.schema import RunConfig
+from core.data.loader import SequentialLoader
+from core.model import GPT, MambaState, ModelState
+from core.ops.dispatch import takes_triton
+from core.training.bf16_weights import NarrowWeights
+from core.training.compilation import compiled
+from core.training.optimizer import AdamW, learning_rate
+from core.training.step import StepMetrics, Unread, autocast
+
+if TYPE_CHECKING:
+    from core.ops.triton.adamw import FusedUpdate
+
+WARM_UP_STEPS = 2
+RING = 1024
+"""Steps whose numbers the device holds; the host never runs further ahead."""
+SLOTS = 32
+"""Inputs on their way to the device at a time."""
+RESIDENT_BYTES = 4 << 30
+"""A longer token stream stays on the host."""
+
+
+class CapturedStep:
+    """A `TrainingStep` that computes what `EagerStep` does, replayed from a graph."""
+
+    def __init__(
+        self,
+        model: GPT,
+        forward: Callable[..., object],
+        optimizer: AdamW,
+        loader: SequentialLoader,
+        config: RunConfig,
+        device: torch.device,
+    ) -> None:
+        narrow = _narrow_type(config, device)
+        self._narrow = None if narrow is None else NarrowWeights(model, narrow)
+        self.plain: Callable[..., object] = model
+        self.forward = forward
+        if self._narrow is not None:
+            self.plain = self._narrow.model
+            self.forward = self.plain if forward is model else compiled(self._narrow.model)
+        self.notices: list[str] = []
+        self._optimizer = optimizer
+        self._config = config
+        self._device = device
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._feed = Feed(loader, config, device)
+        # Cached keys and values are kept in the type that attention computes in.
+        state = model.initial_state(config.training.batch_size, device, narrow)
+        self.state = _laid_out_for_scans(state)
+        self._batches = config.training.gradient_accumulation_steps
+        self._fused = self._fused_update(optimizer, config.training.grad_clip)
+        self._proposed = self.state
+        """The state after the batch; it becomes the state when the step can be taken."""
+        self._before = self.state.map(torch.clone) if self._batches > 1 else self.state
+        """The state before the first of several batches, to go back to."""
+        self._loss = torch.zeros((), device=device)
+        self._ring = torch.zeros(RING, 2, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._unread = Unread()
+        self._found: list[StepMetrics] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._may_capture = device.type == "cuda"
+        self._taken = 0
+
+    def load_state(self, state: ModelState) -> None:
+        """Go on from this model state."""
+        _copy(state, into=self.state)
+        _copy(state, into=self._before)
+
+    def run(self, step: int) -> None:
+        """Do the optimiser step of this number (the first is 1)."""
+        if self._taken == 0 and self._narrow is not None:
+            self._narrow.refresh()
+        if self._may_capture and self._taken >= WARM_UP_STEPS:
+            self._capture()
+        if len(self._unread) >= RING // 2:
+            self._found = self.read(wait=True)
+        rate = learning_rate(step, self._config.training)
+        slot, waited = step % RING, 0.0
+        for batch in range(self._batches):
+            began = time.perf_counter()
+            self._feed.send(rate, slot)
+            waited += time.perf_counter() - began
+            if self._graphs:
+                self._graphs[0].replay()
+            else:
+                self._learn(first=batch == 0)
+        if not self._graphs:
+            self._update()
+        elif len(self._graphs) > 1:
+            self._graphs[1].replay()
+        self._taken += 1
+        self._unread.add(step, rate, waited, self._ring[slot])
+
+    def read(self, *, wait: bool) -> list[StepMetrics]:
+        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+        found, self._found = self._found, []
+        return found + self._unread.read(wait=wait)
+
+    def _learn(self, *, first: bool) -> None:
+        """Forward and backward of one batch; gradients and loss are added up, the state moves on."""
+        x, y, doc_start = self._feed.batch()
+        if first:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._loss.zero_()
+        if self._narrow is not None:
+            self._narrow.forget()
+        with autocast(self._config, self._device):
+            output = self.forward(x, self.state, doc_start, y)
+        loss: Tensor = output.loss  # type: ignore[attr-defined]
+        (loss / self._batches if self._batches > 1 else loss).backward()
+        if self._narrow is not None and not (self._fused and self._batches == 1):
+            self._narrow.gather()
+        self._loss += loss.detach() / self._batches
+        self._proposed = output.state.detach()  # type: ignore[attr-defined]
+        if self._batches > 1:
+            _copy(self._proposed, into=self.state)
+
+    def _fused_update(self, optimizer: AdamW, clip: float) -> FusedUpdate | None:
+        """The update in three launches, where the kernels can do it."""
+        if not all(takes_triton(weight) and weight.dtype == torch.float32 for weight in self._parameters):
+            return None
+        from core.ops.triton.adamw import FusedUpdate
+
+        return FusedUpdate(optimizer, clip, self._copy_of)
+
+    def _copy_of(self, parameter: Tensor) -> Tensor | None:
+        """The narrow copy of a parameter, if it has one."""
+        return None if self._narrow is None else self._narrow.copies.get(id(parameter))
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        """Clip, update, note the numbers; or leave all as it was where they are not finite."""
+        rate, slot = self._feed.schedule()
+        if self._fused is not None:
+            self._fused.step(self._arrived(self._fused.parameters), self._loss, rate, slot, self._ring)
+            self._settle(self._fused.good)
+            return
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        good = torch.isfinite(self._loss) & torch.isfinite(norm)
+        clip = self._config.training.grad_clip
+        # The optimiser divides by this; a pass of its own over the gradients would cost as much as it does.
+        self._optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip > 0 else None
+        self._optimizer.found_inf = (~good).float()
+        self._rate.copy_(rate)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+        self._optimizer.step()
+        if self._narrow is not None:
+            self._narrow.refresh()
+        self._settle(good)
+        self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
+
+    def _arrived(self, parameters: list[Tensor]) -> list[Tensor]:
+        """The gradient of each parameter, a narrow copy's where it was not added up in the wide one's."""
+        found = []
+        for parameter in parameters:
+            copy = self._copy_of(parameter) if self._batches == 1 else None
+            gradient = copy.grad if copy is not None and copy.requires_grad else parameter.grad
+            if gradient is None:
+                raise RuntimeError("a parameter took no part in the backward pass")
+            found.append(gradient)
+        return found
+
+    def _settle(self, good: Tensor) -> None:
+        """The proposed state becomes the state, or the one before all batches does."""
+        proposed = list(self._proposed.tensors().values())
+        state = list(self.state.tensors().values())
+        if self._batches == 1 and takes_triton(state[-1]):
+            from core.ops.triton.conditional_copy import settle
+
+            settle(proposed, state, good)
+            return
+        for found, current, before in zip(proposed, state, self._before.tensors().values()):
+            current.copy_(torch.where(good, found, before))
+            if before is not current:
+                before.copy_(current)
+
+    def _capture(self) -> None:
+        """Record the step: whole where it has one batch, else a batch and the update apart.
+
+        Where that fails, say why and go on without.
+        """
+        self._may_capture = False
+        torch.cuda.synchronize(self._device)
+        graphs = [torch.cuda.CUDAGraph() for _ in range(min(self._batches, 2))]
+        several = len(graphs) > 1
+        stream, random = torch.cuda.current_stream(self._device), torch.cuda.get_rng_state(self._device)
+        try:
+            if several:
+                # Gradients are added up in place from here on.
+                self._optimizer.zero_grad(set_to_none=False)
+                self._loss.zero_()
+            with torch.cuda.graph(graphs[0]):
+                self._learn(first=not several)
+                if not several:
+                    self._update()
+            if several:
+                with torch.cuda.graph(graphs[1], pool=graphs[0].pool()):
+                    self._update()
+                    self._optimizer.zero_grad(set_to_none=False)
+                    self._loss.zero_()
+        except Exception as error:
+            torch.cuda.set_stream(stream)  # torch stays on the one that it recorded
+            torch.cuda.synchronize(self._device)
+            _free_generator(self._device, random)
+            self._optimizer.zero_grad(set_to_none=True)
+            first_line = (str(error).strip().splitlines() or [""])[0][:200]
+            self.notices.append(
+                "the training step could not be captured in a CUDA graph "
+                f"({type(error).__name__}: {first_line}); training goes on without, slower"
+            )
+            return
+        if self._fused is not None:
+            self._fused.find_gradients()
+        self._graphs = graphs
+
+
+class Feed:
+    """Brings what a batch needs to the device: positions in a resident stream, or else the tokens."""
+
+    def __init__(self, loader: SequentialLoader, config: RunConfig, device: torch.device) -> None:
+        self._loader = loader
+        self._lanes, self._length = config.training.batch_size, config.model.block_size
+        self._device = device
+        self._stream: Tensor | None = None
+        if 4 * len(loader.stream) <= RESIDENT_BYTES and hasattr(loader.stream, "read"):
+            self._stream = _resident(loader.stream, device)
+        # A row for each lane, position and whether it jumped (or its tokens); then the rate and the slot.
+        width = 2 if self._stream is not None else self._length + 2
+        shape = (self._lanes * width + 2,)
+        pinned = device.type == "cuda"
+        self._packed = torch.zeros(shape, dtype=torch.int64, device=device)
+        self._slots = [torch.zeros(shape, dtype=torch.int64, pin_memory=pinned) for _ in range(SLOTS)]
+        self._gone: list[torch.cuda.Event | None] = [None] * SLOTS
+        self._next = 0
+        self._offsets = torch.arange(self._length + 1, device=device)
+
+    def send(self, rate: float, slot: int) -> None:
+        """Start the next batch's way to the device, and the step's learning rate and slot with it."""
+        index, self._next = self._next, (self._next + 1) % SLOTS
+        event = self._gone[index]
+        if event is not None:
+            event.synchronize()
+        numbers = self._slots[index].numpy()
+        rows = numbers[:-2].reshape(self._lanes, -1)
+        starts, jumped = self._loader.next_positions()
+        rows[:, 0] = jumped
+        if self._stream is None:
+            rows[:, 1:] = self._loader.stream.gather(starts, self._length + 1)
+        else:
+            rows[:, 1] = starts
+        numbers[-2:-1] = np.array([rate], np.float64).view(np.int64)
+        numbers[-1] = slot
+        self._packed.copy_(self._slots[index], non_blocking=True)
+        if self._device.type == "cuda":
+            gone = torch.cuda.Event()
+            gone.record()
+            self._gone[index] = gone
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, targets and document starts of the batch sent last, (B, T) each, made on the device."""
+        rows = self._packed[:-2].view(self._lanes, -1)
+        if self._stream is None:
+            window = rows[:, 1:]
+        else:
+            window = self._stream[rows[:, 1:] + self._offsets].long()
+        x, y = window[:, :-1].contiguous(), window[:, 1:].contiguous()
+        jumped = (rows[:, :1] != 0) & (self._offsets[:-1] == 0)
+        return x, y, (x == self._loader.eot) | jumped
+
+    def schedule(self) -> tuple[Tensor, Tensor]:
+        """The step's learning rate, float64, and its slot (1,) int64."""
+        return self._packed[-2:-1].view(torch.float64)[0], self._packed[-1:]
+
+
+def _free_generator(device: torch.device, random: Tensor) -> None:
+    """Give the device's random generator back its state from before a recording that failed.
+
+    It would go on waiting for the recording's end, and refuse to draw anything outside of one.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    fresh = torch.Generator(device)
+    fresh.set_state(random)
+    torch.cuda.default_generators[index].graphsafe_set_state(fresh)
+
+
+def _resident(stream: object, device: torch.device) -> Tensor:
+    """A token stream on the device, int32, copied piece by piece."""
+    length = len(stream)  # type: ignore[arg-type]
+    tokens = torch.empty(length, dtype=torch.int32, device=device)
+    piece = 1 << 24
+    for start in range(0, length, piece):
+        read = stream.read(start, min(piece, length - start))  # type: ignore[attr-defined]
+        tokens[start : start + len(read)] = torch.from_numpy(np.asarray(read).astype(np.int32)).to(device)
+    return tokens
+
+
+def _narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
+    """The narrow type that products are computed in, None where they are not."""
+    with autocast(config, device):
+        narrow = torch.is_autocast_enabled(device.type)
+    return torch.bfloat16 if narrow else None
+
+
+def _laid_out_for_scans(state: ModelState) -> ModelState:
+    """Hidden states with their last two dimensions swapped in memory, as the scans take and give them."""
+    layers = []
+    for layer in state.layers:
+        if isinstance(layer, MambaState):
+            layer = MambaState(layer.tail, layer.hidden.mT.contiguous().mT)
+        layers.append(layer)
+    return ModelState(state.position, tuple(layers))
+
+
+def _copy(state: ModelState, *, into: ModelState) -> None:
+    with torch.no_grad():
+        for name, target in into.tensors().items():
+            target.copy_(state.tensors()[name])

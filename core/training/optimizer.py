@@ -1,0 +1,134 @@
+"""How parameters learn: which of them decay, AdamW over them, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.config.schema import TrainingConfig
+
+EPSILON = 1e-8
+
+# Mamba's own parameters say how fast a channel forgets: decay would pull them to a meaning of its own.
+WITHOUT_DECAY = ("A_log", "D", "dt_bias")
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """The rate of optimiser step `step` (the first is 1): linear warm-up, then a cosine to the minimum.
+
+    A function of the step and the configuration alone, so that resuming needs no other memory.
+    """
+    if step < training.warmup_iters:
+        return training.learning_rate * step / training.warmup_iters
+    span = max(1, training.max_iters - training.warmup_iters)
+    share = min(1.0, (step - training.warmup_iters) / span)
+    high, low = training.learning_rate, training.min_learning_rate
+    return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
+
+
+def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
+    """Whether weight decay applies: to matrices, but not to embeddings (nor a head tied to one)."""
+    plain_name = name.rpartition(".")[2]
+    return parameter.ndim >= 2 and plain_name not in WITHOUT_DECAY and id(parameter) not in embeddings
+
+
+def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """The parameters in two groups, with and without decay, by name and in the model's own order."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = [name for name, parameter in named.items() if decays(name, parameter, embeddings)]
+    others = [name for name in named if name not in set(matrices)]
+    return [
+        {"names": names, "params": [named[name] for name in names], "weight_decay": decay}
+        for names, decay in ((matrices, training.weight_decay), (others, 0.0))
+    ]
+
+
+class AdamW:
+    """AdamW (arXiv 1711.05101) as one fused kernel a group, with torch.optim's outline.
+
+    Computes what `torch.optim.AdamW(fused=True)` does, bit for bit (tested). It is not that class
+    because using that one imports torch._dynamo, which would double the time to the first step.
+
+    `found_inf`, a float tensor on the parameters' device, leaves everything as it is when it is 1:
+    a step can be skipped without the host looking. `grad_scale`, likewise, divides the gradients.
+    A group's `lr` may be a float or a tensor.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+        self.param_groups = [{"lr": lr, "betas": betas, **group} for group in groups if group["params"]]
+        self.found_inf: Tensor | None = None
+        self.grad_scale: Tensor | None = None
+        for group in self.param_groups:
+            parameters: list[nn.Parameter] = group["params"]
+            group["step"] = torch.zeros((), device=parameters[0].device)
+            group["averages"] = [torch.zeros_like(parameter) for parameter in parameters]
+            group["squares"] = [torch.zeros_like(parameter) for parameter in parameters]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient, unless `found_inf` says otherwise."""
+        for group in self.param_groups:
+            rows = [
+                (parameter, parameter.grad, average, square)
+                for parameter, average, square in zip(group["params"], group["averages"], group["squares"])
+                if parameter.grad is not None
+            ]
+            if not rows:
+                continue
+            parameters, gradients, averages, squares = (list(column) for column in zip(*rows))
+            beta1, beta2 = group["betas"]
+            group["step"] += 1
+            torch._fused_adamw_(
+                parameters,
+                gradients,
+                averages,
+                squares,
+                [],
+                [group["step"]] * len(parameters),
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=self.grad_scale,
+                found_inf=self.found_inf,
+            )
+            if self.found_inf is not None:
+                group["step"] -= self.found_inf
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; with `set_to_none` False keep their memory, filled with zeros."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and averages by parameter name. Shares memory with the optimiser."""
+        return {
+            name: {"step": group["step"], "average": average, "square": square}
+            for group in self.param_groups
+            for name, average, square in zip(group["names"], group["averages"], group["squares"])
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`. Raises KeyError when a parameter is missing in it."""
+        for group in self.param_groups:
+            for name, average, square in zip(group["names"], group["averages"], group["squares"]):
+                average.copy_(state[name]["average"])
+                square.copy_(state[name]["square"])
+                group["step"].copy_(state[name]["step"])
+
+
+def make_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
+    """AdamW over a model's parameters with the settings of a configuration."""
+    betas = (training.beta1, training.beta2)
+    return AdamW(parameter_groups(model, training), learning_rate(1, training), betas)

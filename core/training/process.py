@@ -1,0 +1,226 @@
+"""The trainer process: `python -P -m core.training.process RUN_DIR`.
+
+It holds the run's lock for its whole life, is the only writer of the run's history, and takes
+commands and signals between steps. Exit codes: 0 done, 130 stopped after saving, 2 bad input,
+1 failure. torch is imported only after the lock is held and the history says that work has begun.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from core.config.schema import RunConfig, flat
+from core.errors import UserError
+from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
+from core.system.allocator import keep_freed_memory
+from core.system.processes import calm_threads
+from core.training.requests import Requests, StopRequestedError, run_folder, say
+
+if TYPE_CHECKING:
+    from core.training.trainer import Trainer
+
+PROGRESS_SECONDS = 0.2
+OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str]) -> int:
+    """Train the run named on the command line; the exit code."""
+    folder = run_folder(arguments)
+    if folder is None:
+        say("usage: python -P -m core.training.process RUN_DIR")
+        return BAD_INPUT
+    run = Run(folder.resolve())
+    calm_threads(os.environ)
+    keep_freed_memory()
+    try:
+        config = run.config()
+        with RunLock(run.lock_path):
+            return Session(run, config).run()
+    except UserError as error:
+        say(str(error))
+        return BAD_INPUT
+    except OSError as error:
+        say(f"{error.filename or run.path} cannot be used ({error.strerror}); accepted: a folder to write to")
+        return BAD_INPUT
+
+
+class Session:
+    """One trainer's life on one run."""
+
+    def __init__(self, run: Run, config: RunConfig) -> None:
+        self.run_directory = run
+        self.config = config
+        self.writer = EventWriter(run.events_path)
+        self.requests = Requests(run, self.writer)
+        self.trainer: Trainer | None = None
+        self.found: CheckpointInfo | None = None
+        self._vocabulary = config.data.vocab_size or 4096
+        self._told = 0.0
+
+    def run(self) -> int:
+        """Train, and write down how it ended whatever happens."""
+        self.requests.catch_signals(self._end_at_once)
+        try:
+            finished = self._train()
+        except StopRequestedError:
+            code = self._end(INTERRUPTED, "stopped while preparing; nothing was lost")
+        except UserError as error:
+            code = self._fail(BAD_INPUT, str(error))
+        except Exception as error:
+            code = self._explain(error)
+        else:
+            if finished:
+                code = self._end(OK, f"finished at step {self.step}")
+            else:
+                saved = f"; {self.checkpoint} goes on from here" if self.checkpoint else ""
+                code = self._end(INTERRUPTED, f"stopped at step {self.step}{saved}")
+        self.requests.refuse_the_rest("the run has ended")
+        self.writer.close()
+        return code
+
+    def _train(self) -> bool:
+        run, config = self.run_directory, self.config
+        found, damaged = newest_checkpoint(run)
+        base = self._announce(found)
+        self.writer.state("preparing", found.step if found else 0, "loading torch")
+        for problem in damaged:
+            self.writer.warning(f"{problem}; going on from {found.path.name if found else 'the start'}")
+        self.found = found
+
+        from core.training.build import build_parts
+        from core.training.trainer import Trainer, announce
+
+        self.requests.listen_or_leave()
+        parts = build_parts(run, config, found, self._preparing)
+        self.requests.listen_or_leave()
+        announce(run, config, parts, self.writer, base)
+        self._vocabulary = parts.tokenizer.vocab_size
+        for notice in parts.notices:
+            self.writer.warning(notice)
+        self.requests.ready()
+        self.trainer = Trainer(run, config, parts, self.writer, self.requests)
+        return self.trainer.train()
+
+    @property
+    def step(self) -> int:
+        """How far training has come."""
+        return self.trainer.step if self.trainer else self.found.step if self.found else 0
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The file that a resumed run would go on from."""
+        saved = self.trainer.last_saved if self.trainer else self.found
+        return saved.path.name if saved else None
+
+    def _announce(self, found: CheckpointInfo | None) -> dict[str, Any]:
+        """Say that a trainer is here, before anything slow; what is not known yet is 0."""
+        config, training = self.config, self.config.training
+        base: dict[str, Any] = {
+            "run": self.run_directory.name,
+            "pid": os.getpid(),
+            "boot_id": boot_id(),
+            "started": time.time(),
+            "device": config.hardware.device,
+            "parameters": 0,
+            "vocab_size": 0,
+            "tokens_per_step": training.batch_size
+            * config.model.block_size
+            * training.gradient_accumulation_steps,
+            "max_iters": training.max_iters,
+            "resumed_from": found.step if found else None,
+            "versions": versions(),
+            "config": flat(config),
+            "changes": {},
+        }
+        self.writer.run(**base)
+        self.requests.refuse_stale()
+        return base
+
+    def _preparing(self, detail: str, share: float | None) -> None:
+        self.requests.listen_or_leave()
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self.writer.state("preparing", self.step, detail, share)
+
+    def _explain(self, error: Exception) -> int:
+        """Turn what went wrong into words; the traceback goes with them."""
+        trace = traceback.format_exc()
+        try:
+            from core.training.trainer import DivergenceError, memory_advice, out_of_memory
+        except Exception:  # torch itself is what does not work
+            return self._fail(FAILURE, f"torch cannot be used here: {error}", "install it again", trace)
+        if isinstance(error, DivergenceError):
+            return self._fail(FAILURE, str(error), "lower learning_rate or raise warmup_iters, then resume")
+        if out_of_memory(error):
+            message, advice = memory_advice(self.config, self._vocabulary)
+            return self._fail(FAILURE, message, advice, trace)
+        last = f"{type(error).__name__}: {error}"
+        return self._fail(FAILURE, f"training failed: {last}", "see trainer.log", trace)
+
+    def _fail(self, code: int, message: str, advice: str = "", trace: str | None = None) -> int:
+        if trace:
+            say(trace)
+        say(f"{message}; {advice}" if advice else message)
+        self.writer.error(message, advice, trace)
+        self.writer.end(reason="failed", step=self.step, message=message, checkpoint=self.checkpoint)
+        return code
+
+    def _end(self, code: int, message: str) -> int:
+        reason = "finished" if code == OK else "interrupted" if self.requests.signalled else "stopped"
+        self.writer.end(reason=reason, step=self.step, message=message, checkpoint=self.checkpoint)
+        return code
+
+    def _end_at_once(self) -> None:
+        """A second signal: no saving, no waiting. The last checkpoint is what remains."""
+        whole = [info for info in self.run_directory.checkpoints() if not info.problem]
+        # The signal may have come in the middle of an event: a writer of its own cuts off what is half.
+        writer = EventWriter(self.run_directory.events_path)
+        writer.end(
+            reason="interrupted",
+            step=self.step,
+            message="ended at once by a second signal, without saving",
+            checkpoint=whole[-1].path.name if whole else None,
+        )
+        writer.sync()
+        os._exit(INTERRUPTED)
+
+
+def newest_checkpoint(run: Run) -> tuple[CheckpointInfo | None, list[str]]:
+    """The newest checkpoint that is whole, and what is wrong with newer ones.
+
+    Raises UserError when there are checkpoints and none is whole: starting over must be asked for.
+    """
+    damaged: list[str] = []
+    for info in reversed(run.checkpoints()):
+        problem = verify(info)
+        if not problem:
+            return info, damaged
+        damaged.append(f"{info.path.name} is damaged ({problem})")
+    if damaged:
+        raise UserError(
+            f'run "{run.name}" has no checkpoint to go on from: ' + "; ".join(damaged) + "; start over "
+            "with --fresh (the old run is moved aside, not deleted)"
+        )
+    return None, []
+
+
+def versions() -> dict[str, str]:
+    """What computed this run, without importing any of it."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("mamba-tui", "torch", "numpy", "triton"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

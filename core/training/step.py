@@ -1,0 +1,231 @@
+"""One optimiser step: read a batch, learn from it, and put its numbers where they can be read later.
+
+The trainer knows only the `TrainingStep` protocol, so a step captured in a CUDA graph can take the
+place of the plain one. Numbers stay on the device until somebody reads them: `read` never waits for
+steps under way unless told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from core.config.schema import RunConfig
+from core.data.loader import SequentialLoader
+from core.model import GPT, ModelState
+from core.training.optimizer import AdamW, learning_rate
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one optimiser step showed. `good` is False when it was skipped for not being finite."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    waited: float
+    good: bool
+
+
+class TrainingStep(Protocol):
+    """One optimiser step, however it is computed."""
+
+    state: ModelState
+    """What the model remembers of each lane after the newest step."""
+    forward: Callable[..., object]
+    """The model, or the model compiled."""
+    plain: Callable[..., object]
+    """What `forward` is without compiling."""
+    notices: list[str]
+    """What the user should know about how steps are computed; whoever shows them clears the list."""
+
+    def run(self, step: int) -> None:
+        """Do the optimiser step of this number (the first is 1)."""
+
+    def read(self, *, wait: bool) -> list[StepMetrics]:
+        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+
+    def load_state(self, state: ModelState) -> None:
+        """Go on from this model state."""
+
+
+def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The arithmetic that `dtype` asks for on this device."""
+    wanted = config.hardware.dtype
+    half = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+    if not half:
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16)
+    return context
+
+
+class EagerStep:
+    """The plain step: forward and backward for each accumulated batch, clip, update.
+
+    A loss or gradient that is not finite skips the update and takes the lanes' state back to before
+    the step, on the device itself, so that the host need not look.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        forward: Callable[..., object],
+        optimizer: AdamW,
+        loader: SequentialLoader,
+        config: RunConfig,
+        device: torch.device,
+    ) -> None:
+        self.state = model.initial_state(config.training.batch_size, device)
+        self.forward = forward
+        self.plain: Callable[..., object] = model
+        self.notices: list[str] = []
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = optimizer
+        self._loader = loader
+        self._config = config
+        self._device = device
+        self._unread = Unread()
+
+    def load_state(self, state: ModelState) -> None:
+        """Go on from this model state."""
+        self.state = state.to(self._device)
+
+    def run(self, step: int) -> None:
+        """Do the optimiser step of this number (the first is 1)."""
+        training = self._config.training
+        rate = learning_rate(step, training)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        count = training.gradient_accumulation_steps
+        state, total, waited = self.state, torch.zeros((), device=self._device), 0.0
+        for _ in range(count):
+            began = time.perf_counter()
+            x, y, doc_start = (self._to_device(torch.from_numpy(item)) for item in self._loader.next_batch())
+            waited += time.perf_counter() - began
+            with autocast(self._config, self._device):
+                output = self.forward(x, state, doc_start, y)
+            loss = output.loss / count  # type: ignore[attr-defined]
+            loss.backward()
+            total += loss.detach()
+            state = output.state.detach()  # type: ignore[attr-defined]
+        norm = self._update(total)
+        self._settle(state, torch.isfinite(total) & torch.isfinite(norm))
+        self._unread.add(step, rate, waited, torch.stack((total.float(), norm.float())))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cpu":
+            return tensor
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Clip, update and clear the gradients; their norm before clipping."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._config.training.grad_clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.training.grad_clip, norm)
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self._optimizer.found_inf = bad.float()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _settle(self, state: ModelState, good: Tensor) -> None:
+        if self._device.type == "cpu":
+            self.state = state if good else self.state
+            return
+        before = self.state.tensors()
+        self.state = ModelState.from_tensors(
+            {name: torch.where(good, tensor, before[name]) for name, tensor in state.tensors().items()}
+        )
+
+    def read(self, *, wait: bool) -> list[StepMetrics]:
+        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+        return self._unread.read(wait=wait)
+
+
+def make_step(
+    model: GPT,
+    forward: Callable[..., object],
+    optimizer: AdamW,
+    loader: SequentialLoader,
+    config: RunConfig,
+    device: torch.device,
+) -> TrainingStep:
+    """The fastest step that this device and configuration allow."""
+    if device.type == "cuda" and config.hardware.capture:
+        from core.training.cuda_graph_step import CapturedStep
+
+        return CapturedStep(model, forward, optimizer, loader, config, device)
+    return EagerStep(model, forward, optimizer, loader, config, device)
+
+
+class Unread:
+    """The numbers of steps that nobody has read yet, which stay on the device until somebody asks."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, float, float, Tensor]] = []
+        self._arriving: Transfer | None = None
+
+    def __len__(self) -> int:
+        """Steps whose numbers are still on the device only."""
+        return len(self._steps)
+
+    def add(self, step: int, rate: float, waited: float, numbers: Tensor) -> None:
+        """Take in a step; `numbers` (2,) are its loss and gradient norm."""
+        self._steps.append((step, rate, waited, numbers))
+
+    def read(self, *, wait: bool) -> list[StepMetrics]:
+        """What has arrived, in order; with `wait`, all of it."""
+        found: list[StepMetrics] = []
+        if self._arriving is not None and (wait or self._arriving.done):
+            found += self._arriving.metrics()
+            self._arriving = None
+        if self._arriving is None and self._steps:
+            transfer = Transfer(self._steps)
+            self._steps = []
+            if wait or transfer.done:
+                found += transfer.metrics()
+            else:
+                self._arriving = transfer
+        return found
+
+
+class Transfer:
+    """Numbers on their way from the device; on CUDA without making anybody wait."""
+
+    def __init__(self, steps: list[tuple[int, float, float, Tensor]]) -> None:
+        self._steps = [(step, rate, waited) for step, rate, waited, _ in steps]
+        numbers = torch.stack([pair for *_, pair in steps])
+        self._arrived: torch.cuda.Event | None = None
+        if numbers.is_cuda:
+            target = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            target.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+            self._numbers = target
+        else:
+            self._numbers = numbers.cpu()
+
+    @property
+    def done(self) -> bool:
+        """Whether the numbers are here."""
+        return self._arrived is None or bool(self._arrived.query())
+
+    def metrics(self) -> list[StepMetrics]:
+        """The numbers of each step, waited for if need be."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        finite = torch.isfinite(self._numbers).all(1).tolist()
+        return [
+            StepMetrics(step, loss, norm, rate, waited, good)
+            for (step, rate, waited), (loss, norm), good in zip(self._steps, self._numbers.tolist(), finite)
+        ]

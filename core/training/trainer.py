@@ -1,0 +1,365 @@
+"""Training one run: steps, evaluations, samples, checkpoints, and commands taken between steps.
+
+`Trainer` is everything that needs torch; `core/training/process.py` is the process around it. A trainer is
+deterministic: the same run, interrupted at any step and resumed, computes the same numbers (bit for
+bit on CPU), because a checkpoint holds all that decides them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from core.config.schema import RunConfig, flat
+from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
+from core.system.device_usage import Usage, device_usage
+from core.training.build import Parts, payload_of
+from core.training.checkpoint_saver import CheckpointSaver
+from core.training.evaluation import Evaluation, evaluate, untouched_randomness
+from core.training.requests import Requests, StopRequestedError, say
+
+PAUSE_SECONDS = 0.05
+PROGRESS_SECONDS = 0.5
+
+
+class DivergenceError(Exception):
+    """Too many steps in a row could not be taken. The message is meant for the user."""
+
+
+class Trainer:
+    """Drives the parts of a run from `step` to `max_iters`, or until it is asked to stop."""
+
+    def __init__(
+        self, run: Run, config: RunConfig, parts: Parts, writer: EventWriter, requests: Requests
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.parts = parts
+        self.writer = writer
+        self.requests = requests
+        self.step = parts.step
+        self.losses: dict[str, float | None] = dict(parts.losses)
+        self.bad_in_a_row = parts.bad_in_a_row
+        self.saver = CheckpointSaver(run.path, config.training, run.events_path)
+        self.last_saved: CheckpointInfo | None = parts.resumed_from
+        if parts.resumed_from is not None:
+            self.saver.loaded(self.step, evaluated=self._evaluated)
+        self.meter = StepMeter(
+            writer,
+            parts.tokens_per_step,
+            tokens=parts.tokens,
+            interval=requests.event_seconds,
+            device_memory=self._device_memory,
+            device_utilization=_usage_of(parts.device),
+        )
+        self._taken = self.step
+        self._ticked = 0.0
+
+    @property
+    def _evaluated(self) -> bool:
+        return self.losses.get("validation_loss") is not None
+
+    def _device_memory(self) -> int | None:
+        device = self.parts.device
+        return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+    def train(self) -> bool:
+        """Train to the end; True when it was reached, False when the run was asked to stop before.
+
+        Either way everything learned is saved. Raises DivergenceError, UserError, and whatever torch raises.
+        """
+        training = self.config.training
+        due = self.step > 0 and (self.step % training.eval_interval == 0 or self.step >= training.max_iters)
+        if due and not self._evaluated and not self.requests.stopping:
+            self._look()  # the run ended before its evaluation at this step had
+        if self.step < training.max_iters and not self.requests.stopping:
+            self._first_step()
+        while self.step < training.max_iters and not self.requests.stopping:
+            self._listen()
+            if not self.requests.stopping:
+                self._advance()
+        finished = self.step >= training.max_iters and (self._evaluated or not self.requests.stopping)
+        self._collect(wait=True)
+        self.meter.flush()
+        self._save("the last checkpoint" if finished else "saving")
+        self.saver.wait()
+        self._report_saves()
+        return finished
+
+    def _advance(self) -> None:
+        self.parts.training_step.run(self.step + 1)
+        self.step += 1
+        self.losses = {}
+        # On CPU the numbers are there; on a device asking for them has its price.
+        if self.parts.device.type == "cpu" or self.meter.due:
+            self._collect(wait=False)
+        self._after_step()
+        self._report_saves()
+
+    def _first_step(self) -> None:
+        """The first step may have to be compiled, and its loss is what the user waits for."""
+        compiling = self.parts.compiled
+        self.writer.state("compiling" if compiling else "training", self.step)
+        self.meter.restart()
+        began = time.monotonic()
+        before = self.parts.snapshot()
+        try:
+            self.parts.training_step.run(self.step + 1)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if not compiling:
+                raise
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.writer.warning(f"torch.compile failed ({first[:200]}); training goes on without it")
+            self.parts.without_compile(before)
+            self.parts.training_step.run(self.step + 1)
+        self.step += 1
+        self.losses = {}
+        self._collect(wait=True)
+        if compiling:
+            seconds = time.monotonic() - began
+            detail = f"compiled in {seconds:.1f} s" if self.parts.compiled else ""
+            self.writer.state("training", self.step, detail=detail)
+        self._after_step()
+
+    def _collect(self, *, wait: bool) -> None:
+        """Turn the numbers of finished steps into events, and count the steps that were skipped."""
+        while self.parts.training_step.notices:
+            self.writer.warning(self.parts.training_step.notices.pop(0))
+        for metrics in self.parts.training_step.read(wait=wait):
+            self._taken = metrics.step
+            self.meter.add(
+                step=metrics.step,
+                loss=metrics.loss,
+                gradient_norm=metrics.gradient_norm,
+                learning_rate=metrics.learning_rate,
+                waited=metrics.waited,
+                epoch=self.parts.loader.epoch,
+            )
+            if metrics.good:
+                self.bad_in_a_row = 0
+                continue
+            self.bad_in_a_row += 1
+            if self.bad_in_a_row == 1:
+                self.writer.warning(
+                    f"step {metrics.step} was skipped: its loss or gradient is not a finite number"
+                )
+            if self.bad_in_a_row >= self.config.training.max_bad_steps:
+                self.meter.flush()
+                raise DivergenceError(self._divergence())
+        self.meter.flush_if_due()
+
+    def _divergence(self) -> str:
+        self.saver.wait()
+        self._report_saves()
+        good = f"the last good checkpoint is {self.last_saved.path.name}" if self.last_saved else ""
+        return (
+            f"{self.bad_in_a_row} steps in a row up to step {self._taken} had a loss or gradient that is not "
+            f"finite; {good or 'there is no checkpoint yet'}"
+        )
+
+    def _after_step(self) -> None:
+        """What is due at this step: evaluation, then a sample, then a checkpoint."""
+        training, step = self.config.training, self.step
+        last = step >= training.max_iters
+        evaluation = last or step % training.eval_interval == 0
+        sample = step % training.sample_interval == 0 if training.sample_interval else evaluation
+        save = step % training.checkpoint_interval == 0 if training.checkpoint_interval else evaluation
+        if not (evaluation or sample or save):
+            return
+        self._collect(wait=True)
+        self.meter.flush()
+        if evaluation:
+            self._look(sample=False)
+        if sample and not self.requests.stopping:
+            self._sample(training.sample_prompt)
+        if save and not self.requests.stopping:
+            self._save("")
+        if not last and not self.requests.stopping:
+            self._back_to_training()
+
+    def _back_to_training(self) -> None:
+        self.writer.state("training", self.step)
+        self.meter.restart()
+
+    def _look(self, *, sample: bool = True) -> None:
+        """Evaluate both splits. A stop cuts it short: the run saves at once and looks when it resumes."""
+        parts = self.parts
+        self.writer.state("evaluating", self.step, progress=0.0)
+        try:
+            found = evaluate(
+                parts.model,
+                parts.corpus,
+                parts.tokenizer.eot,
+                parts.bytes_per_token,
+                self.config,
+                parts.device,
+                self._tick("evaluating"),
+            )
+        except StopRequestedError:
+            return
+        self._record(found)
+        if sample:
+            self._sample(self.config.training.sample_prompt)
+
+    def _record(self, found: Evaluation) -> None:
+        self.losses = {
+            "train_loss": found.train_loss,
+            "validation_loss": found.validation_loss,
+            "bits_per_byte": found.bits_per_byte,
+        }
+        self.writer.evaluation(
+            step=self.step,
+            train_loss=found.train_loss,
+            validation_loss=found.validation_loss,
+            bits_per_byte=found.bits_per_byte,
+            train_bits_per_byte=found.train_bits_per_byte,
+            seconds=round(found.seconds, 3),
+        )
+
+    def _tick(self, state: str) -> Callable[[float], None]:
+        """Called between the batches of a long look: hears commands, says how far it is."""
+
+        def tick(share: float) -> None:
+            self.requests.listen(self.step)
+            if self.requests.stopping:
+                raise StopRequestedError
+            now = time.monotonic()
+            if now - self._ticked >= PROGRESS_SECONDS:
+                self._ticked = now
+                self.writer.state(state, self.step, progress=round(share, 3))
+
+        return tick
+
+    def _sample(self, prompt: str) -> None:
+        from core.generation.sampling import SamplingConfig, sample_text
+
+        tokens = self.config.training.sample_tokens
+        if tokens == 0:
+            return
+        self.writer.state("sampling", self.step)
+        seed = (self.config.training.seed + self.step) % (1 << 31)
+        with untouched_randomness(self.parts.device):
+            text = sample_text(
+                self.parts.model, self.parts.tokenizer, prompt, tokens, SamplingConfig(seed=seed)
+            )
+        self.writer.sample(step=self.step, prompt=prompt, text=text)
+
+    def _save(self, detail: str) -> None:
+        """Save this step in the background, unless that has been done."""
+        if self.step == 0 or self.saver.has(self.step, evaluated=self._evaluated):
+            return
+        self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
+        payload = payload_of(
+            self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
+        )
+        self.saver.submit(payload, self.losses)
+        self._report_saves()
+
+    def _report_saves(self) -> None:
+        for saved in self.saver.results():
+            if saved.info is None:
+                kept = (
+                    f"{self.last_saved.path.name} is still there"
+                    if self.last_saved
+                    else "nothing is saved yet"
+                )
+                message = f"the checkpoint of step {saved.step} could not be saved ({saved.problem}); {kept}"
+                say(message)  # the events may be on the same full disk
+                self.writer.warning(message)
+                continue
+            self.last_saved = saved.info
+            self.writer.checkpoint(
+                step=saved.step,
+                file=saved.info.path.name,
+                bytes=saved.info.bytes,
+                train_loss=saved.info.train_loss,
+                validation_loss=saved.info.validation_loss,
+                bits_per_byte=saved.info.bits_per_byte,
+                best=saved.info.best,
+                seconds=round(saved.seconds, 3),
+            )
+
+    def _listen(self) -> None:
+        """Take commands; do what they ask; wait while paused."""
+        self.requests.listen(self.step)
+        if not (self.requests.paused or self.requests.wanted):
+            return
+        self._collect(wait=True)
+        self.meter.flush()
+        announced = False
+        while not self.requests.stopping and (self.requests.paused or self.requests.wanted):
+            if self.requests.wanted:
+                self._serve(*self.requests.wanted.pop(0))
+                announced = False
+            elif not announced:
+                self.writer.state("paused", self.step)
+                announced = True
+            else:
+                time.sleep(PAUSE_SECONDS)
+            self._report_saves()
+            self.requests.listen(self.step)
+        if not self.requests.stopping:
+            self._back_to_training()
+
+    def _serve(self, command: str, arguments: dict[str, Any]) -> None:
+        if command == "save":
+            self._save("")
+        elif command == "evaluate":
+            self._look(sample=False)
+        elif command == "sample":
+            self._sample(str(arguments.get("prompt", self.config.training.sample_prompt))[:10_000])
+
+
+def announce(run: Run, config: RunConfig, parts: Parts, writer: EventWriter, base: dict[str, Any]) -> None:
+    """Write the `run` event of a trainer that now knows its model."""
+    writer.run(
+        **base
+        | {
+            "device": parts.device_name,
+            "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+            "vocab_size": parts.tokenizer.vocab_size,
+            "tokens_per_step": parts.tokens_per_step,
+            "config": flat(config),
+            "changes": parts.changes,
+        }
+    )
+
+
+def _usage_of(device: torch.device) -> Usage:
+    """How busy the device is. Torch tells its identity, as the driver may count in another order."""
+    if device.type != "cuda":
+        return device_usage(device.type)
+    properties = torch.cuda.get_device_properties(device)
+    return device_usage("cuda", device.index, str(getattr(properties, "uuid", "")))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on whichever device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
+    """(what happened, what to lower and to what) after memory ran out."""
+    from core.config.estimates import lower_memory_advice, training_memory
+    from core.system.hardware import describe, resolve_device
+
+    device = resolve_device(config.hardware.device)
+    cuda = device.startswith("cuda")
+    found = describe(device)
+    available = found.memory if cuda else found.memory_free
+    needed = training_memory(config, vocab_size, cuda=cuda)
+    has = f" and {device} has {available / 2**30:.1f} GiB" if available else ""
+    message = f"memory ran out on {device}: this configuration needs about {needed / 2**30:.1f} GiB{has}"
+    # It did not fit, whatever the estimate says: aim below both.
+    limit = int(min(available or needed, needed) * 0.8)
+    return message, lower_memory_advice(config, vocab_size, limit, cuda=cuda)

@@ -1,0 +1,1 @@
+"""What the console knows of runs and other processes. No widgets."""

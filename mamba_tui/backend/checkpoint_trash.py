@@ -1,0 +1,169 @@
+"""Deleted checkpoints that can still be brought back, and who looks after them.
+
+A deleted checkpoint stays in its run's folder under another name until the console that deleted it is
+closed. Until then that console holds a lock on it, which goes with the process whatever ends it: what
+nobody holds was left by a console that was killed, and the next one takes it over, with the same
+promise: it can be brought back until that console is closed. Where there are no locks, nothing that
+others left is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError
+from mamba_tui.backend.run_client import CheckpointRow
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+ASIDE = re.compile(r"(checkpoint_step_(\d{1,18})\.(json|pt))(?:\.(\d{1,20}))?\.deleted")
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """A checkpoint put aside: its files' names before and now, the manifest first, and what holds it."""
+
+    key: str
+    moves: tuple[tuple[Path, Path], ...]
+    lock: int = -1
+
+
+class Trash:
+    """What this console can bring back, the newest last."""
+
+    def __init__(self) -> None:
+        self.deleted: list[Deleted] = []
+
+    def delete(self, row: CheckpointRow) -> None:
+        """Put a checkpoint's files aside. Raises UserError."""
+        from core.runs import is_alive
+
+        if is_alive(row.run):
+            raise UserError(
+                f"{row.run.name} is training and looks after its checkpoints itself; stop it first"
+            )
+        manifest, stamp = row.info.manifest_path, time.time_ns()
+        # Held before it has its new name, so that there is no moment at which it seems to be nobody's.
+        lock = hold(manifest)
+        moves: list[tuple[Path, Path]] = []
+        # The manifest first: from then on the rest is no checkpoint.
+        for path in (manifest, row.info.path):
+            aside = path.with_name(f"{path.name}.{stamp}.deleted")
+            try:
+                os.replace(path, aside)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                undo(moves)
+                release(lock)
+                raise UserError(f"{path} cannot be deleted: {error.strerror}") from None
+            moves.append((path, aside))
+        self.deleted.append(Deleted(row.key, tuple(moves), lock))
+
+    def restore(self) -> str:
+        """Bring the newest back; its key, "" when there is none. Raises UserError."""
+        from core.runs import Run, is_alive
+
+        if not self.deleted:
+            return ""
+        deleted = self.deleted[-1]
+        if not any(aside.exists() for _, aside in deleted.moves):
+            self.deleted.pop()  # it must not stand in the way of those before it
+            release(deleted.lock)
+            raise UserError(f"{deleted.key} is gone: its files are not where they were put")
+        for path, aside in deleted.moves:
+            if is_alive(Run(path.parent)):
+                raise UserError(f"{path.parent.name} is training; stop it to bring {deleted.key} back")
+            if path.exists():
+                raise UserError(f"{path} was saved again since; {aside.name} beside it is the deleted one")
+        # The manifest last: without it the rest is no checkpoint.
+        for path, aside in reversed(deleted.moves):
+            try:
+                os.replace(aside, path)
+            except OSError as error:
+                raise UserError(f"{path} cannot be brought back: {error.strerror}") from None
+        self.deleted.pop()
+        release(deleted.lock)
+        return deleted.key
+
+    def take_over(self, folders: Iterable[Path]) -> int:
+        """Look after what killed consoles left in these run folders; how many checkpoints that are."""
+        found = [deleted for folder in folders for deleted in leftovers(folder)]
+        self.deleted = found + self.deleted
+        return len(found)
+
+    def empty(self) -> None:
+        """Really delete."""
+        for deleted in self.deleted:
+            for _, aside in deleted.moves:
+                with contextlib.suppress(OSError):
+                    aside.unlink()
+            release(deleted.lock)
+        self.deleted.clear()
+
+
+def leftovers(folder: Path) -> list[Deleted]:
+    """What nobody holds any more, held from now on; the oldest first."""
+    groups: dict[tuple[str, str], dict[str, tuple[Path, Path]]] = {}
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    for name in names:
+        if match := ASIDE.fullmatch(name):
+            files = groups.setdefault((match[4] or "", match[2]), {})
+            files[match[3]] = (folder / match[1], folder / name)
+    found = []
+    for (_, step), files in sorted(groups.items(), key=lambda item: (len(item[0][0]), item[0])):
+        moves = tuple(files[kind] for kind in ("json", "pt") if kind in files)
+        lock = hold(moves[0][1])
+        if lock < 0:
+            continue
+        if "json" not in files:  # a console was killed while it really deleted: finish that
+            with contextlib.suppress(OSError):
+                moves[0][1].unlink()
+            release(lock)
+            continue
+        found.append(Deleted(f"{folder.name}/{step}", moves, lock))
+    return found
+
+
+def hold(path: Path) -> int:
+    """A descriptor with a lock on the file at `path`; -1 where it is held or no lock is to be had."""
+    if fcntl is None:
+        return -1
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever held it a moment ago may have brought it back or deleted it.
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return -1
+
+
+def release(lock: int) -> None:
+    """Let go of what is held."""
+    if lock >= 0:
+        os.close(lock)
+
+
+def undo(moves: Iterable[tuple[Path, Path]]) -> None:
+    """Give files their names back, as far as that can be done."""
+    for path, aside in moves:
+        with contextlib.suppress(OSError):
+            os.replace(aside, path)

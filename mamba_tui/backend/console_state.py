@@ -1,0 +1,75 @@
+"""What the console remembers from one time to the next: theme, tab, chart options, prompts.
+
+A small JSON file in the checkpoints folder. A missing or broken one is as good as an empty one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.system.atomic_write import write_atomic
+
+FILE = ".mamba-tui-console.json"
+PROMPTS_KEPT = 200
+
+
+@dataclass
+class ConsoleState:
+    """Values with a default each; unknown or ill-typed ones in the file are ignored."""
+
+    theme: str = ""
+    tab: str = ""
+    smoothing: int = 2
+    axis: str = "number"
+    log_y: bool = False
+    view: str = "charts"
+    chart: str = ""
+    selected: str = ""
+    windows: dict[str, Any] = field(default_factory=dict)
+    bits: bool = False
+    pins: list[str] = field(default_factory=list)
+    sort: str = "time"
+    sort_reverse: bool = False
+    prompts: list[str] = field(default_factory=list)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @classmethod
+    def load(cls, path: Path | None) -> ConsoleState:
+        """The state in a file, as far as it makes sense."""
+        state = cls(path=path)
+        if path is None:
+            return state
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return state
+        if not isinstance(data, dict):
+            return state
+        for item in dataclasses.fields(cls):
+            value = data.get(item.name)
+            if item.name != "path" and type(value) is type(getattr(state, item.name)):
+                setattr(state, item.name, value)
+        state.prompts = [text for text in state.prompts if isinstance(text, str)][-PROMPTS_KEPT:]
+        state.pins = [text for text in state.pins if isinstance(text, str)]
+        return state
+
+    def save(self) -> None:
+        """Write the file; where that cannot be, nothing is lost but convenience."""
+        if self.path is None or not self.path.parent.is_dir():
+            return
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        del values["path"]
+        values["prompts"] = self.prompts[-PROMPTS_KEPT:]
+        with contextlib.suppress(OSError):
+            write_atomic(self.path, json.dumps(values).encode())
+
+
+def default_path(checkpoints: Path) -> Path:
+    """Where the state of a console on these runs lies."""
+    return checkpoints / FILE

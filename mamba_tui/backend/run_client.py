@@ -1,0 +1,267 @@
+"""What the console knows of runs, and what it asks of them. No widgets here.
+
+All work that may wait for a disk or a process goes through `off_thread`, whose threads are daemons:
+nothing here can keep the program from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.config.schema import RunConfig
+from core.errors import UserError
+from mamba_tui.launch_options import LaunchOptions, Mode
+
+if TYPE_CHECKING:
+    from core.runs import CheckpointInfo, EventReader, Run, RunStatus
+    from mamba_tui.backend.run_history import RunHistory
+
+Result = TypeVar("Result")
+
+EVENTS_A_SLICE = 1000
+POLL_SECONDS = 0.2
+LIVENESS_SECONDS = 1.0
+
+ENDED = ("finished", "stopped", "failed", "died", "new")
+
+
+async def off_thread(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Run blocking work in a daemon thread and return its result or raise its exception."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def body() -> None:
+        result, error = None, None
+        try:
+            result = work(*arguments)
+        except BaseException as caught:
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the program ended meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=body, daemon=True, name="console-work").start()
+    return await future
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run and where it stands."""
+
+    run: Run
+    status: RunStatus
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A checkpoint and its run."""
+
+    run: Run
+    info: CheckpointInfo
+    latest: bool
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others."""
+        return f"{self.run.name}/{self.info.step}"
+
+
+class Session:
+    """The runs folder, the run being followed, and commands to it."""
+
+    def __init__(self, options: LaunchOptions) -> None:
+        self.root = options.checkpoints
+        self.read_only = options.read_only
+        self.run: Run | None = None
+        self.history: RunHistory | None = None
+        self.reader: EventReader | None = None
+        self.alive = False
+        self.starting = ""
+        self.caught_up = False
+        self.status: RunStatus | None = None
+        self._generation = 0
+        self._row_cache: dict[str, tuple[tuple[Any, ...], RunRow]] = {}
+        self._checkpoint_cache: dict[str, tuple[float, list[CheckpointInfo]]] = {}
+
+    # ------------------------------------------------------------- follow
+
+    def follow(self, run: Run) -> None:
+        """Follow a run from the beginning of its history."""
+        from core.runs import EventReader
+        from mamba_tui.backend.run_history import RunHistory
+
+        self.run = run
+        self.reader = EventReader(run.events_path)
+        self.history = RunHistory()
+        self.status = None
+        self.alive = self.caught_up = False
+
+    async def follow_for_ever(self, changed: Callable[[], None]) -> None:
+        """Read the followed run's events, in slices so that the screen stays alive meanwhile."""
+        loop = asyncio.get_running_loop()
+        next_look = 0.0
+        while True:
+            busy = False
+            if self.run is not None:
+                busy = self.poll(changed)
+                if loop.time() >= next_look:
+                    next_look = loop.time() + LIVENESS_SECONDS
+                    await self._look_for_life(changed)
+            await asyncio.sleep(0.002 if busy else POLL_SECONDS)
+
+    def poll(self, changed: Callable[[], None]) -> bool:
+        """Take one slice of events; True when there is more to read at once."""
+        from mamba_tui.backend.run_history import RunHistory
+
+        assert self.reader is not None
+        assert self.history is not None
+        generation = self.reader.generation
+        offset = self.reader.offset
+        events = self.reader.poll(EVENTS_A_SLICE)
+        if self.reader.generation != generation:
+            self.history, offset = RunHistory(), 0
+        self.history.places.note(offset, self.history.reached)
+        before, self.caught_up = self.caught_up, len(events) < EVENTS_A_SLICE
+        if events:
+            self.history.feed(events)
+        if events or before != self.caught_up:
+            changed()
+        return bool(events) and self.reader.behind > 0
+
+    async def _look_for_life(self, changed: Callable[[], None]) -> None:
+        from core.runs import is_alive, status
+
+        run = self.run
+        assert run is not None
+        alive = is_alive(run)
+        # A run that does not live is read with care: why it ended stands in several files.
+        if alive != self.alive or (not alive and self.status is None):
+            found = await off_thread(status, run)
+            if run is self.run:
+                self.alive, self.status = alive, found
+                changed()
+
+    @property
+    def catching_up(self) -> float | None:
+        """Share of the history read while a long one is being read, else None."""
+        if self.reader is None or self.reader.behind < 1 << 18 or not self.reader.size:
+            return None
+        return self.reader.offset / self.reader.size
+
+    # --------------------------------------------------------------- lists
+
+    async def run_rows(self) -> list[RunRow]:
+        """All runs, those that live first, then the newest."""
+        rows = await off_thread(self._run_rows)
+        return sorted(rows, key=lambda row: (not row.status.alive, row.status.age, row.name))
+
+    def _run_rows(self) -> list[RunRow]:
+        from core.runs import is_alive, list_runs, status
+
+        rows = []
+        for run in list_runs(self.root):
+            signature = (_stamp(run.events_path), _stamp(run.path), is_alive(run))
+            cached = self._row_cache.get(run.name)
+            if cached is None or cached[0] != signature or cached[1].status.alive:
+                cached = (signature, RunRow(run, status(run)))
+                self._row_cache[run.name] = cached
+            rows.append(cached[1])
+        return rows
+
+    async def checkpoint_rows(self) -> list[CheckpointRow]:
+        """Every checkpoint of every run, newest first."""
+        rows = await off_thread(self._checkpoint_rows)
+        return sorted(rows, key=lambda row: -row.info.time)
+
+    def _checkpoint_rows(self) -> list[CheckpointRow]:
+        from core.runs import list_runs
+
+        rows = []
+        for run in list_runs(self.root):
+            stamp = _stamp(run.path)
+            cached = self._checkpoint_cache.get(run.name)
+            if cached is None or cached[0] != stamp[0]:
+                cached = (stamp[0], run.checkpoints())
+                self._checkpoint_cache[run.name] = cached
+            rows += [CheckpointRow(run, info, info is cached[1][-1]) for info in cached[1]]
+        return rows
+
+    def forget_checkpoints(self) -> None:
+        """Read the manifests anew next time."""
+        self._checkpoint_cache.clear()
+
+    async def newest_run(self) -> RunRow | None:
+        """The run to show when none was named: one that lives, else the newest."""
+        rows = await self.run_rows()
+        return rows[0] if rows else None
+
+    # ------------------------------------------------------------- actions
+
+    def _writable(self) -> None:
+        if self.read_only:
+            raise UserError("this console was opened with --read-only: it changes nothing")
+
+    async def free_name(self, wanted: str | None) -> str:
+        """The wanted run name, or the next free one."""
+        if wanted:
+            return wanted
+        from core.runs import next_run_name
+
+        return await off_thread(next_run_name, self.root)
+
+    async def start(self, config: RunConfig | None, name: str, mode: Mode) -> Run:
+        """Prepare a run, start its trainer and follow it. Raises UserError."""
+        self._writable()
+        from core.runs import prepare_run, start_trainer
+
+        def work() -> Run:
+            run = prepare_run(self.root, name, config, mode=mode)
+            start_trainer(run)
+            return run
+
+        self.starting = name
+        try:
+            run = await off_thread(work)
+        finally:
+            self.starting = ""
+        if self.run is None or self.run.path != run.path or mode == "fresh":
+            self.follow(run)
+        self.status = None
+        return run
+
+    async def command(self, command: str, **arguments: object) -> str:
+        """Send a command to the followed run; its id. Raises UserError."""
+        self._writable()
+        if self.run is None:
+            raise UserError("no run is being followed; start one, or choose one from the runs list")
+        from core.runs import send_command
+
+        run = self.run
+        return await off_thread(lambda: send_command(run, command, **arguments))
+
+
+def _stamp(path: Path) -> tuple[float, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0.0, 0)
+    return (found.st_mtime, found.st_size)

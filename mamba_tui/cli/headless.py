@@ -1,0 +1,265 @@
+"""`--no-ui`: follow a run in a plain terminal, with a live line on a terminal and plain lines when piped.
+
+Like the console it only reads the run's events and sends commands; training does not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from core.config.schema import RunConfig
+from core.runs import EventReader, Run, is_alive, status, trainer_exit_code
+from core.runs.schema import Event
+from mamba_tui.widgets.numbers import duration
+from mamba_tui.widgets.safe_text import visible
+
+EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130, "failed": 1}
+POLL_SECONDS = 0.1
+TAIL_BYTES = 1 << 16
+PLAIN_LINE_SECONDS = 5.0
+
+
+def reader_at_end(run: Run) -> EventReader:
+    """A reader that has seen everything up to now: take it before starting a trainer."""
+    reader = EventReader(run.events_path)
+    if run.events_path.exists():
+        reader.skip_to_tail(TAIL_BYTES)
+        reader.poll()
+    return reader
+
+
+def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
+    """Show what `reader` has not seen yet of a run, until the run ends.
+
+    With `pid`, the trainer this process has just started: Ctrl-C saves and ends the run, and the
+    trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves.
+    """
+    console = Console(highlight=False)
+    display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, run.config())
+    if pid is None:
+        console.print(f"Following {visible(run.name)}; Ctrl-C leaves, training goes on.", style="dim")
+    else:
+        console.print(f"Training {visible(run.name)}; Ctrl-C saves and ends.", style="dim")
+    with _interrupts(display, run, pid) as left, display:
+        while True:
+            ended = not _alive(run, pid)
+            for event in reader.poll():
+                display.take(event)
+            display.tick()
+            if ended or left:
+                break
+            time.sleep(POLL_SECONDS)
+    return 0 if left and pid is None else _conclude(console, run, display, pid)
+
+
+@contextmanager
+def _interrupts(display: Display, run: Run, pid: int | None) -> Iterator[list[int]]:
+    """Make Ctrl-C and SIGTERM a stop of our own run (again: end it now), or a leave of another's.
+
+    Yields a list that is non-empty once following should end.
+    """
+    left: list[int] = []
+    seen: list[int] = []
+
+    def interrupted(number: int, _: object) -> None:
+        seen.append(number)
+        if pid is None:
+            left.append(number)
+        elif len(seen) == 1:
+            display.say("saving, then ending; Ctrl-C again ends at once without saving")
+            os.kill(pid, signal.SIGTERM)
+        elif _alive(run, pid):
+            os.kill(pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield left
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _alive(run: Run, pid: int | None) -> bool:
+    if pid is None:
+        return is_alive(run)
+    return trainer_exit_code(pid) is None
+
+
+def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> int:
+    """Say how the run ended, in words, and turn it into an exit code."""
+    end = display.end
+    if pid is not None:
+        code = trainer_exit_code(pid) or 0
+    else:
+        code = EXIT_CODES.get(end["reason"], 1) if end else 1
+    if display.error is not None:
+        message, advice = display.error["message"], display.error["advice"]
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        errors.print(
+            f"mamba-tui: {visible(message)}" + (f" ({visible(advice)})" if advice else ""), markup=False
+        )
+    elif end is None:
+        found = status(run)
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        errors.print(f"mamba-tui: the trainer of {visible(run.name)} died; its last words:", markup=False)
+        errors.print(visible(found.log_tail, lines=True), markup=False)
+    elif end["reason"] == "finished":
+        console.print(f"Done. Let it write: mamba-tui generate --run {visible(run.name)}", markup=False)
+    else:
+        saved = f"saved {visible(end['checkpoint'])}; " if end["checkpoint"] else ""
+        how = f"{saved}go on with it: mamba-tui train --run {visible(run.name)} --resume"
+        console.print(f"Ended at step {end['step']:,}: {how}", markup=False)
+    return code
+
+
+class Display:
+    """Turns events into lines. The subclasses show the moving part: progress, loss, speed."""
+
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        training = config.training
+        self.console = console
+        self.max_iters = training.max_iters
+        self.tokens_per_step = (
+            training.batch_size * config.model.block_size * training.gradient_accumulation_steps
+        )
+        self.step: Event | None = None
+        self.state: Event | None = None
+        self.end: Event | None = None
+        self.error: Event | None = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line that stays."""
+        self.console.print(Text(visible(text, lines=True), style=style), soft_wrap=True)
+
+    def tick(self) -> None:
+        """Called about ten times a second."""
+
+    def take(self, event: Event) -> None:
+        """Take one event of the run."""
+        kind = event["kind"]
+        if kind == "run":
+            self._started(event)
+        elif kind == "state":
+            self.state = event
+        elif kind == "step":
+            self.step = event
+        elif kind == "eval":
+            self.say(_evaluation(event), "bold")
+        elif kind == "sample":
+            self.say(f"sample at step {event['step']:,}: {event['prompt']}{event['text']}", "italic")
+        elif kind == "checkpoint":
+            best = ", best so far" if event["best"] else ""
+            self.say(f"saved {event['file']} ({event['bytes'] / 1e6:.1f} MB{best})")
+        elif kind == "warning":
+            self.say(f"warning: {event['message']}", "yellow")
+        elif kind == "error":
+            self.error = event
+        elif kind == "end":
+            self.end = event
+
+    def _started(self, event: Event) -> None:
+        self.end = self.error = None
+        if not event["parameters"]:
+            return  # the trainer is up, but has not built its model yet
+        origin = f", resumed from step {event['resumed_from']:,}" if event["resumed_from"] is not None else ""
+        self.say(
+            f"{event['parameters']:,} parameters, {event['vocab_size']:,} tokens in the vocabulary, "
+            f"{event['tokens_per_step']:,} tokens a step, on {event['device']}{origin}"
+        )
+        for key, (old, new) in event["changes"].items():
+            self.say(f"changed {key}: {old} -> {new}")
+
+    def progress(self) -> str:
+        """Step, loss, speed and time left in one line."""
+        if self.step is None:
+            return ""
+        done, total = self.step["step"], self.max_iters
+        speed = self.step["tokens_per_second"]
+        left = (total - done) * self.tokens_per_step / speed if speed > 0 else math.inf
+        return (
+            f"step {done:,}/{total:,}  loss {self.step['loss']:.4f}  "
+            f"{speed:,.0f} tokens/s  {duration(left)} left"
+        )
+
+
+def _evaluation(event: Event) -> str:
+    return (
+        f"step {event['step']:,}: validation {event['validation_loss']:.4f} nats/token, "
+        f"{event['bits_per_byte']:.3f} bits/byte (training {event['train_loss']:.4f})"
+    )
+
+
+class PlainDisplay(Display):
+    """For pipes and files: a line every few seconds."""
+
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        super().__init__(console, config)
+        self._shown_at = -math.inf
+        self._shown: object = None
+
+    def tick(self) -> None:
+        """Print the newest progress, or a new state, if its time has come."""
+        state = (self.state["state"], self.state["detail"]) if self.state else ("", "")
+        training = state[0] == "training"
+        now = time.monotonic()
+        news = self.step["step"] if training and self.step else state
+        if news == self._shown or (training and now - self._shown_at < PLAIN_LINE_SECONDS):
+            return
+        self._shown, self._shown_at = news, now
+        if training and self.step:
+            self.say(self.progress())
+        elif state[0] in ("preparing", "compiling", "paused", "stopping"):
+            self.say(": ".join(part for part in state if part))
+
+
+class LiveDisplay(Display):
+    """For terminals: a bar and the newest figures, redrawn in place below the lines that stay."""
+
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        super().__init__(console, config)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Display:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tick()
+        self._live.__exit__(None, None, None)
+        if self.step is not None:
+            self.say(self.progress())
+
+    def tick(self) -> None:
+        """Redraw."""
+        words = "starting"
+        share: float | None = None
+        if self.state is not None:
+            words = ": ".join(part for part in (self.state["state"], self.state["detail"]) if part)
+            share = self.state["progress"]
+        if self.step is not None:
+            share = self.step["step"] / self.max_iters
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        percent = f"{share:.0%}" if share is not None else ""
+        moving = ProgressBar(total=1.0, completed=share or 0.0, pulse=share is None)
+        bar.add_row(Text(visible(words), style="cyan"), moving, percent)
+        self._live.update(Group(bar, Text(self.progress(), no_wrap=True)), refresh=True)

@@ -1,0 +1,98 @@
+"""`mamba-tui launch`, `train` and `attach`: the console, headless training, or a run that goes on alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from core.config.schema import RunConfig
+from core.errors import UserError
+from core.runs import EventReader, Run, discard, list_runs, next_run_name, prepare_run, start_trainer
+from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end
+from mamba_tui.cli.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
+from mamba_tui.launch_options import LaunchOptions
+from mamba_tui.widgets.safe_text import visible
+
+EXIT_BAD_INPUT = 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out one of the three commands. Returns the exit code."""
+    if arguments.command == "attach":
+        return _attach(arguments)
+    root = checkpoints_folder(arguments)
+    resumed = run_to_resume(arguments, root)
+    config, path = configuration(arguments, resumed)
+    name = resumed.name if resumed else arguments.run
+    if not arguments.no_ui and not arguments.detach:
+        from mamba_tui.app import main
+
+        return main(
+            LaunchOptions(
+                config=config,
+                config_path=path,
+                checkpoints=root,
+                run_name=name,
+                mode=run_mode(arguments),
+                read_only=arguments.read_only,
+            )
+        )
+    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=arguments.dataset is not None)
+    name = name or next_run_name(root)
+    begun = resumed is not None or Run(root / name).path.exists()
+    prepared = prepare_run(root, name, config, mode=run_mode(arguments))
+    reader = reader_at_end(prepared)
+    pid = start_trainer(prepared)
+    if arguments.detach:
+        print(f"{prepared.name} is training; watch it: mamba-tui attach {prepared.name}")
+        return 0
+    code = follow(prepared, reader, pid=pid)
+    if code == EXIT_BAD_INPUT and not begun:
+        discard(prepared)
+    return code
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    root = checkpoints_folder(arguments)
+    followed = find_run(root, arguments.run)
+    if arguments.no_ui:
+        reader = EventReader(followed.events_path)
+        if followed.events_path.exists():
+            reader.skip_to_tail(TAIL_BYTES)
+        return follow(followed, reader)
+    from mamba_tui.app import main
+
+    return main(
+        LaunchOptions(
+            config=followed.config(), checkpoints=root, attach=followed.name, read_only=arguments.read_only
+        )
+    )
+
+
+def find_run(root: Path, name: str) -> Run:
+    """The run of that name. Raises UserError naming those there are."""
+    runs = {one.name: one for one in list_runs(root)}
+    if name not in runs:
+        known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
+        raise UserError(f'there is no run "{name}" in {root}; accepted: {known}')
+    return runs[name]
+
+
+def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
+    """Offer the built-in sample where the default dataset folder holds nothing yet.
+
+    A folder that the user named (`given`) is never written to. Raises UserError when there is no text.
+    """
+    from core.data.sample_corpus import has_texts, write_sample
+
+    folder = Path(config.data.dataset_dir)
+    if given or has_texts(folder):
+        return
+    if ask:
+        print(
+            f"There is no text in {visible(folder)} yet; mamba-tui brings a sample, Python's own reference."
+        )
+        if input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
+    print(visible(write_sample(folder)))

@@ -1,0 +1,121 @@
+"""The options that the console and headless training share, and the configuration they add up to."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.config.changes import replace
+from core.config.files import WORKING_FILE, apply_settings, load_file, preset, save_file
+from core.config.schema import RunConfig
+from core.errors import UserError
+from core.runs import Run, is_alive, list_runs
+from core.system.hardware import has_cuda, resolve_device
+from mamba_tui.launch_options import Mode
+
+CHECKPOINTS = "checkpoints"
+
+
+def add_run_place(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where runs are kept."""
+    parser.add_argument(
+        "--checkpoints",
+        default=CHECKPOINTS,
+        metavar="DIR",
+        help=f"folder of the runs (default {CHECKPOINTS})",
+    )
+
+
+def add_configuration_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a configuration."""
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--config", metavar="FILE", help="a .json or .toml configuration")
+    start.add_argument("--preset", metavar="NAME", help="book, seed or shakespeare-char")
+    parser.add_argument("--dataset", metavar="DIR", help="folder of .txt files")
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, mps")
+    parser.add_argument("--max-iters", type=int, metavar="N", help="optimiser steps in all")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="set any key, such as --set n_embd=[64,48,64]; repeatable",
+    )  # fmt: skip
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a configuration and a run."""
+    add_configuration_options(parser)
+    add_run_place(parser)
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="go on with the run (default: the newest)")
+    mode.add_argument("--fresh", action="store_true", help="start the run anew; the old one is moved aside")
+
+
+def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tuple[RunConfig, Path | None]:
+    """The configuration that the options ask for, and the file it came from if it came from one.
+
+    Without --config and --preset it is that of the run to go on with, if there is one, or else the
+    working file, which is written first where none exists. Raises UserError or ConfigError.
+    """
+    path: Path | None = None
+    if arguments.preset:
+        config = preset(arguments.preset, cuda=_on_cuda(arguments.device))
+    elif run is not None and not arguments.config:
+        config = run.config()
+    else:
+        path = Path(arguments.config) if arguments.config else WORKING_FILE
+        if not arguments.config and not path.exists():
+            save_file(preset(cuda=_on_cuda(None)), path)
+        config = load_file(path)
+    return _overridden(config, arguments), path
+
+
+def _on_cuda(device: str | None) -> bool:
+    return has_cuda() if device in (None, "auto") else str(device).startswith("cuda")
+
+
+def _overridden(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
+    flags = {
+        "dataset_dir": arguments.dataset,
+        "device": arguments.device,
+        "max_iters": arguments.max_iters,
+    }
+    config = replace(config, "the command line", **{k: v for k, v in flags.items() if v is not None})
+    config = apply_settings(config, arguments.set)
+    resolve_device(config.hardware.device)
+    return config
+
+
+def run_mode(arguments: argparse.Namespace) -> Mode:
+    """How to treat a run that exists: "resume", "fresh", or "auto" (go on with it if it is named)."""
+    return "resume" if arguments.resume else "fresh" if arguments.fresh else "auto"
+
+
+def checkpoints_folder(arguments: argparse.Namespace) -> Path:
+    """The folder of the runs. Raises UserError where a file stands in its place."""
+    path = Path(arguments.checkpoints)
+    if path.exists() and not path.is_dir():
+        raise UserError(
+            f"--checkpoints is {path}, which is a file; accepted: a folder, or a name for a new one"
+        )
+    return path
+
+
+def run_to_resume(arguments: argparse.Namespace, root: Path) -> Run | None:
+    """The run that the options ask to go on with: the one named, or with --resume alone the newest.
+
+    None when a new run is to begin. Raises UserError when --resume finds nothing to go on with.
+    """
+    if arguments.fresh:
+        return None
+    if arguments.run:
+        run = Run(root / arguments.run)
+        if arguments.resume and not run.exists:
+            known = ", ".join(one.name for one in list_runs(root)) or "none"
+            raise UserError(f'--resume: there is no run "{arguments.run}" in {root}; runs there: {known}')
+        return run if run.exists else None
+    if not arguments.resume:
+        return None
+    waiting = [run for run in list_runs(root) if run.events_path.exists() and not is_alive(run)]
+    if not waiting:
+        raise UserError(f"--resume found no run to go on with in {root}; start one without --resume")
+    return max(waiting, key=lambda run: run.events_path.stat().st_mtime)

@@ -1,0 +1,107 @@
+"""What is done with checkpoints on disk: details, hashes, branching."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config.schema import RunConfig
+from core.errors import UserError
+from mamba_tui.backend.run_client import CheckpointRow
+
+
+@dataclass(frozen=True)
+class Details:
+    """What the details show beyond the table's row."""
+
+    config: RunConfig | None
+    problem: str
+    tokenizer: str
+    sample: dict[str, Any] | None
+
+
+def read_details(row: CheckpointRow) -> Details:
+    """Configuration, tokenizer and the newest sample up to the checkpoint's step."""
+    config, problem = None, ""
+    try:
+        config = row.run.config()
+    except UserError as error:
+        problem = str(error)
+    return Details(config, problem, _tokenizer(row), _sample(row))
+
+
+def _tokenizer(row: CheckpointRow) -> str:
+    try:
+        with open(row.run.tokenizer_path, encoding="utf-8") as file:
+            head = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return "not known"
+    if not isinstance(head, dict):
+        return "not known"
+    size = head.get("vocab_size") or len(head.get("ranks") or head.get("tokens") or ())
+    return (
+        f"{head.get('kind', 'unknown kind')}{f', {size:,} tokens' if isinstance(size, int) and size else ''}"
+    )
+
+
+def _sample(row: CheckpointRow) -> dict[str, Any] | None:
+    from core.runs import read_tail
+
+    best: dict[str, Any] | None = None
+    for event in read_tail(row.run.events_path, 1 << 20):
+        if event["kind"] == "sample" and event["step"] <= row.info.step:
+            best = dict(event)
+    return best
+
+
+def verify(row: CheckpointRow) -> str:
+    """What is wrong with the file, by its manifest's hash; "" when it is what was saved."""
+    from core.runs.checkpoints import verify as verify_file
+
+    return verify_file(row.info)
+
+
+def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = None) -> Any:
+    """A new run that holds a copy of this checkpoint and goes on from it. Raises UserError."""
+    from core.config.changes import replace
+    from core.runs import Run, check_name, prepare_run
+
+    check_name(name)
+    if (root / name).exists():
+        raise UserError(f'there is a run "{name}" already; choose another name')
+    config = row.run.config()
+    if max_iters is not None:
+        config = replace(config, max_iters=max_iters)
+    prepare_run(root, name, config, mode="auto")
+    run = Run(root / name)
+    manifest = row.info.path.with_suffix(".json")
+    try:
+        shutil.copy2(row.run.tokenizer_path, run.tokenizer_path)
+        if row.run.split_path.exists():  # runs of earlier versions carry none
+            shutil.copy2(row.run.split_path, run.split_path)
+        shutil.copy2(row.info.path, run.path / row.info.path.name)
+        # The manifest last: without it the copy is no checkpoint.
+        shutil.copy2(manifest, run.path / manifest.name)
+    except OSError as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise UserError(f"the checkpoint cannot be copied to {run.path}: {error.strerror}") from None
+    return run
+
+
+def without_problem(row: CheckpointRow) -> None:
+    """Raise UserError for a checkpoint that cannot be used."""
+    if row.info.problem:
+        raise UserError(f"{row.info.path.name} of {row.run.name} cannot be used: {row.info.problem}")
+
+
+def describe_pair(first: CheckpointRow, second: CheckpointRow) -> list[tuple[str, Any, Any]]:
+    """Figures of two checkpoints beside each other."""
+    rows: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(first.info):
+        if field.name in ("step", "train_loss", "validation_loss", "bits_per_byte", "bytes", "time"):
+            rows.append((field.name, getattr(first.info, field.name), getattr(second.info, field.name)))
+    return rows

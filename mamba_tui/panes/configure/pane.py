@@ -1,0 +1,306 @@
+"""Configure: design the hourglass, set everything else, start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Button, Input, Static
+
+from core.config.schema import RunConfig
+from core.errors import UserError
+from mamba_tui import keys
+from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.document import Document
+from mamba_tui.launch_options import LaunchOptions, Mode
+from mamba_tui.panes.base import css_beside
+from mamba_tui.panes.configure.dialogs import ConfigDialogs
+from mamba_tui.panes.configure.estimates import Estimate, Survey, estimate, survey
+from mamba_tui.panes.configure.layer_table import LayerTable
+from mamba_tui.panes.configure.settings_list import SettingsList
+from mamba_tui.widgets.dialogs import Answer, Question
+from mamba_tui.widgets.hourglass import Hourglass
+from mamba_tui.widgets.numbers import age, bytes_size, compact
+from mamba_tui.widgets.safe_text import clip, safe, visible
+from mamba_tui.widgets.text_line import TextLine
+
+WORKING_FILE = Path("current_configuration.json")
+
+
+class ConfigPane(ConfigDialogs):
+    """The first thing a user sees."""
+
+    SCOPED_CSS = False
+    DEFAULT_CSS = css_beside(__file__)
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("config")
+
+    def __init__(self, options: LaunchOptions, session: Session, *, id: str) -> None:
+        super().__init__(id=id)
+        self.options = options
+        self.session = session
+        self.document = Document(options.config)
+        self.path = options.config_path or WORKING_FILE
+        self.run_name = options.run_name
+        self.mode: Mode = options.mode
+        self.known = Survey()
+        self._surveyed: tuple[str, str] = ("", "")
+        self._started: object = None
+
+    def compose(self) -> ComposeResult:
+        """Design at the left or top, settings at the right or below."""
+        read_only = self.session.read_only
+        yield Static(id="banner")
+        with Vertical(id="body"):
+            with Vertical(id="design"):
+                yield LayerTable(self.document, read_only=read_only, id="layers")
+                yield TextLine(id="totals")
+                with Horizontal(id="start-row"):
+                    yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
+                    yield TextLine(id="ready")
+                yield Hourglass(id="drawing")
+            with Vertical(id="rest"):
+                yield Input(placeholder="find a setting; Esc ends", id="find")
+                yield SettingsList(self.document, read_only=read_only, id="settings")
+                yield TextLine(id="hint")
+
+    def on_mount(self) -> None:
+        """Show the totals at once, and what takes longer when it is known."""
+        self.values_changed()
+        self.call_after_refresh(self._survey_soon)
+
+    def shown(self) -> None:
+        """The layers come first."""
+        if self.screen.focused is None or self.screen.focused not in self.walk_children():
+            self.query_one(LayerTable).focus()
+        if self.is_mounted:
+            self._survey_soon()
+
+    def session_changed(self) -> None:
+        """A run began or ended: say so beside Start."""
+        self._show_ready()
+
+    # -------------------------------------------------------------- totals
+
+    def _survey_soon(self) -> None:
+        self.work(self._survey(), "survey")
+
+    async def _survey(self) -> None:
+        config = self.document.config
+        self._surveyed = (config.data.dataset_dir, config.hardware.device)
+        self.known = await off_thread(survey, config, self.session.root)
+        self.values_changed()
+
+    @on(LayerTable.Edited)
+    @on(SettingsList.Edited)
+    def values_changed(self) -> None:
+        """Totals, Start and hint follow every key."""
+        config = self.document.config
+        if (config.data.dataset_dir, config.hardware.device) != self._surveyed and self._surveyed[0]:
+            self._survey_soon()
+        layers, totals = self.query_one(LayerTable), self.query_one("#totals", TextLine)
+        self.query_one(Hourglass).show(self.document.values["n_embd"], self.document.values["attention_type"])
+        if self.document.problems:
+            layers.show_costs(())
+            count = len(self.document.problems)
+            first = next(iter(self.document.problems.values()))
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            totals.show(Content.styled(visible(f"{first}{more}"), "$text-error"), layout=True)
+        else:
+            cost = estimate(config, self.known)
+            layers.show_costs(cost.layers)
+            totals.show(self._totals(config, cost), layout=True)
+        self._show_ready()
+        self._show_hint()
+        self._show_banner()
+        self.query_one(SettingsList).refresh()
+
+    def _totals(self, config: RunConfig, cost: Estimate) -> Content:
+        about = "" if cost.exact else "about "
+        tokens = config.training.batch_size * config.model.block_size
+        tokens *= config.training.gradient_accumulation_steps
+        nbsp = "\N{NO-BREAK SPACE}"
+        memory = f"{bytes_size(cost.memory)}"
+        parts: list[Content | tuple[str, str]] = [
+            (f"{about}{compact(cost.parameters)} parameters", "bold $foreground"),
+            (f"   {compact(cost.flops_per_token)}FLOP a token", ""),
+            (f"   {compact(tokens)} tokens a step", ""),
+            ("\n", ""),
+            ("memory ", ""),
+            (memory.replace(" ", nbsp), "$foreground" if cost.fits else "bold $text-error"),
+        ]
+        if cost.memory_free:
+            parts.append((f" of {bytes_size(cost.memory_free)} free", ""))
+        if cost.tokens_per_second:
+            seconds = config.training.max_iters * tokens / cost.tokens_per_second
+            speed = compact(cost.tokens_per_second)
+            parts.append((f"   {speed} tokens/s, {age(0, seconds)} in all", ""))
+        return Content.assemble(*parts)
+
+    def _show_ready(self) -> None:
+        if not self.is_mounted:
+            return
+        button, ready = self.query_one("#start", Button), self.query_one("#ready", TextLine)
+        reason = self.reason_against()
+        button.disabled = bool(reason)
+        if reason:
+            ready.show(Content.styled(visible(reason), "$text-error"))
+            return
+        changed = "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.path.name)
+        name = f"run {visible(clip(self.run_name, 30))}" if self.run_name else "a new run"
+        ready.show(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$muted")))
+
+    def reason_against(self) -> str:
+        """Why Start cannot be, "" when it can."""
+        if self.session.read_only:
+            return "read-only: this console starts nothing"
+        if self.session.starting:
+            return f"{self.session.starting} is starting ..."
+        count = len(self.document.problems)
+        if count:
+            return f"{count} problem{'s' if count > 1 else ''} to solve first, shown in the rows"
+        return ""
+
+    @on(SettingsList.Moved)
+    def _show_hint(self) -> None:
+        settings = self.query_one(SettingsList)
+        text, style = settings.hint()
+        color = "$text-error" if style == settings.style_of("problem") else ""
+        self.query_one("#hint", TextLine).show(Content.styled(visible(text), color))
+
+    def _show_banner(self) -> None:
+        banner = self.query_one("#banner", Static)
+        empty = self.known.files == 0
+        banner.set_class(empty, "-on")
+        if empty:
+            folder = visible(clip(self.document.config.data.dataset_dir, 60))
+            banner.update(
+                safe(
+                    f"There is no text in {folder} yet. Start offers a sample (Python's language "
+                    "reference, 0.5 MB); or put .txt files there."
+                )
+            )
+
+    # ------------------------------------------------------------- starting
+
+    @on(Button.Pressed, "#start")
+    async def _pressed(self) -> None:
+        await self.console.action_start()
+
+    async def start(self) -> None:
+        """Check, ask what must be asked, start, and show the run."""
+        self.query_one(LayerTable).finish()
+        self.query_one(SettingsList).finish()
+        reason = self.reason_against()
+        if reason:
+            self.console.say(reason, problem=True)
+            return
+        try:
+            if not await self._have_text() or not await self._may_be_second():
+                return
+            name = await self.session.free_name(self.run_name)
+            self.console._changed()
+            run = await self.session.start(self.document.config, name, self.mode)
+            self._started = self.document.values
+        except UserError as error:
+            self._show_ready()
+            await self.app.push_screen_wait(Question("Not started", str(error), [Answer("ok", "OK")]))
+            return
+        # The name and mode given on the command line hold for the first start only.
+        self.run_name, self.mode = None, "auto"
+        self._show_ready()
+        await self.console.show_tab("train")
+        self.console.say(f"{run.name} started; it goes on when the console is closed")
+
+    async def _have_text(self) -> bool:
+        from core.data.sample_corpus import has_texts, write_sample
+
+        folder = self.document.config.data.dataset_dir
+        if await off_thread(has_texts, folder):
+            return True
+        answer = await self.app.push_screen_wait(
+            Question(
+                "No text yet",
+                f"There is no .txt file in {folder}. mamba-tui can write a sample there to learn from: the "
+                "Python language reference that comes with this Python, about 0.5 MB. Nothing is downloaded.",
+                [Answer("sample", "Write the sample and start", "success"), Answer("no", "Not now")],
+            )
+        )
+        if answer != "sample":
+            return False
+        await off_thread(write_sample, folder)
+        self.console.say(f"wrote the sample to {folder}")
+        self._survey_soon()
+        return True
+
+    async def _may_be_second(self) -> bool:
+        session = self.session
+        if session.run is None or not session.alive or session.run.name == self.run_name:
+            return True
+        answer = await self.app.push_screen_wait(
+            Question(
+                "A run is training",
+                f"{session.run.name} is training. Two runs share the machine and are slower each.",
+                [Answer("no", "Not now", "primary"), Answer("yes", "Start another beside it")],
+            )
+        )
+        return answer == "yes"
+
+    # -------------------------------------------------------------- actions
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing is changed in read-only mode."""
+        changing = ("undo", "redo", "save", "load", "preset", "name_run")
+        return not (self.session.read_only and action in changing)
+
+    def all_changed(self) -> None:
+        """Show everything anew, and end what was being typed."""
+        self.query_one(LayerTable).edit = None
+        self.query_one(SettingsList).edit = None
+        self.query_one(LayerTable).rows_changed()
+        self.query_one(LayerTable).refresh(layout=True)
+        self.values_changed()
+
+    def action_undo(self) -> None:
+        """Take the last change back."""
+        done = self.document.undo()
+        self.console.say(f"took back: {done}" if done is not None else "nothing to take back")
+        self.all_changed()
+
+    def action_redo(self) -> None:
+        """Make it again."""
+        done = self.document.redo()
+        self.console.say(f"made again: {done}" if done is not None else "nothing to make again")
+        self.all_changed()
+
+    def action_filter(self) -> None:
+        """Find a setting."""
+        find = self.query_one("#find", Input)
+        find.add_class("-on")
+        find.focus()
+
+    @on(Input.Changed, "#find")
+    def _filter(self, event: Input.Changed) -> None:
+        self.query_one(SettingsList).filter(event.value)
+        self._show_hint()
+
+    @on(Input.Submitted, "#find")
+    def _found(self) -> None:
+        self.query_one(SettingsList).focus()
+
+    def key_escape(self) -> None:
+        """End the search."""
+        find = self.query_one("#find", Input)
+        if find.has_class("-on"):
+            find.value = ""
+            find.remove_class("-on")
+            self.query_one(SettingsList).focus()
+
+    @on(LayerTable.Wanted)
+    def _wanted(self, event: LayerTable.Wanted) -> None:
+        work = self._ramp() if event.what == "ramp" else self._list()
+        self.work(work, "layers-dialog")

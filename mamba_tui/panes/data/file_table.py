@@ -1,0 +1,138 @@
+"""The table of text files, and the view of a text as the model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import BindingType
+from textual.color import Color
+
+from mamba_tui import keys, themes
+from mamba_tui.widgets.rows import Rows
+from mamba_tui.widgets.safe_text import pad
+from mamba_tui.widgets.token_view import Token, TokenView
+
+# title, cells, whether it may go when the table is narrow
+COLUMNS = (("encoding", 11, True), ("docs", 7, True), ("tokens", 13, False), ("B/token", 8, True))
+SPLIT_CELLS = 14
+NARROW = 64
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of the corpus as mamba_tui/backend/data_server.py tells of it."""
+
+    name: str
+    split: str
+    split_name: str
+    encoding: str
+    bytes: int
+    documents: int
+    tokens: int
+    validation_tokens: int
+    longest_line: int
+    notes: Sequence[str]
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> TextFile:
+        """From the process's own form."""
+        return cls(**row)
+
+
+class FileTable(Rows):
+    """One file a row: name, encoding, documents, tokens, bytes per token, split."""
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self.files: list[TextFile] = []
+
+    @property
+    def row_count(self) -> int:
+        """All files, those that were not read too."""
+        return len(self.files)
+
+    @property
+    def current(self) -> TextFile | None:
+        """The file under the cursor."""
+        return self.files[self.cursor] if 0 <= self.cursor < len(self.files) else None
+
+    def show(self, files: list[TextFile]) -> None:
+        """Take other files; the cursor stays on its own one."""
+        name = self.current.name if self.current else ""
+        self.files = files
+        at = next((index for index, file in enumerate(files) if file.name == name), 0)
+        self.set_reactive(Rows.cursor, at)
+        self.rows_changed()
+
+    def header_segments(self, width: int) -> list[Segment]:
+        """Titles of the columns that have room."""
+        style = self.style_of("header")
+        columns = self._columns(width)
+        titles = [pad(title, cells, right=title != "encoding") for title, cells in columns]
+        return [Segment(pad(" file", self._name_cells(width)) + "".join(titles) + "  split", style)]
+
+    def _columns(self, width: int) -> list[tuple[str, int]]:
+        return [(title, cells) for title, cells, may_go in COLUMNS if width >= NARROW or not may_go]
+
+    def _name_cells(self, width: int) -> int:
+        return max(8, width - SPLIT_CELLS - sum(cells for _, cells in self._columns(width)))
+
+    def row_segments(self, index: int, width: int) -> list[Segment]:
+        """One file."""
+        file = self.files[index]
+        read = file.split != "skipped"
+        base, muted = self.rich_style, self.style_of("muted")
+        values = {
+            "encoding": file.encoding,
+            "docs": f"{file.documents:,}" if read else "",
+            "tokens": f"{file.tokens:,}" if read else "",
+            "B/token": f"{file.bytes / max(file.tokens, 1):.2f}" if read else "",
+        }
+        split = {"train": base, "skipped": self.style_of("problem")}.get(file.split, self.style_of("accent"))
+        name = pad(" " + file.name, self._name_cells(width) - 1) + " "
+        segments = [Segment(name, base if read else muted)]
+        for title, cells in self._columns(width):
+            segments.append(Segment(pad(values[title], cells, right=title != "encoding"), muted))
+        return [*segments, Segment("  " + pad(file.split_name, SPLIT_CELLS - 2), split)]
+
+
+class TextView(TokenView, inherit_bindings=False):
+    """A stretch of text with its tokens on alternating grounds, so that their borders show."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("text")
+
+    def show(self, tokens: Sequence[tuple[int, str, bool]]) -> None:
+        """A stretch: (id, text, is `<|endoftext|>`) of each token. The cursor stays if it is the same one."""
+        stretch = [
+            # The ground of a token is chosen by its "probability": even, odd, or an opening.
+            Token(text.replace("\n", "⏎\n"), 2.0 if opens else float(index % 2), generation=1, index=token)
+            for index, (token, text, opens) in enumerate(tokens)
+        ]
+        if stretch == list(self.tokens):
+            return
+        self.clear()
+        self.follow = False
+        self.surprise = True
+        self.append(stretch)
+
+    def action_move(self, by: int) -> None:
+        """To a neighbouring token; the first step begins at the top of what is on screen."""
+        if self.tokens and self.cursor is None:
+            self.cursor = self.wrapper.lines[self.top][0][0]
+        else:
+            super().action_move(by)
+
+    def shade(self, probability: float | None) -> Style:
+        """The ground of an even token, of an odd one, or of an opening."""
+        if not self._shades:
+            variables = self.app.theme_variables
+            base = Color.parse(variables.get("background", "#000000"))
+            text = Color.parse(variables.get("foreground", "#ffffff"))
+            accent = Color.parse(variables.get("accent", "#5fafff"))
+            for mixed in (base.blend(text, 0.08), base.blend(text, 0.22), base.blend(accent, 0.6)):
+                self._shades.append(themes.shaded(mixed, text, base))
+        return self._shades[int(probability or 0)]

@@ -1,0 +1,210 @@
+"""Data: what became of every text file, how far preparing is, and the text as the model sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from core.config.schema import RunConfig, flat
+from mamba_tui import keys
+from mamba_tui.backend.generator_client import Event, GeneratorClient
+from mamba_tui.backend.run_client import off_thread
+from mamba_tui.panes.base import Pane, css_beside
+from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView
+from mamba_tui.widgets.rows import Rows
+from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.widgets.token_view import TokenView
+
+COMMAND = (sys.executable, "-P", "-m", "mamba_tui.backend.data_server")
+STRETCH = 1000
+PAUSE = 0.08
+BAR = 20
+
+
+class DataPane(Pane):
+    """Head, table of files, view of the text. The work is done by mamba_tui/backend/data_server.py."""
+
+    DEFAULT_CSS = css_beside(__file__)
+    SCOPED_CSS = False
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("data")
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self.process = GeneratorClient(self._handle, COMMAND)
+        self.preparing = 0
+        self.prepared_for: tuple[object, ...] = ()
+        self.start = 0
+        self._wanted_preview = 0
+
+    def compose(self) -> ComposeResult:
+        """Head, files, text."""
+        yield Static(id="data-head", markup=False)
+        with Vertical(id="data-body"):
+            yield FileTable(id="data-files")
+            with Vertical(id="data-rest"):
+                yield Static(id="data-about", markup=False)
+                yield TextView("", id="data-text")
+
+    @property
+    def files(self) -> FileTable:
+        """The table."""
+        return self.query_one(FileTable)
+
+    @property
+    def text(self) -> TextView:
+        """The view of the text."""
+        return self.query_one(TextView)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that is being worked on."""
+        from mamba_tui.panes.configure.pane import ConfigPane
+
+        panes = self.console.query(ConfigPane)
+        return panes.first().document.config if panes else self.console.options.config
+
+    def shown(self) -> None:
+        """Prepare, where the configuration has changed since; give the table the keys."""
+        focused = self.screen.focused
+        if focused is None or self not in focused.ancestors:
+            self.files.focus()
+        if self._needs() != self.prepared_for:
+            self.action_prepare()
+
+    def _needs(self) -> tuple[object, ...]:
+        """What the prepared text depends on."""
+        return self.config.data, self.config.training.seed
+
+    async def close(self) -> None:
+        """End the process."""
+        await self.process.close()
+
+    # -------------------------------------------------------------- actions
+
+    def action_prepare(self) -> None:
+        """Prepare the text, or look again."""
+        self.work(self._prepare(), "data-prepare")
+
+    async def _prepare(self) -> None:
+        self.prepared_for = self._needs()
+        self._head(f"looking at {self.config.data.dataset_dir} ...")
+        self.preparing = await self.process.send("prepare", config=flat(self.config))
+
+    def action_cancel(self) -> None:
+        """Stop preparing."""
+        if self.preparing:
+            self.work(self._cancel(), "data-cancel")
+
+    async def _cancel(self) -> None:
+        await self.process.send("cancel")
+
+    def action_sample(self) -> None:
+        """Write the built-in sample text."""
+        if self.console.session.read_only:
+            self.console.say("this console is read-only", problem=True)
+            return
+        self.work(self._sample(), "data-sample")
+
+    async def _sample(self) -> None:
+        from core.data.sample_corpus import write_sample
+
+        self.console.say(await off_thread(write_sample, self.config.data.dataset_dir))
+        await self._prepare()
+
+    def action_turn(self, by: int) -> None:
+        """To the next or the previous stretch of the text."""
+        file = self.files.current
+        if file is not None and 0 <= self.start + by * STRETCH < file.tokens:
+            self.start += by * STRETCH
+            self.work(self._preview(), "data-preview")
+
+    @on(Rows.Selected, "#data-files")
+    def _read_text(self) -> None:
+        self.text.focus()
+
+    @on(Rows.Moved, "#data-files")
+    def _other_file(self) -> None:
+        self.start = 0
+        self._about()
+        self.work(self._preview(), "data-preview")
+
+    async def _preview(self) -> None:
+        # While the cursor runs over a hundred files only the one it stops at is worth reading.
+        await asyncio.sleep(PAUSE)
+        file = self.files.current
+        if file is None or not file.tokens or self.preparing:
+            self.text.show([])
+            return
+        self._wanted_preview = await self.process.send(
+            "preview", name=file.name, start=self.start, count=STRETCH
+        )
+
+    # --------------------------------------------------------------- events
+
+    def _handle(self, event: Event) -> None:
+        kind, current = event["event"], event.get("id") == self.preparing
+        if kind == "progress" and current:
+            filled = round(BAR * float(event["fraction"]))
+            self._head("█" * filled + "░" * (BAR - filled) + " " + clip(event["text"], 200))
+        elif kind == "corpus" and current:
+            self._take_corpus(event)
+        elif kind == "preview" and event.get("id") == self._wanted_preview:
+            self.text.show([(token, text, opens) for token, text, opens in event["tokens"]])
+            self._about()
+        elif kind == "error" and current:
+            self.preparing = 0
+            self._head(visible(event["message"]), "$text-error")
+            self.files.show([])
+            self.text.show([])
+            self._about()
+        elif kind == "ended":
+            self.preparing = 0
+            self.prepared_for = ()
+            self._head(
+                "the process that prepares the text ended unexpectedly; p starts it again", "$text-error"
+            )
+
+    def _take_corpus(self, event: dict[str, Any]) -> None:
+        self.preparing = 0
+        totals = dict(event["totals"])
+        more = event["count"] - len(event["files"])
+        lines = [
+            f"{totals['text']}; vocabulary: {totals['vocabulary']}",
+            f"training {totals['training']}; held out {totals['held out']}",
+            *event["notices"],
+        ]
+        if more > 0:
+            lines.append(f"{more:,} more files are part of it and not listed here")
+        self._head("\n".join(visible(line) for line in lines))
+        self.files.show([TextFile.of(row) for row in event["files"]])
+        self._other_file()
+
+    def _head(self, text: str, style: str = "") -> None:
+        self.query_one("#data-head", Static).update(Content.styled(text, style) if style else Content(text))
+
+    @on(TokenView.Moved)
+    def _about(self) -> None:
+        """The file under the cursor, or the token under the text's cursor, in a few words."""
+        file, token = self.files.current, self.text.current
+        parts: list[Content | str | tuple[str, str]] = []
+        if file is not None:
+            parts.append((visible(clip(file.name, 60)), "bold $foreground"))
+            if file.tokens:
+                last = min(self.start + STRETCH, file.tokens)
+                parts.append(f"  tokens {self.start:,} to {last:,} of {file.tokens:,}")
+                parts.append(f", longest line {file.longest_line:,} bytes")
+        if token is not None:
+            at = self.start + (self.text.cursor or 0)
+            size = len(token.text.replace("⏎\n", "\n").encode("utf-8", "replace"))
+            parts.append(f"\ntoken {at:,}: id {token.index}, {size} byte{'s' if size != 1 else ''}")
+        elif file is not None and file.notes:
+            parts.append("\n" + visible(clip("; ".join(file.notes), 300)))
+        self.query_one("#data-about", Static).update(Content.assemble(*parts))

@@ -1,0 +1,182 @@
+"""One side of Generate: a slot of the generator, the checkpoint in it, and what it is writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textual.content import Content
+
+from mamba_tui.backend.generator_client import Event
+from mamba_tui.widgets.knobs import Knob
+from mamba_tui.widgets.numbers import compact, duration
+from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.widgets.token_view import Token
+
+SAMPLING = (
+    Knob(
+        "temperature",
+        "temperature",
+        0.8,
+        0.0,
+        100.0,
+        0.1,
+        "0 always takes the likeliest token; higher is wilder",
+    ),
+    Knob("top_k", "top-k", 0, 0, 1_000_000, 5, "only the k likeliest tokens; 0 = all"),
+    Knob(
+        "top_p",
+        "top-p",
+        1.0,
+        0.01,
+        1.0,
+        0.05,
+        "only the likeliest tokens that together reach this probability",
+    ),
+    Knob(
+        "min_p",
+        "min-p",
+        0.0,
+        0.0,
+        1.0,
+        0.01,
+        "only tokens with at least this share of the likeliest's probability",
+    ),
+    Knob(
+        "repetition_penalty",
+        "repetition",
+        1.0,
+        0.1,
+        100.0,
+        0.05,
+        "above 1: what was written already is less likely",
+    ),
+    Knob(
+        "seed", "seed", 1, 0, 2**53, 1, "the same seed and prompt give the same text; Ctrl+B takes the next"
+    ),
+    Knob("max_new_tokens", "length", 300, 1, 1 << 20, 50, "tokens to write at most"),
+    Knob("stop", "stop at", "", help="a text that ends the writing; it is not part of it"),
+)
+REASONS = {"length": "length reached", "stop": "stop text reached", "stopped": "stopped"}
+
+
+def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs as the generator takes them."""
+    found = {key: value for key, value in values.items() if key != "stop"}
+    stop = str(values.get("stop", ""))
+    # A stop text is typed on one line: \n stands for a line end.
+    found["stop"] = [stop.replace("\\n", "\n")] if stop else []
+    return found
+
+
+class Side:
+    """What is loaded and what is being written. `take` turns events into tokens."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.name = ""
+        self.about = ""
+        self.load_request = 0
+        self.request = 0
+        self.generation = 0
+        self.writing = False
+        self.stopping = False
+        self.is_loading = False
+        self.count = 0
+        self.speed = ""
+
+    def loading(self, name: str) -> None:
+        """A checkpoint is being loaded."""
+        self.name = name
+        self.about = ""
+        self.speed = ""
+        self.is_loading = True
+        self.writing = False
+
+    def begin(self, request: int) -> None:
+        """Writing was asked for."""
+        self.request = self.generation = request
+        self.writing, self.stopping = True, False
+        self.count = 0
+        self.speed = ""
+
+    def lost(self) -> None:
+        """The process is gone, and with it what was loaded."""
+        self.writing = self.is_loading = False
+        self.name = self.about = self.speed = ""
+
+    def owns(self, request: object) -> bool:
+        """Whether an event answers what this side asked last."""
+        return request in (self.load_request, self.request) and request != 0
+
+    def take(self, event: Event) -> list[Token]:
+        """The tokens of an event; figures and states are noted."""
+        kind = event["event"]
+        if kind == "token":
+            self.count += 1
+            return [token_of(event)]
+        if kind == "loaded":
+            self.is_loading = False
+            self.about = f"{compact(_number(event, 'parameters'))} parameters on {event.get('device')}"
+        elif kind == "error":
+            if event.get("id") == self.load_request:
+                self.name, self.is_loading = "", False
+            self.writing = False
+        elif kind == "done":
+            self.writing = False
+            self.speed = self._figures(event)
+            tail = event.get("text")
+            if isinstance(tail, str) and tail:
+                return [Token(tail, None, generation=self.generation, index=-1)]
+        return []
+
+    def _figures(self, event: Event) -> str:
+        first = _number(event, "time_to_first_token")
+        parts = [f"{compact(_number(event, 'tokens'))} tokens"]
+        parts.append(f"{compact(_number(event, 'tokens_per_second'))}/s")
+        if first is not None:
+            parts.append(f"first in {f'{first * 1000:.0f} ms' if first < 1 else duration(first)}")
+        parts.append(REASONS.get(str(event.get("reason")), str(event.get("reason"))))
+        return ", ".join(parts)
+
+    def line(self, empty: str = "Ctrl+L chooses a checkpoint") -> Content:
+        """Name, state and figures."""
+        if not self.name:
+            return Content.styled(empty, "$muted")
+        state = "loading ..." if self.is_loading else "" if self.speed else self.about
+        parts: list[Content | str | tuple[str, str]] = [
+            (visible(clip(self.name, 40)), "bold $accent"),
+            (f"  {visible(state)}", "$muted"),
+        ]
+        if self.writing:
+            waiting = "" if self.count else " the first word ..."
+            parts.append((f"  writing{waiting} {self.count or ''}  Esc stops", "$text-success"))
+        elif self.speed:
+            parts.append((f"  {visible(self.speed)}", ""))
+        return Content.assemble(*parts)
+
+
+def _number(event: Event, key: str) -> float | None:
+    value = event.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def token_of(event: Event) -> Token:
+    """A token event in its compact form; what is ill-formed is left out."""
+    alternatives = event.get("alternatives")
+    pairs: list[tuple[str, float]] = []
+    if isinstance(alternatives, list):
+        for entry in alternatives:
+            if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], (int, float)):
+                pairs.append((str(entry[0]), float(entry[1])))
+    ids = event.get("alternative_tokens")
+    known = isinstance(ids, list) and len(ids) == len(pairs) and all(isinstance(one, int) for one in ids)
+    index, request = event.get("index"), event.get("id")
+    return Token(
+        str(event.get("text", "")),
+        _number(event, "probability"),
+        tuple(pairs),
+        tuple(ids) if known and isinstance(ids, list) else (),
+        request if isinstance(request, int) else 0,
+        index if isinstance(index, int) else -1,
+    )

@@ -1,0 +1,122 @@
+"""The two status lines of the Train pane: what the trainer is doing, and its figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from textual.content import Content
+
+from mamba_tui.backend.run_client import Session
+from mamba_tui.backend.run_history import RunHistory, number
+from mamba_tui.widgets.numbers import compact, duration, loss, rate
+from mamba_tui.widgets.safe_text import clip
+from mamba_tui.wording import SIGN, STATE_COLOR, sentence, state_of
+
+BAR_CELLS = 16
+
+
+def status_lines(session: Session, width: int) -> Content:
+    """Both lines, cut to the width. Why a run failed gets the room of both when it needs it."""
+    state = state_of(session)
+    if state in ("failed", "died"):
+        name = clip(session.run.name if session.run else "", 24)
+        words = f"{SIGN[state]} {name}  {sentence(session)}"
+        if cell_len(words) > width:
+            first, rest = _broken(words, width)
+            color = f"${STATE_COLOR[state]}"
+            return Content.assemble((first, f"bold {color}"), "\n", (clip(rest, width), color))
+    return Content.assemble(first_line(session, width), "\n", second_line(session, width))
+
+
+def _broken(words: str, width: int) -> tuple[str, str]:
+    """A sentence broken at the last space that lets its first part fit, or in a word longer than that."""
+    head = set_cell_size(words, width).rstrip()
+    place = head.rfind(" ")
+    place = place if place > width // 2 else len(head)
+    return words[:place], words[place:].strip()
+
+
+def first_line(session: Session, width: int) -> Content:
+    """Run, what it does in words, steps, progress bar, time left."""
+    state = state_of(session)
+    if not state:
+        return Content.styled(clip("No run yet. Ctrl+R starts one; a lists earlier runs.", width), "$muted")
+    color = f"${STATE_COLOR.get(state, 'accent')}"
+    name = clip(session.starting or (session.run.name if session.run else ""), 24)
+    history = session.history
+    right = _progress(session, history) if history is not None else ""
+    words = clip(sentence(session), max(8, width - cell_len(name) - cell_len(right) - 6))
+    left = f"{SIGN.get(state, '◌')} {name}  "
+    gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))
+    return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
+
+
+def _progress(session: Session, history: RunHistory) -> str:
+    if not history.max_iters:
+        return ""
+    step = f"step {history.step:,}/{history.max_iters:,}"
+    share = history.progress or 0.0
+    filled = round(BAR_CELLS * share)
+    bar = "━" * filled + "╌" * (BAR_CELLS - filled)
+    left = history.seconds_left if session.alive and state_of(session) == "training" else None
+    remaining = f"  {duration(left)} left" if left is not None and history.step < history.max_iters else ""
+    return f"{step}  {bar} {share:.0%}{remaining}"
+
+
+def second_line(session: Session, width: int) -> Content:
+    """Losses, speed and the rest, as many as fit."""
+    history = session.history
+    if history is None or (history.last_step is None and history.last_eval is None):
+        return Content.styled(clip(_advice(session), width), "$muted")
+    figures = _figures(history.last_step or {}, history.last_eval or {}, session)
+    advice = "" if session.alive else _advice(session)
+    room = width - len(advice) - 3 if advice else width
+    parts: list[Content | tuple[str, str]] = []
+    used = 0
+    for label, value in figures:
+        cells = len(label) + len(value) + 1 + (3 if parts else 0)
+        if used + cells > room:
+            break
+        parts += [("   " if parts else "", ""), (f"{label} ", "$muted"), (value, "bold")]
+        used += cells
+    if advice:
+        parts.append((f"   {advice}", "$accent"))
+    return Content.assemble(*parts)
+
+
+def _figures(
+    step: Mapping[str, Any], evaluation: Mapping[str, Any], session: Session
+) -> list[tuple[str, str]]:
+    figures = []
+    if step:
+        figures.append(("loss", loss(number(step, "loss"))))
+    if evaluation:
+        figures.append(("validation", loss(number(evaluation, "validation_loss"))))
+        figures.append(("bits/byte", loss(number(evaluation, "bits_per_byte"))))
+    if step and session.alive:
+        figures.append(("tokens/s", compact(number(step, "tokens_per_second"))))
+    if step:
+        figures.append(("lr", rate(number(step, "learning_rate"))))
+        figures.append(("grad", compact(number(step, "gradient_norm"))))
+        figures.append(("epoch", f"{number(step, 'epoch'):.2f}"))
+        figures.append(("tokens", compact(number(step, "tokens"))))
+        wait = number(step, "data_wait")
+        if math.isfinite(wait):
+            figures.append(("waiting for data", f"{wait:.0%}"))
+    return figures
+
+
+def _advice(session: Session) -> str:
+    state = state_of(session)
+    if state in ("finished",):
+        return "F5 lets it write, F4 shows its checkpoints"
+    if state in ("stopped", "died", "failed"):
+        history = session.history
+        saved = history is not None and any(mark.kind in ("checkpoint", "best") for mark in history.marks)
+        return (
+            "R goes on from its last checkpoint" if saved else "F2 changes the configuration, v shows the log"
+        )
+    return ""

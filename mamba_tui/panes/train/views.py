@@ -1,0 +1,170 @@
+"""The other two views of the Train pane: samples side by side, and the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.events import Key
+from textual.widgets import Static
+
+from mamba_tui.backend.run_client import Session
+from mamba_tui.widgets.numbers import bytes_size, loss
+from mamba_tui.widgets.safe_text import safe, visible
+
+COLUMN_CELLS = 38
+LONGEST_SAMPLE = 4000
+
+
+def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
+    """Prompt in bold, then what was written."""
+    if not lines:
+        # One paragraph: line ends become spaces, everything else stays visible.
+        event = {key: " ".join(str(event.get(key, "")).split()) for key in ("prompt", "text")}
+    prompt = visible(str(event.get("prompt", ""))[:LONGEST_SAMPLE], lines=lines)
+    text = visible(str(event.get("text", ""))[:LONGEST_SAMPLE], lines=lines)
+    if prompt and text.startswith(prompt):
+        text = text[len(prompt) :]
+    return Content.assemble((prompt, "bold"), text)
+
+
+def newest_sample(session: Session) -> Content:
+    """The newest sample in one paragraph, or how to come to one."""
+    history = session.history
+    if history is not None and history.samples:
+        sample = history.samples[-1]
+        head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
+        return head + sample_content(sample, lines=False)
+    if session.run is None or not session.alive:
+        return Content("")
+    return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
+
+
+class SamplesView(Horizontal, can_focus=True):
+    """Samples in the order of their steps, as many beside each other as fit; the newest at the right."""
+
+    DEFAULT_CSS = """
+    SamplesView { height: 1fr; }
+    SamplesView > VerticalScroll { width: 1fr; height: 1fr; padding: 0 1; border-right: solid $panel; }
+    SamplesView:focus > VerticalScroll { border-right: solid $primary 60%; }
+    SamplesView Static { height: auto; }
+    """
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self.samples: Sequence[Mapping[str, Any]] = ()
+        self.back = 0
+        self._drawn: object = None
+
+    def compose(self) -> ComposeResult:
+        """Room for up to four columns."""
+        for _ in range(4):
+            with VerticalScroll(can_focus=False):
+                yield Static()
+
+    def show(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Show these samples; whoever looks at older ones keeps looking at them."""
+        if self.back and len(samples) > len(self.samples):
+            self.back += len(samples) - len(self.samples)
+        self.samples = samples
+        self._draw()
+
+    def on_resize(self) -> None:
+        """Another number of columns may fit."""
+        self._draw()
+
+    def _draw(self) -> None:
+        count = max(1, min(4, self.size.width // COLUMN_CELLS))
+        self.back = min(max(0, self.back), max(0, len(self.samples) - count))
+        end = len(self.samples) - self.back
+        chosen = list(self.samples)[max(0, end - count) : end]
+        state = (count, [id(sample) for sample in chosen])
+        if state == self._drawn:
+            return
+        self._drawn = state
+        for place, column in enumerate(self.query(VerticalScroll)):
+            column.display = place < max(1, min(count, len(chosen)))
+            static = column.query_one(Static)
+            if place < len(chosen):
+                sample = chosen[place]
+                head = Content.styled(f"step {sample.get('step', 0):,}\n", "bold $accent")
+                static.update(head + sample_content(sample))
+            elif place == 0:
+                static.update(safe("No samples yet. g asks for one now."))
+
+    def on_key(self, event: Key) -> None:
+        """Left and right go through time, up and down scroll."""
+        if event.key in ("left", "right"):
+            self.back += 1 if event.key == "left" else -1
+            self._draw()
+        elif event.key in ("up", "down", "pageup", "pagedown"):
+            by = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10}[event.key]
+            for column in self.query(VerticalScroll):
+                column.scroll_relative(y=by, animate=False)
+        else:
+            return
+        event.stop()
+
+
+class LogView(VerticalScroll, can_focus=True):
+    """What happened, in words, and what the trainer printed."""
+
+    DEFAULT_CSS = """
+    LogView { height: 1fr; padding: 0 1; }
+    LogView Static { height: auto; }
+    """
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self._drawn: object = None
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        yield Static()
+
+    def show(self, notes: Sequence[Mapping[str, Any]], printed: str) -> None:
+        """Show the notes and the printed lines; stay at the end if the reader was there."""
+        state = (len(notes), id(notes[-1]) if notes else 0, printed)
+        if state == self._drawn:
+            return
+        self._drawn = state
+        lines: list[Content | str] = []
+        for note in list(notes)[-200:]:
+            moment = time.strftime("%H:%M:%S", time.localtime(float(note.get("time", 0))))
+            kind = str(note.get("kind"))
+            style = {"error": "$text-error", "warning": "$text-warning"}.get(kind, "")
+            lines += [Content.styled(f"{moment}  ", "$muted"), Content.styled(in_words(note), style), "\n"]
+        if printed.strip():
+            lines.append(Content.styled("\nprinted by the trainer\n", "bold $muted"))
+            lines.append(safe(printed[-8000:], lines=True))
+        at_end = self.scroll_offset.y >= self.max_scroll_y - 1
+        self.query_one(Static).update(Content.assemble(*lines) if lines else safe("Nothing yet."))
+        if at_end:
+            self.call_after_refresh(self.scroll_end, animate=False)
+
+
+def in_words(note: Mapping[str, Any]) -> str:
+    """An event as a sentence."""
+    kind, step = note.get("kind"), note.get("step")
+    at = f"step {step:,}: " if isinstance(step, int) else ""
+    if kind == "run":
+        resumed = note.get("resumed_from")
+        begin = f"went on from step {resumed:,}" if isinstance(resumed, int) else "began"
+        return visible(f"{begin} on {note.get('device')}, {note.get('parameters', 0):,} parameters")
+    if kind == "eval":
+        losses = f"training {loss(note.get('train_loss'))}, validation {loss(note.get('validation_loss'))}"
+        return visible(f"{at}evaluated: {losses}, {loss(note.get('bits_per_byte'))} bits per byte")
+    if kind == "checkpoint":
+        best = ", the best so far" if note.get("best") else ""
+        return visible(f"{at}saved {note.get('file')}, {bytes_size(note.get('bytes'))}{best}")
+    if kind == "command":
+        verdict = "" if note.get("accepted") else " refused"
+        return visible(f"{note.get('command')}{verdict}: {note.get('message') or 'done'}")
+    if kind == "end":
+        return visible(f"{at}{note.get('reason')}: {note.get('message') or 'ended'}")
+    words = f"{note.get('message', '')} {note.get('advice', '')}".strip()
+    return visible(f"{kind}: {words}")

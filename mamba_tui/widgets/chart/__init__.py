@@ -1,0 +1,1 @@
+"""The line chart: numbers to braille, axes, and the widget."""

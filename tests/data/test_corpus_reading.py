@@ -1,0 +1,456 @@
+import gzip
+import os
+import socket
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.data.corpus import reading
+from core.data.corpus.encodings import check_declared
+from core.data.corpus.gutenberg import LICENCE_LIMIT, GutenbergCutter
+from core.data.corpus.listing import list_texts
+from core.data.corpus.reading import ReadingOptions, Tail, clean_text, pieces, seekable_text, survey
+from core.data.tokenizer.vocabulary import train_bpe
+from core.errors import UserError
+
+GERMAN = "Die Bäume wüßten's längst: Öl, Größe und übermäßige Mühe für schöne Füße.\n" * 30
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 30
+JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 30
+
+
+def read(path, **options):
+    """(facts, text) of one file."""
+    (found,) = list_texts(str(path)).found
+    chosen = ReadingOptions(**options)
+    facts = survey(found, chosen, lambda size: None, threading.Event())
+    if facts.problem:
+        return facts, ""
+    return facts, "".join(text for _, text in clean_text(found, facts.encoding, chosen))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks so small that every text crosses many of their borders."""
+    monkeypatch.setattr(reading, "BLOCK", 7)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reported", "note"),
+    [
+        ("utf-8", "utf-8", ""),
+        ("utf-8-sig", "utf-8-sig", ""),
+        ("utf-16", "utf-16", ""),
+        ("utf-32", "utf-32", ""),
+        ("utf-16-le", "utf-16-le", "no mark"),
+        ("utf-16-be", "utf-16-be", "no mark"),
+        ("latin-1", "cp1252", "guessed"),
+        ("cp1252", "cp1252", "guessed"),
+    ],
+)
+def test_western_encodings_are_found_and_guesses_reported(tmp_path, small_blocks, encoding, reported, note):
+    path = tmp_path / "a.txt"
+    path.write_bytes(GERMAN.encode(encoding))
+    facts, text = read(path)
+    assert text == GERMAN
+    assert facts.encoding == reported
+    assert facts.characters == len(GERMAN)
+    assert facts.bytes == len(GERMAN.encode())
+    assert note in " ".join(facts.notes)
+    assert bool(note) == bool(facts.notes)
+
+
+SENTENCES = {
+    "Die Bäume wüßten längst: Öl, Größe und übermäßige Mühe für schöne Füße.\n": "cp1252 latin-1 cp437",
+    "« Ça, très tôt ! » Où était-ce, déjà ? Je m’endors à peine, et l’été…\n": "cp1252",
+    "En un lugar de la Mancha; ¿qué más? El niño comió jamón. ¡Há mucho!\n": "cp1252 latin-1",
+    "Det var en gång en flicka som hette Åsa. Hon älskade att äta blåbär.\n": "cp1252 latin-1",
+    "“It is a truth,” he said, “that a man’s fortune — however small — is naïve.”\n": "cp1252 mac-roman",
+    "Litwo! Ile cię trzeba cenić, ten tylko się dowie, Kto cię stracił. Dziś piękność.\n": "cp1250 iso8859-2",
+    "Příliš žluťoučký kůň úpěl ďábelské ódy. Sešli na náměstí a čekali.\n": "cp1250 iso8859-2",
+    "Árvíztűrő tükörfúrógép. Az öreg király nagyon szerette a gyönyörű erdőt.\n": "cp1250 iso8859-2",
+    "Bir gün küçük çocuk bahçede oynuyordu. Güneş çok parlaktı, şimdi.\n": "cp1254 iso8859-9",
+    "Μια φορά κι έναν καιρό ήταν ένας βασιλιάς που είχε τρεις γιους.\n": "cp1253 iso8859-7",
+    "Все счастливые семьи похожи друг на друга, каждая по-своему.\n": "cp1251 koi8-r iso8859-5",
+    "בראשית ברא אלהים את השמים ואת הארץ והארץ היתה תהו ובהו וחשך על פני תהום\n": "cp1255",
+    "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。\n": "gb18030 gbk",
+    "話說天下大勢，分久必合，合久必分。周末七國分爭，並入於秦。\n": "big5",
+    "옛날 옛적에 한 나무꾼이 살았습니다. 그는 매일 산에 올라가 나무를 베었습니다.\n": "euc-kr cp949",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n": "shift_jis euc_jp",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(text, name) for text, names in SENTENCES.items() for name in names.split()]
+)
+def test_legacy_encodings_are_guessed_right_and_said_to_be_guessed(tmp_path, text, encoding):
+    path = tmp_path / "a.txt"
+    path.write_bytes((text * 40).encode(encoding))
+    facts, found = read(path)
+    assert found == text * 40
+    assert "guessed" in facts.notes[0]
+
+
+def test_stray_bytes_in_utf8_cost_no_other_character(tmp_path, small_blocks):
+    """One pasted sentence must not turn a whole library into another encoding."""
+    path = tmp_path / "a.txt"
+    stray = "“Füße”, said the caf\xe9".encode("cp1252") + b"\x81."
+    path.write_bytes(RUSSIAN.encode() + stray + JAPANESE.encode())
+    facts, text = read(path)
+    assert text == RUSSIAN + "“Füße”, said the café\x81." + JAPANESE
+    assert facts.notes == ["UTF-8, but for some bytes that were read as Windows-1252"]
+
+
+def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(GERMAN.encode("mac-roman"))
+    facts, text = read(path, encoding=check_declared("mac-roman"))
+    assert text == GERMAN
+    assert "as declared" in facts.notes[0]
+    path.write_bytes(GERMAN.encode("utf-8"))
+    assert read(path, encoding="mac-roman")[1] == GERMAN
+
+
+def test_a_declared_utf16_is_believed_without_a_mark(tmp_path):
+    """Chinese in UTF-16 has neither zeros nor few control bytes: only a declaration tells."""
+    path = tmp_path / "a.txt"
+    text = "".join(chr(0x4E00 + 256 * (n % 60) + n % 31) for n in range(2000))
+    path.write_bytes(text.encode("utf-16-le"))
+    assert read(path, encoding="utf-16-le")[1] == text
+    assert "binary" in read(path)[0].problem
+    path.write_bytes(text.encode("utf-16-le") + b"\x00")
+    assert "UTF-16-LE that was declared" in read(path, encoding="utf-16-le")[0].problem
+
+
+def test_a_declared_encoding_that_does_not_fit_is_a_problem_not_a_guess(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(GERMAN.encode("latin-1"))
+    assert "neither UTF-8 nor ascii" in read(path, encoding="ascii")[0].problem
+
+
+def test_an_unknown_encoding_is_refused():
+    with pytest.raises(UserError, match='"klingon"'):
+        check_declared("klingon")
+    with pytest.raises(UserError, match="not known"):
+        check_declared("base64")
+    assert check_declared("auto") is None
+
+
+def test_one_bad_byte_far_into_a_file_is_not_silently_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"plain words\n" * 40_000 + "caf\xe9 society\n".encode("latin-1") + b"and on\n" * 10)
+    facts, text = read(path)
+    assert "café society" in text
+    assert "guessed" in facts.notes[0]
+    assert facts.encoding == "cp1252"
+
+
+def test_a_mark_that_lies_is_a_problem(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("word".encode("utf-16") + b"\x00")
+    assert "UTF-16 that its mark says" in read(path)[0].problem
+
+
+@given(text=st.text(alphabet="ab\r\n", max_size=60))
+def test_line_ends_become_lf_wherever_blocks_end(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("lines") / "a.txt"
+    path.write_bytes(b"x" + text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BLOCK", 3)
+        assert read(path)[1] == "x" + text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def test_gzip_is_read_and_damaged_gzip_reported(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    data = gzip.compress(GERMAN.encode())
+    path.write_bytes(data)
+    assert read(path)[1] == GERMAN
+    path.write_bytes(data[:-20])
+    assert "damaged gzip" in read(path)[0].problem
+    path.write_bytes(b"no gzip at all")
+    assert "damaged gzip" in read(path)[0].problem
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20, "PNG image"),
+        (b"%PDF-1.7\n%\xe2\xe3", "PDF document"),
+        (bytes(range(256)) * 20, "binary"),
+        (b"\x00\x01\x02\x03" * 100, "binary"),
+        (b"\xef\xbb\xbf", "holds no text"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, data, says):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    assert says in read(path)[0].problem
+
+
+def test_control_characters_stay_and_are_counted(tmp_path):
+    path = tmp_path / "a.txt"
+    text = "one\x00two\x1b[31m\tthree\x7f\n" + "words " * 100
+    path.write_text(text)
+    facts, found = read(path)
+    assert found == text
+    assert facts.notes == ["3 control characters kept (U+0000, U+001B, U+007F)"]
+
+
+def test_the_longest_line_is_measured_across_blocks(tmp_path, small_blocks):
+    path = tmp_path / "a.txt"
+    path.write_text("ab\n" + "x" * 50 + "\nabc\n" + "y" * 20)
+    assert read(path)[0].longest_line == 50
+
+
+# --- Project Gutenberg ---------------------------------------------------------------------------
+
+BODY = "Chapter I.\n\nIt was a dark night; the licence of poets was exhausted.\n"
+HEADER = "The Project Gutenberg EBook of Something\n\nTitle: Something\n\n"
+LICENCE = "\n\nUpdated editions will replace the previous one\n*** START: FULL LICENSE ***\nmany pages\n" * 3
+FORMS = {
+    "this": (
+        "*** START OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***\n\n",
+        "*** END OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***",
+    ),
+    "the, tight": (
+        "***START OF THE PROJECT GUTENBERG EBOOK SOMETHING***\n\n\n",
+        "***END OF THE PROJECT GUTENBERG EBOOK SOMETHING***",
+    ),
+    "with a line before": (
+        "*** START OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***\n",
+        "End of the Project Gutenberg EBook of Something, by Someone\n\n"
+        "*** END OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***",
+    ),
+    "with a curly line before": (
+        "*** START OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***\n",
+        "End of Project Gutenberg’s Something, by Someone\n\n*** END OF THIS PROJECT GUTENBERG EBOOK ***",
+    ),
+    "title on two lines": (
+        "*** START OF THIS PROJECT GUTENBERG EBOOK SOMETHING VERY\nLONG INDEED ***\n\n",
+        "*** END OF THIS PROJECT GUTENBERG EBOOK SOMETHING VERY\nLONG INDEED ***",
+    ),
+    "old": (
+        "*END THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\n\n",
+        "End of Project Gutenberg Etext of Something",
+    ),
+}
+
+
+def cut(text, size=10**9):
+    cutter = GutenbergCutter()
+    parts = [part for low in range(0, len(text), size) for part in cutter.feed(text[low : low + size])]
+    return [*parts, *cutter.finish()], cutter
+
+
+def documents(parts):
+    found = []
+    for fresh, text in parts:
+        if fresh:
+            found.append("")
+        found[-1] += text
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1, 13, 10**9])
+def test_header_and_licence_are_cut(form, size):
+    start, end = FORMS[form]
+    parts, cutter = cut(HEADER + start + BODY + "\n\n" + end + LICENCE, size)
+    assert documents(parts) == [BODY]
+    assert "licence cut" in cutter.notes[0]
+
+
+def test_a_text_without_markers_is_left_alone():
+    parts, cutter = cut(BODY * 5000, 1000)
+    assert documents(parts) == [BODY * 5000]
+    assert cutter.notes == []
+
+
+def test_several_books_in_a_file_are_several_documents():
+    start, end = FORMS["this"]
+    one = HEADER + start + BODY + end + LICENCE
+    parts, cutter = cut(one * 3, 50)
+    assert documents(parts) == [BODY] * 3
+    assert "3 books" in cutter.notes[0]
+
+
+def test_a_marker_with_much_text_behind_it_is_part_of_the_text():
+    start, end = FORMS["this"]
+    body = BODY + end + "\n" + "and the story goes on\n" * (LICENCE_LIMIT // 20)
+    parts, _ = cut(HEADER + start + body, 5000)
+    assert documents(parts) == [body]
+
+
+@given(size=st.integers(1, 400), filler=st.integers(0, 30))
+def test_where_the_pieces_end_does_not_matter(size, filler):
+    start, end = FORMS["with a line before"]
+    text = HEADER + start + BODY * filler + "x\n" + end + LICENCE
+    assert documents(cut(text, size)[0]) == [BODY * filler + "x\n"]
+
+
+# --- unwrapping, pieces, slices ----------------------------------------------------------------------
+
+
+def test_unwrapping_joins_paragraphs_and_leaves_verse_and_lists(tmp_path):
+    prose = (
+        "It is a truth universally acknowledged, that a single man\nin possession of a good fortune, must\n"
+    )
+    verse = "\nTyger Tyger, burning bright,\nIn the forests of the night;\n"
+    listed = "\nA long line that introduces a list of several things to come:\n  one\n  two\n"
+    path = tmp_path / "a.txt"
+    path.write_text(prose + verse + listed)
+    assert read(path, unwrap_lines=True)[1] == prose.replace("man\nin", "man in") + verse + listed
+    assert read(path)[1] == prose + verse + listed
+
+
+def test_unwrapping_a_line_beyond_all_measure_holds_little_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 10_000)
+    path = tmp_path / "a.txt"
+    path.write_text("word " * 20_000)
+    (found,) = list_texts(str(path)).found
+    stretches = [text for _, text in clean_text(found, "utf-8", ReadingOptions(None, False, True))]
+    assert "".join(stretches) == "word " * 20_000
+    assert max(map(len, stretches)) <= 20_000
+
+
+@given(st.integers(1, 300), st.integers(5, 60), st.text(alphabet="ab \n", max_size=400))
+def test_pieces_are_the_text_and_encode_as_it_does(piece, block, text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "PIECE", piece)
+        patch.setattr(reading, "_CUT_WINDOW", 8)
+        stretches = [(low == 0, text[low : low + block]) for low in range(0, len(text), block)]
+        found = list(pieces(stretches))
+    assert "".join(part.text for part in found) == text
+    assert [part.opens for part in found] == [index == 0 for index in range(len(found))]
+
+
+def test_pieces_of_ordinary_text_give_the_ids_of_the_whole(monkeypatch):
+    monkeypatch.setattr(reading, "PIECE", 100)
+    text = "\n".join(f"It's {n} o'clock,  said the cat -- or was it {n * n}?\t(No!)\n" for n in range(200))
+    tokenizer = train_bpe([text], 400)
+    cut = [part.text for part in pieces([(True, text)])]
+    assert len(cut) > 50
+    assert [i for part in cut for i in tokenizer.encode(part).tolist()] == tokenizer.encode(text).tolist()
+
+
+@given(st.text(alphabet="ab\n", min_size=2, max_size=300), st.integers(1, 50), st.floats(0.01, 0.5))
+def test_a_tail_is_never_empty_and_begins_where_it_should(text, block, fraction):
+    tail = Tail.of(len(text), fraction)
+    stretches = [(low == 0, text[low : low + block]) for low in range(0, len(text), block)]
+    found = list(pieces(stretches, tail))
+    head = "".join(part.text for part in found if not part.tail)
+    rest = "".join(part.text for part in found if part.tail)
+    assert head + rest == text
+    assert head
+    assert rest
+    assert tail.target <= len(head) <= max(tail.limit, tail.target)
+    assert next(part.opens for part in found if part.tail)
+
+
+def test_slices_for_learning_stay_before_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("é" * 300_000 + "Z" * 100_000)
+    (found,) = list_texts(str(path)).found
+    slices = list(seekable_text(found, "utf-8", 300_000, 200_000))
+    assert len(slices) == 3
+    assert set("".join(slices)) == {"é"}
+    assert seekable_text(found, "utf-16", 300_000, 200_000) is None
+
+
+# --- listing -------------------------------------------------------------------------------------------
+
+
+def test_subfolders_names_and_suffixes(tmp_path):
+    for name in ("b.txt", "a/z.TXT", "a/b/c d.txt.gz", "ü 鯨.txt", "notes.md", ".hidden.txt", ".git/x.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    listing = list_texts(str(tmp_path))
+    assert [found.name for found in listing.found] == ["a/b/c d.txt.gz", "a/z.TXT", "b.txt", "ü 鯨.txt"]
+    assert listing.skipped == {".hidden.txt": "hidden file, not read"}
+    assert listing.others == 1
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    try:
+        with open(path, "wb") as file:
+            file.write(b"text")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (found,) = list_texts(str(tmp_path)).found
+    assert read(found.path)[1] == "text"
+
+
+def test_what_is_no_file_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the whole path may be longer than a socket's name can be
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "folder.txt" / "inside.txt").write_text("x")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "nowhere.txt").symlink_to(tmp_path / "gone")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s.txt")
+        listing = list_texts(str(tmp_path))
+    assert [found.name for found in listing.found] == ["folder.txt/inside.txt"]
+    assert listing.skipped == {
+        "folder.txt": "is a folder; the texts in it are read",
+        "pipe.txt": "is a named pipe, not a text file",
+        "nowhere.txt": "is a link that leads nowhere",
+        "s.txt": "is a socket, not a text file",
+    }
+
+
+def test_links_are_followed_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.txt").write_text("x")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a" / "one.txt")
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    listing = list_texts(str(tmp_path))
+    assert len(listing.found) == 1
+    assert any("same file" in reason for reason in listing.skipped.values())
+    assert any("which is read already" in reason for reason in listing.skipped.values())
+
+
+def test_a_file_system_without_numbers_for_files_has_no_copies(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y")
+    original = os.stat
+
+    def unnumbered(path, **options):
+        values = list(original(path, **options))
+        return os.stat_result([values[0], 0, *values[2:]])
+
+    monkeypatch.setattr("core.data.corpus.listing.os.stat", unnumbered)
+    assert len(list_texts(str(tmp_path)).found) == 2
+
+
+def test_a_link_says_where_it_leads(tmp_path):
+    (tmp_path / "elsewhere").write_text("x")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "elsewhere")
+    (found,) = list_texts(str(tmp_path)).found
+    assert found.note == f"link to {tmp_path / 'elsewhere'}"
+
+
+def test_a_file_without_permission_is_reported(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    assert read(path)[0].problem == "cannot be read: Permission denied"
+
+
+def test_a_file_that_cannot_be_opened_is_reported(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reading, "_open", refuse)
+    facts = read(path)[0]
+    assert facts.problem == "cannot be read: Permission denied"
+    assert facts.passing  # it is tried again the next time, though nothing about the file changes

@@ -1,0 +1,191 @@
+"""What the tests of runs share: a small text, a tiny model, a trainer in this process, and patience."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from core.config.schema import RunConfig, build
+from core.runs import EventWriter, Follower, Run, RunLock, is_alive, prepare_run
+from core.training.requests import EVENT_SECONDS_VARIABLE, Requests
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 120.0
+EVERY_STEP = {EVENT_SECONDS_VARIABLE: "0"}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> object:
+    """Until `condition` is true; its value. Fails in words when it never is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+
+
+class Holds:
+    """Holds a trainer at places, in order; see tests/held/sitecustomize.py."""
+
+    def __init__(self, folder: Path, *places: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.environment = {
+            **EVERY_STEP,
+            "HOLD_AT": ",".join(places),
+            "HOLD_FOLDER": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "held"), str(ROOT)]),
+        }
+
+    def wait(self, run: Run, number: int = 0) -> None:
+        """Until the trainer is held at its nth place."""
+        held = self.folder / f"held-{number}"
+        wait_for(lambda: held.exists() or ended(run), f"the trainer to be held for the {number + 1}. time")
+        assert held.exists(), f"the run ended instead: {run.log_path.read_text()}"
+
+    def let_go(self, number: int = 0) -> None:
+        """Let the trainer go on from its nth place."""
+        (self.folder / f"go-{number}").touch()
+
+
+def write_text(folder: Path, files: int = 3, words: int = 1500) -> Path:
+    """A dataset of a few files whose text can be learned a little."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        text = " ".join(f"word{(i * i + number) % 17} and" for i in range(words))
+        (folder / f"book{number}.txt").write_text(text)
+    return folder
+
+
+def tiny(dataset: Path, **changes: object) -> RunConfig:
+    """A model that trains a step in a few milliseconds on a CPU."""
+    values: dict[str, object] = {
+        "n_embd": [16, 12],
+        "n_head": 2,
+        "attention_type": ["mamba", "standard"],
+        "block_size": 16,
+        "batch_size": 3,
+        "tokenizer": "byte",
+        "carry_chunks": 3,
+        "dropout": 0.1,
+        "dataset_dir": str(dataset),
+        "max_iters": 24,
+        "eval_interval": 8,
+        "eval_iters": 2,
+        "warmup_iters": 4,
+        "learning_rate": 3e-3,
+        "sample_tokens": 3,
+        "device": "cpu",
+        "threads": 1,
+    }
+    return build(values | changes)
+
+
+def new_run(root: Path, dataset: Path, name: str = "run", **changes: object) -> Run:
+    return prepare_run(root, name, tiny(dataset, **changes), mode="auto")
+
+
+class StopAt(Requests):
+    """Asks for a stop once a step is reached, as a signal would."""
+
+    step = 1 << 60
+
+    def listen(self, step: int) -> None:
+        super().listen(step)
+        if step >= self.step:
+            self.stopping = True
+
+
+def train_here(run: Run, stop_at: int | None = None) -> int:
+    """Train in this process, without signals; the exit code."""
+    from core.training.process import Session
+
+    before = os.environ.get(EVENT_SECONDS_VARIABLE)
+    os.environ[EVENT_SECONDS_VARIABLE] = "0"
+    try:
+        with RunLock(run.lock_path):
+            session = Session(run, run.config())
+            session.requests = StopAt(run, session.writer)
+            if stop_at is not None:
+                session.requests.step = stop_at
+            session.requests.catch_signals = lambda at_once: None  # type: ignore[method-assign]
+            return session.run()
+    finally:
+        if before is None:
+            del os.environ[EVENT_SECONDS_VARIABLE]
+        else:
+            os.environ[EVENT_SECONDS_VARIABLE] = before
+
+
+def history(run: Run) -> Follower:
+    """The whole history of a run, folded."""
+    follower = Follower(run.events_path)
+    follower.poll()
+    return follower
+
+
+def curve(run: Run) -> list[tuple[int, float]]:
+    """(step, loss) of every step, exactly."""
+    steps = history(run).history.steps
+    assert set(steps.columns["steps"]) <= {1.0}, "the curve was recorded with aggregated steps"
+    return [(int(step), loss) for step, loss in zip(steps.columns["step"], steps.columns["loss"])]
+
+
+def evaluations(run: Run) -> list[tuple[int, float, float]]:
+    """(step, training loss, validation loss) of every evaluation, exactly."""
+    columns = history(run).history.evaluations.columns
+    return [
+        (int(step), train, validation)
+        for step, train, validation in zip(columns["step"], columns["train_loss"], columns["validation_loss"])
+    ]
+
+
+def ended(run: Run) -> bool:
+    return not is_alive(run)
+
+
+def run_fields(**changes: object) -> dict[str, object]:
+    """The fields of a `run` event."""
+    fields: dict[str, object] = {
+        "run": "run",
+        "pid": 1,
+        "boot_id": "boot",
+        "started": 1.0,
+        "device": "cpu",
+        "parameters": 10,
+        "vocab_size": 257,
+        "tokens_per_step": 48,
+        "max_iters": 100,
+        "resumed_from": None,
+        "versions": {},
+        "config": {},
+        "changes": {},
+    }
+    return fields | changes
+
+
+def step_fields(step: int, loss: float = 1.0, **changes: object) -> dict[str, object]:
+    """The fields of a `step` event."""
+    fields: dict[str, object] = {
+        "step": step,
+        "steps": 1,
+        "loss": loss,
+        "loss_min": loss,
+        "loss_max": loss,
+        "learning_rate": 1e-3,
+        "gradient_norm": 1.0,
+        "tokens_per_second": 1000.0,
+        "tokens": 48 * step,
+        "data_wait": 0.0,
+        "device_memory": None,
+        "epoch": 0.1,
+    }
+    return fields | changes
+
+
+def write_steps(writer: EventWriter, first: int, last: int, loss: float = 1.0) -> None:
+    for step in range(first, last + 1):
+        writer.step(**step_fields(step, loss))  # type: ignore[arg-type]

@@ -1,0 +1,158 @@
+"""How busy a device is: asked of a driver made of Python, and of the processor by a clock that is set."""
+
+import os
+import threading
+
+import pytest
+
+from core.system.device_usage import (
+    ASK_SECONDS,
+    LIBRARY,
+    NvidiaUsage,
+    ProcessorUsage,
+    device_usage,
+    visible_device,
+)
+
+
+class Driver:
+    """NVML's functions, with a device that is as busy as `busy` says."""
+
+    def __init__(self, busy=37, fails=""):
+        self.busy, self.fails = busy, fails
+        self.calls = []
+        self.held = threading.Event()
+        self.held.set()
+
+    def __call__(self, name):
+        assert name == LIBRARY
+        if self.fails == "load":
+            raise OSError("no such library")
+        return self
+
+    def _answer(self, name, *details):
+        self.calls.append((name, *details))
+        return 3 if self.fails == name else 0
+
+    def nvmlInit_v2(self):  # noqa: N802
+        return self._answer("init")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid, handle):  # noqa: N802
+        handle._obj.value = 7
+        return self._answer("uuid", uuid)
+
+    def nvmlDeviceGetHandleByIndex_v2(self, number, handle):  # noqa: N802
+        handle._obj.value = 7
+        return self._answer("index", number.value)
+
+    def nvmlDeviceGetUtilizationRates(self, handle, rates):  # noqa: N802
+        assert self.held.wait(240)
+        assert handle.value == 7
+        rates._obj.gpu = self.busy
+        return self._answer("rates")
+
+
+def usage_of(driver, now, uuid="", index=0):
+    return NvidiaUsage(index, uuid, load=driver, clock=lambda: now[0])
+
+
+def test_the_driver_is_asked_twice_a_second_at_most(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver, now = Driver(), [100.0]
+    usage = usage_of(driver, now, "12-34")
+    usage()
+    usage.settle()
+    for _ in range(50):
+        assert usage() == 0.37
+        now[0] += 0.01
+    driver.busy = 250
+    now[0] = 100.0 + ASK_SECONDS
+    usage()
+    usage.settle()
+    assert usage() == 1.0
+    assert [name for name, *_ in driver.calls] == ["init", "uuid", "rates", "rates"]
+    assert driver.calls[1] == ("uuid", b"GPU-12-34")
+
+
+def test_a_driver_that_hangs_holds_nobody_up():
+    driver, now = Driver(), [0.0]
+    driver.held.clear()
+    usage = usage_of(driver, now)
+    for _ in range(5):
+        assert usage() is None
+        now[0] += 1
+    assert threading.active_count() < 50
+    assert len([thread for thread in threading.enumerate() if thread.name == "device-usage"]) == 1
+    driver.held.set()
+    usage.settle()
+    assert usage() == 0.37
+    usage.settle()
+
+
+@pytest.mark.parametrize("fails", ["load", "init", "uuid", "rates"])
+def test_a_driver_that_cannot_tell_is_left_alone(fails):
+    driver, now = Driver(fails=fails), [0.0]
+    usage = usage_of(driver, now, "a")
+    for _ in range(4):
+        assert usage() is None
+        usage.settle()
+        now[0] += 1
+    assert len(driver.calls) <= 3
+
+
+def test_a_driver_that_stops_telling_is_not_believed_any_more():
+    driver, now = Driver(), [0.0]
+    usage = usage_of(driver, now)
+    usage()
+    usage.settle()
+    assert usage() == 0.37
+    driver.fails = "rates"
+    now[0] += 1
+    usage()
+    usage.settle()
+    assert usage() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "uuid", "expected"),
+    [
+        (None, 1, "", ("", 1)),
+        ("3,5", 1, "", ("", 5)),
+        (" 3 , 5 ", 0, "", ("", 3)),
+        ("3", 1, "", ("", 1)),
+        ("GPU-abc,GPU-def", 1, "", ("GPU-def", 1)),
+        ("MIG-abc", 0, "", ("MIG-abc", 0)),
+        ("3,5", 1, "abc", ("GPU-abc", 1)),
+    ],
+)
+def test_the_driver_is_told_the_device_by_its_own_name(monkeypatch, visible, index, uuid, expected):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_device(index, uuid) == expected
+
+
+def test_the_processor_is_as_busy_as_its_time_says():
+    now, used = [10.0], [2.0]
+    usage = ProcessorUsage(lambda: now[0], lambda: used[0], cores=4)
+    now[0], used[0] = 11.0, 4.0
+    assert usage() == 0.5
+    now[0] += 1e-4
+    used[0] += 1.0
+    assert usage() == 0.5, "an instant tells nothing"
+    now[0] += 1.0
+    assert usage() == pytest.approx(0.25, abs=1e-3)
+    now[0], used[0] = 13.0, 100.0
+    assert usage() == 1.0
+    now[0], used[0] = 14.0, 90.0
+    assert usage() == 0.0
+
+
+def test_this_processor_tells():
+    usage = device_usage("cpu")
+    end = os.times().elapsed + 0.05
+    while os.times().elapsed < end:
+        pass
+    assert 0 < usage() <= 1
+    assert device_usage("mps")() is None
