@@ -127,10 +127,10 @@ def history(run: Run) -> Follower:
     return follower
 
 
-def curve(run: Run) -> list[tuple[int, float]]:
-    """(step, loss) of every step, exactly."""
+def curve(run: Run, *, aggregated: bool = False) -> list[tuple[int, float]]:
+    """(step, loss) of every step, exactly. With `aggregated`, an event may stand for several steps."""
     steps = history(run).history.steps
-    assert set(steps.columns["steps"]) <= {1.0}, "the curve was recorded with aggregated steps"
+    assert aggregated or set(steps.columns["steps"]) <= {1.0}, "the curve was recorded with aggregated steps"
     return [(int(step), loss) for step, loss in zip(steps.columns["step"], steps.columns["loss"])]
 
 
