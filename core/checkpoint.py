@@ -26,7 +26,7 @@ from core.config.schema import ConfigError, ModelConfig, RunConfig, build
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
-from core.runs.checkpoints import CheckpointInfo, held, read_manifest, verify, write_manifest
+from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
 from core.system.atomic_write import sync_directory
 
 FORMAT = 1
@@ -129,8 +129,16 @@ def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointIn
     return info
 
 
-def load(path: Path, map_location: torch.device | str = "cpu") -> Payload:
+def has_manifest(path: Path) -> bool:
+    """Whether a manifest lies beside a checkpoint, so that its content can be compared with a hash."""
+    manifest = path.with_suffix(".json")
+    return MANIFEST.fullmatch(manifest.name) is not None and manifest.exists()
+
+
+def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bool = False) -> Payload:
     """Read a checkpoint after comparing it with its manifest.
+
+    With `unverified`, one without a manifest is read too: a file that was carried here alone.
 
     Raises UserError, in words, when it is missing, truncated, changed, not a checkpoint, or holds
     code instead of weights (which is then not run).
@@ -140,7 +148,8 @@ def load(path: Path, map_location: torch.device | str = "cpu") -> Payload:
         raise UserError(f"{path} does not exist; give the path of a checkpoint_step_<N>.pt")
     try:
         with held(path):  # from here on the run's trainer does not delete it
-            _check(path)
+            if has_manifest(path) or not unverified:
+                _check(path)
             payload = _unpickle(path, map_location)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); choose another checkpoint") from None
@@ -229,9 +238,12 @@ def _shape(tensor: torch.Tensor | None) -> str:
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tokenizer, Payload]:
-    """A model ready to write, its tokenizer, and the checkpoint they come from. Raises UserError."""
+    """A model ready to generate, its tokenizer, and the checkpoint they come from. Raises UserError.
+
+    The checkpoint may lack its manifest (`has_manifest`); then its content was compared with nothing.
+    """
     path = Path(path)
-    payload = load(path, "cpu")
+    payload = load(path, "cpu", unverified=True)
     model_config: ModelConfig = config_of(payload, path).model
     tokenizer = Tokenizer.from_dict(payload["tokenizer"], str(path))
     if tokenizer.vocab_size != payload["vocab_size"]:

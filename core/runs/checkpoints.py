@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.config.schema import TrainingConfig
 from core.runs.schema import plain
@@ -30,6 +30,7 @@ except ImportError:  # Windows
 MANIFEST = re.compile(r"checkpoint_step_(\d{1,18})\.json")
 LEFTOVER = re.compile(r"checkpoint_step_\d{1,18}\.pt|\.checkpoint_step_\d{1,18}\.(pt|json)\.\d+\.tmp")
 HASH_BYTES = 1 << 20
+Which = Literal["best", "newest"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ def find_checkpoints(folder: Path) -> list[CheckpointInfo]:
     found.sort(key=lambda info: info.step)
     best = _by_loss(found)[:1]
     return [dataclasses.replace(info, best=info in best) for info in found]
+
+
+def choose_checkpoint(folder: Path, which: Which = "best") -> CheckpointInfo | None:
+    """The checkpoint of a run's folder to use: that of the lowest validation loss, or the newest.
+
+    Where no loss was recorded, the newest is the best. None when none looks whole. Never raises.
+    """
+    usable = [info for info in find_checkpoints(folder) if not info.problem]
+    by_loss = _by_loss(usable) if which == "best" else []
+    return by_loss[0] if by_loss else usable[-1] if usable else None
 
 
 def _by_loss(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
