@@ -1,7 +1,8 @@
-"""What the console costs: first paint, lag, key to paint, memory, long texts, and the run it watches.
+"""What the console costs: first paint, event-loop lag, key to paint, memory, long texts, training speed.
 
-python benchmarks/console.py [--only NAME ...]     (names: paint chart key lag share memory tokens)
-Times are medians and percentiles; on a shared machine compare them with the baselines beside them.
+    python -m benchmarks.console [--only NAME ...]     (names: paint chart tokens memory key lag share)
+
+Times are medians and percentiles; on a shared machine compare them with the baselines printed beside them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.environ["PYTHONPATH"] = str(ROOT)
-# Installed programs have their bytecode beside them; so must what is measured.
+os.environ["PYTHONPATH"] = str(ROOT)  # the consoles it starts have another working directory
+# An installed program has its bytecode beside it; so must the one that is measured.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LAUNCH = (
@@ -106,8 +106,8 @@ def paint(times: int = 15) -> None:
                 terminal.wait_for(b"hourglass")
                 results[name].append((time.perf_counter() - terminal.begin, terminal.cpu_seconds()))
                 terminal.close()
-    for name, found in results.items():
-        wall, cpu = ([pair[place] for pair in found] for place in (0, 1))
+    for name, pairs in results.items():
+        wall, cpu = zip(*pairs)
         print(
             f"  first paint, {name:<26} {statistics.median(wall):.3f} s (best {min(wall):.3f}), "
             f"of processor time {statistics.median(cpu):.2f} s"
@@ -191,7 +191,7 @@ def end_run(run: object) -> None:
         time.sleep(0.1)
 
 
-# The same loop with nothing else to do: what the machine's other work alone costs.
+# The same loop with nothing to do: the lag that the rest of the machine causes.
 CONTROL = """
 import asyncio, time
 async def look():
@@ -207,7 +207,7 @@ asyncio.run(look())
 
 
 def lag(seconds: float = 20.0) -> None:
-    """Lag of the event loop while a run trains at full speed and a checkpoint writes."""
+    """Lag of the event loop while a run trains at full speed and a checkpoint generates text."""
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(Path(folder))
         try:
@@ -221,7 +221,7 @@ async def watch_lag(root: Path, name: str, seconds: float) -> None:
     from mamba_tui.widgets.knobs import Knobs
 
     async def look(what: str) -> None:
-        """Wall time that the loop came too late, and the processor time it spent meanwhile."""
+        """How late the event loop wakes up, and the processor time it spends meanwhile."""
         late: list[float] = []
         spent: list[float] = []
         command = [sys.executable, "-c", CONTROL.format(seconds=seconds)]
@@ -252,8 +252,8 @@ async def watch_lag(root: Path, name: str, seconds: float) -> None:
         pane = app.pane
         while not pane.sides[0].count:
             await asyncio.sleep(0.1)
-        await look("writing while it trains")
-        print(f"    {pane.sides[0].count:,} tokens were written meanwhile")
+        await look("generating, a run trains")
+        print(f"    {pane.sides[0].count:,} tokens were generated meanwhile")
 
 
 def share(pairs: int = 60, length: float = 2.5) -> None:
@@ -302,9 +302,8 @@ def rss() -> float:
 
 
 def memory(events: int = 1_000_000) -> None:
-    """A day of training: events read from a file while the charts are drawn."""
-    path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
-    code = f"{path}; import benchmarks.console as console; console.memory_here({events})"
+    """A day of training: a million events read while the charts are on screen."""
+    code = f"import benchmarks.console as console; console.memory_here({events})"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

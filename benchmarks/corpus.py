@@ -1,16 +1,16 @@
 """Preparing text at full size: 2 GB of books, one line of 2 GB, ten thousand notes.
 
-    python benchmarks/corpus.py [--megabytes 2000] [--parts books,line,notes] [--folder /tmp/...]
+    python -m benchmarks.corpus [--megabytes 2000] [--parts books,line,notes] [--folder /tmp/...]
 
-`books`  about fifty files of shuffled paragraphs, prepared by a process that is killed (SIGKILL) in the
-         middle, then by another that finishes the work. Before and after, on the same cores, tiktoken's
-         own `encode_batch` on all cores encodes a part of the same text with the same vocabulary:
-         megabytes a second are compared, and the peak of resident memory is read.
-`line`   one line of the whole size in one file.
-`notes`  10,000 files of 1 KB, and how long it takes to open them again unchanged.
+`books`  fifty files of shuffled paragraphs, prepared by a process that is killed (SIGKILL) half way and
+         then by a second one that finishes the work. Before and after, tiktoken's own `encode_batch`
+         encodes a part of the same text with the same vocabulary on all cores. Compares megabytes per
+         second and reports peak memory.
+`line`   one file that holds a single line of the whole size.
+`notes`  10,000 files of 1 KB, and the time it takes to open them again unchanged.
 
-Everything is made in a folder of its own and deleted afterwards. Paragraphs come from --texts, by
-default Python's own reference, which every machine has.
+Everything is written to a temporary folder and deleted afterwards. Paragraphs come from --texts, by default
+from the Python language reference, which comes with every Python.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ def main() -> int:
 
 
 def read_paragraphs(texts: str | None) -> list[str]:
-    sys.path.insert(0, str(ROOT))
     from core.data.sample_corpus import sample_documents
 
     if texts:
@@ -86,8 +85,7 @@ def shuffled(paragraphs: list[str], size: int, seed: int, join: str = "\n\n") ->
 
 
 def child(what: str, folder: str) -> None:
-    """A process of its own, so that its memory can be measured and it can be killed."""
-    sys.path.insert(0, str(ROOT))
+    """Work in a separate process, whose memory can be measured and which can be killed."""
     began, cpu = time.monotonic(), cpu_seconds()
     if what == "prepare":
         result = prepare_here(folder)
@@ -156,8 +154,8 @@ def encode_batch_here(folder: str) -> dict[str, object]:
 
 def run(what: str, folder: Path, kill_at: float | None = None) -> dict[str, object] | None:
     """Run a child; its result. With `kill_at` it is killed when so much is encoded: then None."""
-    command = [sys.executable, __file__, "--child", what, str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "benchmarks.corpus", "--child", what, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         last: dict[str, object] = {}
         for line in process.stdout:

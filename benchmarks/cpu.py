@@ -1,8 +1,7 @@
-"""Speed on CPU against the original and against mamba.py, in one run: `python -m benchmarks.cpu`.
+"""Speed on CPU beside the original project, mamba.py and transformers: `python -m benchmarks.cpu`.
 
-Everything compared is measured in turns, so that a busy machine is busy for all; the fastest of the
-turns counts. Peers from packages (mamba.py, which is mambapy, and transformers) are left out where they are
-not installed.
+Everything compared takes turns in one run, so that a busy machine slows all of it alike; the fastest turn
+counts. The packages mambapy (mamba.py) and transformers are left out where they are not installed.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.cpu_transformers import transformers_models, transformers_step
-from benchmarks.original import Original, loop_scan
+from benchmarks.cpu_peers import mambapy_scan, transformers_models, transformers_step
+from benchmarks.original_model import Original, loop_scan
 from core.config.files import preset
 from core.config.schema import ModelConfig, build
 from core.model import GPT
@@ -63,18 +62,7 @@ def scans(batch: int, length: int, width: int, states: int, turns: int) -> dict[
 
     works = {"ours": run(lambda *tensors: selective_scan(*tensors)[0]), "the original's loop": run(loop_scan)}
     repeats = {"ours": turns, "the original's loop": min(turns, 3)}
-    try:
-        from mambapy.pscan import pscan
-    except ImportError:
-        pass
-    else:
-
-        def parallel(x, dt, A, B, C, D):
-            delta = torch.nn.functional.softplus(dt)
-            decay = torch.exp(delta.unsqueeze(3) * A)
-            states = pscan(decay, delta.unsqueeze(3) * B.unsqueeze(2) * x.unsqueeze(3))
-            return (states @ C.unsqueeze(3)).squeeze(3) + D * x
-
+    if parallel := mambapy_scan():
         works["mamba.py pscan"] = run(parallel)
         repeats["mamba.py pscan"] = turns
     return in_turns(works, repeats)
@@ -184,17 +172,21 @@ def show(title: str, seconds: dict[str, float], base: str, rate: float = 0.0) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=0, help="0 = torch's choice")
-    parser.add_argument("--seed-batch", type=int, default=64, help="lanes of the seed preset")
+    parser.add_argument("--turns", type=int, default=15, help="turns of each work (default 15)")
+    parser.add_argument("--threads", type=int, default=0, help="0 = torch's choice (default)")
+    parser.add_argument("--seed-batch", type=int, default=64, help="its batch size (default 64)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plain-allocator", action="store_true", help="leave glibc's settings alone")
     parser.add_argument(
-        "--cpu-clock", action="store_true", help="count one thread's CPU time: for a machine that is busy"
+        "--plain-allocator",
+        action="store_true",
+        help="leave glibc's settings alone",
+    )
+    parser.add_argument(
+        "--cpu-clock", action="store_true", help="one thread, timed by its CPU time: for a busy machine"
     )
     options = parser.parse_args()
-    if not options.plain_allocator:  # the trainer does so too; it is for the good of all that is compared
+    if not options.plain_allocator:  # as the trainer does; everything compared gains by it
         keep_freed_memory()
     if options.cpu_clock:
         global clock

@@ -1,9 +1,9 @@
-"""What history and liveness cost the trainer, and how long a long history takes to attach to.
+"""What writing a history costs the trainer, and how long it takes to open a long one.
 
-    python benchmarks/events.py [--preset book] [--steps 60]
+    python -m benchmarks.events [--preset book] [--steps 60]
 
-One run with and without: steps alternate between the bare training step and the trainer's whole
-round (events, commands, saves asked about), so both see the same machine.
+Within one run, bare training steps alternate with the trainer's full loop (events, commands, requests to
+save), so both see the same machine.
 """
 
 from __future__ import annotations
@@ -11,35 +11,24 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core.config.changes import replace
 from core.config.files import preset
+from core.data.sample_corpus import write_sample
 from core.runs import EventWriter, Follower, RunLock, StepMeter, prepare_run, preview, read_tail, status
 from core.system.processes import calm_threads
 from core.training.requests import Requests
-
-
-def write_sample(folder: Path) -> Path:
-    """The language reference that comes with Python, about 0.5 MB."""
-    from pydoc_data import topics
-
-    folder.mkdir(parents=True)
-    for number, text in enumerate(topics.topics.values()):
-        (folder / f"{number:03d}.txt").write_text(text)
-    return folder
 
 
 def in_training(root: Path, name: str, steps: int) -> None:
     from core.training.build import build_parts
     from core.training.trainer import Trainer
 
-    config = replace(preset(name), dataset_dir=str(write_sample(root / "text")), eval_interval=1 << 30)
+    write_sample(root / "text")
+    config = replace(preset(name), dataset_dir=str(root / "text"), eval_interval=1 << 30)
     run = prepare_run(root, "run", config)
     with RunLock(run.lock_path):
         writer = EventWriter(run.events_path)
@@ -76,16 +65,16 @@ def in_training(root: Path, name: str, steps: int) -> None:
         trainer.saver.wait()
         beside = time.perf_counter() - began - stopped
         size = trainer.run.checkpoints()[-1].bytes / 1e6
-    # Another program's work only ever adds time: the quickest quarter says most about ours.
+    # Other programs only ever add time, so the fastest quarter says most about ours.
     with_events, without = (statistics.quantiles(times, n=4)[0] for times in (full, bare))
     share = sum(spent) / sum(full)
     print(f"{name} preset on cpu, {steps} steps each, alternating in one run:")
-    print(f"  step without history and liveness  {without * 1e3:8.2f} ms (lower quartile)")
-    print(f"  step with history and liveness     {with_events * 1e3:8.2f} ms (lower quartile)")
+    print(f"  step without history and lock      {without * 1e3:8.2f} ms (lower quartile)")
+    print(f"  step with history and lock         {with_events * 1e3:8.2f} ms (lower quartile)")
     each = statistics.median(spent) * 1e6
     print(f"  spent on them, timed directly      {each:8.1f} us a step = {share:.3%}")
     print(f"  a checkpoint of {size:.0f} MB stops training for {stopped * 1e3:.1f} ms,", end=" ")
-    print(f"then takes {beside * 1e3:.0f} ms beside it")
+    print(f"then is written in the background in {beside * 1e3:.0f} ms")
 
 
 def bare_cost(root: Path, steps: int = 20_000) -> None:

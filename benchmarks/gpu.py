@@ -1,15 +1,15 @@
-"""Speed on one CUDA GPU: training steps, decoding and operations, beside the peers' figures; and the tests.
+"""Speed on one CUDA GPU: training steps, decoding and operations, beside other projects' figures.
 
     python -m benchmarks.gpu [PART ...] [--limit SECONDS]
 
-One call measures all there is: every part runs in a process of its own, so that one that fails or hangs
-takes nothing from the others, and each figure is printed as soon as it is known (and added to
-$OUT/gpu.txt where OUT is set). The most important parts come first; those that no longer fit into the
-limit are left out. Peers are measured beside it where they are found (`benchmarks/gpu_peers.py`), and
-quoted from shared/ANCHORS.md (same kind of GPU, another day). Operations are timed as replays of a CUDA
-graph, the median of 20.
+Without a PART it measures everything and runs the tests marked `cuda`. Every part runs in its own process,
+so one that fails or hangs costs the others nothing, and each figure is printed as soon as it is known (and
+appended to $OUT/gpu.txt if OUT is set). The most important parts come first; those that no longer fit into
+the limit are skipped. Peers are measured beside ours where they are installed (`benchmarks/gpu_peers.py`);
+the peers' figures written in this file are from the same kind of GPU on another day. Operations are timed
+as replays of a CUDA graph, the median of 20.
 
-`--device cpu --quick` goes through all of it with tiny shapes, to see that it works, not to measure.
+`--device cpu --quick` runs every part with tiny shapes: a rehearsal, not a measurement.
 """
 
 from __future__ import annotations
@@ -29,9 +29,17 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu_measure import (
+    keep_going,
+    peak_memory,
+    replay_ms,
+    report,
+    reset_peak_memory,
+    settings,
+    synchronize,
+)
 from benchmarks.gpu_operations import operations, scans
 from benchmarks.gpu_peers import nanogpt, peer_scans
-from benchmarks.gpu_tools import Place, apart, peak, replay_ms, reset_peak, say, wait
 from core.config.schema import build
 from core.data.loader import SequentialLoader
 from core.model import GPT
@@ -58,7 +66,7 @@ LARGE = {
 }
 MAMBA2 = LARGE | {"attention_type": ["mamba2", "standard"] * 6}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8, "batch_size": 2}
-# part: (name, shape, vocabulary, dropout, compiled, best peer's tokens/s, asked for)
+# part: (name, shape, vocabulary, dropout, compiled, best peer's tokens/s, target)
 TRAININGS: dict[str, tuple[str, dict[str, Any], int, float, bool, float | None, float | None]] = {
     "train-seed": ("seed preset", SEED, 50257, 0.1, True, 588e3, 1.7e6),
     "train-4096": ("seed widths, 4,096 tokens", SEED, 4096, 0.0, True, None, 3e6),
@@ -66,7 +74,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], int, float, bool, float | None, 
     "train-plain": ("seed widths, 4,096 tokens, not compiled", SEED, 4096, 0.0, False, None, None),
     "train-mamba2": ("12 x 768, every second Mamba-2", MAMBA2, 50257, 0.0, True, 449e3, None),
 }
-# Seconds a part may take, cold. In order of importance.
+# Time limit of each part in seconds, with cold caches; the most important parts first.
 PARTS = {
     "train-seed": 150,
     "train-4096": 150,
@@ -81,107 +89,109 @@ PARTS = {
     "train-mamba2": 180,
 }
 LEAST = 20
-"""Seconds below which no part is begun."""
+"""No part is started with fewer seconds left."""
 LIMIT = 530
-DECODE_TOKENS, DECODE_ASKED, DECODE_PEERS = 4000, 3000, "mamba_ssm with a CUDA graph 2,182, nanoGPT 26"
+DECODE_TOKENS, DECODE_TARGET, DECODE_PEERS = 4000, 3000, "mamba_ssm with a CUDA graph 2,182, nanoGPT 26"
 STEPS, PROFILED_STEPS, TOP_KERNELS = 50, 5, 16
 
 
 def training(part: str) -> None:
-    """One shape: tokens a second, waiting for data, then where the device's time goes."""
-    name, shape, vocabulary, dropout, compiling, peer, asked = TRAININGS[part]
-    if Place.quick:
+    """One shape: tokens per second, time spent waiting for data, and the most expensive kernels."""
+    name, shape, vocabulary, dropout, compiling, peer, target = TRAININGS[part]
+    if settings.quick:
         shape, vocabulary, compiling = (
             shape | TINY | {"attention_type": shape["attention_type"][:2]},
             64,
             False,
         )
     torch.manual_seed(0)
-    values = {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16", "device": Place.device}
+    values = {"dropout": dropout, "max_iters": 1000, "dtype": "bfloat16", "device": settings.device}
     config = build(shape | values)
     device = open_device(config)
-    lanes, block = config.training.batch_size, config.model.block_size
+    rows, block = config.training.batch_size, config.model.block_size
     model = GPT(config.model, vocabulary).to(device).train()
-    loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, lanes, block, 8, seed=1)
+    loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, rows, block, 8, seed=1)
     optimizer = make_optimizer(model, config.training)
     forward = compiled(model) if compiling else model
     step = CapturedStep(model, forward, optimizer, loader, config, device)
     began = time.perf_counter()
     step.run(1)
     step.read(wait=True)
-    say(f"\n{name}: first step {time.perf_counter() - began:.1f} s")
-    count = 2 if Place.quick else STEPS
+    report(f"\n{name}: first step {time.perf_counter() - began:.1f} s")
+    count = 2 if settings.quick else STEPS
     for number in range(2, 8):
         step.run(number)
-    wait()
+    synchronize()
     step.read(wait=True)
     began = time.perf_counter()
     for number in range(8, 8 + count):
         step.run(number)
-    wait()
+    synchronize()
     each = (time.perf_counter() - began) / count
-    rate = lanes * block / each
+    rate = rows * block / each
     beside = f", peer {peer:,.0f} ({rate / peer:.2f} x)" if peer else ""
-    beside += f", asked {asked:,.0f} ({rate / asked:.2f} x)" if asked else ""
-    say(
-        f"  {each * 1e3:.3f} ms, {rate:,.0f} tok/s{beside}, {peak() / 2**30:.2f} GiB,"
+    beside += f", target {target:,.0f} ({rate / target:.2f} x)" if target else ""
+    report(
+        f"  {each * 1e3:.3f} ms, {rate:,.0f} tok/s{beside}, {peak_memory() / 2**30:.2f} GiB,"
         f" {'captured' if step._graphs else 'NOT captured'} {step.notices or ''}"
     )
     metrics = step.read(wait=True)
     fed = statistics.median(item.waited for item in metrics) / each
-    say(f"  the host feeds in {fed:.2%} of a step; last loss {metrics[-1].loss:.3f}")
+    report(f"  the host spends {fed:.2%} of a step on feeding data; last loss {metrics[-1].loss:.3f}")
     if step._graphs:
-        with apart("waiting"):
+        with keep_going("waiting"):
             busy = statistics.median(replay_ms(step._graphs[0]) for _ in range(20))
-            say(f"  a replay alone {busy:.3f} ms: the device waits {max(0.0, 1 - busy / each / 1e3):.2%}")
-    with apart("profile"):
+            report(f"  a replay alone {busy:.3f} ms: the device waits {max(0.0, 1 - busy / each / 1e3):.2%}")
+    with keep_going("profile"):
         kernels(lambda: step.run(8 + count))
 
 
 def kernels(work: Callable[[], object]) -> None:
     """How many kernels `work` launches, and which take the most time."""
-    on_gpu = Place.device == "cuda"
+    on_gpu = settings.device == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
     work()
-    wait()
-    with profile(activities=[activity]) as found:
+    synchronize()
+    with profile(activities=[activity]) as profiled:
         for _ in range(PROFILED_STEPS):
             work()
-        wait()
+        synchronize()
     rows = [
         (row.self_device_time_total if on_gpu else row.self_cpu_time_total, row.count, row.key)
-        for row in found.key_averages()
+        for row in profiled.key_averages()
     ]
     rows = sorted((row for row in rows if row[0] > 0), reverse=True)
     time_each, count = sum(row[0] for row in rows) / PROFILED_STEPS, sum(row[1] for row in rows)
-    say(f"  a step: {count / PROFILED_STEPS:.0f} kernels and copies, {time_each:,.0f} us")
+    report(f"  a step: {count / PROFILED_STEPS:.0f} kernels and copies, {time_each:,.0f} us")
     for total, times, name in rows[:TOP_KERNELS]:
-        say(f"  {total / PROFILED_STEPS:9.1f} us {times / PROFILED_STEPS:6.1f} x  {name[:90]}")
+        report(f"  {total / PROFILED_STEPS:9.1f} us {times / PROFILED_STEPS:6.1f} x  {name[:90]}")
 
 
 def decoding() -> None:
-    """Batch 1 and 8, tokens drawn on the device; then through the program's own `Decoder`."""
+    """Batch 1 and 8, tokens sampled on the device; then through the program's own `Decoder`."""
     from core.generation.cuda.graph_decoder import Reader
 
-    say(f"\ndecoding, seed preset, float32; asked {DECODE_ASKED:,}, peers at batch 1: {DECODE_PEERS} tok/s")
+    report(
+        f"\ndecoding, seed preset, float32; target {DECODE_TARGET:,} tok/s, peers at batch 1: {DECODE_PEERS}"
+    )
     torch.manual_seed(0)
     shape, vocabulary, count = SEED, 50257, DECODE_TOKENS
-    if Place.quick:
+    if settings.quick:
         shape, vocabulary, count = SEED | TINY | {"attention_type": ["mamba", "standard"]}, 64, 3
-    model = GPT(build(shape).model, vocabulary).to(Place.device).eval()
-    for lanes in (1, 8):
-        with apart(f"batch {lanes}"):
-            reader = Reader(model, -1, lanes)
+    model = GPT(build(shape).model, vocabulary).to(settings.device).eval()
+    for rows in (1, 8):
+        with keep_going(f"batch {rows}"):
+            reader = Reader(model, -1, rows)
             reader.write(min(count, 10))
-            wait()
+            synchronize()
             began = time.perf_counter()
             reader.write(count)
-            wait()
-            rate = lanes * count / (time.perf_counter() - began)
-            say(f"  batch {lanes}   {rate:,.0f} tok/s, drawn on the device")
-            if lanes == 1:
+            synchronize()
+            rate = rows * count / (time.perf_counter() - began)
+            report(f"  batch {rows}   {rate:,.0f} tok/s, sampled on the device")
+            if rows == 1:
                 kernels(lambda: reader.write(1))  # noqa: B023
-    with apart("decoder"):
+    with keep_going("decoder"):
         from core.data.tokenizer.tokenizer import byte_tokenizer
         from core.generation.sampling import Decoder, Generation, SamplingConfig
 
@@ -195,28 +205,28 @@ def decoding() -> None:
             sampling = SamplingConfig(max_new_tokens=min(count, 500), **choice)
             for _ in range(2):
                 began = time.perf_counter()
-                drawn = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))
-                rate = drawn / (time.perf_counter() - began)
+                written = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))
+                rate = written / (time.perf_counter() - began)
             what = ", ".join(f"{name} {value}" for name, value in choice.items())
-            say(f"  batch 1   {rate:,.0f} tok/s as the program generates, {what}")
+            report(f"  batch 1   {rate:,.0f} tok/s as the program generates, {what}")
 
 
 def tests() -> None:
-    """What only a device can show."""
-    say("\ntests marked cuda")
-    where = ["tests/training/test_cuda_graph_step.py"] if Place.quick else ["tests"]
+    """The tests that need a CUDA device."""
+    report("\ntests marked cuda")
+    where = ["tests/training/test_cuda_graph_step.py"] if settings.quick else ["tests"]
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n0", "-v", "--tb=short", "--no-header", *where]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            # At once: this part may be ended before pytest says which tests failed, and why.
+            # Report at once: this part may hit its limit before pytest prints its summary.
             if "FAILED" in line or "ERROR" in line or line.startswith(("E  ", "==")):
-                say(f"  {line.rstrip()[:160]}")
+                report(f"  {line.rstrip()[:160]}")
 
 
 def run_part(name: str) -> None:
     """Measure one part in this process."""
-    reset_peak()
+    reset_peak_memory()
     works: dict[str, Callable[[], None]] = {
         "decode": decoding,
         "tests": tests,
@@ -225,7 +235,7 @@ def run_part(name: str) -> None:
         "nanogpt": nanogpt,
         "operations": operations,
     }
-    with apart(name):
+    with keep_going(name):
         if name in TRAININGS:
             training(name)
         else:
@@ -233,16 +243,18 @@ def run_part(name: str) -> None:
 
 
 def run_parts(names: list[str], limit: float) -> None:
-    """Each part in a process of its own, ended when its time is over."""
+    """Run each part in its own process, killed at its time limit."""
     end = time.monotonic() + limit
     for name in names:
         left = end - time.monotonic()
         if left < LEAST:
-            say(f"\n{name}: left out, {left:.0f} s are left")
+            report(f"\n{name}: skipped, only {left:.0f} s left")
             continue
-        command = [sys.executable, "-m", "benchmarks.gpu", name, "--alone", "--device", Place.device]
+        command = [sys.executable, "-m", "benchmarks.gpu", name, "--alone", "--device", settings.device]
+        if settings.quick:
+            command.append("--quick")
         began = time.monotonic()
-        process = subprocess.Popen([*command, *(["--quick"] if Place.quick else [])], start_new_session=True)
+        process = subprocess.Popen(command, start_new_session=True)
         try:
             code = process.wait(min(left, PARTS[name]))
             ending = "" if code == 0 else f", exit code {code}"
@@ -251,7 +263,7 @@ def run_parts(names: list[str], limit: float) -> None:
                 os.killpg(process.pid, signal.SIGKILL)  # its own group: the compiler's workers too
             process.wait()
             ending = ", STOPPED at its limit"
-        say(f"  ({name}: {time.monotonic() - began:.0f} s{ending})")
+        report(f"  ({name}: {time.monotonic() - began:.0f} s{ending})")
 
 
 def main() -> None:
@@ -259,14 +271,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all of it")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all parts (default 530)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes: is it all there?")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: check that every part runs")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in PARTS]:
         parser.error(f"unknown part {unknown[0]}; accepted: {', '.join(PARTS)}")
-    Place.device, Place.quick = options.device, options.quick
+    settings.device, settings.quick = options.device, options.quick
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a CUDA device")
     if options.alone:
@@ -276,7 +288,7 @@ def main() -> None:
 
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU, a rehearsal"
     versions = f"torch {torch.__version__}, triton {triton.__version__}"
-    say(f"{device}, {versions}, {datetime.date.today()}, limit {options.limit:.0f} s")
+    report(f"{device}, {versions}, {datetime.date.today()}, limit {options.limit:.0f} s")
     run_parts(options.parts or list(PARTS), options.limit)
 
 

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.gpu_tools import Place, apart, graph_ms, peak, ratio, reset_peak, say, wait
+from benchmarks.gpu_measure import (
+    graph_ms,
+    keep_going,
+    peak_memory,
+    ratio,
+    report,
+    reset_peak_memory,
+    settings,
+    synchronize,
+)
 from core.ops.causal_conv import causal_conv
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.selective_scan import selective_scan
@@ -27,7 +36,7 @@ HEADS = [(8192, 256, 4096, 0.56), (8192, 256, 50304, None), (16384, 768, 50304, 
 
 
 def normal(*shape: int, kind: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.randn(*shape, device=Place.device).to(kind).requires_grad_()
+    return torch.randn(*shape, device=settings.device).to(kind).requires_grad_()
 
 
 def without_gradient(work: Callable[[], object]) -> Callable[[], object]:
@@ -39,24 +48,24 @@ def without_gradient(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def scans() -> None:
-    say("\nselective scan, N 16, D and dt_bias: forward | forward and backward (mamba_ssm, ratio)")
+    report("\nselective scan, N 16, D and dt_bias: forward | forward and backward (mamba_ssm, ratio)")
     for batch, channels, length, kind, peer_forward, peer_both in SCANS:
         name = f"B{batch} D{channels} L{length} {str(kind)[6:]:9}"
-        with apart(name):
-            alone, both = scan_ms(*((2, 8, 16) if Place.quick else (batch, channels, length)), kind)
-            say(
+        with keep_going(name):
+            alone, both = scan_ms(*((2, 8, 16) if settings.quick else (batch, channels, length)), kind)
+            report(
                 f"  {name} {alone:7.3f} ({peer_forward}, {ratio(peer_forward, alone)})"
                 f" | {both:7.3f} ms ({peer_both}, {ratio(peer_both, both)})"
             )
-        reset_peak()
+        reset_peak_memory()
 
 
 def scan_ms(batch: int, channels: int, length: int, kind: torch.dtype) -> tuple[float, float]:
     x, dt = normal(batch, length, channels, kind=kind), normal(batch, length, channels, kind=kind)
     B, C = normal(batch, length, 16, kind=kind), normal(batch, length, 16, kind=kind)
-    A = (-torch.rand(channels, 16, device=Place.device) - 0.1).requires_grad_()
+    A = (-torch.rand(channels, 16, device=settings.device) - 0.1).requires_grad_()
     D, bias = (normal(channels, kind=torch.float32) for _ in range(2))
-    grad = torch.randn(batch, length, channels, device=Place.device).to(kind)
+    grad = torch.randn(batch, length, channels, device=settings.device).to(kind)
 
     def forward() -> torch.Tensor:
         return selective_scan(x, dt, A, B, C, D, dt_bias=bias)[0]
@@ -68,16 +77,16 @@ def scan_ms(batch: int, channels: int, length: int, kind: torch.dtype) -> tuple[
 
 
 def operations() -> None:
-    say("\noperations, bfloat16: forward | forward and backward")
-    with apart("causal convolution"):
-        convolution(*((2, 8, 16) if Place.quick else (64, 128, 512)))
+    report("\noperations, bfloat16: forward | forward and backward")
+    with keep_going("causal convolution"):
+        convolution(*((2, 8, 16) if settings.quick else (64, 128, 512)))
     for batch, heads, length, size, window in ATTENTIONS:
-        with apart(f"attention T{length}"):
-            attention(*((2, 2, 8, 4, 8) if Place.quick else (batch, heads, length, size, window)))
-    say("head and cross-entropy, forward and backward (torch.compile, ratio), memory")
+        with keep_going(f"attention T{length}"):
+            attention(*((2, 2, 8, 4, 8) if settings.quick else (batch, heads, length, size, window)))
+    report("head and cross-entropy, forward and backward (torch.compile, ratio), memory")
     for rows, width, vocabulary, peer in HEADS:
-        with apart(f"head {rows} x {width} x {vocabulary}"):
-            head(*((8, 4, 64) if Place.quick else (rows, width, vocabulary)), peer)
+        with keep_going(f"head {rows} x {width} x {vocabulary}"):
+            head(*((8, 4, 64) if settings.quick else (rows, width, vocabulary)), peer)
 
 
 def convolution(batch: int, length: int, channels: int) -> None:
@@ -90,14 +99,14 @@ def convolution(batch: int, length: int, channels: int) -> None:
 
     alone = graph_ms(without_gradient(forward))
     both = graph_ms(lambda: torch.autograd.grad(forward(), (x, weight, bias), grad))
-    say(f"  causal convolution B{batch} L{length} D{channels}   {alone:.3f} | {both:.3f} ms")
+    report(f"  causal convolution B{batch} L{length} D{channels}   {alone:.3f} | {both:.3f} ms")
 
 
 def attention(batch: int, heads: int, length: int, size: int, window: int) -> None:
     q = normal(batch, heads, length, size)
     k, v = (normal(batch, heads, length + window - 1, size) for _ in range(2))
-    before = torch.full((batch,), window, device=Place.device)
-    tokens = torch.zeros(batch, length, dtype=torch.int64, device=Place.device)
+    before = torch.full((batch,), window, device=settings.device)
+    tokens = torch.zeros(batch, length, dtype=torch.int64, device=settings.device)
     places = Places(tokens, before, None, window)
 
     def attend() -> torch.Tensor:
@@ -105,22 +114,22 @@ def attention(batch: int, heads: int, length: int, size: int, window: int) -> No
 
     both = graph_ms(lambda: torch.autograd.grad(attend(), (q, k, v), torch.ones_like(q)))
     alone = graph_ms(without_gradient(attend))
-    say(f"  attention B{batch} H{heads} T{length} W{window}   {alone:.3f} | {both:.3f} ms")
+    report(f"  attention B{batch} H{heads} T{length} W{window}   {alone:.3f} | {both:.3f} ms")
 
 
 def head(rows: int, width: int, vocabulary: int, peer: float | None) -> None:
     x = normal(rows, width)
-    weight = (torch.randn(vocabulary, width, device=Place.device) / 50).bfloat16().requires_grad_()
-    targets = torch.randint(0, vocabulary, (rows,), device=Place.device)
+    weight = (torch.randn(vocabulary, width, device=settings.device) / 50).bfloat16().requires_grad_()
+    targets = torch.randint(0, vocabulary, (rows,), device=settings.device)
 
     def learn() -> object:
         return torch.autograd.grad(linear_cross_entropy(x, weight, targets), (x, weight))
 
     learn()
-    wait()
-    base = reset_peak()
+    synchronize()
+    base = reset_peak_memory()
     learn()
-    memory = (peak() - base) / 2**30
-    found = graph_ms(learn)
+    memory = (peak_memory() - base) / 2**30
+    milliseconds = graph_ms(learn)
     size = f"{rows} x {width} x {vocabulary}"
-    say(f"  {size}   {found:.3f} ms ({peer}, {ratio(peer, found)}), {memory:.2f} GiB")
+    report(f"  {size}   {milliseconds:.3f} ms ({peer}, {ratio(peer, milliseconds)}), {memory:.2f} GiB")

@@ -1,18 +1,15 @@
-"""How exact resuming is on a device: the same run, uninterrupted and interrupted half way.
+"""How exact resuming is on a device: one run uninterrupted, repeated, and interrupted half way.
 
-python benchmarks/resume.py [--device cuda] [--steps 60]
+python -m benchmarks.resume [--device cuda] [--steps 60]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 

@@ -1,11 +1,11 @@
-"""Kill a trainer again and again at random moments; in the end nothing must have been lost.
+"""Kill a trainer again and again at random moments and check that nothing is lost.
 
-    python benchmarks/soak.py --kills 100 [--seed 1]
+    python -m benchmarks.soak --kills 100 [--seed 1]
 
-A run is trained once without interruption and once with so many SIGKILLs: while it prepares, steps,
-evaluates, samples and saves. After each kill: the run is shown as died, every event written before is
-still there, some checkpoint verifies. In the end every step's loss, every evaluation and the last
-checkpoint's bytes must equal the uninterrupted run's.
+One run trains without interruption, a second with that many SIGKILLs: while it prepares, trains, evaluates,
+samples or saves. After each kill the run must be shown as died, every event written before must still be
+there, and some checkpoint must verify. In the end every loss, every evaluation and the bytes of the last
+checkpoint must equal those of the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.config.schema import build
 from core.errors import UserError
@@ -84,7 +82,7 @@ def wait_for_end(run: Run) -> None:
 
 
 def one_kill(run: Run, chance: random.Random) -> str:
-    """Start the run, kill it at a random moment; what it was doing then."""
+    """Start the run and kill it at a random moment. Returns what it was doing."""
     start_trainer(run, environment=ENVIRONMENT)
     follower = history(run)
     if chance.random() < 0.1:
@@ -104,11 +102,11 @@ def one_kill(run: Run, chance: random.Random) -> str:
 
 
 def check(run: Run, before: bytes) -> None:
-    """What must hold after every kill."""
+    """Assert what must hold after every kill."""
     assert run.events_path.read_bytes().startswith(before), "events from before the kill are gone"
     assert status(run).state == "died", status(run)
-    found = run.checkpoints()
-    assert not found or any(not verify(info) for info in found), "no checkpoint verifies"
+    checkpoints = run.checkpoints()
+    assert not checkpoints or any(not verify(info) for info in checkpoints), "no checkpoint verifies"
 
 
 def main() -> int:

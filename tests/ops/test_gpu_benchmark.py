@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_tools import Place, apart, say
+from benchmarks.gpu_measure import keep_going, report, settings
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def parts_are(monkeypatch):
 def test_what_no_longer_fits_is_left_out(parts_are, capsys):
     parts_are("raise AssertionError")
     gpu.run_parts(["scan", "decode"], limit=gpu.LEAST - 1)
-    assert capsys.readouterr().out.count("left out") == 2
+    assert capsys.readouterr().out.count("skipped, only") == 2
 
 
 def test_a_part_that_hangs_is_ended_and_one_that_fails_is_told(parts_are, monkeypatch, capsys):
@@ -54,7 +54,7 @@ def test_every_part_can_be_run_and_a_failure_inside_is_told(monkeypatch, capsys)
 
     for name in ("training", "decoding", "tests", "scans", "peer_scans", "nanogpt", "operations"):
         monkeypatch.setattr(gpu, name, lambda *arguments, name=name: works(*arguments or (name,)))
-    monkeypatch.setattr(Place, "device", "cpu")
+    monkeypatch.setattr(settings, "device", "cpu")
     for part in gpu.PARTS:
         gpu.run_part(part)
     names = {"decode": "decoding", "scan": "scans", "peer-scans": "peer_scans"}
@@ -64,7 +64,7 @@ def test_every_part_can_be_run_and_a_failure_inside_is_told(monkeypatch, capsys)
 
 def test_figures_are_kept_where_files_come_back_from(tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path))
-    say("first")
-    with apart("second"):
+    report("first")
+    with keep_going("second"):
         raise ValueError("why")
     assert (tmp_path / "gpu.txt").read_text().splitlines() == ["first", "  second FAILED: ValueError: why"]

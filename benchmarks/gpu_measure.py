@@ -1,4 +1,4 @@
-"""What the parts of `benchmarks.gpu` share: where they measure, how they time, how they report."""
+"""What the parts of `benchmarks.gpu` share: settings, timing, memory, and reports."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 
-class Place:
-    """Where and how thoroughly to measure; set once, by the command line."""
+@dataclass
+class Settings:
+    """Where and how thoroughly to measure."""
 
-    device = "cuda"
-    quick = False
+    device: str = "cuda"
+    quick: bool = False
 
 
-def say(text: str) -> None:
-    """Print at once, and keep it where files come back from."""
+settings = Settings()
+"""Set once, by the command line."""
+
+
+def report(text: str) -> None:
+    """Print at once, and append to `$OUT/gpu.txt` where OUT names a folder."""
     print(text, flush=True)
     if folder := os.environ.get("OUT"):
         with (Path(folder) / "gpu.txt").open("a") as file:
@@ -29,38 +35,38 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def apart(what: str) -> Iterator[None]:
-    """Go on after a failure, and say what it was."""
+def keep_going(what: str) -> Iterator[None]:
+    """Report a failure and continue with the next measurement."""
     try:
         yield
     except Exception as error:
-        say(f"  {what} FAILED: {type(error).__name__}: {str(error).strip()[:600]}")
+        report(f"  {what} FAILED: {type(error).__name__}: {str(error).strip()[:600]}")
         traceback.print_exc()
 
 
-def wait() -> None:
-    """Until the device has done what it was given."""
-    if Place.device == "cuda":
+def synchronize() -> None:
+    """Wait until the device has finished its queue."""
+    if settings.device == "cuda":
         torch.cuda.synchronize()
 
 
-def reset_peak() -> int:
-    """Begin to count memory anew; the bytes held now."""
-    if Place.device != "cuda":
+def reset_peak_memory() -> int:
+    """Start a new measurement of peak memory. Returns the bytes allocated now."""
+    if settings.device != "cuda":
         return 0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 
 
-def peak() -> int:
-    """The most bytes held since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if Place.device == "cuda" else 0
+def peak_memory() -> int:
+    """The most bytes allocated since `reset_peak_memory`."""
+    return torch.cuda.max_memory_allocated() if settings.device == "cuda" else 0
 
 
 def graph_ms(work: Callable[[], object], repeats: int = 20) -> float:
-    """Milliseconds of one replay of what `work` launches, the median."""
-    if Place.device != "cuda":
+    """Milliseconds of one replay of a CUDA graph of `work`, the median."""
+    if settings.device != "cuda":
         began = time.perf_counter()
         work()
         return (time.perf_counter() - began) * 1e3

@@ -1,7 +1,7 @@
-"""The original's model (domschl/mamba_autoencoder_transformer), written anew from its description.
+"""The original project's model (domschl/mamba_autoencoder_transformer), rewritten from its description.
 
 Only what decides its speed matters here: the scan is a Python loop that indexes (B, L, D, N) tensors, so
-that every step's backward touches all of them; embedding and head are untied; the loss sees all logits.
+the backward of every step touches all of them; embedding and head are untied; the loss sees all logits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def loop_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Shapes as in core.ops.selective_scan; time by time over tensors that hold all of it."""
+    """Shapes as in core.ops.selective_scan; one time step after the other."""
     delta = F.softplus(dt)
     decay = torch.exp(delta.unsqueeze(3) * A)
     inputs = (delta * x).unsqueeze(3) * B.unsqueeze(2)
@@ -64,14 +64,14 @@ class Layer(nn.Module):
         super().__init__()
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mixer = LoopMamba(width) if kind == "mamba" else Attention(width, heads, dropout)
-        self.feed = nn.Sequential(
+        self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
-        self.lead = nn.Linear(width, following) if following != width else nn.Identity()
+        self.resize = nn.Linear(width, following) if following != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.first(x))
-        return self.lead(x + self.feed(self.second(x)))
+        return self.resize(x + self.mlp(self.second(x)))
 
 
 class Original(nn.Module):

@@ -1,8 +1,8 @@
-"""The package transformers beside our models on CPU, a part of `benchmarks.cpu`.
+"""The peers' part of `benchmarks.cpu`: mamba.py's scan and the models of transformers, where installed.
 
-Of each kind a model of the same width and depth, with the settings that make it fastest here: attention by
-torch's kernel, Mamba by mamba.py's parallel scan where that is installed, GPT-2 under torch.compile too.
-Its Mamba layers have no feed-forward layer behind them, ours have: they do more.
+The models of transformers have our width and depth and their fastest settings: attention by torch's own
+kernel, Mamba by mamba.py's parallel scan, GPT-2 with and without torch.compile. Its Mamba layers have no
+feed-forward layer and ours do, so ours compute more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,24 @@ import torch
 Work = Callable[[], object]
 
 
+def mambapy_scan() -> Callable[..., torch.Tensor] | None:
+    """mamba.py's parallel scan with the arguments of our `selective_scan`, or None without the package."""
+    try:
+        from mambapy.pscan import pscan
+    except ImportError:
+        return None
+
+    def scan(x, dt, A, B, C, D):
+        delta = torch.nn.functional.softplus(dt)
+        decay = torch.exp(delta.unsqueeze(3) * A)
+        states = pscan(decay, delta.unsqueeze(3) * B.unsqueeze(2) * x.unsqueeze(3))
+        return (states @ C.unsqueeze(3)).squeeze(3) + D * x
+
+    return scan
+
+
 def transformers_models(vocab_size: int, layers: int, width: int, heads: int, length: int) -> dict[str, Any]:
-    """Its models by name; none where the package is not installed."""
+    """Models of transformers by name; empty where the package is not installed."""
     if importlib.util.find_spec("transformers") is None:
         return {}
     import transformers
