@@ -27,7 +27,7 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
 from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
-from core.system.atomic_write import sync_directory
+from core.system.files import delete, open_to_read, replacing
 
 FORMAT = 1
 Payload = dict[str, Any]
@@ -105,27 +105,20 @@ def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointIn
     needed = payload_bytes(payload) + (1 << 16)
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            hashed = _Hashed(file)
-            try:
-                torch.save(payload, hashed)  # type: ignore[arg-type]
-            except (RuntimeError, OSError) as error:
-                raise hashed.error or error from error
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as file:
+        hashed = _Hashed(file)
+        try:
+            torch.save(payload, hashed)  # type: ignore[arg-type]
+        except (RuntimeError, OSError) as error:
+            raise hashed.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
         # Never a new file beside an old manifest: between the two steps there is simply no checkpoint.
-        path.with_suffix(".json").unlink(missing_ok=True)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        delete(path.with_suffix(".json"), missing_ok=True)
     info = dataclasses.replace(
         manifest, path=path, bytes=hashed.bytes, sha256=hashed.digest.hexdigest(), time=time.time()
     )
     write_manifest(info)
-    sync_directory(path.parent)
     return info
 
 
@@ -204,7 +197,7 @@ def _unpickle(path: Path, map_location: torch.device | str) -> Any:
 def _is_program(path: Path) -> bool:
     """Whether a file is a complete pickle that calls something. It is looked through, never run."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             calls = {operation.name for operation, *_ in pickletools.genops(file)}
     except Exception:  # the ways in which bytes fail to be a pickle are countless
         return False
@@ -301,14 +294,8 @@ def export_weights(path: Path, out: Path) -> int:
         position += tensor.nbytes
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            for tensor in weights.values():
-                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        os.replace(temporary, out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(out, private=False) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for tensor in weights.values():
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return 8 + len(head) + position

@@ -26,7 +26,7 @@ from core.config.schema import (
     nearest_key,
 )
 from core.errors import UserError
-from core.system.atomic_write import write_atomic
+from core.system.files import make_folder, write_atomic
 
 PRESETS = resources.files("core.config.presets")
 WORKING_FILE = Path("current_configuration.json")
@@ -115,8 +115,8 @@ def save_file(config: RunConfig, path: Path) -> None:
         raise UserError(f"{path} cannot be a configuration; accepted: a name ending in .json or .toml")
     text = _json_text(config) if path.suffix == ".json" else toml_text(config)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.encode())
+        make_folder(path.parent, private=False, follow_links=True)
+        write_atomic(path, text.encode(), private=False)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
 

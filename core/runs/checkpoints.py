@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from core.config.schema import TrainingConfig
 from core.runs.schema import plain
-from core.system.atomic_write import sync_directory, write_atomic
+from core.system.files import sync_folder, write_atomic
 
 try:
     import fcntl
@@ -28,7 +28,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = re.compile(r"checkpoint_step_(\d{1,18})\.json")
-LEFTOVER = re.compile(r"checkpoint_step_\d{1,18}\.pt|\.checkpoint_step_\d{1,18}\.(pt|json)\.\d+\.tmp")
+LEFTOVER = re.compile(r"checkpoint_step_\d{1,18}\.pt|\.checkpoint_step_\d{1,18}\.(pt|json)\.[0-9a-f]+\.tmp")
 HASH_BYTES = 1 << 20
 Which = Literal["best", "newest"]
 
@@ -201,7 +201,7 @@ def prune(folder: Path, policy: TrainingConfig) -> list[int]:
             if LEFTOVER.fullmatch(name) and name not in declared:
                 with contextlib.suppress(OSError):
                     os.unlink(folder / name)
-    sync_directory(folder)
+    sync_folder(folder)
     return gone
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.system.atomic_write import write_atomic
+from core.system.files import write_atomic
 
 FILE = ".mamba-tui-console.json"
 PROMPTS_KEPT = 200

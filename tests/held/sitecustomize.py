@@ -40,10 +40,10 @@ def here(what: str, step: int) -> bool:
     return seen >= int(places[passed][1])
 
 
-def held_replace(source: Any, target: Any) -> None:
+def held_replace(source: Any, target: Any, **folders: Any) -> None:
     if str(target).endswith(".pt") and here("saving", 0):
         hold()
-    replace(source, target)
+    replace(source, target, **folders)
 
 
 def held_write(descriptor: int, data: Any) -> int:

@@ -18,7 +18,7 @@ from core.data.corpus.split import SIDES, Decisions
 from core.data.corpus.token_store import JOURNAL, disk_errors
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
-from core.system.atomic_write import write_atomic
+from core.system.files import write_atomic
 
 # A file written in the same tick of the clock as it was read may look unchanged afterwards; file
 # systems that count in whole seconds have long ticks. Such files are read again the next time.

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from core.errors import UserError
-from core.system.atomic_write import write_atomic
+from core.system.files import write_atomic
 
 JOURNAL = "entries.jsonl"
 _WASTE_KEPT = 1 << 20

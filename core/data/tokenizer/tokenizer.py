@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import UserError
-from core.system.atomic_write import write_atomic
+from core.system.files import write_atomic
 
 if TYPE_CHECKING:
     import tiktoken
