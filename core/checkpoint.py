@@ -22,7 +22,8 @@ from typing import IO, Any
 
 import torch
 
-from core.config.schema import ConfigError, ModelConfig, RunConfig, build
+from core.config.schema import ModelConfig, RunConfig, build
+from core.config.setting import ConfigError
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import schema as configuration
-from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, Problem, RunConfig
+from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, RunConfig
+from core.config.setting import Problem, show
 
 UNDO_LIMIT = 500
 
@@ -116,7 +117,7 @@ class Document:
             entries[layer] = value
             value, where = tuple(entries), f"layer {layer + 1}: {key}"
         shown = value if layer is None else value[layer]
-        self._now = Snapshot({**self._now.values, key: value}, f"{where} = {configuration.show(shown)}")
+        self._now = Snapshot({**self._now.values, key: value}, f"{where} = {show(shown)}")
         self._check()
 
     def keep(self) -> None:
@@ -137,7 +138,7 @@ class Document:
 
     def set(self, key: str, value: Any) -> None:
         """Give a setting a value, right or wrong."""
-        self._become({**self.values, key: value}, f"{key} = {configuration.show(value)}")
+        self._become({**self.values, key: value}, f"{key} = {show(value)}")
 
     def replace(self, config: RunConfig, action: str, *, saved: bool = False) -> None:
         """Take over a whole configuration."""
@@ -159,7 +160,7 @@ class Document:
         """Change one value of one layer."""
         entries = list(self.values[key])
         entries[index] = value
-        action = f"layer {index + 1}: {key} = {configuration.show(value)}"
+        action = f"layer {index + 1}: {key} = {show(value)}"
         self._become({**self.values, key: tuple(entries)}, action)
 
     def add_layer(self, after: int) -> int:

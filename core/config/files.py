@@ -14,17 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 from core.config.changes import replace
-from core.config.schema import (
-    GROUPS,
-    SETTINGS,
-    ConfigError,
-    Problem,
-    RunConfig,
-    Value,
-    build,
-    flat,
-    nearest_key,
-)
+from core.config.schema import GROUPS, SETTINGS, RunConfig, build, flat, nearest_key
+from core.config.setting import ConfigError, Problem, Value, shorten, show
 from core.errors import UserError
 from core.system.files import make_folder, write_atomic
 
@@ -42,7 +33,10 @@ def load_file(path: Path) -> RunConfig:
     Raises UserError for a file that cannot be read or parsed (naming the line), and ConfigError
     listing every problem for values that cannot be used.
     """
-    return build(_flatten(_parse(path), str(path)), str(path))
+    try:
+        return build(_flatten(_parse(path), str(path)), str(path))
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; accepted: keys and values, in groups") from None
 
 
 def _parse(path: Path) -> dict[str, object]:
@@ -56,15 +50,18 @@ def _parse(path: Path) -> dict[str, object]:
         raise UserError(
             f"{path} is not text: byte {error.start} is not UTF-8; accepted: JSON or TOML in UTF-8"
         ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a readable file") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{shorten(str(path))} cannot be read: {reason}; give a readable file") from None
     try:
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
         ) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; accepted: keys and values, in groups") from None
+    except ValueError as error:  # also an integer of thousands of digits
         raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} holds {type(data).__name__}; accepted: an object of keys and values")
@@ -78,7 +75,7 @@ def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
 
     def take(key: str, value: object) -> None:
         if key in values and values[key] != value:
-            problems.append(Problem(key, value, f"one value; it is also given as {values[key]!r}"))
+            problems.append(Problem(key, value, f"one value; it is also given as {show(values[key])}"))
         values[key] = value
 
     for key, value in data.items():
@@ -160,7 +157,7 @@ def preset(name: str = DEFAULT_PRESET, *, cuda: bool = False) -> RunConfig:
     Raises UserError naming the presets there are.
     """
     if name not in preset_names():
-        raise UserError(f'--preset is "{name}"; accepted: {", ".join(preset_names())}')
+        raise UserError(f"--preset is {show(name)}; accepted: {', '.join(preset_names())}")
     source = f"preset {name}"
     data = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
     on_cuda = data.pop("cuda", {})
@@ -188,7 +185,9 @@ def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
         key, equals, text = assignment.partition("=")
         key = key.strip().rpartition(".")[2]
         if not equals:
-            raise UserError(f'--set is "{assignment}"; accepted: key=value, such as --set n_embd=[64,48,64]')
+            raise UserError(
+                f"--set is {show(assignment)}; accepted: key=value, such as --set n_embd=[64,48,64]"
+            )
         changes[key] = parse_value(text.strip())
     return replace(config, "--set", **changes) if changes else config
 
@@ -198,7 +197,7 @@ def parse_value(text: str) -> object:
     for attempt in (text, text.replace("'", '"'), _quoted_words(text)):
         try:
             return tomllib.loads(f"value = {attempt}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # not TOML, or an integer of thousands of digits
             continue
     return text
 

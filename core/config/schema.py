@@ -8,68 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import UserError
+from core.config.setting import ConfigError, Problem, Setting, Value, checked, setting
 
 STANDARD = "standard"
 MAMBA = "mamba"
 MAMBA2 = "mamba2"
 ATTENTION_TYPES = (STANDARD, MAMBA, MAMBA2)
-
-Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a configuration, in a form a person can act on."""
-
-    key: str
-    value: object
-    accepted: str
-
-    def __str__(self) -> str:
-        return f"{self.key} is {show(self.value)}; accepted: {self.accepted}"
-
-
-class ConfigError(UserError):
-    """The configuration cannot be used. `problems` names every reason, not only the first."""
-
-    def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
-        self.problems = problems
-        self.source = source
-        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    fixed: bool = False,
-) -> Any:
-    """Declare one key: its default, its help, and the values it accepts.
-
-    `low` and `high` are inclusive bounds, `above` is an exclusive lower bound. `fixed` marks a key
-    that cannot change when a run is resumed, because its checkpoints would no longer fit.
-    """
-    metadata = {
-        "help": help,
-        "unit": unit,
-        "low": low,
-        "high": high,
-        "above": above,
-        "choices": choices,
-        "fixed": fixed,
-    }
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -168,7 +116,7 @@ class TrainingConfig:
     weight_decay: float = setting(0.1, "decay of weight matrices", low=0.0, high=10.0)
     beta1: float = setting(0.9, "AdamW's average of gradients", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW's average of squared gradients", low=0.0, high=0.99999)
-    grad_clip: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
+    grad_clip: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0, high=1e6)
     eval_interval: int = setting(250, "steps between evaluations", unit="steps", low=1)
     eval_iters: int = setting(20, "batches of each split an evaluation reads", unit="batches", low=1)
     checkpoint_interval: int = setting(
@@ -233,74 +181,15 @@ GROUPS: dict[str, type] = {
 PER_LAYER = ("n_embd", "n_head", "attention_type")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the program and its user can know about one key."""
-
-    key: str
-    group: str
-    kind: type
-    default: Value
-    help: str
-    unit: str
-    low: float | None
-    high: float | None
-    above: float | None
-    choices: tuple[str, ...]
-    fixed: bool
-
-    @property
-    def per_layer(self) -> bool:
-        """True for the keys that take one value per layer."""
-        return self.key in PER_LAYER
-
-    @property
-    def accepted(self) -> str:
-        """The accepted values, in words."""
-        if self.choices:
-            words = " or ".join(f'"{choice}"' for choice in self.choices)
-        elif self.kind is bool:
-            words = "true or false"
-        elif self.kind is str:
-            words = "text"
-        else:
-            words = "a whole number" if self.kind is int else "a number"
-            if self.above is not None:
-                words += f" above {_plain(self.above)}"
-            if self.low is not None and self.high is not None:
-                words += f" from {_plain(self.low)} to {_plain(self.high)}"
-            elif self.low is not None:
-                words += f" of at least {_plain(self.low)}"
-            elif self.high is not None:
-                words += f" and at most {_plain(self.high)}"
-        return f"{words}, or a list of one per layer" if self.per_layer else words
-
-
-def _plain(bound: float) -> str:
-    """A bound without an exponent: 1,048,576 and not 1.04858e+06."""
-    return f"{bound:,.0f}" if abs(bound) >= 1e6 else f"{bound:g}"
-
-
 def _settings() -> Iterator[Setting]:
     for group, cls in GROUPS.items():
         for item in dataclasses.fields(cls):
             sample = item.default[0] if isinstance(item.default, tuple) else item.default
             default: Any = item.default
-            yield Setting(item.name, group, type(sample), default, **item.metadata)
+            yield Setting(item.name, group, type(sample), default, item.name in PER_LAYER, **item.metadata)
 
 
 SETTINGS: dict[str, Setting] = {item.key: item for item in _settings()}
-
-
-def show(value: object) -> str:
-    """A value as a person would write it in a file."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(show(item) for item in value) + "]"
-    return str(value)
 
 
 def nearest_key(key: str) -> str:
@@ -330,13 +219,13 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
         if item is None:
             problems.append(Problem(key, value, f"{nearest_key(key)} (this key is unknown)"))
         elif item.per_layer and isinstance(value, (list, tuple)):
-            entries = [_clean(item, entry, f"{key}[{i}]", problems) for i, entry in enumerate(value)]
+            entries = [checked(item, entry, problems, f"{key}[{i}]") for i, entry in enumerate(value)]
             if not entries:
                 problems.append(Problem(key, value, item.accepted))
             else:
                 clean[key] = tuple(entries)
         else:
-            clean[key] = _clean(item, value, key, problems)
+            clean[key] = checked(item, value, problems)
     layers = _layer_count(clean, problems)
     for key in PER_LAYER:
         clean[key] = _spread(key, clean.get(key), layers, values, problems)
@@ -351,41 +240,15 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
     return config, problems
 
 
-def _clean(item: Setting, value: object, name: str, problems: list[Problem]) -> Value:
-    """One value in the key's own type and bounds; a problem and the default where it has neither."""
-    fallback = item.default[0] if isinstance(item.default, tuple) else item.default
-    accepted = item.accepted.removesuffix(", or a list of one per layer") if "[" in name else item.accepted
-    result: Value
-    if isinstance(value, bool) and show(value) in item.choices:
-        value = show(value)  # what was true or false before there were more choices
-    if item.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        result = float(value)
-    elif item.kind is int and isinstance(value, float) and value.is_integer():
-        result = int(value)
-    elif type(value) is item.kind:
-        result = value  # type: ignore[assignment]
-    else:
-        problems.append(Problem(name, value, accepted))
-        return fallback
-    good = not item.choices or result in item.choices
-    if isinstance(result, (int, float)):
-        good = (
-            (isinstance(result, int) or math.isfinite(result))
-            and (item.low is None or result >= item.low)
-            and (item.high is None or result <= item.high)
-            and (item.above is None or result > item.above)
-        )
-    if good:
-        return result
-    problems.append(Problem(name, value, accepted))
-    return fallback
-
-
 def _layer_count(clean: Mapping[str, Any], problems: list[Problem]) -> int:
     lists = {key: len(clean[key]) for key in PER_LAYER if isinstance(clean.get(key), tuple)}
     layers = clean.get("n_layer", next(iter(lists.values()), SETTINGS["n_layer"].default))
+    most = SETTINGS["n_layer"].high
     for key, length in lists.items():
-        if length != layers:
+        if most is not None and length > most:
+            problems.append(Problem(key, f"{length} entries", f"at most {most:g} entries, one per layer"))
+            layers = SETTINGS["n_layer"].default
+        elif length != layers:
             problems.append(Problem(key, f"{length} entries", f"{layers} entries, one per layer"))
     return int(layers)
 

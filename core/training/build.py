@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
-from core.config.schema import ModelConfig, RunConfig, Value, differences, flat
+from core.config.schema import ModelConfig, RunConfig, differences, flat
+from core.config.setting import Value
 from core.data.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import Tokenizer

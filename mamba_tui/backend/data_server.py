@@ -19,7 +19,8 @@ import sys
 import threading
 from typing import IO, Any
 
-from core.config.schema import ConfigError, build
+from core.config.schema import build
+from core.config.setting import ConfigError
 from core.data.corpus import Corpus, FileReport, Progress, prepare
 from core.data.corpus.preview import token_texts
 from core.errors import UserError

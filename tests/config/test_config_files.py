@@ -15,7 +15,8 @@ from core.config.files import (
     preset_names,
     save_file,
 )
-from core.config.schema import ConfigError, build, flat
+from core.config.schema import build, flat
+from core.config.setting import ConfigError
 from core.errors import UserError
 
 # What the original program writes on its first start (facts of its format, values of its defaults).

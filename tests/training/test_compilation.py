@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core.config.files import apply_settings, load_file, save_file
-from core.config.schema import ConfigError, build, flat
+from core.config.schema import build, flat
+from core.config.setting import ConfigError
 from core.training import compilation as compiling
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from core.config.schema import differences, show
+from core.config.schema import differences
+from core.config.setting import show
 from core.errors import UserError
 from mamba_tui.backend.run_client import CheckpointRow
 from mamba_tui.panes.checkpoints.work import Details

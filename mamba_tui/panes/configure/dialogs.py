@@ -7,7 +7,8 @@ from pathlib import Path
 
 from textual.content import Content
 
-from core.config.schema import RunConfig, differences, show
+from core.config.schema import RunConfig, differences
+from core.config.setting import show
 from core.errors import UserError
 from mamba_tui.backend.run_client import Session, off_thread
 from mamba_tui.document import Document

@@ -11,7 +11,8 @@ from textual import events
 from textual.binding import BindingType
 from textual.message import Message
 
-from core.config.schema import SETTINGS, Setting, show
+from core.config.schema import SETTINGS
+from core.config.setting import Setting, show
 from mamba_tui import keys
 from mamba_tui.document import Document, other_settings, parse_setting
 from mamba_tui.panes.configure.edit_document import EditDocument

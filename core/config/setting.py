@@ -1,0 +1,200 @@
+"""One key of the configuration: how it is declared, what it accepts, and a value checked against that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.errors import UserError
+
+Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
+
+# A count without a bound of its own: more steps than any machine takes, and every integer type holds it.
+LARGEST_COUNT = 1_000_000_000
+# float32, which training computes in, cannot tell much smaller numbers from 0 once they are multiplied.
+SMALLEST_FRACTION = 1e-12
+LONGEST_TEXT = 1 << 16
+# How much of a value an error message repeats.
+SHOWN_CHARACTERS = 120
+SHOWN_ENTRIES = 16
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration, in a form a person can act on."""
+
+    key: str
+    value: object
+    accepted: str
+
+    def __str__(self) -> str:
+        return f"{shorten(self.key)} is {show(self.value)}; accepted: {self.accepted}"
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used. `problems` names every reason, not only the first."""
+
+    def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
+        self.problems = problems
+        self.source = source
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    fixed: bool = False,
+) -> Any:
+    """Declare one key: its default, its help, and the values it accepts.
+
+    `low` and `high` are inclusive bounds, `above` is an exclusive lower bound; a whole number has
+    the upper bound LARGEST_COUNT unless it is given another. `fixed` marks a key that cannot change
+    when a run is resumed, because its checkpoints would no longer fit.
+    """
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "low": low,
+        "high": LARGEST_COUNT if high is None and type(default) is int else high,
+        "above": above,
+        "choices": choices,
+        "fixed": fixed,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the program and its user can know about one key."""
+
+    key: str
+    group: str
+    kind: type
+    default: Value
+    per_layer: bool
+    help: str
+    unit: str
+    low: float | None
+    high: float | None
+    above: float | None
+    choices: tuple[str, ...]
+    fixed: bool
+
+    @property
+    def accepted(self) -> str:
+        """The accepted values, in words."""
+        return f"{self.accepted_entry}, or a list of one per layer" if self.per_layer else self.accepted_entry
+
+    @property
+    def accepted_entry(self) -> str:
+        """The accepted values in words: of one layer, where the key takes one value per layer."""
+        if self.choices:
+            return " or ".join(f'"{choice}"' for choice in self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "text"
+        words = "a whole number" if self.kind is int else "a number"
+        if self.above is not None:
+            words += f" above {_plain(self.above)}"
+        if self.low is not None and self.high is not None:
+            words += f" from {_plain(self.low)} to {_plain(self.high)}"
+        elif self.low is not None:
+            words += f" of at least {_plain(self.low)}"
+        elif self.high is not None:
+            words += f" and at most {_plain(self.high)}"
+        return words
+
+
+def _plain(bound: float) -> str:
+    """A bound without an exponent: 1,048,576 and not 1.04858e+06."""
+    return f"{bound:,.0f}" if abs(bound) >= 1e6 else f"{bound:g}"
+
+
+def checked(item: Setting, value: object, problems: list[Problem], name: str = "") -> Value:
+    """The value in the key's own type and bounds.
+
+    Otherwise a problem is added under `name` (such as `n_embd[3]`), and the default is returned.
+    """
+    accepted = item.accepted_entry if name else item.accepted
+    result = _converted(item, value)
+    refusal = accepted if result is None else _refusal(item, result, accepted)
+    if result is not None and not refusal:
+        return result
+    problems.append(Problem(name or item.key, value, refusal))
+    return item.default[0] if isinstance(item.default, tuple) else item.default
+
+
+def _converted(item: Setting, value: object) -> Value | None:
+    """The value as the key's own type, None where it is of another."""
+    if isinstance(value, bool) and show(value) in item.choices:
+        return show(value)  # what was true or false before there were more choices
+    if item.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    if item.kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is item.kind else None  # type: ignore[return-value]
+
+
+def _refusal(item: Setting, value: Value, accepted: str) -> str:
+    """What would be accepted in place of a value of the right type; "" where it is good."""
+    if item.choices:
+        return "" if value in item.choices else accepted
+    if isinstance(value, str):
+        return _text_refusal(value)
+    if not isinstance(value, (int, float)):
+        return ""
+    if isinstance(value, float) and 0 < abs(value) < SMALLEST_FRACTION:
+        return f"{accepted}, and nothing closer to 0 than {SMALLEST_FRACTION:g}"
+    good = (
+        (isinstance(value, int) or math.isfinite(value))
+        and (item.low is None or value >= item.low)
+        and (item.high is None or value <= item.high)
+        and (item.above is None or value > item.above)
+    )
+    return "" if good else accepted
+
+
+def _text_refusal(text: str) -> str:
+    if len(text) > LONGEST_TEXT:
+        return f"text of at most {LONGEST_TEXT:,} characters"
+    if "\0" in text:
+        return "text without a NUL character"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "text that is valid Unicode (a file name that is not must be renamed first)"
+    return ""
+
+
+def show(value: object, depth: int = 0) -> str:
+    """A value as a person would write it in a file, shortened where it would fill a screen."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{shorten(value)}"'
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    if isinstance(value, (tuple, list)):
+        if depth == 4:
+            return "[...]"
+        more = ", ..." if len(value) > SHOWN_ENTRIES else ""
+        return "[" + ", ".join(show(item, depth + 1) for item in value[:SHOWN_ENTRIES]) + more + "]"
+    if isinstance(value, dict):
+        return "a group of keys"
+    return shorten(str(value))
+
+
+def shorten(text: str) -> str:
+    """The text, or its beginning with its length where it is long."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
