@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 from core.config.changes import replace
-from core.config.schema import SETTINGS, RunConfig, Value, differences, show
+from core.config.preflight import BUILT_IN_TOKENIZERS
+from core.config.schema import SETTINGS, RunConfig, differences
+from core.config.setting import Value, show
 from core.errors import UserError
 from core.runs.checkpoints import CheckpointInfo, find_checkpoints
 from core.runs.events import read_tail
 from core.runs.lock import is_locked, read_holder, refusal
 
 Mode = Literal["auto", "resume", "fresh"]
-BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
+LONGEST_NAME = 120  # below what file systems allow, so that ".old-1" fits behind it
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ def next_run_name(root: Path, stem: str = "run") -> str:
     return f"{stem}-{number:03d}"
 
 
-def check_name(name: str) -> None:
-    """Raise UserError unless `name` can be the name of a run's folder."""
-    good = name and len(name.encode(errors="replace")) <= 120 and not name.startswith((".", "-"))
+def check_name(name: str, flag: str = "--run") -> None:
+    """Raise UserError unless `name`, given as `flag`, can be the name of a run's folder."""
+    good = name and len(name.encode(errors="replace")) <= LONGEST_NAME and not name.startswith((".", "-"))
     if not good or any(not character.isprintable() or character in '/\\:*?"<>|' for character in name):
         raise UserError(
-            f"--run is {name!r}; accepted: a name of letters, digits, spaces, dots, dashes and underscores"
+            f"{flag} is {show(name)}; accepted: a name of letters, digits, spaces, dots, dashes and "
+            f"underscores, of at most {LONGEST_NAME} bytes, that begins with none of . and -"
         )
 
 

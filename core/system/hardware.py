@@ -37,19 +37,30 @@ def has_mps() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
+def missing_devices() -> dict[str, str]:
+    """The kinds of device that this machine does not have, with the reason in words; cheap."""
+    reasons = {}
+    if not has_cuda():
+        reasons["cuda"] = "no NVIDIA device is visible"
+    if not has_mps():
+        reasons["mps"] = "only a Mac with Apple silicon has it"
+    return reasons
+
+
 def resolve_device(name: str) -> str:
     """The device `auto` stands for here, or `name` itself if this machine has it.
 
     Raises UserError for a name that is unknown or not there.
     """
-    available = ["cpu"] + (["cuda"] if has_cuda() else []) + (["mps"] if has_mps() else [])
+    missing = missing_devices()
+    available = [kind for kind in ("cpu", "cuda", "mps") if kind not in missing]
     if name == "auto":
         return available[-1]
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise UserError(f'device is "{name}"; accepted: auto, cpu, cuda, cuda:1 ..., mps')
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
+        raise UserError(f'device is "{name[:80]}"; accepted: auto, cpu, cuda, cuda:1 ..., mps')
     if name.partition(":")[0] not in available:
         raise UserError(
-            f'device is "{name}", which this machine does not have; '
+            f'device is "{name}", which this machine does not have ({missing[name.partition(":")[0]]}); '
             f"accepted here: auto, {', '.join(available)}"
         )
     if ":" in name and (count := len(cuda_devices())) and int(name.partition(":")[2]) >= count:

@@ -231,9 +231,13 @@ class Session:
     async def start(self, config: RunConfig | None, name: str, mode: Mode) -> Run:
         """Prepare a run, start its trainer and follow it. Raises UserError."""
         self._writable()
-        from core.runs import prepare_run, start_trainer
+        from core.config.preflight import check_possible
+        from core.runs import Run, prepare_run, start_trainer
 
         def work() -> Run:
+            known = Run(self.root / name)
+            resuming = mode != "fresh" and known.exists
+            check_possible(config if config is not None else known.config(), resuming=resuming)
             run = prepare_run(self.root, name, config, mode=mode)
             start_trainer(run)
             return run
