@@ -14,6 +14,7 @@ from rich.table import Table
 from core.config.schema import flat
 from core.errors import UserError
 from core.system.processes import module_command, module_environment
+from mamba_tui.cli.arguments import number
 from mamba_tui.cli.run_options import add_configuration_options, configuration
 from mamba_tui.widgets.numbers import bytes_size, compact
 
@@ -25,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("bench", help="measure how fast a configuration trains and writes here")
     add_configuration_options(parser)
     parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S", help="time for the steps (default 10)"
+        "--seconds", type=number, default=10.0, metavar="S", help="time for the steps (default 10)"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 

@@ -24,6 +24,7 @@ MOST_NOTES = 40
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its actions to the parser."""
+    from mamba_tui.cli.arguments import whole_number
     from mamba_tui.cli.run_options import add_configuration_options
 
     parser = commands.add_parser("data", help="look at the text that is learned, prepare it, forget it")
@@ -41,8 +42,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Show some text as the model sees it, token by token.",
     )
     sample.add_argument("file", nargs="?", metavar="FILE", help="a file, or part of its name (default: any)")
-    sample.add_argument("--at", type=int, metavar="TOKEN", help="where to begin (default: anywhere)")
-    sample.add_argument("--tokens", type=int, default=120, metavar="N", help="how many (default 120)")
+    sample.add_argument("--at", type=whole_number, metavar="TOKEN", help="where to begin (default: anywhere)")
+    sample.add_argument(
+        "--tokens", type=whole_number, default=120, metavar="N", help="how many (default 120)"
+    )
     sample.add_argument(
         "--write", action="store_true", help="write the built-in sample text into an empty dataset folder"
     )

@@ -6,9 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from core.config.schema import RunConfig
+from core.config.preflight import check_possible
+from core.config.schema import SETTINGS, RunConfig
 from core.errors import UserError
-from core.runs import EventReader, Run, discard, list_runs, next_run_name, prepare_run, start_trainer
+from core.runs import (
+    EventReader,
+    Run,
+    check_name,
+    discard,
+    list_runs,
+    next_run_name,
+    prepare_run,
+    start_trainer,
+)
 from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.cli.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 from mamba_tui.launch_options import LaunchOptions
@@ -21,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out one of the three commands. Returns the exit code."""
     if arguments.command == "attach":
         return _attach(arguments)
+    if not arguments.no_ui and not arguments.detach:
+        need_terminal(f"mamba-tui {arguments.command}", "--no-ui or --detach")
     root = checkpoints_folder(arguments)
     resumed = run_to_resume(arguments, root)
     config, path = configuration(arguments, resumed)
@@ -38,7 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
                 read_only=arguments.read_only,
             )
         )
-    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=arguments.dataset is not None)
+    # Only the folder that nobody chose may be filled with the sample text, and only for a new run.
+    untouched = (
+        resumed is None
+        and arguments.dataset is None
+        and config.data.dataset_dir == SETTINGS["dataset_dir"].default
+    )
+    check_possible(config, resuming=resumed is not None, folder=not untouched)
+    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=not untouched)
     name = name or next_run_name(root)
     begun = resumed is not None or Run(root / name).path.exists()
     prepared = prepare_run(root, name, config, mode=run_mode(arguments))
@@ -53,7 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def need_terminal(command: str, instead: str) -> None:
+    """Raise UserError unless the console has a terminal to be drawn on and keys to read."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on standard error
+        raise UserError(f"{command} needs a terminal for input and standard error; without one: {instead}")
+
+
 def _attach(arguments: argparse.Namespace) -> int:
+    if not arguments.no_ui:
+        need_terminal("mamba-tui attach", "--no-ui")
     root = checkpoints_folder(arguments)
     followed = find_run(root, arguments.run)
     if arguments.no_ui:
@@ -72,6 +99,7 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 def find_run(root: Path, name: str) -> Run:
     """The run of that name. Raises UserError naming those there are."""
+    check_name(name, "RUN")
     runs = {one.name: one for one in list_runs(root)}
     if name not in runs:
         known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
@@ -86,9 +114,11 @@ def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
     """
     from core.data.sample_corpus import has_texts, write_sample
 
-    folder = Path(config.data.dataset_dir)
-    if given or has_texts(folder):
+    folder = Path(config.data.dataset_dir).expanduser()
+    if has_texts(folder):
         return
+    if given:
+        raise UserError(f"dataset_dir is {folder}, which holds no text; accepted: a folder of .txt files")
     if ask:
         print(
             f"There is no text in {visible(folder)} yet; mamba-tui brings a sample, Python's own reference."

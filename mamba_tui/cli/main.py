@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from core.errors import UserError
+from mamba_tui.cli.arguments import EXIT_BAD_INPUT, Parser, number, whole_number
 from mamba_tui.cli.run_options import add_run_options, add_run_place
+from mamba_tui.cli.streams import leave_quietly, prepare_streams, say_error
 
-EXIT_BAD_INPUT = 2
+EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "MAMBA_TUI_TRACEBACK"
 
 # command -> the module whose `run(arguments) -> exit code` carries it out
 MODULES = {
@@ -32,26 +37,51 @@ MODULES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failure, 2 bad input, 130 interrupted."""
+    prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "launch")
-    parsed = build_parser().parse_args(given)
     try:
-        return int(import_module(MODULES[parsed.command]).run(parsed))
+        if any("\0" in argument for argument in given):
+            raise UserError("an argument holds a NUL character; accepted: arguments without it")
+        parsed = build_parser().parse_args(given)
+        code = int(import_module(MODULES[parsed.command]).run(parsed))
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"mamba-tui: {error}", file=sys.stderr)
+        say_error(f"mamba-tui: {error}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): say nothing, and keep Python from saying it.
-        sys.stderr.close()
-        return 1
+        # The reader of our output went away (`| head`).
+        leave_quietly()
+        return EXIT_FAILURE
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """Say in one sentence what nobody thought of. Returns the exit code."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        raise error
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename} cannot be used" if error.filename else "reading or writing failed"
+        say_error(f"mamba-tui: {where}: {error.strerror}")
+        leave_quietly()  # what is still unwritten would fail once more at the exit
+        return EXIT_FAILURE
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{frame.filename}, line {frame.lineno}"
+    say_error(
+        f"mamba-tui: internal error: {type(error).__name__}: {error} ({place}); "
+        f"with {TRACEBACK_VARIABLE}=1 all of it is shown"
+    )
+    return EXIT_FAILURE
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command and option."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="mamba-tui",
         description="Train small hybrid Mamba and attention language models on your own books.",
         epilog="Without a command: launch.",
@@ -91,7 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         add_run_place(command)
     logs = commands.add_parser("logs", help="show what a run's trainer printed")
     logs.add_argument("run", metavar="RUN", help="name of the run")
-    logs.add_argument("--lines", type=int, default=50, metavar="N", help="lines from the end (default 50)")
+    logs.add_argument(
+        "--lines", type=whole_number, default=50, metavar="N", help="lines from the end (default 50)"
+    )
     add_run_place(logs)
 
     from mamba_tui.cli.bench import add_parser as add_bench
@@ -115,19 +147,21 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     source.add_argument("--checkpoint", metavar="PATH", help="a checkpoint_step_<N>.pt")
     add_run_place(generate)
     generate.add_argument("--prompt", metavar="TEXT", help="text to continue; then end")
-    generate.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="default 300")
+    generate.add_argument("--max-new-tokens", type=whole_number, default=300, metavar="N", help="default 300")
     generate.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0 = greedy; default 0.8"
-    )
-    generate.add_argument("--top-k", type=int, default=0, metavar="K", help="only the K likeliest, 0 = all")
-    generate.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="only the likeliest P of probability"
+        "--temperature", type=number, default=0.8, metavar="T", help="0 = greedy; default 0.8"
     )
     generate.add_argument(
-        "--min-p", type=float, default=0.0, metavar="P", help="drop below P times the likeliest"
+        "--top-k", type=whole_number, default=0, metavar="K", help="only the K likeliest, 0 = all"
     )
-    generate.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="1 = none")
-    generate.add_argument("--seed", type=int, metavar="S", help="same seed, same text")
+    generate.add_argument(
+        "--top-p", type=number, default=1.0, metavar="P", help="only the likeliest P of probability"
+    )
+    generate.add_argument(
+        "--min-p", type=number, default=0.0, metavar="P", help="drop below P times the likeliest"
+    )
+    generate.add_argument("--repetition-penalty", type=number, default=1.0, metavar="R", help="1 = none")
+    generate.add_argument("--seed", type=whole_number, metavar="S", help="same seed, same text")
     generate.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import stat
 from pathlib import Path
 
 from core.config.changes import replace
 from core.config.files import WORKING_FILE, apply_settings, load_file, preset, save_file
 from core.config.schema import RunConfig
+from core.config.setting import show
 from core.errors import UserError
-from core.runs import Run, is_alive, list_runs
+from core.runs import Run, check_name, is_alive, list_runs
 from core.system.hardware import has_cuda, resolve_device
+from mamba_tui.cli.arguments import whole_number
+from mamba_tui.cli.streams import say_note
 from mamba_tui.launch_options import Mode
 
 CHECKPOINTS = "checkpoints"
@@ -33,7 +37,7 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--preset", metavar="NAME", help="book, seed or shakespeare-char")
     parser.add_argument("--dataset", metavar="DIR", help="folder of .txt files")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, mps")
-    parser.add_argument("--max-iters", type=int, metavar="N", help="optimiser steps in all")
+    parser.add_argument("--max-iters", type=whole_number, metavar="N", help="optimiser steps in all")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="set any key, such as --set n_embd=[64,48,64]; repeatable",
@@ -63,10 +67,21 @@ def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tupl
         config = run.config()
     else:
         path = Path(arguments.config) if arguments.config else WORKING_FILE
-        if not arguments.config and not path.exists():
-            save_file(preset(cuda=_on_cuda(None)), path)
-        config = load_file(path)
+        if arguments.config or path.exists():
+            config = load_file(path)
+        else:
+            config = preset(cuda=_on_cuda(None))
+            if not getattr(arguments, "read_only", False):
+                _keep(config, path)
     return _overridden(config, arguments), path
+
+
+def _keep(config: RunConfig, path: Path) -> None:
+    """Write the working file of a first start, or say that it cannot be kept."""
+    try:
+        save_file(config, path)
+    except UserError:
+        say_note(f"{path} cannot be written here, so changes of the configuration will not be kept")
 
 
 def _on_cuda(device: str | None) -> bool:
@@ -93,7 +108,16 @@ def run_mode(arguments: argparse.Namespace) -> Mode:
 def checkpoints_folder(arguments: argparse.Namespace) -> Path:
     """The folder of the runs. Raises UserError where a file stands in its place."""
     path = Path(arguments.checkpoints)
-    if path.exists() and not path.is_dir():
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise UserError(
+            f"--checkpoints is {show(str(path))}, which cannot be used ({error.strerror}); accepted: "
+            "a folder, or a name for a new one"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode):
         raise UserError(
             f"--checkpoints is {path}, which is a file; accepted: a folder, or a name for a new one"
         )
@@ -106,8 +130,11 @@ def run_to_resume(arguments: argparse.Namespace, root: Path) -> Run | None:
     None when a new run is to begin. Raises UserError when --resume finds nothing to go on with.
     """
     if arguments.fresh:
+        if arguments.run is not None:
+            check_name(arguments.run)
         return None
-    if arguments.run:
+    if arguments.run is not None:
+        check_name(arguments.run)
         run = Run(root / arguments.run)
         if arguments.resume and not run.exists:
             known = ", ".join(one.name for one in list_runs(root)) or "none"

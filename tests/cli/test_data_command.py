@@ -203,7 +203,7 @@ def test_cleaning_what_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsy
 
 def test_looking_at_text_writes_no_configuration_and_loads_no_torch(texts, tmp_path):
     code = (
-        "import sys; from mamba_tui import cli\n"
+        "import sys; from mamba_tui.cli import main as cli\n"
         "code = cli.main(['data', 'info', '--dataset', 'texts', '--set', 'tokenizer=byte'])\n"
         "print(code, [name for name in ('torch', 'textual') if name in sys.modules], file=sys.stderr)"
     )

@@ -1,0 +1,85 @@
+"""How arguments are read: numbers that are numbers, and one sentence for what cannot be understood."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import re
+import sys
+from typing import NoReturn
+
+from core.config.setting import show
+from mamba_tui.cli.streams import say_error
+
+EXIT_BAD_INPUT = 2
+INTEGER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+MOST_DIGITS = 18
+
+
+def whole_number(text: str) -> int:
+    """An argparse type: a whole number in ASCII digits that fits 64 bits."""
+    if not INTEGER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"is {show(text)}; accepted: a whole number")
+    if sum(character.isdigit() for character in text) > MOST_DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"is {show(text)}; accepted: a whole number of at most {MOST_DIGITS} digits"
+        )
+    return int(text)
+
+
+def number(text: str) -> float:
+    """An argparse type: a finite number in ASCII digits."""
+    if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        raise argparse.ArgumentTypeError(f"is {show(text)}; accepted: a number, such as 10 or 0.5 or 1e-3")
+    return float(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one sentence, names what was probably meant, and lists defaults."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is, and exit with 2."""
+        # "argument --seed: is "x"; accepted: ..." reads better without the first word and the colon.
+        message = re.sub(r"^argument (\S+): (is |expected )", r"\1 \2", message)
+        message = re.sub(r"^argument ", "", message)
+        say_error(f"{self.prog}: {message}; {self.prog} --help lists what is accepted")
+        sys.exit(EXIT_BAD_INPUT)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN201
+        """Parse, and refuse what is left over by naming the option that looks most like it."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command = self._chosen(parsed)
+            command.error(f"{show(rest[0])} is not an option of {command.prog}{command.nearest(rest[0])}")
+        return parsed
+
+    def _chosen(self, parsed: argparse.Namespace) -> Parser:
+        """The parser of the command that was called."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                name = getattr(parsed, action.dest, None)
+                if name in action.choices:
+                    return action.choices[name]._chosen(parsed)
+        return self
+
+    def nearest(self, given: str) -> str:
+        """A question naming the option that looks most like what was given, "" without one."""
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        near = difflib.get_close_matches(given.partition("=")[0], options, n=1, cutoff=0.6)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuse an unknown command or choice, naming the nearest one."""
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+        meant = f"did you mean {near[0]}? " if near else ""
+        what = (action.metavar if isinstance(action.metavar, str) else action.dest).lower()
+        self.error(f"{show(value)} is not a known {what}; {meant}accepted: {', '.join(names)}")
