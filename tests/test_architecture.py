@@ -34,7 +34,7 @@ CIRCLES = {
         }
     ),
 }
-LONG = {"core/ops/triton/selective_scan.py", "core/model.py", "core/config/schema.py"}
+LONG = {"core/ops/triton/selective_scan.py", "core/model.py"}
 
 
 def _modules():
