@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from core.data.corpus import Corpus, FileReport, Progress
+from core.data.corpus import FileReport, Progress
+from core.data.corpus.figures import CorpusFigures
 from core.data.corpus.token_stream import count
 from mamba_tui.widgets.numbers import bytes_size
 
@@ -41,28 +42,27 @@ def progress_line(progress: Progress) -> str:
     return progress.text + (f": {progress.file}" if progress.file and progress.total else "")
 
 
-def totals(corpus: Corpus) -> list[tuple[str, str]]:
+def totals(figures: CorpusFigures) -> list[tuple[str, str]]:
     """The corpus as a whole: titles and values."""
-    train, held = corpus.train, corpus.validation
-    share = len(held) / max(len(train) + len(held), 1)
-    read = corpus.read
-    documents = sum(file.documents for file in read)
-    lines = sorted(read, key=lambda file: file.longest_line, reverse=True)[:3]
+    share = figures.validation_tokens / max(figures.train_tokens + figures.validation_tokens, 1)
+    lines = ", ".join(f"{size:,} bytes ({name})" for size, name in figures.longest_lines)
     rows = [
         (
             "text",
-            f"{bytes_size(train.text_bytes + held.text_bytes)} in {count(len(read), 'file')}, "
-            f"{count(documents, 'document')}",
+            f"{bytes_size(figures.text_bytes)} in {count(figures.files, 'file')}, "
+            f"{count(figures.documents, 'document')}",
         ),
-        ("vocabulary", f"{corpus.tokenizer.kind}, {corpus.tokenizer.vocab_size:,} tokens"),
-        ("training", f"{len(train):,} tokens, {train.bytes_per_token:.2f} bytes each"),
-        ("held out", f"{len(held):,} tokens, {held.bytes_per_token:.2f} bytes each, {share:.1%}"),
-        ("longest lines", ", ".join(f"{file.longest_line:,} bytes ({file.name})" for file in lines)),
+        ("vocabulary", f"{figures.tokenizer}, {figures.vocab_size:,} tokens"),
+        ("training", f"{figures.train_tokens:,} tokens, {figures.train_bytes_per_token:.2f} bytes each"),
+        (
+            "held out",
+            f"{figures.validation_tokens:,} tokens, {figures.validation_bytes_per_token:.2f} bytes each, "
+            f"{share:.1%}",
+        ),
+        ("longest lines", lines),
     ]
-    twins = sum(bool(file.duplicate_of) for file in read)
-    if twins:
-        rows.append(("duplicates", f"{count(twins, 'file')} with the text of another one"))
-    skipped = sum(file.split == "skipped" for file in corpus.report)
-    if skipped:
-        rows.append(("not read", f"{count(skipped, 'file')}; the notes say why"))
+    if figures.duplicates:
+        rows.append(("duplicates", f"{count(figures.duplicates, 'file')} with the text of another one"))
+    if figures.skipped:
+        rows.append(("not read", f"{count(figures.skipped, 'file')}; the notes say why"))
     return rows

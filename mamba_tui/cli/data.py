@@ -157,6 +157,7 @@ def _info(corpus: Corpus, every: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from core.data.corpus.figures import CorpusFigures
     from mamba_tui import data_wording as data_words
     from mamba_tui.widgets.safe_text import visible
 
@@ -188,7 +189,7 @@ def _info(corpus: Corpus, every: bool) -> None:
     if len(rows) < len(corpus.report):
         console.print(f"... and {len(corpus.report) - len(rows):,} more; --all lists them", style="dim")
     console.print()
-    for title, value in data_words.totals(corpus):
+    for title, value in data_words.totals(CorpusFigures.of(corpus)):
         console.print(Text.assemble((f"{title:14}", "bold"), visible(value)))
     _print_notes(console, corpus, every)
 
@@ -223,6 +224,7 @@ def _general(note: str) -> str:
 
 
 def _info_plain(corpus: Corpus) -> None:
+    from core.data.corpus.figures import CorpusFigures
     from mamba_tui import data_wording as data_words
     from mamba_tui.widgets.safe_text import visible
 
@@ -241,7 +243,7 @@ def _info_plain(corpus: Corpus) -> None:
         values = [getattr(file, title) for title in titles[3:]]
         notes = "; ".join(data_words.notes(file))
         print("\t".join(visible(value) for value in (file.name, file.split, file.encoding, *values, notes)))
-    for title, value in data_words.totals(corpus):
+    for title, value in data_words.totals(CorpusFigures.of(corpus)):
         print(f"# {title}: {visible(value)}")
     for notice in corpus.notices:
         print(f"# {visible(notice)}")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +18,13 @@ from typing import Any
 from core.errors import UserError
 from core.runs import Run, list_runs
 from core.system.hardware import resolve_device
-from core.system.processes import module_command, module_environment
+from core.system.json_lines_client import BlockingClient
+from core.system.processes import module_command
 from mamba_tui.cli.run_options import checkpoints_folder
 from mamba_tui.widgets.safe_text import visible
 
 HISTORY = Path.home() / ".local" / "state" / "mamba-tui" / "prompt_history"
 INTERRUPTED = 130
-GENERATOR_ENDED = "the generator process ended unexpectedly; the lines above say why"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,8 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     checkpoint = _checkpoint(arguments)
     resolve_device(arguments.device)
-    with Generator() as generator:
-        loaded = generator.ask("load", checkpoint=str(checkpoint), device=arguments.device)
+    with BlockingClient(module_command("core.generation.server"), "the generator") as generator:
+        request = generator.send("load", checkpoint=str(checkpoint), device=arguments.device)
+        loaded = next(event for event in generator.events(request) if event["event"] == "loaded")
         step, parameters = loaded["step"], loaded["parameters"]
         _note(f"{checkpoint.parent.name}, step {step:,}, {parameters:,} parameters, {loaded['device']}")
         if arguments.prompt is not None:
@@ -103,65 +102,7 @@ def _no_checkpoint(name: str) -> Path:
     raise UserError(f'the run "{name}" has no checkpoint yet; save one: mamba-tui save {name}')
 
 
-class Generator:
-    """The generator process, spoken to in JSON lines."""
-
-    def __init__(self) -> None:
-        # A session of its own, so that Ctrl-C here ends a generation and not the process.
-        self._process = subprocess.Popen(
-            module_command("core.generation.server"), env=module_environment(),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True,
-        )  # fmt: skip
-        self._requests = 0
-
-    def __enter__(self) -> Generator:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-            self._process.wait(timeout=2)
-        except (OSError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
-
-    def send(self, operation: str, **fields: Any) -> int:
-        """Send one request. Returns its id."""
-        self._requests += 1
-        self._put({"op": operation, "id": self._requests, **fields})
-        return self._requests
-
-    def stop(self, request: int) -> None:
-        """End the generation that `request` began; its `done` event still comes."""
-        self._put({"op": "stop", "id": request})
-
-    def _put(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise UserError(GENERATOR_ENDED) from None
-
-    def events(self, request: int) -> Iterator[dict[str, Any]]:
-        """The events of one request as they come. Raises UserError for an error event."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event = json.loads(line)
-            if event.get("event") == "error" and event.get("id") in (request, None):
-                raise UserError(event["message"])
-            if event.get("id") == request:
-                yield event
-        raise UserError(GENERATOR_ENDED)
-
-    def ask(self, operation: str, **fields: Any) -> dict[str, Any]:
-        """Send a request and wait for its one answer."""
-        request = self.send(operation, **fields)
-        return next(event for event in self.events(request) if event["event"] != "loading")
-
-
-def _write(generator: Generator, prompt: str, sampling: dict[str, Any], *, turn: bool) -> int:
+def _write(generator: BlockingClient, prompt: str, sampling: dict[str, Any], *, turn: bool) -> int:
     """Stream one generation to the terminal; Ctrl-C ends it, keeping what was written."""
     request = generator.send("generate", prompt=prompt, **{"continue": turn}, **sampling)
     done: dict[str, Any] = {}
@@ -179,7 +120,7 @@ def _write(generator: Generator, prompt: str, sampling: dict[str, Any], *, turn:
 
 
 @contextlib.contextmanager
-def _stopping_on_interrupt(generator: Generator, request: int) -> Iterator[list[int]]:
+def _stopping_on_interrupt(generator: BlockingClient, request: int) -> Iterator[list[int]]:
     """Turn Ctrl-C into a stop request; a second one ends the program. Yields the interrupts seen.
 
     A KeyboardInterrupt in the middle of a read could lose half a line, so none is raised at first.
@@ -190,7 +131,7 @@ def _stopping_on_interrupt(generator: Generator, request: int) -> Iterator[list[
         interrupts.append(number)
         if len(interrupts) > 1:
             raise KeyboardInterrupt
-        generator.stop(request)
+        generator.cancel(request)
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -199,7 +140,7 @@ def _stopping_on_interrupt(generator: Generator, request: int) -> Iterator[list[
         signal.signal(signal.SIGINT, before)
 
 
-def _converse(generator: Generator, sampling: dict[str, Any]) -> int:
+def _converse(generator: BlockingClient, sampling: dict[str, Any]) -> int:
     """Prompt after prompt, each continuing the model's state; /new starts over, /quit or Ctrl-D ends."""
     interactive = sys.stdin.isatty()
     if interactive:

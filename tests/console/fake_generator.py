@@ -22,7 +22,7 @@ def emit(event: str, identity: object, **values: object) -> None:
 def listen() -> None:
     for line in sys.stdin:
         request = json.loads(line)
-        if request["op"] == "stop":
+        if request["op"] == "cancel":
             stopped.add(request["id"])
         else:
             requests.put(request)

@@ -14,8 +14,9 @@ import pytest
 from core.config.schema import build, flat
 from core.data.corpus.listing import CACHE_FOLDER
 from core.data.corpus.token_store import cache_lock
+from core.data.server import DataService
+from core.system.json_lines import Request, Server
 from mamba_tui.app import LaunchOptions, MambaTUI
-from mamba_tui.backend import data_server as data_process
 from tests.console.console_support import until
 from tests.data.test_corpus import shelf, story
 
@@ -100,7 +101,7 @@ async def test_escape_ends_preparing_and_p_begins_it_again(tmp_path):
             pane = pilot.app.pane
             await until(pilot, lambda: "another process" in head(pane))
             await pilot.press("escape")
-            await until(pilot, lambda: "preparing was cancelled" in head(pane) + about(pane))
+            await until(pilot, lambda: "preparing was canceled" in head(pane) + about(pane))
         await pilot.press("p")
         await until(pilot, lambda: pane.files.files)
 
@@ -146,7 +147,7 @@ async def test_a_process_that_dies_is_said_and_started_again(tmp_path):
 def talk(*requests):
     """Send requests to a process of its own; its events."""
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "mamba_tui.backend.data_server"],
+        [sys.executable, "-P", "-m", "core.data.server"],
         input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True,
         text=True,
@@ -160,7 +161,9 @@ def talk(*requests):
 def serve(*steps):
     """The same in this process: (what the output must say first, request)."""
     sink = io.StringIO()
-    data_process.DataProcess(Patient(sink, *steps), sink).serve()
+    server = Server(Patient(sink, *steps), sink.write)
+    server.start()
+    server.serve(DataService().handlers())
     return [json.loads(line) for line in sink.getvalue().splitlines()]
 
 
@@ -197,21 +200,21 @@ def test_previews_follow_the_preparing(tmp_path):
 def test_cancelling_ends_the_preparing_with_a_sentence(tmp_path, monkeypatch):
     config = flat(configuration(shelf(tmp_path, count=40)))
     monkeypatch.setattr("core.data.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
-    original = data_process.DataProcess._tell
+    original = Request.reply
 
-    def slowly(self, event, request, **fields):
-        original(self, event, request, **fields)
-        while fields.get("text", "").startswith("encoding") and self._newest:
+    def slowly(self, event, **fields):
+        original(self, event, **fields)
+        while fields.get("stage", "").startswith("encoding") and not self.canceled:
             time.sleep(0.001)
 
-    monkeypatch.setattr(data_process.DataProcess, "_tell", slowly)
+    monkeypatch.setattr(Request, "reply", slowly)
     events = serve(
         ("", {"op": "prepare", "id": 1, "config": config}),
-        ("encoding", {"op": "cancel", "id": 2}),
-        ("cancelled", {"op": "quit"}),
+        ("encoding", {"op": "cancel", "id": 1}),
+        ("canceled", {"op": "quit"}),
     )
     assert events[-1]["event"] == "error"
-    assert "cancelled" in events[-1]["message"]
+    assert "canceled" in events[-1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -222,16 +225,22 @@ def test_bad_input_is_an_event_not_an_end(config, says):
     events = serve(
         ("", {"op": "prepare", "id": 1, "config": config}),
         ("error", {"op": "preview", "id": 2, "name": "a", "start": 0, "count": 1}),
-        ("error", []),
+        ("no text is prepared", []),
+        ("JSON object", {"op": "quit"}),
     )
-    assert [event["event"] for event in events if event["event"] != "progress"] == ["error"]
-    assert says in events[-1]["message"]
+    errors = [event for event in events if event["event"] != "progress"]
+    assert [(event["event"], event["id"]) for event in errors] == [
+        ("error", 1),
+        ("error", 2),
+        ("error", None),
+    ]
+    assert says in errors[0]["message"]
 
 
 def test_nonsense_on_the_line_is_passed_over_and_torch_stays_out(tmp_path):
-    assert talk({"op": "dance"}, {"op": "quit"}) == []
+    assert [event for event in talk({"op": "dance"}, {"op": "quit"}) if event["event"] != "error"] == []
     code = (
-        "import sys, mamba_tui.backend.data_server, mamba_tui.panes.data.pane\n"
+        "import sys, core.data.server, mamba_tui.panes.data.pane\n"
         "print([name for name in ('torch', 'tokenizers') if name in sys.modules])"
     )
     result = subprocess.run(

@@ -18,8 +18,9 @@ from core.config.changes import replace
 from core.config.schema import build, flat
 from core.errors import UserError
 from core.generation.sampling import Decoder, Generation, SamplingConfig
-from core.generation.server import Server
+from core.generation.service import GeneratorService
 from core.runs.checkpoints import CheckpointInfo
+from core.system.json_lines import Server
 from core.system.processes import module_command, module_environment
 from tests.generation.test_sampling import TOKENIZER, tiny_model
 
@@ -39,8 +40,10 @@ class Client:
 
     def __init__(self, loader=load):
         self.lines, self.events = queue.Queue(), queue.Queue()
-        server = Server(iter(self.lines.get, None), lambda line: self.events.put(json.loads(line)), loader)
-        self.thread = threading.Thread(target=server.run)
+        server = Server(iter(self.lines.get, None), lambda line: self.events.put(json.loads(line)))
+        server.start()
+        handlers = GeneratorService(loader).handlers()
+        self.thread = threading.Thread(target=server.serve, args=(handlers,))
         self.thread.start()
 
     def __enter__(self):
@@ -88,7 +91,7 @@ def test_loading_says_what_was_loaded():
     parameters = sum(parameter.numel() for parameter in MODELS["one.pt"].parameters())
     assert loaded == {
         "event": "loaded", "id": 1, "name": "run/one.pt", "parameters": parameters, "step": 40,
-        "device": "cpu", "vocab_size": 257, "slot": 0,
+        "device": "cpu", "vocab_size": 257, "slot": 0, "verified": False,
     }  # fmt: skip
 
 
@@ -157,7 +160,7 @@ def test_stop_takes_effect_while_generating():
         client.answer(LOAD)
         client.send({"op": "generate", "id": 2, "prompt": "He", "max_new_tokens": 1 << 30})
         assert client.event()["event"] == "token"
-        client.send({"op": "stop", "id": 2})
+        client.send({"op": "cancel", "id": 2})
         while (event := client.event())["event"] == "token":
             pass
         assert (event["event"], event["reason"]) == ("done", "stopped")
@@ -183,7 +186,7 @@ def test_a_request_stopped_before_its_turn_writes_nothing():
         return load(path, device)
 
     with Client(slow_load) as client:
-        client.send(LOAD, {"op": "generate", "id": 2, **GREEDY}, {"op": "stop", "id": 2})
+        client.send(LOAD, {"op": "generate", "id": 2, **GREEDY}, {"op": "cancel", "id": 2})
         assert client.event()["event"] == "loading"
         client.lines.put("")  # the reader takes this line only after it has taken the stop
         while not client.lines.empty():
@@ -230,7 +233,7 @@ def test_an_unforeseen_failure_is_one_sentence():
         ({"op": "sing", "id": 2}, "op is 'sing'"),
         ({"op": "generate"}, "id is None"),
         ({"op": "generate", "id": [2]}, "id is [2]"),
-        ({"op": "stop"}, "id is None"),
+        ({"op": "cancel"}, "id is None"),
         ({"op": "generate", "id": 2, "prompt": 5}, "prompt is 5"),
         ({"op": "generate", "id": 2, "slot": 1}, "slot 1 holds no checkpoint"),
         ({"op": "generate", "id": 2, "slot": 9}, "slot is 9"),
@@ -276,7 +279,9 @@ def test_no_line_brings_the_server_down(line):
         if events[-1]["event"] in ("done", "error") and events[-1]["id"] == "last":
             lines.put(None)
 
-    Server(iter(lines.get, None), write, load).run()
+    server = Server(iter(lines.get, None), write)
+    server.start()
+    server.serve(GeneratorService(load).handlers())
     assert events[-1]["event"] == "done"
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import BindingType
 from textual.color import Color
 
-from mamba_tui import keys, themes
+from core.data.corpus import FileReport
+from mamba_tui import data_wording, keys, themes
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
 from mamba_tui.widgets.token_view import Token, TokenView
@@ -24,7 +25,7 @@ NARROW = 64
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of the corpus as mamba_tui/backend/data_server.py tells of it."""
+    """A file of the corpus as the table shows it."""
 
     name: str
     split: str
@@ -38,9 +39,20 @@ class TextFile:
     notes: Sequence[str]
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> TextFile:
-        """From the process's own form."""
-        return cls(**row)
+    def of(cls, file: FileReport) -> TextFile:
+        """A report in words."""
+        return cls(
+            name=file.name,
+            split=file.split,
+            split_name=data_wording.split_name(file),
+            encoding=data_wording.encoding_name(file),
+            bytes=file.bytes,
+            documents=file.documents,
+            tokens=file.tokens,
+            validation_tokens=file.validation_tokens,
+            longest_line=file.longest_line,
+            notes=data_wording.notes(file),
+        )
 
 
 class FileTable(Rows):

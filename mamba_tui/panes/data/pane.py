@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any, ClassVar
 
 from textual import on
@@ -14,8 +13,11 @@ from textual.content import Content
 from textual.widgets import Static
 
 from core.config.schema import RunConfig, flat
-from mamba_tui import keys
-from mamba_tui.backend.generator_client import Event, GeneratorClient
+from core.data.corpus import FileReport, Progress
+from core.data.corpus.figures import CorpusFigures
+from core.system.json_lines_client import AsyncClient, Event
+from core.system.processes import module_command
+from mamba_tui import data_wording, keys
 from mamba_tui.backend.run_client import off_thread
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView
@@ -23,14 +25,13 @@ from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import clip, visible
 from mamba_tui.widgets.token_view import TokenView
 
-COMMAND = (sys.executable, "-P", "-m", "mamba_tui.backend.data_server")
 STRETCH = 1000
 PAUSE = 0.08
 BAR = 20
 
 
 class DataPane(Pane):
-    """Head, table of files, view of the text. The work is done by mamba_tui/backend/data_server.py."""
+    """Head, table of files, view of the text. The work is done by core/data/server.py."""
 
     DEFAULT_CSS = css_beside(__file__)
     SCOPED_CSS = False
@@ -38,7 +39,9 @@ class DataPane(Pane):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self.process = GeneratorClient(self._handle, COMMAND)
+        self.process = AsyncClient(
+            self._handle, module_command("core.data.server"), "the process that prepares the text"
+        )
         self.preparing = 0
         self.prepared_for: tuple[object, ...] = ()
         self.start = 0
@@ -96,6 +99,8 @@ class DataPane(Pane):
     async def _prepare(self) -> None:
         self.prepared_for = self._needs()
         self._head(f"looking at {self.config.data.dataset_dir} ...")
+        if self.preparing:
+            await self._cancel()
         self.preparing = await self.process.send("prepare", config=flat(self.config))
 
     def action_cancel(self) -> None:
@@ -104,7 +109,7 @@ class DataPane(Pane):
             self.work(self._cancel(), "data-cancel")
 
     async def _cancel(self) -> None:
-        await self.process.send("cancel")
+        await self.process.cancel(self.preparing)
 
     def action_sample(self) -> None:
         """Write the built-in sample text."""
@@ -152,8 +157,10 @@ class DataPane(Pane):
     def _handle(self, event: Event) -> None:
         kind, current = event["event"], event.get("id") == self.preparing
         if kind == "progress" and current:
-            filled = round(BAR * float(event["fraction"]))
-            self._head("█" * filled + "░" * (BAR - filled) + " " + clip(event["text"], 200))
+            progress = Progress(**_fields(event))
+            filled = round(BAR * progress.fraction)
+            words = clip(data_wording.progress_line(progress), 200)
+            self._head("█" * filled + "░" * (BAR - filled) + " " + words)
         elif kind == "corpus" and current:
             self._take_corpus(event)
         elif kind == "preview" and event.get("id") == self._wanted_preview:
@@ -174,7 +181,7 @@ class DataPane(Pane):
 
     def _take_corpus(self, event: dict[str, Any]) -> None:
         self.preparing = 0
-        totals = dict(event["totals"])
+        totals = dict(data_wording.totals(CorpusFigures.from_json(event["figures"])))
         more = event["count"] - len(event["files"])
         lines = [
             f"{totals['text']}; vocabulary: {totals['vocabulary']}",
@@ -184,7 +191,7 @@ class DataPane(Pane):
         if more > 0:
             lines.append(f"{more:,} more files are part of it and not listed here")
         self._head("\n".join(visible(line) for line in lines))
-        self.files.show([TextFile.of(row) for row in event["files"]])
+        self.files.show([TextFile.of(FileReport(**row)) for row in event["files"]])
         self._other_file()
 
     def _head(self, text: str, style: str = "") -> None:
@@ -208,3 +215,8 @@ class DataPane(Pane):
         elif file is not None and file.notes:
             parts.append("\n" + visible(clip("; ".join(file.notes), 300)))
         self.query_one("#data-about", Static).update(Content.assemble(*parts))
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    """What an event says, without what every event has."""
+    return {key: value for key, value in event.items() if key not in ("event", "id")}

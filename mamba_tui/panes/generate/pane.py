@@ -14,9 +14,10 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from core.errors import UserError
+from core.system.json_lines_client import AsyncClient, Event
+from core.system.processes import module_command
 from mamba_tui import keys
 from mamba_tui.backend.console_state import ConsoleState
-from mamba_tui.backend.generator_client import Event, GeneratorClient
 from mamba_tui.backend.run_client import CheckpointRow, Session, off_thread
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.generate.side import SAMPLING, Side, sampling_values
@@ -47,7 +48,9 @@ class GeneratePane(Pane):
         super().__init__(id=id)
         self.session = session
         self.state = state
-        self.client = GeneratorClient(self._take, command)
+        self.client = AsyncClient(
+            self._take, command or module_command("core.generation.server"), "the generator"
+        )
         self.sides = [Side(0), Side(1)]
         self.two = False
         self._events: list[Event] = []
@@ -212,7 +215,7 @@ class GeneratePane(Pane):
     async def _halt(self, side: Side) -> None:
         if side.writing:
             request, side.stopping = side.request, True
-            await self.client.stop(request)
+            await self.client.cancel(request)
 
     @on(TokenView.Wanted)
     def _wanted(self, event: TokenView.Wanted) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from textual.content import Content
 
-from mamba_tui.backend.generator_client import Event
+from core.system.json_lines_client import Event
 from mamba_tui.widgets.knobs import Knob
 from mamba_tui.widgets.numbers import compact, duration
 from mamba_tui.widgets.safe_text import clip, visible

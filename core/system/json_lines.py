@@ -1,0 +1,176 @@
+"""A process that answers requests, each a JSON object on a line, with events, each a JSON object on a line.
+
+    -> {"op": "count", "id": 1, "to": 3}              a request names its operation and itself
+    <- {"event": "number", "id": 1, "value": 1}       its answer is any number of events with its id
+    <- {"event": "error", "id": 1, "message": "..."}  whatever is wrong with a request, in one sentence
+    -> {"op": "cancel", "id": 1}                      asks the answer to that request to end early
+    -> {"op": "quit"}                                 ends the process, as the end of the input does
+
+Requests are answered one after the other. A thread reads them, so that cancelling works meanwhile, and so
+that a process whose parent is gone ends even in the middle of work that looks at nothing, such as an import.
+The other end is `json_lines_client.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from core.errors import UserError
+
+GRACE_SECONDS = 1.0
+"""How long work that was under way when the input ended may take to notice."""
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+Value = TypeVar("Value")
+
+
+class Request:
+    """One request of an operation; the handler of the operation answers it."""
+
+    def __init__(self, server: Server, values: dict[str, Any]) -> None:
+        self._server = server
+        self.values = values
+        self.op: str = values["op"]
+        self.id: int | str = values["id"]
+
+    @property
+    def canceled(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self._server.is_canceled(self)
+
+    def value(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
+        """The value of a key, or the default where it is missing. Raises UserError for another type."""
+        value = self.values.get(key, default)
+        if type(value) is not kind:
+            raise UserError(f"{key} is {value!r}; accepted: {KINDS[kind]}")
+        return value
+
+    def reply(self, event: str, **values: Any) -> None:
+        """Send one event of the answer. Raises BrokenPipeError when nobody reads any more."""
+        self._server.emit(event, self.id, **values)
+
+
+Handlers = Mapping[str, Callable[[Request], None]]
+
+
+class Server:
+    """Reads requests from `lines` in a thread of its own and hands events to `write`."""
+
+    def __init__(self, lines: Iterable[str], write: Callable[[str], object]) -> None:
+        self._lines, self._write = lines, write
+        self._requests: queue.SimpleQueue[Request | UserError | None] = queue.SimpleQueue()
+        self._unfinished: set[int | str] = set()
+        self._canceled: set[int | str] = set()
+        self._input_ended = threading.Event()
+        self._done = threading.Event()
+
+    def start(self, at_end: Callable[[], object] = lambda: None) -> None:
+        """Begin to read. `at_end` is called if the work under way outlives the input by GRACE_SECONDS."""
+        threading.Thread(target=self._read, args=(at_end,), name="requests", daemon=True).start()
+
+    def serve(self, handlers: Handlers) -> None:
+        """Answer until the input ends or says quit; what has not been answered by then is dropped."""
+        try:
+            while (request := self._requests.get()) is not None and not self._input_ended.is_set():
+                if isinstance(request, UserError):
+                    self.emit("error", None, message=str(request))
+                else:
+                    self._answer(request, handlers)
+        finally:
+            self._done.set()
+
+    def is_canceled(self, request: Request) -> bool:
+        """Whether a cancel has come for the request, or the input has ended."""
+        return request.id in self._canceled or self._input_ended.is_set()
+
+    def emit(self, event: str, id: int | str | None, **values: Any) -> None:
+        """Send one event."""
+        self._write(json.dumps({"event": event, "id": id, **values}, allow_nan=False) + "\n")
+
+    def _read(self, at_end: Callable[[], object]) -> None:
+        try:
+            for line in self._lines:
+                if not line.strip():
+                    continue
+                try:
+                    values = _parse(line)
+                except UserError as error:
+                    self._requests.put(error)
+                    continue
+                if values["op"] == "quit":
+                    break
+                if values["op"] == "cancel":
+                    self._canceled |= self._unfinished & {values["id"]}
+                else:
+                    self._unfinished.add(values["id"])
+                    self._requests.put(Request(self, values))
+        finally:
+            self._input_ended.set()
+            self._requests.put(None)
+        if not self._done.wait(GRACE_SECONDS):
+            at_end()
+
+    def _answer(self, request: Request, handlers: Handlers) -> None:
+        try:
+            if request.op not in handlers:
+                raise UserError(f"op is {request.op!r}; accepted: {', '.join([*handlers, 'cancel', 'quit'])}")
+            handlers[request.op](request)
+        except BrokenPipeError:
+            raise
+        except UserError as error:
+            request.reply("error", message=str(error))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            reason = str(error).strip().splitlines()
+            message = f"{request.op} failed: {type(error).__name__}{': ' + reason[0] if reason else ''}"
+            request.reply("error", message=message)
+        finally:
+            self._unfinished.discard(request.id)
+            self._canceled.discard(request.id)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """A request with a usable operation and id. Raises UserError."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise UserError(f"a request is not JSON: {line.strip()[:80]!r}") from None
+    if not isinstance(request, dict):
+        raise UserError(f"a request is {line.strip()[:80]!r}; accepted: a JSON object with op and id")
+    if not isinstance(request.get("op"), str):
+        raise UserError(f"op is {request.get('op')!r}; accepted: the name of an operation")
+    if request["op"] != "quit" and type(request.get("id")) not in (int, str):
+        raise UserError(f"id is {request.get('id')!r}; accepted: a whole number or text")
+    return request
+
+
+def serve_standard_streams(load_handlers: Callable[[], Handlers]) -> int:
+    """Be a server process on standard input and output; its exit code.
+
+    `load_handlers` is called when requests are being read already, so it may import what takes long.
+    """
+    # Ctrl-C in the terminal is meant for whoever reads our output; it will cancel the request.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    out = sys.stdout
+    sys.stdout = sys.stderr  # a stray print must not end up between the events
+
+    def write(line: str) -> None:
+        out.write(line)
+        out.flush()
+
+    server = Server(sys.stdin, write)
+    server.start(at_end=lambda: os._exit(0))
+    try:
+        server.serve(load_handlers())
+    except BrokenPipeError:
+        # Nobody reads any more. The reading thread may still wait for input, which a tidy exit would await.
+        os._exit(1)
+    return 0
