@@ -23,7 +23,7 @@ from core.ops.selective_scan import selective_scan
 from core.system.allocator import keep_freed_memory
 
 Work = Callable[[], object]
-PARTS = ("scan", "models", "transformers", "decode", "seed")
+PARTS = ("scan", "models", "transformers", "decode", "original")
 
 
 clock = time.perf_counter
@@ -92,7 +92,7 @@ def our_step(config: ModelConfig, vocab_size: int, batch: int) -> Work:
 
 
 def original_step(config: ModelConfig, vocab_size: int, batch: int) -> Work:
-    """A whole training step of the original's model."""
+    """A whole training step of the original project's model."""
     torch.manual_seed(0)
     model = Original(
         config.n_embd, config.n_head, config.attention_type, vocab_size, config.block_size, config.dropout
@@ -133,9 +133,9 @@ def beside_transformers(turns: int) -> dict[str, float]:
     return in_turns(works, dict.fromkeys(works, turns))
 
 
-def seed_step(batch: int, turns: int) -> dict[str, float]:
-    """The `seed` preset: the original's widths, types and vocabulary."""
-    config = preset("seed").model
+def original_preset_step(batch: int, turns: int) -> dict[str, float]:
+    """The preset `original`: the original project's widths, layer types and vocabulary."""
+    config = preset("original").model
     works = {
         "ours": our_step(config, 50257, batch),
         "the original": original_step(config, 50304, batch),
@@ -145,7 +145,7 @@ def seed_step(batch: int, turns: int) -> dict[str, float]:
 
 def decoding(tokens: int) -> dict[str, float]:
     """Seconds a token, batch 1, early and late in a text."""
-    config = preset("seed").model
+    config = preset("original").model
     model = GPT(config, 50257).eval()
     state, token, marks = None, torch.zeros(1, 1, dtype=torch.int64), []
     with torch.inference_mode():
@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=15, help="turns of each work (default 15)")
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's choice (default)")
-    parser.add_argument("--seed-batch", type=int, default=64, help="its batch size (default 64)")
+    parser.add_argument("--original-batch", type=int, default=64, help="its batch size (default 64)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
@@ -209,11 +209,11 @@ def main() -> None:
         show(title, results["transformers"], "ours, attention", 12 * 64)
     if "decode" in options.parts:
         results["decode"] = decoding(500)
-        show("one token, seed preset, batch 1, greedy", results["decode"], "first fifth", 1)
-    if "seed" in options.parts:
-        results["seed"] = seed_step(options.seed_batch, 3)
-        title = f"training step, seed preset, batch {options.seed_batch} x 128"
-        show(title, results["seed"], "the original", options.seed_batch * 128)
+        show("one token, preset original, batch 1, greedy", results["decode"], "first fifth", 1)
+    if "original" in options.parts:
+        results["original"] = original_preset_step(options.original_batch, 3)
+        title = f"training step, preset original, batch {options.original_batch} x 128"
+        show(title, results["original"], "the original", options.original_batch * 128)
     if options.json:
         print(json.dumps(results))
 

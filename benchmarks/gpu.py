@@ -49,7 +49,7 @@ from core.training.compilation import compiled
 from core.training.cuda_graph_step import CapturedStep
 from core.training.optimizer import make_optimizer
 
-SEED = {
+ORIGINAL = {
     "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
     "n_head": 8,
     "attention_type": ["mamba", "standard", "standard", "mamba", *["standard"] * 4],
@@ -68,15 +68,15 @@ MAMBA2 = LARGE | {"attention_type": ["mamba2", "standard"] * 6}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8, "batch_size": 2}
 # part: (name, shape, vocabulary, dropout, compiled, best peer's tokens/s, target)
 TRAININGS: dict[str, tuple[str, dict[str, Any], int, float, bool, float | None, float | None]] = {
-    "train-seed": ("seed preset", SEED, 50257, 0.1, True, 588e3, 1.7e6),
-    "train-4096": ("seed widths, 4,096 tokens", SEED, 4096, 0.0, True, None, 3e6),
+    "train-original": ("preset original", ORIGINAL, 50257, 0.1, True, 588e3, 1.7e6),
+    "train-4096": ("the same widths, 4,096 tokens", ORIGINAL, 4096, 0.0, True, None, 3e6),
     "train-large": ("12 x 768, every second Mamba", LARGE, 50257, 0.0, True, 449e3, 449e3),
-    "train-plain": ("seed widths, 4,096 tokens, not compiled", SEED, 4096, 0.0, False, None, None),
+    "train-plain": ("the same widths, 4,096 tokens, not compiled", ORIGINAL, 4096, 0.0, False, None, None),
     "train-mamba2": ("12 x 768, every second Mamba-2", MAMBA2, 50257, 0.0, True, 449e3, None),
 }
 # Time limit of each part in seconds, with cold caches; the most important parts first.
 PARTS = {
-    "train-seed": 150,
+    "train-original": 150,
     "train-4096": 150,
     "decode": 60,
     "train-large": 180,
@@ -172,12 +172,12 @@ def decoding() -> None:
     from core.generation.cuda.graph_decoder import Reader
 
     report(
-        f"\ndecoding, seed preset, float32; target {DECODE_TARGET:,} tok/s, peers at batch 1: {DECODE_PEERS}"
+        f"\ndecoding, preset original, float32; target {DECODE_TARGET:,}, peers at batch 1: {DECODE_PEERS}"
     )
     torch.manual_seed(0)
-    shape, vocabulary, count = SEED, 50257, DECODE_TOKENS
+    shape, vocabulary, count = ORIGINAL, 50257, DECODE_TOKENS
     if settings.quick:
-        shape, vocabulary, count = SEED | TINY | {"attention_type": ["mamba", "standard"]}, 64, 3
+        shape, vocabulary, count = ORIGINAL | TINY | {"attention_type": ["mamba", "standard"]}, 64, 3
     model = GPT(build(shape).model, vocabulary).to(settings.device).eval()
     for rows in (1, 8):
         with keep_going(f"batch {rows}"):

@@ -1,1 +1,1 @@
-"""What a run is told: keys, checks, files and presets. No torch."""
+"""Configuration: keys, checks, files, presets and estimates. No torch."""

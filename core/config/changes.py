@@ -1,7 +1,4 @@
-"""Changing a configuration: a checked copy with other values, the other layers' keys taken along.
-
-Apart from `core/config/schema.py`, which knows single configurations: here one follows from another.
-"""
+"""Changing a configuration: a checked copy with other values, resized if the number of layers changes."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from core.config.schema import PER_LAYER, RunConfig, build, flat
 def replace(config: RunConfig, source: str = "configuration", /, **changes: object) -> RunConfig:
     """A checked copy with some keys changed. Raises ConfigError listing every problem.
 
-    A change of depth, by `n_layer` or by a list of another length, takes the other per-layer keys
-    along: they are stretched over the new depth, and heads are lowered until they divide the width.
+    If the number of layers changes (by `n_layer` or by a list of another length), the other per-layer keys
+    are stretched to the new depth, and heads are lowered until they divide the width.
     """
     depth = _new_depth(config, changes)
     base: dict[str, Any] = flat(config)
@@ -30,7 +27,7 @@ def replace(config: RunConfig, source: str = "configuration", /, **changes: obje
 
 
 def _new_depth(config: RunConfig, changes: Mapping[str, object]) -> int | None:
-    """The depth that the changes ask for, where it differs from the configuration's."""
+    """The number of layers the changes ask for, or None if it stays the same."""
     asked = [changes["n_layer"]] if "n_layer" in changes else []
     asked += [len(value) for key in PER_LAYER if isinstance(value := changes.get(key), (list, tuple))]
     depths = [depth for depth in asked if type(depth) is int and depth != config.model.n_layer]
@@ -38,13 +35,13 @@ def _new_depth(config: RunConfig, changes: Mapping[str, object]) -> int | None:
 
 
 def _stretch(entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
-    """The entries spread over another depth: both ends stay, the middle stays in the middle."""
+    """Resample the entries to another depth; first and last stay first and last."""
     step = (len(entries) - 1) / max(depth - 1, 1)
     return tuple(entries[round(layer * step)] for layer in range(depth))
 
 
 def _fitting_heads(heads: tuple[int, ...], widths: object) -> tuple[int, ...]:
-    """For each layer the largest number of heads, no more than now, whose size is whole and even."""
+    """For each layer the largest number of heads, at most the current one, that gives heads of even size."""
     if not isinstance(widths, (list, tuple)) or len(widths) != len(heads):
         return heads
     return tuple(

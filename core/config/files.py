@@ -1,7 +1,7 @@
-"""Configuration on disk: JSON as the seed wrote it, TOML, presets, and `key=value` from a command line.
+"""Configuration files (JSON and TOML), presets, and `key=value` from the command line.
 
-Both formats may hold the keys flat, under the name of their group (`[model]`, `[training]` ...), or
-under `config` as the seed does. Writing goes through a temporary name, so a crash leaves the old file.
+Both formats accept keys at the top level, under the name of their group (`[model]`, `[training]` ...), or
+under `config`, the original project's layout. Writing is atomic: a crash leaves the old file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ PRESETS = resources.files("core.config.presets")
 WORKING_FILE = Path("current_configuration.json")
 CONFIGURATION_VERSION = 1
 DEFAULT_PRESET = "book"
-# The seed keeps these three beside "config", not in it.
-SEED_TOP_LEVEL = ("device", "compile", "dataset_dir")
+PRESET_ALIASES = {"seed": "original"}  # its earlier name, which scripts may still use
+# In the original project's layout these three stand beside "config", not in it.
+ORIGINAL_TOP_LEVEL = ("device", "compile", "dataset_dir")
 
 
 def load_file(path: Path) -> RunConfig:
@@ -41,18 +42,18 @@ def load_file(path: Path) -> RunConfig:
 
 def _parse(path: Path) -> dict[str, object]:
     if path.suffix not in (".json", ".toml"):
-        raise UserError(f"{path} cannot be a configuration; accepted: a file named .json or .toml")
+        raise UserError(f"{path} is not a configuration file; accepted: a name ending in .json or .toml")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the path of a .json or .toml configuration") from None
+        raise UserError(f"{path} does not exist; accepted: a .json or .toml configuration") from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not text: byte {error.start} is not UTF-8; accepted: JSON or TOML in UTF-8"
+            f"{path} is not UTF-8 (at byte {error.start}); accepted: JSON or TOML in UTF-8"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{shorten(str(path))} cannot be read: {reason}; give a readable file") from None
+        raise UserError(f"{shorten(str(path))} cannot be read: {reason}") from None
     try:
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except json.JSONDecodeError as error:
@@ -69,13 +70,13 @@ def _parse(path: Path) -> dict[str, object]:
 
 
 def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
-    """Bring every accepted layout to one flat mapping."""
+    """Convert every accepted layout to one flat mapping."""
     values: dict[str, object] = {}
     problems: list[Problem] = []
 
     def take(key: str, value: object) -> None:
         if key in values and values[key] != value:
-            problems.append(Problem(key, value, f"one value; it is also given as {show(values[key])}"))
+            problems.append(Problem(key, value, f"one value (it is also set to {show(values[key])})"))
         values[key] = value
 
     for key, value in data.items():
@@ -91,7 +92,7 @@ def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
             for inner, entry in value.items():
                 if key in GROUPS and inner in SETTINGS and SETTINGS[inner].group != key:
                     problems.append(
-                        Problem(f"{key}.{inner}", entry, f"this key in the group [{SETTINGS[inner].group}]")
+                        Problem(f"{key}.{inner}", entry, f"the same key under [{SETTINGS[inner].group}]")
                     )
                 take(inner, entry)
         elif key in SETTINGS:
@@ -104,23 +105,23 @@ def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
 
 
 def save_file(config: RunConfig, path: Path) -> None:
-    """Write a configuration as `.json` (the seed's layout) or `.toml` (one table per group), atomically.
+    """Write a configuration atomically: `.json` in the original project's layout, `.toml` by groups.
 
     Raises UserError where the file cannot be written; an existing file is then unchanged.
     """
     if path.suffix not in (".json", ".toml"):
-        raise UserError(f"{path} cannot be a configuration; accepted: a name ending in .json or .toml")
+        raise UserError(f"{path} is not a configuration file; accepted: a name ending in .json or .toml")
     text = _json_text(config) if path.suffix == ".json" else toml_text(config)
     try:
         make_folder(path.parent, private=False, follow_links=True)
         write_atomic(path, text.encode(), private=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another path") from None
 
 
 def _json_text(config: RunConfig) -> str:
     values = {key: _plain(key, value) for key, value in flat(config).items()}
-    top = {key: values.pop(key) for key in SEED_TOP_LEVEL}
+    top = {key: values.pop(key) for key in ORIGINAL_TOP_LEVEL}
     data = {"configuration_version": CONFIGURATION_VERSION, "config": values, **top}
     return json.dumps(data, indent=4, ensure_ascii=False) + "\n"
 
@@ -141,21 +142,22 @@ def toml_text(config: RunConfig) -> str:
 
 def _plain(key: str, value: Value) -> object:
     if key == "compile" and value in ("true", "false"):
-        return value == "true"  # as the seed reads it
+        return value == "true"  # as the original project reads it
     return list(value) if isinstance(value, tuple) else value
 
 
 def preset_names() -> list[str]:
     """The names `preset` accepts, the default first."""
-    found = [entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml")]
-    return sorted(found, key=lambda name: (name != DEFAULT_PRESET, name))
+    names = [entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml")]
+    return sorted(names, key=lambda name: (name != DEFAULT_PRESET, name))
 
 
 def preset(name: str = DEFAULT_PRESET, *, cuda: bool = False) -> RunConfig:
-    """A preset by name. Its `[cuda]` table, where it has one, applies on a machine with a CUDA device.
+    """A preset by name; with `cuda`, its table `[cuda]` (if any) overrides the rest.
 
-    Raises UserError naming the presets there are.
+    Raises UserError naming the available presets.
     """
+    name = PRESET_ALIASES.get(name, name)
     if name not in preset_names():
         raise UserError(f"--preset is {show(name)}; accepted: {', '.join(preset_names())}")
     source = f"preset {name}"
@@ -169,7 +171,7 @@ def preset(name: str = DEFAULT_PRESET, *, cuda: bool = False) -> RunConfig:
 
 
 def preset_about(name: str) -> str:
-    """One line on what a preset is for."""
+    """One line that says what a preset is for."""
     data = tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
     return str(data.get("about", ""))
 
@@ -177,7 +179,7 @@ def preset_about(name: str) -> str:
 def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
     """Apply `key=value` assignments, values written as in TOML; bare words are text.
 
-    A list or `n_layer` of another depth takes the other per-layer keys along (see `config_changes.replace`).
+    A change of depth resizes the other per-layer keys (see `core.config.changes.replace`).
     Raises ConfigError.
     """
     changes: dict[str, object] = {}
@@ -193,7 +195,7 @@ def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
 
 
 def parse_value(text: str) -> object:
-    """A value as typed by a person: TOML where it is TOML, otherwise the text itself."""
+    """A value as typed: parsed as TOML if possible, otherwise the text itself."""
     for attempt in (text, text.replace("'", '"'), _quoted_words(text)):
         try:
             return tomllib.loads(f"value = {attempt}")["value"]
@@ -203,7 +205,7 @@ def parse_value(text: str) -> object:
 
 
 def _quoted_words(text: str) -> str:
-    """`[mamba, standard]` with its words quoted, as shells like to take the quotes away."""
+    """`[mamba, standard]` with its words quoted again, because shells remove quotes."""
     if not (text.startswith("[") and text.endswith("]")):
         return text
     words = [word.strip() for word in text[1:-1].split(",") if word.strip()]

@@ -1,6 +1,6 @@
-"""What can be known to be impossible before anything starts: a device, a folder, a file that is not there.
+"""Checks before anything starts: the device, the dataset folder, the tokenizer file, the encoding.
 
-A trainer finds the same, but only after it has loaded torch and left a run that never began.
+The trainer would find the same problems, but only after loading torch and leaving a run that never started.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
 
 
 def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = True) -> None:
-    """Raise UserError (ConfigError with every problem) unless a run could start here and now.
+    """Raise UserError (ConfigError listing every problem) unless a run could start on this machine.
 
-    A run that is resumed has a tokenizer of its own, so the file it came from may be gone. Without
-    `folder` the dataset folder is not looked at: the sample text may still be written there. Costs
-    a few file system calls; imports no torch and reads no text.
+    A resumed run has its own copy of the tokenizer, so the file it came from may be gone. With
+    `folder=False` the dataset folder is not checked: the sample text may still be written there.
+    Costs a few file system calls; imports no torch and reads no text.
     """
     resolve_device(config.hardware.device)
     problems = [
@@ -38,7 +38,7 @@ def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = 
 
 
 def _folder_problem(folder: str) -> str:
-    """What would be accepted in place of a dataset folder that cannot be read; "" where it can."""
+    """What would be accepted instead of an unreadable dataset folder; "" if it is readable."""
     path = Path(os.path.expanduser(folder))
     try:
         if not path.exists():
@@ -49,7 +49,7 @@ def _folder_problem(folder: str) -> str:
         elif not path.is_file():
             return "a folder of .txt files"
     except OSError as error:
-        return f"a folder that can be read ({error.strerror})"
+        return f"a readable folder ({error.strerror})"
     return ""
 
 

@@ -1,7 +1,7 @@
 """The configuration of a run: four frozen dataclasses, what each key means, and every check on it.
 
-Files, presets and `--set` are read in `core/config/files.py`; this module knows values only.
-Every key has a name of its own across the groups, so a flat mapping is a complete configuration.
+`core/config/files.py` reads files, presets and `--set`; this module only sees values. Key names are unique
+across the groups, so one flat mapping is a complete configuration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ATTENTION_TYPES = (STANDARD, MAMBA, MAMBA2)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the hourglass. Per-layer keys hold one entry per layer once normalised."""
+    """The shape of the model. Per-layer keys hold one entry per layer after `check`."""
 
     n_layer: int = setting(6, "number of layers", unit="layers", low=1, high=512, fixed=True)
     n_embd: tuple[int, ...] = setting(
@@ -33,28 +33,30 @@ class ModelConfig:
     )
     attention_type: tuple[str, ...] = setting(
         (MAMBA, STANDARD, MAMBA, MAMBA, STANDARD, MAMBA),
-        "mixer of each layer: standard attention, mamba (S6) or mamba2 (SSD)",
+        "mixer of each layer: standard (attention), mamba (S6) or mamba2 (SSD)",
         choices=ATTENTION_TYPES,
         fixed=True,
     )
     block_size: int = setting(
         256,
-        "tokens per chunk, and how far attention looks back",
+        "tokens per training chunk, and how many tokens attention can see",
         unit="tokens",
         low=1,
         high=1 << 20,
         fixed=True,
     )
-    dropout: float = setting(0.0, "share of activations dropped while training", low=0.0, high=0.9)
+    dropout: float = setting(0.0, "fraction of activations set to zero during training", low=0.0, high=0.9)
     position: str = setting(
-        "rope", "how attention knows order", choices=("rope", "learned", "none"), fixed=True
+        "rope", "position encoding of attention layers", choices=("rope", "learned", "none"), fixed=True
     )
-    tie_embeddings: bool = setting(True, "embedding and head share one matrix", fixed=True)
-    d_state: int = setting(16, "state size of a Mamba channel", low=4, high=256, fixed=True)
+    tie_embeddings: bool = setting(True, "share one matrix between embedding and output layer", fixed=True)
+    d_state: int = setting(16, "state size per channel of a Mamba layer", low=4, high=256, fixed=True)
     d_conv: int = setting(
-        4, "taps of a Mamba layer's causal convolution", unit="tokens", low=2, high=16, fixed=True
+        4, "width of a Mamba layer's causal convolution", unit="tokens", low=2, high=16, fixed=True
     )
-    expand: int = setting(2, "inner width of a Mamba layer over its width", low=1, high=8, fixed=True)
+    expand: int = setting(
+        2, "inner width of a Mamba layer as a multiple of its width", low=1, high=8, fixed=True
+    )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -66,35 +68,38 @@ class ModelConfig:
 class DataConfig:
     """Where the text is and how it becomes batches."""
 
-    dataset_dir: str = setting("dataset", "folder of .txt files (.txt.gz too, subfolders included)")
+    dataset_dir: str = setting("dataset", "folder of .txt and .txt.gz files, including subfolders")
     tokenizer: str = setting(
-        "auto", "auto (own BPE), char, byte, gpt2, or the path of a tokenizer.json", fixed=True
+        "auto",
+        "auto (BPE learned from the text), char, byte, gpt2, or a path to a tokenizer.json",
+        fixed=True,
     )
     vocab_size: int = setting(
         0,
-        "vocabulary of the auto tokenizer, 0 = sized to the corpus",
+        "vocabulary size of the auto tokenizer, 0 = chosen from the amount of text",
         unit="tokens",
         low=0,
         high=1 << 20,
         fixed=True,
     )
     encoding: str = setting(
-        "auto", "encoding of files without a mark that are not UTF-8: auto, or a name such as latin-1"
+        "auto",
+        "encoding of files without a BOM that are not UTF-8: auto (guess), or a name such as latin-1",
     )
-    strip_gutenberg: bool = setting(True, "cut Project Gutenberg's header and licence", fixed=True)
+    strip_gutenberg: bool = setting(True, "remove Project Gutenberg's header and license", fixed=True)
     unwrap_lines: bool = setting(False, "join hard-wrapped lines into paragraphs", fixed=True)
     document_order: str = setting(
         "weighted",
-        "which documents lanes jump to: weighted by length, or uniform while they last",
+        "order of training documents: weighted (by length) or uniform (taking turns)",
         choices=("weighted", "uniform"),
         fixed=True,
     )
     validation_fraction: float = setting(
-        0.1, "share of the text held out for validation", above=0.0, high=0.5, fixed=True
+        0.1, "fraction of the text used for validation, never for training", above=0.0, high=0.5, fixed=True
     )
     carry_chunks: int = setting(
         8,
-        "chunks a lane reads in a row before it jumps, 0 = to the end of the text",
+        "chunks read in a row before a batch row jumps elsewhere, 0 = read to the end",
         unit="chunks",
         low=0,
         high=1 << 20,
@@ -103,68 +108,82 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the model learns, how often it is looked at, and what is kept."""
+    """How the model learns, how often it is evaluated, and which checkpoints are kept."""
 
-    batch_size: int = setting(32, "lanes of text read in parallel", unit="lanes", low=1, high=1 << 16)
+    batch_size: int = setting(32, "rows in a batch: texts read in parallel", unit="rows", low=1, high=1 << 16)
     gradient_accumulation_steps: int = setting(
-        1, "batches added up before one optimiser step", unit="batches", low=1, high=4096
+        1, "batches whose gradients are added up for one optimizer step", unit="batches", low=1, high=4096
     )
-    max_iters: int = setting(5000, "optimiser steps in all", unit="steps", low=1)
+    max_iters: int = setting(5000, "optimizer steps in total", unit="steps", low=1)
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0, high=1.0)
-    min_learning_rate: float = setting(0.0, "learning rate at the end of the cosine", low=0.0, high=1.0)
-    warmup_iters: int = setting(100, "steps of linear warm-up", unit="steps", low=0)
-    weight_decay: float = setting(0.1, "decay of weight matrices", low=0.0, high=10.0)
-    beta1: float = setting(0.9, "AdamW's average of gradients", low=0.0, high=0.9999)
-    beta2: float = setting(0.95, "AdamW's average of squared gradients", low=0.0, high=0.99999)
-    grad_clip: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0, high=1e6)
+    min_learning_rate: float = setting(0.0, "learning rate at the end of training", low=0.0, high=1.0)
+    warmup_iters: int = setting(100, "steps of linear learning-rate warm-up", unit="steps", low=0)
+    weight_decay: float = setting(0.1, "weight decay of matrices (AdamW)", low=0.0, high=10.0)
+    beta1: float = setting(0.9, "AdamW's decay rate for the mean of gradients", low=0.0, high=0.9999)
+    beta2: float = setting(
+        0.95, "AdamW's decay rate for the mean of squared gradients", low=0.0, high=0.99999
+    )
+    grad_clip: float = setting(1.0, "clip gradients to this norm, 0 = no clipping", low=0.0, high=1e6)
     eval_interval: int = setting(250, "steps between evaluations", unit="steps", low=1)
-    eval_iters: int = setting(20, "batches of each split an evaluation reads", unit="batches", low=1)
+    eval_iters: int = setting(20, "batches read from each split per evaluation", unit="batches", low=1)
     checkpoint_interval: int = setting(
         0, "steps between checkpoints, 0 = at every evaluation", unit="steps", low=0
     )
-    keep_last: int = setting(3, "newest checkpoints kept", unit="checkpoints", low=1)
-    keep_best: int = setting(1, "checkpoints of lowest validation loss kept", unit="checkpoints", low=0)
-    keep_every: int = setting(
-        0, "also keep every checkpoint whose step divides by this, 0 = none", unit="steps", low=0
+    keep_last: int = setting(3, "how many of the newest checkpoints to keep", unit="checkpoints", low=1)
+    keep_best: int = setting(
+        1, "how many checkpoints of lowest validation loss to keep", unit="checkpoints", low=0
     )
-    sample_interval: int = setting(0, "steps between samples, 0 = at every evaluation", unit="steps", low=0)
-    sample_prompt: str = setting("", "what samples start from, empty = the start of a document")
-    sample_tokens: int = setting(120, "length of a sample, 0 = no samples", unit="tokens", low=0, high=65536)
+    keep_every: int = setting(
+        0, "also keep checkpoints at multiples of this step, 0 = none", unit="steps", low=0
+    )
+    sample_interval: int = setting(
+        0, "steps between text samples, 0 = at every evaluation", unit="steps", low=0
+    )
+    sample_prompt: str = setting("", "prompt of text samples, empty = start of a document")
+    sample_tokens: int = setting(
+        120, "length of a text sample, 0 = no samples", unit="tokens", low=0, high=65536
+    )
     max_bad_steps: int = setting(
         10,
-        "steps in a row with a loss or gradient that is not finite before the run stops",
+        "stop after this many steps in a row with a non-finite loss or gradient",
         unit="steps",
         low=1,
     )
     seed: int = setting(
-        1337, "seed of initialisation, batches, dropout and the split", low=0, high=(1 << 63) - 1, fixed=True
+        1337,
+        "random seed of initialization, batches, dropout and the split",
+        low=0,
+        high=(1 << 63) - 1,
+        fixed=True,
     )
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What the run computes on, and how."""
+    """The device, its arithmetic, and how the training step is executed."""
 
-    device: str = setting("auto", "auto, cpu, cuda (or cuda:1 ...), mps")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 (the second GPU), or mps")
     dtype: str = setting(
         "auto",
-        "arithmetic of the large products: auto is bfloat16 on CUDA, float32 elsewhere",
+        "arithmetic of matrix products: auto is bfloat16 on CUDA, float32 elsewhere",
         choices=("auto", "float32", "bfloat16"),
     )
     compile: str = setting(
         "auto",
-        "compile the training step with torch.compile: auto does so on CUDA in long runs",
+        "use torch.compile for the training step: auto does so for long runs on CUDA",
         choices=("auto", "true", "false"),
     )
-    capture: bool = setting(True, "capture the training step in a CUDA graph where possible")
-    deterministic: bool = setting(False, "bit-for-bit repeatable arithmetic on CUDA, slower")
-    activation_checkpointing: bool = setting(False, "recompute activations in the backward to save memory")
-    threads: int = setting(0, "CPU threads, 0 = all cores", unit="threads", low=0, high=4096)
+    capture: bool = setting(True, "run the training step as a CUDA graph where possible")
+    deterministic: bool = setting(False, "bit-for-bit repeatable arithmetic on CUDA (slower)")
+    activation_checkpointing: bool = setting(
+        False, "recompute activations in the backward pass: less memory, slower"
+    )
+    threads: int = setting(0, "CPU threads, 0 = one per core", unit="threads", low=0, high=4096)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run."""
+    """The whole configuration of a run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -193,16 +212,16 @@ SETTINGS: dict[str, Setting] = {item.key: item for item in _settings()}
 
 
 def nearest_key(key: str) -> str:
-    """A hint naming the known key that looks most like `key`, or how to find them all."""
+    """The known key most similar to `key`, or the list of all keys, as a phrase for an error."""
     near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.5)
     return f'the key "{near[0]}"' if near else "one of " + ", ".join(SETTINGS)
 
 
 def build(values: Mapping[str, object], source: str = "configuration") -> RunConfig:
-    """Make a RunConfig from flat values; missing keys take the default.
+    """A RunConfig from flat values; missing keys take their defaults.
 
-    Single values of per-layer keys are spread over the layers; `n_layer` may be left out when a
-    list says it. Raises ConfigError listing every problem.
+    A single value of a per-layer key applies to all layers; `n_layer` may be omitted if a list implies it.
+    Raises ConfigError listing every problem.
     """
     config, problems = check(values)
     if problems:
@@ -211,7 +230,7 @@ def build(values: Mapping[str, object], source: str = "configuration") -> RunCon
 
 
 def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
-    """Like `build`, but returns the problems; the configuration is only meaningful without any."""
+    """Like `build`, but returns the problems instead of raising; with any, the configuration is unusable."""
     problems: list[Problem] = []
     clean: dict[str, Any] = {}
     for key, value in values.items():
@@ -265,28 +284,32 @@ def _spread(
     assert isinstance(default, tuple)
     if layers == len(default):
         return default
-    # The default hourglass fits its own depth only; another depth gets its plainest form.
+    # The default widths and types fit only the default depth; any other depth gets a uniform model.
     if key == "attention_type":
         return tuple(MAMBA if layer % 2 == 0 else STANDARD for layer in range(layers))
     return (default[0],) * layers
 
 
 def _across_keys(config: RunConfig) -> list[Problem]:
-    """Checks that need more than one key."""
+    """Problems between keys."""
     model, training = config.model, config.training
     problems = []
     for layer, (width, heads, kind) in enumerate(zip(model.n_embd, model.n_head, model.attention_type)):
         if kind == STANDARD and width % heads:
-            problems.append(
-                Problem(f"n_head[{layer}]", heads, f"a number that divides the layer's width {width} evenly")
-            )
+            problems.append(Problem(f"n_head[{layer}]", heads, f"a divisor of the layer's width, {width}"))
         elif kind == STANDARD and model.position == "rope" and (width // heads) % 2:
             problems.append(
-                Problem(f"n_head[{layer}]", heads, f"heads of even size for rope (here {width // heads})")
+                Problem(
+                    f"n_head[{layer}]",
+                    heads,
+                    f"a number of heads whose size is even, as rope needs (size is now {width // heads})",
+                )
             )
         elif kind == MAMBA2 and (width * model.expand) % heads:
             problems.append(
-                Problem(f"n_head[{layer}]", heads, f"a divisor of the inner width {width * model.expand}")
+                Problem(
+                    f"n_head[{layer}]", heads, f"a divisor of the layer's inner width, {width * model.expand}"
+                )
             )
     if training.min_learning_rate > training.learning_rate:
         problems.append(

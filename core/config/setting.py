@@ -1,4 +1,4 @@
-"""One key of the configuration: how it is declared, what it accepts, and a value checked against that."""
+"""One configuration key: its declaration, the values it accepts, and the check of a value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from core.errors import UserError
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
-# A count without a bound of its own: more steps than any machine takes, and every integer type holds it.
+# Upper bound of counts without one: more steps than any machine takes, and every integer type holds it.
 LARGEST_COUNT = 1_000_000_000
-# float32, which training computes in, cannot tell much smaller numbers from 0 once they are multiplied.
+# Much smaller numbers become 0 in float32, the arithmetic of training, once they are multiplied.
 SMALLEST_FRACTION = 1e-12
 LONGEST_TEXT = 1 << 16
 # How much of a value an error message repeats.
@@ -22,7 +22,7 @@ SHOWN_ENTRIES = 16
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a configuration, in a form a person can act on."""
+    """One invalid value: the key, the value given, and what would be accepted."""
 
     key: str
     value: object
@@ -33,7 +33,7 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """The configuration cannot be used. `problems` names every reason, not only the first."""
+    """The configuration cannot be used; `problems` lists every reason, not only the first."""
 
     def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
         self.problems = problems
@@ -54,9 +54,9 @@ def setting(
 ) -> Any:
     """Declare one key: its default, its help, and the values it accepts.
 
-    `low` and `high` are inclusive bounds, `above` is an exclusive lower bound; a whole number has
-    the upper bound LARGEST_COUNT unless it is given another. `fixed` marks a key that cannot change
-    when a run is resumed, because its checkpoints would no longer fit.
+    `low` and `high` are inclusive bounds, `above` is an exclusive lower bound; whole numbers have the upper
+    bound LARGEST_COUNT by default. `fixed` marks a key that cannot change when a run is resumed, because
+    its checkpoints would no longer fit.
     """
     metadata = {
         "help": help,
@@ -72,7 +72,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """What the program and its user can know about one key."""
+    """The declaration of one key."""
 
     key: str
     group: str
@@ -94,7 +94,7 @@ class Setting:
 
     @property
     def accepted_entry(self) -> str:
-        """The accepted values in words: of one layer, where the key takes one value per layer."""
+        """The accepted values of one entry, in words."""
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         if self.kind is bool:
@@ -119,9 +119,9 @@ def _plain(bound: float) -> str:
 
 
 def checked(item: Setting, value: object, problems: list[Problem], name: str = "") -> Value:
-    """The value in the key's own type and bounds.
+    """The value converted to the key's type.
 
-    Otherwise a problem is added under `name` (such as `n_embd[3]`), and the default is returned.
+    If type or bounds do not fit, adds a problem under `name` (such as `n_embd[3]`) and returns the default.
     """
     accepted = item.accepted_entry if name else item.accepted
     result = _converted(item, value)
@@ -133,9 +133,9 @@ def checked(item: Setting, value: object, problems: list[Problem], name: str = "
 
 
 def _converted(item: Setting, value: object) -> Value | None:
-    """The value as the key's own type, None where it is of another."""
+    """The value converted to the key's type, or None if it has another type."""
     if isinstance(value, bool) and show(value) in item.choices:
-        return show(value)  # what was true or false before there were more choices
+        return show(value)  # once a boolean key: true means "true"
     if item.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return float(value)
@@ -147,7 +147,7 @@ def _converted(item: Setting, value: object) -> Value | None:
 
 
 def _refusal(item: Setting, value: Value, accepted: str) -> str:
-    """What would be accepted in place of a value of the right type; "" where it is good."""
+    """What would be accepted instead of a value of the right type; "" if it is valid."""
     if item.choices:
         return "" if value in item.choices else accepted
     if isinstance(value, str):
@@ -171,12 +171,12 @@ def _text_refusal(text: str) -> str:
     if "\0" in text:
         return "text without a NUL character"
     if any("\ud800" <= character <= "\udfff" for character in text):
-        return "text that is valid Unicode (a file name that is not must be renamed first)"
+        return "valid Unicode text (a file whose name is not must be renamed first)"
     return ""
 
 
 def show(value: object, depth: int = 0) -> str:
-    """A value as a person would write it in a file, shortened where it would fill a screen."""
+    """A value as written in a configuration file, shortened if it is long."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -194,7 +194,7 @@ def show(value: object, depth: int = 0) -> str:
 
 
 def shorten(text: str) -> str:
-    """The text, or its beginning with its length where it is long."""
+    """The text itself, or its beginning and its length if it is long."""
     if len(text) <= SHOWN_CHARACTERS:
         return text
     return f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"

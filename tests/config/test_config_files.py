@@ -48,8 +48,8 @@ def write(path, text):
 
 def test_the_seeds_file_is_read_unchanged_and_is_the_seed_preset(tmp_path):
     config = load_file(write(tmp_path / "current_configuration.json", json.dumps(SEED, indent=4)))
-    assert config.model == preset("seed").model
-    assert config.training == preset("seed").training
+    assert config.model == preset("original").model
+    assert config.training == preset("original").training
     assert (config.hardware.device, config.data.dataset_dir) == ("cpu", "dataset")
 
 
@@ -134,6 +134,11 @@ def test_set_takes_values_as_people_type_them():
         apply_settings(config, ["dropout"])
     with pytest.raises(ConfigError, match='"dropout"'):
         apply_settings(config, ["dropuot=0.1"])
+
+
+def test_the_earlier_name_of_a_preset_still_works():
+    assert preset("seed") == preset("original")
+    assert "seed" not in preset_names()
 
 
 def test_an_unknown_preset_names_the_known_ones():

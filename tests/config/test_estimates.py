@@ -50,7 +50,7 @@ def test_operations_of_plain_attention_follow_the_common_formula():
 
 
 def test_memory_advice_computes_the_same_gradient_and_fits():
-    config = preset("seed")
+    config = preset("original")
     need = budget.training_memory(config, 50257)
     advice = budget.lower_memory_advice(config, 50257, need // 3)
     batch, steps = map(int, re.findall(r"to (\d+)", advice))
