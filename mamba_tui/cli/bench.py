@@ -23,10 +23,14 @@ BENCH_ENDED = "the benchmark process ended unexpectedly; the lines above say why
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="measure how fast a configuration trains and writes here")
+    parser = commands.add_parser("bench", help="measure how fast a configuration trains and generates here")
     add_configuration_options(parser)
     parser.add_argument(
-        "--seconds", type=number, default=10.0, metavar="S", help="time for the steps (default 10)"
+        "--seconds",
+        type=number,
+        default=10.0,
+        metavar="S",
+        help="seconds to spend on training steps (default 10)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 

@@ -27,22 +27,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     from mamba_tui.cli.arguments import whole_number
     from mamba_tui.cli.run_options import add_configuration_options
 
-    parser = commands.add_parser("data", help="look at the text that is learned, prepare it, forget it")
+    parser = commands.add_parser("data", help="inspect, prepare or clean up the text to train on")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     info = actions.add_parser(
         "info",
-        help="every file: encoding, documents, tokens, split",
-        description="Prepare the text if need be, and say what became of every file.",
+        help="list every file: encoding, documents, tokens, split",
+        description="Prepare the text if necessary and list what became of every file.",
     )
     info.add_argument("--all", action="store_true", help=f"list all files, not only {MOST_ROWS}")
-    actions.add_parser("prepare", help="turn the text into tokens now, so that training starts at once")
+    actions.add_parser("prepare", help="turn the text into tokens now, so that training starts sooner")
     sample = actions.add_parser(
         "sample",
         help="show some text as the model sees it, token by token",
         description="Show some text as the model sees it, token by token.",
     )
-    sample.add_argument("file", nargs="?", metavar="FILE", help="a file, or part of its name (default: any)")
-    sample.add_argument("--at", type=whole_number, metavar="TOKEN", help="where to begin (default: anywhere)")
+    sample.add_argument(
+        "file", nargs="?", metavar="FILE", help="a file or part of its name (default: a random one)"
+    )
+    sample.add_argument(
+        "--at", type=whole_number, metavar="TOKEN", help="first token to show (default: random)"
+    )
     sample.add_argument(
         "--tokens", type=whole_number, default=120, metavar="N", help="how many (default 120)"
     )
@@ -57,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     clean.add_argument(
         "--forget-split",
         action="store_true",
-        help="also forget which text is held out; text that was held out may be trained on afterwards",
+        help="also forget which text is used for validation; later runs may train on it",
     )
     for action in actions.choices.values():
         add_configuration_options(action)

@@ -1,4 +1,4 @@
-"""The command line, `mamba-tui`: one parser, each command in a module of its own, imported when called."""
+"""The command line, `mamba-tui`: one parser; each command has its own module, imported when it is called."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from importlib import import_module, metadata
 
 from core.errors import UserError
 from mamba_tui.cli.arguments import EXIT_BAD_INPUT, Parser, number, whole_number
+from mamba_tui.cli.help import EXIT_CODES, examples, overview
 from mamba_tui.cli.run_options import add_run_options, add_run_place
 from mamba_tui.cli.streams import leave_quietly, prepare_streams, say_error
 
+ABOUT = "Train small hybrid Mamba and attention language models on your own text."
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "MAMBA_TUI_TRACEBACK"
@@ -83,46 +85,52 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every command and option."""
     parser: argparse.ArgumentParser = Parser(
         prog="mamba-tui",
-        description="Train small hybrid Mamba and attention language models on your own books.",
-        epilog="Without a command: launch.",
+        usage="mamba-tui [COMMAND] [OPTION ...]",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"mamba-tui {_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="mamba-tui", help=argparse.SUPPRESS
+    )
 
-    launch = commands.add_parser("launch", help="open the console (or train headless with --no-ui)")
+    launch = commands.add_parser("launch", help="open the console: design, train, generate (the default)")
     add_run_options(launch)
-    launch.add_argument("--no-ui", action="store_true", help="train without the console, show progress here")
-    launch.add_argument("--read-only", action="store_true", help="watch only: the console commands no run")
-    train = commands.add_parser("train", help="train without the console: launch --no-ui")
+    launch.add_argument("--no-ui", action="store_true", help="train without the console, as plain text")
+    launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
+    train = commands.add_parser("train", help="train as plain text, without the console")
     add_run_options(train)
     train.set_defaults(no_ui=True, read_only=False)
     for command in (launch, train):
         command.add_argument(
-            "--detach", action="store_true", help="start training, print the run's name, return"
+            "--detach", action="store_true", help="start training, print the run's name and return"
         )
 
-    attach = commands.add_parser("attach", help="follow a run: in the console, or here with --no-ui")
+    attach = commands.add_parser("attach", help="watch a run, wherever it was started")
     attach.add_argument("run", metavar="RUN", help="name of the run")
     add_run_place(attach)
-    attach.add_argument("--no-ui", action="store_true", help="show progress here instead of the console")
+    attach.add_argument("--no-ui", action="store_true", help="watch as plain text instead of in the console")
     attach.add_argument("--read-only", action="store_true", help="watch only")
 
     _add_generate(commands)
     runs = commands.add_parser("runs", help="list the runs: state, step, loss, age, size")
     add_run_place(runs)
     for name, text in {
-        "stop": "save a run, then end it",
-        "pause": "let a run wait after its current step",
-        "resume": "let a paused run go on",
-        "save": "have a run write a checkpoint now",
+        "stop": "save a checkpoint and end a run",
+        "pause": "pause a run after its current step",
+        "resume": "continue a paused run",
+        "save": "save a checkpoint of a run now",
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("run", metavar="RUN", help="name of the run")
         add_run_place(command)
-    logs = commands.add_parser("logs", help="show what a run's trainer printed")
+    logs = commands.add_parser("logs", help="show the log of a run's trainer")
     logs.add_argument("run", metavar="RUN", help="name of the run")
     logs.add_argument(
-        "--lines", type=whole_number, default=50, metavar="N", help="lines from the end (default 50)"
+        "--lines",
+        type=whole_number,
+        default=50,
+        metavar="N",
+        help="number of lines from the end (default 50)",
     )
     add_run_place(logs)
 
@@ -131,38 +139,57 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(commands)
     add_bench(commands)
+    summaries = {action.dest: action.help or "" for action in commands._get_subactions()}
+    parser.description = f"{ABOUT}\n{overview(summaries)}\n\nmamba-tui COMMAND --help lists its options."
+    for name, command in commands.choices.items():
+        command.description = command.description or f"{summaries[name][:1].upper()}{summaries[name][1:]}."
+        command.epilog = examples(name)
     return parser
 
 
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     generate = commands.add_parser(
         "generate",
-        help="let a checkpoint write",
-        description="Without --prompt: an interactive prompt, where each turn continues the text so far.",
+        help="generate text from a checkpoint",
+        description="Generate text from a checkpoint. Without --prompt, each turn continues the text so far.",
     )
-    source = generate.add_mutually_exclusive_group()
-    source.add_argument(
-        "--run", metavar="NAME", help="run whose newest checkpoint writes (default: newest run)"
-    )
+    where = generate.add_argument_group("checkpoint")
+    source = where.add_mutually_exclusive_group()
+    source.add_argument("--run", metavar="NAME", help="a run; its newest checkpoint (default: newest run)")
     source.add_argument("--checkpoint", metavar="PATH", help="a checkpoint_step_<N>.pt")
-    add_run_place(generate)
-    generate.add_argument("--prompt", metavar="TEXT", help="text to continue; then end")
-    generate.add_argument("--max-new-tokens", type=whole_number, default=300, metavar="N", help="default 300")
-    generate.add_argument(
-        "--temperature", type=number, default=0.8, metavar="T", help="0 = greedy; default 0.8"
+    add_run_place(where)
+    where.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default auto)")
+    text = generate.add_argument_group("text")
+    text.add_argument("--prompt", metavar="TEXT", help="continue this text once, then exit")
+    text.add_argument(
+        "--max-new-tokens", type=whole_number, default=300, metavar="N", help="length (default 300)"
     )
-    generate.add_argument(
-        "--top-k", type=whole_number, default=0, metavar="K", help="only the K likeliest, 0 = all"
+    sampling = generate.add_argument_group("sampling")
+    sampling.add_argument(
+        "--temperature", type=number, default=0.8, metavar="T", help="0 = always the likeliest (default 0.8)"
     )
-    generate.add_argument(
-        "--top-p", type=number, default=1.0, metavar="P", help="only the likeliest P of probability"
+    sampling.add_argument(
+        "--top-k",
+        type=whole_number,
+        default=0,
+        metavar="K",
+        help="only the K likeliest tokens (default 0 = all)",
     )
-    generate.add_argument(
-        "--min-p", type=number, default=0.0, metavar="P", help="drop below P times the likeliest"
+    sampling.add_argument(
+        "--top-p", type=number, default=1.0, metavar="P",
+        help="only the likeliest tokens that together have probability P (default 1 = all)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--min-p", type=number, default=0.0, metavar="P",
+        help="only tokens at least P times as likely as the likeliest (default 0 = all)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--repetition-penalty", type=number, default=1.0, metavar="R",
+        help="above 1, tokens already in the text become less likely (default 1)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--seed", type=whole_number, metavar="S", help="random seed: the same gives the same text"
     )
-    generate.add_argument("--repetition-penalty", type=number, default=1.0, metavar="R", help="1 = none")
-    generate.add_argument("--seed", type=whole_number, metavar="S", help="same seed, same text")
-    generate.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps")
 
 
 def _version() -> str:

@@ -20,7 +20,7 @@ from mamba_tui.launch_options import Mode
 CHECKPOINTS = "checkpoints"
 
 
-def add_run_place(parser: argparse.ArgumentParser) -> None:
+def add_run_place(parser: argparse._ActionsContainer) -> None:
     """Add the option that says where runs are kept."""
     parser.add_argument(
         "--checkpoints",
@@ -32,26 +32,30 @@ def add_run_place(parser: argparse.ArgumentParser) -> None:
 
 def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a configuration."""
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--config", metavar="FILE", help="a .json or .toml configuration")
-    start.add_argument("--preset", metavar="NAME", help="book, seed or shakespeare-char")
-    parser.add_argument("--dataset", metavar="DIR", help="folder of .txt files")
-    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, mps")
-    parser.add_argument("--max-iters", type=whole_number, metavar="N", help="optimiser steps in all")
-    parser.add_argument(
+    group = parser.add_argument_group("configuration")
+    start = group.add_mutually_exclusive_group()
+    start.add_argument(
+        "--config", metavar="FILE", help=f"a .json or .toml configuration (default {WORKING_FILE})"
+    )
+    start.add_argument("--preset", metavar="NAME", help="start from book, original or shakespeare-char")
+    group.add_argument("--dataset", metavar="DIR", help="folder of .txt files (default dataset)")
+    group.add_argument("--device", metavar="D", help="auto, cpu, cuda or mps (default auto)")
+    group.add_argument("--max-iters", type=whole_number, metavar="N", help="optimizer steps in total")
+    group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="set any key, such as --set n_embd=[64,48,64]; repeatable",
+        help="set any key, such as n_embd=[64,48,64]; repeatable",
     )  # fmt: skip
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a configuration and a run."""
     add_configuration_options(parser)
-    add_run_place(parser)
-    parser.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--resume", action="store_true", help="go on with the run (default: the newest)")
-    mode.add_argument("--fresh", action="store_true", help="start the run anew; the old one is moved aside")
+    group = parser.add_argument_group("run")
+    group.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
+    mode = group.add_mutually_exclusive_group()
+    mode.add_argument("--resume", action="store_true", help="continue a run (the newest without --run)")
+    mode.add_argument("--fresh", action="store_true", help="start the run over; the old one is moved aside")
+    add_run_place(group)
 
 
 def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tuple[RunConfig, Path | None]:

@@ -1,0 +1,65 @@
+"""What `--help` shows besides options: the commands in groups, and examples of each command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Commands by what they are for; a command that is missing here is listed under "Other".
+GROUPS = {
+    "Train": ("launch", "train", "attach"),
+    "Runs": ("runs", "stop", "pause", "resume", "save", "logs"),
+    "Use a model": ("generate",),
+    "Text": ("data",),
+    "Speed": ("bench",),
+}
+
+EXAMPLES = {
+    "launch": {
+        "mamba-tui launch": "the console",
+        "mamba-tui launch --preset book --dataset ~/books": "the console with your own text",
+        "mamba-tui launch --detach": "start training and return at once",
+    },
+    "train": {
+        "mamba-tui train --dataset ~/books --max-iters 300": "a short run",
+        "mamba-tui train --set n_embd=[64,48,64] --set dropout=0.1": "another shape",
+        "mamba-tui train --resume --max-iters 10000": "continue the newest run, to step 10,000",
+    },
+    "attach": {
+        "mamba-tui attach run-001": "watch a run in the console",
+        "mamba-tui attach run-001 --no-ui": "watch it as plain text",
+    },
+    "logs": {"mamba-tui logs run-001 --lines 200": "the last 200 lines"},
+    "generate": {
+        "mamba-tui generate": "write together, turn by turn",
+        'mamba-tui generate --prompt "She " --temperature 0.8 --seed 7': "one text",
+    },
+    "data": {
+        "mamba-tui data info --dataset ~/books": "what became of every file",
+        "mamba-tui data sample --tokens 50": "50 tokens as the model sees them",
+    },
+    "bench": {"mamba-tui bench --preset book --seconds 30": "the default model on this machine"},
+}
+
+EXIT_CODES = """exit codes:
+  0 done   1 failure   2 bad input (one sentence says what)   130 interrupted after saving"""
+
+
+def overview(summaries: Mapping[str, str]) -> str:
+    """The commands in groups, from a mapping of command -> one-line summary."""
+    grouped = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "Other": tuple(name for name in summaries if name not in grouped)}
+    width = max(map(len, summaries))
+    lines = []
+    for title, names in groups.items():
+        known = [name for name in names if name in summaries]
+        if known:
+            lines += ["", f"{title}:", *(f"  {name:<{width}}  {summaries[name]}" for name in known)]
+    return "\n".join(lines)
+
+
+def examples(command: str) -> str:
+    """The examples of a command, one a line with what it does; "" if it has none."""
+    if command not in EXAMPLES:
+        return ""
+    lines = EXAMPLES[command]
+    return "\n".join(["examples:", *(f"  {line}\n      {meaning}" for line, meaning in lines.items())])
