@@ -8,27 +8,27 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
 from textual.content import Content
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.theme import ThemeProvider
-from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.backend.checkpoint_trash import Trash
-from mamba_tui.backend.run_client import ENDED, Session, off_thread
+from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.document import WORKING_FILE, Document
 from mamba_tui.launch_options import LaunchOptions
+from mamba_tui.messages import CheckpointsChosen, Notice, RunListRequested, RunStarted, RunStateChanged
+from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import clip, safe, visible
-
-if TYPE_CHECKING:
-    from mamba_tui.panes.base import Pane
 
 __all__ = ["LaunchOptions", "MambaTUI", "main"]
 
@@ -60,6 +60,7 @@ class MambaTUI(App[int]):
         from mamba_tui.backend.console_state import ConsoleState
 
         self.options = options
+        self.document = Document(options.config, options.config_path or WORKING_FILE)
         self.session = Session(options)
         self.trash = Trash()
         self.state = ConsoleState.load(state_path)
@@ -131,6 +132,7 @@ class MambaTUI(App[int]):
                 "until this console is closed."
             )
 
+    @on(RunStateChanged)
     def _changed(self) -> None:
         self._dirty = True
 
@@ -153,8 +155,6 @@ class MambaTUI(App[int]):
     @property
     def pane(self) -> Pane | None:
         """The pane on screen; None near the end, when widgets go one after the other."""
-        from mamba_tui.panes.base import Pane
-
         if not self.is_running or not self.panes.is_attached:
             return None
         current = self.panes.visible_content
@@ -172,12 +172,42 @@ class MambaTUI(App[int]):
         if pane is not None:
             pane.shown()
 
-    async def show_tab(self, tab: str) -> Pane:
-        """Go to a tab; its pane."""
-        await self._show(tab)
-        pane = self.pane
-        assert pane is not None
-        return pane
+    # ------------------------------------------------- what panes ask for
+
+    @on(Notice)
+    def _say_notice(self, notice: Notice) -> None:
+        self.say(notice.text, problem=notice.problem)
+
+    @on(RunStarted)
+    async def _show_started_run(self, started: RunStarted) -> None:
+        await self._show("train")
+        self.say(started.sentence)
+
+    @on(CheckpointsChosen)
+    async def _load_checkpoints(self, chosen: CheckpointsChosen) -> None:
+        from mamba_tui.panes.generate.pane import GeneratePane
+
+        await self._show("generate")
+        pane = self.panes.query_one(GeneratePane)
+        for slot, row in chosen.slots.items():
+            pane.load(row, slot)
+
+    @on(RunListRequested)
+    def _list_runs(self) -> None:
+        self.run_worker(self._choose_run(), group="runs", exclusive=True)
+
+    async def _choose_run(self) -> None:
+        from core.runs import Run
+        from mamba_tui.panes.runs.runs_screen import RunsScreen
+
+        overlays = set(self.state.overlays)
+        name = await self.push_screen_wait(RunsScreen(self.session, overlays))
+        if name is not None and (self.session.run is None or self.session.run.name != name):
+            self.session.follow(Run(self.session.root / name))
+            overlays.discard(name)
+        self.state.overlays = sorted(overlays)
+        if self.pane is not None:
+            self.pane.session_changed()
 
     # -------------------------------------------------------------- talking
 
@@ -274,8 +304,7 @@ class MambaTUI(App[int]):
 
         if not self.panes.query(ConfigPane):
             await self._show("configure")
-        pane = self.panes.query_one(ConfigPane)
-        pane.work(pane.start(), "start")
+        self.panes.query_one(ConfigPane).start()
 
     # -------------------------------------------------------------- the end
 
@@ -290,13 +319,10 @@ class MambaTUI(App[int]):
         if self._failed:  # what breaks while the first failure ends the program says nothing new
             return
         self._failed = True
-        path = write_crash_report(error, self.options.checkpoints)
-        where = f"; details are in {visible(path)}" if path else ""
-        name = self.session.run.name if self.session.run else None
-        training = f" {visible(name)} goes on training." if name and self.session.alive else ""
-        self.exit(
-            1, return_code=1, message=safe(f"The console failed: {type(error).__name__}{where}.{training}")
-        )
+        from mamba_tui.quitting import last_words, write_crash_report
+
+        report = write_crash_report(error, self.options.checkpoints)
+        self.exit(1, return_code=1, message=safe(last_words(error, report, self.session)))
 
     def action_leave(self) -> None:
         """Quit; while a run trains, ask what is to become of it."""
@@ -307,117 +333,50 @@ class MambaTUI(App[int]):
         self.action_leave()
 
     async def _leave(self) -> None:
-        from mamba_tui.widgets.dialogs import Answer, Question
+        from mamba_tui.quitting import ask_before_quitting
+        from mamba_tui.widgets.dialogs import Question
 
         if any(isinstance(screen, Question) for screen in self.screen_stack):
             return
-        if not await self._configuration_kept():
+        try:
+            last_words = await ask_before_quitting(self.push_screen_wait, self.document, self.session)
+        except UserError as error:
+            self.say(error, problem=True)
             return
-        session = self.session
-        if session.run is None or not session.alive or session.read_only:
-            self._close_console()
-            return
-        name = visible(session.run.name)
-        answer = await self.push_screen_wait(
-            Question(
-                "Quit",
-                f"{name} is training. It goes on without the console; "
-                f"`mamba-tui attach {name}` comes back to it.",
-                [
-                    Answer("detach", "Leave it training", "primary"),
-                    Answer("stop", "Save and stop it"),
-                    Answer("cancel", "Stay"),
-                ],
-            )
-        )
-        if answer == "detach":
-            self._close_console(f"{name} goes on training. Come back: mamba-tui attach {name}")
-        elif answer == "stop":
-            try:
-                await session.command("stop")
-            except UserError as error:
-                self.say(error, problem=True)
-                return
-            self._close_console(
-                f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}"
-            )
-
-    async def _configuration_kept(self) -> bool:
-        """Offer to save a changed configuration that no run has; False to stay."""
-        from mamba_tui.panes.configure.pane import ConfigPane
-        from mamba_tui.widgets.dialogs import Answer, Question
-
-        pane = next(iter(self.panes.query(ConfigPane)), None)
-        if pane is None or not pane.worth_saving:
-            return True
-        answer = await self.push_screen_wait(
-            Question(
-                "Quit",
-                "The configuration has changes that are in no file and no run.",
-                [
-                    Answer("save", f"Save to {pane.path.name}", "primary"),
-                    Answer("drop", "Quit without saving"),
-                    Answer("stay", "Stay"),
-                ],
-            )
-        )
-        if answer == "save":
-            try:
-                await pane.save_to(pane.path)
-            except UserError as error:
-                self.say(error, problem=True)
-                return False
-        return answer in ("save", "drop")
+        if last_words is not None:
+            self._close_console(last_words)
 
     def _close_console(self, message: str = "") -> None:
-        for pane in self.panes.children:
-            remember = getattr(pane, "remember", None)
-            if remember is not None:
-                remember()
+        for pane in self.panes.query(Pane):
+            pane.remember()
         self.trash.empty()
         self.state.tab = self.tab
         self.state.save()
         self.exit(0, message=safe(message) if message else None)
 
 
-def write_crash_report(error: BaseException, folder: Path) -> Path | None:
-    """Write a traceback to a file in the runs folder; None where that cannot be."""
-    import traceback
-
-    path = folder / "console-error.log"
-    try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    except OSError:
-        return None
-    return path
-
-
-def make_pane(tab: str, app: MambaTUI) -> Widget:
-    """Import and make a pane."""
+def make_pane(tab: str, app: MambaTUI) -> Pane:
+    """Import and make a pane, and hand it what it works with."""
+    document, session, state = app.document, app.session, app.state
     if tab == "configure":
         from mamba_tui.panes.configure.pane import ConfigPane
 
-        return ConfigPane(app.options, app.session, id=tab)
+        return ConfigPane(document, session, app.options, id=tab)
     if tab == "train":
         from mamba_tui.panes.train.pane import TrainPane
 
-        return TrainPane(app.session, app.state, id=tab)
+        return TrainPane(session, state, id=tab)
     if tab == "checkpoints":
         from mamba_tui.panes.checkpoints.pane import CheckpointsPane
 
-        return CheckpointsPane(app.session, app.state, app.trash, id=tab)
+        return CheckpointsPane(session, state, app.trash, id=tab)
     if tab == "generate":
         from mamba_tui.panes.generate.pane import GeneratePane
 
-        return GeneratePane(app.session, app.state, id=tab, command=app.generator_command)
+        return GeneratePane(session, state, id=tab, command=app.generator_command)
     from mamba_tui.panes.data.pane import DataPane
 
-    return DataPane(id=tab)
-
-
-def running(session: Session) -> bool:
-    """Whether the followed run is at work, by what its events say."""
-    return session.alive or (session.status is not None and session.status.state not in ENDED)
+    return DataPane(document, read_only=session.read_only, id=tab)
 
 
 def main(options: LaunchOptions) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.config import schema as configuration
@@ -15,6 +16,7 @@ from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STA
 from core.config.setting import Problem, show
 
 UNDO_LIMIT = 500
+WORKING_FILE = Path("current_configuration.json")
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,19 @@ class Snapshot:
 
 
 class Document:
-    """A configuration with history. `config` is meaningful while there are no problems."""
+    """A configuration with history. `config` is meaningful while there are no problems.
 
-    def __init__(self, config: RunConfig) -> None:
+    `path` is the file it was read from or saved to last.
+    """
+
+    def __init__(self, config: RunConfig, path: Path = WORKING_FILE) -> None:
+        self.path = path
         self._past: list[Snapshot] = []
         self._future: list[Snapshot] = []
         self._now = Snapshot(configuration.flat(config), "")
         self._before: Snapshot | None = None
         self._saved: Mapping[str, Any] = self._now.values
+        self._started: Mapping[str, Any] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -68,9 +75,22 @@ class Document:
         """Whether the values differ from those last saved or loaded."""
         return self.values != self._saved
 
-    def saved(self) -> None:
-        """The values are in a file now."""
-        self._saved = self.values
+    @property
+    def worth_saving(self) -> bool:
+        """Whether there are good changes that neither a file nor a run has."""
+        return self.changed and self.values != self._started and not self.problems
+
+    def save(self, path: Path) -> None:
+        """Write the configuration to a file, which is its own from now on. Raises UserError."""
+        from core.config.files import save_file
+
+        values = self.values
+        save_file(self.config, path)
+        self.path, self._saved = path, values
+
+    def started(self) -> None:
+        """A run was started with these values: they are kept there."""
+        self._started = self.values
 
     # ------------------------------------------------------------- history
 
@@ -140,11 +160,11 @@ class Document:
         """Give a setting a value, right or wrong."""
         self._become({**self.values, key: value}, f"{key} = {show(value)}")
 
-    def replace(self, config: RunConfig, action: str, *, saved: bool = False) -> None:
-        """Take over a whole configuration."""
+    def replace(self, config: RunConfig, action: str, *, path: Path | None = None) -> None:
+        """Take over a whole configuration, with the file it was read from if there is one."""
         self._become(configuration.flat(config), action)
-        if saved:
-            self.saved()
+        if path is not None:
+            self.path, self._saved = path, self.values
 
     def _set_layers(self, layers: list[tuple[Any, Any, Any]], action: str) -> None:
         kinds, widths, heads = zip(*layers)

@@ -1,17 +1,21 @@
-"""States, progress and remaining time in words; and free file names."""
+"""States, progress, events and samples in words; and free file names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from textual.content import Content
 
 from mamba_tui import clock
-from mamba_tui.widgets.numbers import duration
+from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
 
 if TYPE_CHECKING:
     from mamba_tui.backend.run_client import Session
 
+LONGEST_SAMPLE = 4000
 # state -> theme variable of its colour
 STATE_COLOR = {
     "training": "success",
@@ -101,6 +105,41 @@ def sentence(session: Session, now: float | None = None) -> str:
         if seconds >= 2:
             words += f", {duration(seconds)}"
     return words
+
+
+def event_sentence(note: Mapping[str, Any]) -> str:
+    """An event as a sentence."""
+    kind, step = note.get("kind"), note.get("step")
+    at = f"step {step:,}: " if isinstance(step, int) else ""
+    if kind == "run":
+        resumed = note.get("resumed_from")
+        begin = f"went on from step {resumed:,}" if isinstance(resumed, int) else "began"
+        return visible(f"{begin} on {note.get('device')}, {note.get('parameters', 0):,} parameters")
+    if kind == "eval":
+        losses = f"training {loss(note.get('train_loss'))}, validation {loss(note.get('validation_loss'))}"
+        return visible(f"{at}evaluated: {losses}, {loss(note.get('bits_per_byte'))} bits per byte")
+    if kind == "checkpoint":
+        best = ", the best so far" if note.get("best") else ""
+        return visible(f"{at}saved {note.get('file')}, {bytes_size(note.get('bytes'))}{best}")
+    if kind == "command":
+        verdict = "" if note.get("accepted") else " refused"
+        return visible(f"{note.get('command')}{verdict}: {note.get('message') or 'done'}")
+    if kind == "end":
+        return visible(f"{at}{note.get('reason')}: {note.get('message') or 'ended'}")
+    words = f"{note.get('message', '')} {note.get('advice', '')}".strip()
+    return visible(f"{kind}: {words}")
+
+
+def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
+    """Prompt in bold, then what was written."""
+    if not lines:
+        # One paragraph: line ends become spaces, everything else stays visible.
+        event = {key: " ".join(str(event.get(key, "")).split()) for key in ("prompt", "text")}
+    prompt = visible(str(event.get("prompt", ""))[:LONGEST_SAMPLE], lines=lines)
+    text = visible(str(event.get("text", ""))[:LONGEST_SAMPLE], lines=lines)
+    if prompt and text.startswith(prompt):
+        text = text[len(prompt) :]
+    return Content.assemble((prompt, "bold"), text)
 
 
 def free_path(path: Path) -> Path:

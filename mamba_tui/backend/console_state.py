@@ -31,6 +31,7 @@ class ConsoleState:
     chart: str = ""
     selected: str = ""
     windows: dict[str, Any] = field(default_factory=dict)
+    overlays: list[str] = field(default_factory=list)
     bits: bool = False
     pins: list[str] = field(default_factory=list)
     sort: str = "time"
@@ -57,6 +58,7 @@ class ConsoleState:
                 setattr(state, item.name, value)
         state.prompts = [text for text in state.prompts if isinstance(text, str)][-PROMPTS_KEPT:]
         state.pins = [text for text in state.pins if isinstance(text, str)]
+        state.overlays = [text for text in state.overlays if isinstance(text, str)]
         return state
 
     def save(self) -> None:

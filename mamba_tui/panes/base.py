@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from textual.containers import Vertical
 from textual.css.query import NoMatches
+from textual.screen import Screen
+from textual.theme import Theme
 
 from core.errors import UserError
-
-if TYPE_CHECKING:
-    from mamba_tui.app import MambaTUI
-
-
-async def guarded(console: MambaTUI, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await, and turn what goes wrong in the world (not in us) into a notice."""
-    try:
-        await coroutine
-    except (UserError, OSError) as error:
-        console.say(error, problem=True)
-    except NoMatches:
-        # Near the end widgets go one after the other, and work that waited finds them gone.
-        if console.is_running:
-            raise
+from mamba_tui.messages import Notice
 
 
 def css_beside(module: str) -> str:
@@ -33,7 +21,7 @@ def css_beside(module: str) -> str:
 
 
 class Pane(Vertical):
-    """A tab's content."""
+    """A tab's content. It knows the objects it was given and nothing of the app or of other panes."""
 
     SCOPED_CSS = False
 
@@ -41,20 +29,51 @@ class Pane(Vertical):
     Pane { height: 1fr; width: 1fr; }
     """
 
+    def on_mount(self) -> None:
+        """Hear of every change of theme."""
+        self.app.theme_changed_signal.subscribe(self, self._theme_changed)
+
+    def _theme_changed(self, _theme: Theme) -> None:
+        if self.in_front:
+            self.theme_changed()
+
     @property
-    def console(self) -> MambaTUI:
-        """The application, by its own type."""
-        return cast("MambaTUI", self.app)
+    def in_front(self) -> bool:
+        """Whether this is the tab that is being looked at."""
+        return self.is_attached and self.display and self.app.is_running
+
+    def say(self, text: object, *, problem: bool = False) -> None:
+        """Tell the user something."""
+        self.post_message(Notice(text, problem))
+
+    async def ask(self, question: Screen[str | None]) -> str | None:
+        """Put a dialog over the page and wait for its answer; None when it was left."""
+        return await self.app.push_screen_wait(question)
 
     def work(self, coroutine: Coroutine[Any, Any, None], group: str) -> None:
         """Run a coroutine in the background; another of the same group ends it."""
-        self.run_worker(guarded(self.console, coroutine), group=group, exclusive=True, exit_on_error=True)
+        self.run_worker(self._guarded(coroutine), group=group, exclusive=True, exit_on_error=True)
+
+    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Await, and turn what goes wrong in the world (not in us) into a notice."""
+        try:
+            await coroutine
+        except (UserError, OSError) as error:
+            self.say(error, problem=True)
+        except NoMatches:
+            # Near the end widgets go one after the other, and work that waited finds them gone.
+            if self.app.is_running:
+                raise
 
     def shown(self) -> None:
         """The pane came to the front: focus what matters, show what is new."""
 
     def session_changed(self) -> None:
         """The followed run has news, and this pane is on screen."""
+
+    def theme_changed(self) -> None:
+        """Draw what has colors of its own again; style sheets look after everything else."""
+        self.session_changed()
 
     def remember(self) -> None:
         """Put what is worth keeping into the console's state."""

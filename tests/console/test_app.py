@@ -219,7 +219,7 @@ async def test_the_palette_does_what_keys_do(tmp_path):
 
 
 async def test_a_failure_of_ours_is_a_sentence_and_a_file(tmp_path):
-    from mamba_tui.app import write_crash_report
+    from mamba_tui.quitting import write_crash_report
 
     path = write_crash_report(ValueError("odd"), tmp_path)
     assert "ValueError: odd" in path.read_text()

@@ -134,12 +134,12 @@ def test_typing_is_one_step_of_undo_and_escape_leaves_nothing():
     assert widths(doc)[0] == 512
 
 
-def test_changed_knows_the_file():
+def test_changed_knows_the_file(tmp_path):
     doc = document()
     assert not doc.changed
     doc.set("seed", 5)
     assert doc.changed
-    doc.saved()
+    doc.save(tmp_path / "kept.toml")
     assert not doc.changed
     doc.undo()
     assert doc.changed

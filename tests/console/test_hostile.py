@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from mamba_tui.panes.runs.runs_screen import RunRows
-from mamba_tui.panes.train.views import in_words, sample_content
+from mamba_tui.wording import event_sentence, sample_content
 from tests.console.console_support import (
     LARGE,
     SMALL,
@@ -162,7 +162,7 @@ def test_every_kind_of_note_is_a_safe_sentence():
     for kind in ("run", "eval", "checkpoint", "command", "end", "warning", "error", "unknown"):
         words = dict.fromkeys(("message", "file", "device", "reason", "command", "advice"), ESCAPES)
         note = {"kind": kind, "step": 5, "parameters": 5, **words}
-        assert not any(unicodedata.category(c) in ("Cc", "Cf") for c in in_words(note))
+        assert not any(unicodedata.category(c) in ("Cc", "Cf") for c in event_sentence(note))
     sample = sample_content({"prompt": MARKUP, "text": MARKUP + LONG})
     assert sample.plain.startswith("[@click")
     assert len(sample.plain) < 9000

@@ -332,3 +332,16 @@ async def test_why_a_run_failed_is_told_in_full(tmp_path):
         told = " ".join(screen(app).splitlines()[1:3])
         assert message in " ".join(told.split())
         assert "No step was taken" in screen(app)
+
+
+async def test_another_theme_redraws_the_charts_of_a_run_that_has_no_news(tmp_path):
+    end_run(make_run(tmp_path))
+    async with console(tmp_path, LARGE, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "stopped at step 400")
+        chart = app.query_one("#loss", LineChart)
+        for _ in range(2):
+            await pilot.press("ctrl+t")
+            expected = app.theme_variables["series-0"]
+            await until(pilot, lambda color=expected: {color} & {line.color for line in chart._lines})
+            drawn = {str(segment.style.color.name) for segment in chart.render_line(5) if segment.style}
+            assert expected in drawn | {str(s.style.color.name) for s in chart.render_line(0) if s.style}

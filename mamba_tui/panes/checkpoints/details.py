@@ -9,10 +9,10 @@ from core.config.setting import show
 from core.errors import UserError
 from mamba_tui.backend.run_client import CheckpointRow
 from mamba_tui.panes.checkpoints.work import Details
-from mamba_tui.panes.train.views import sample_content
 from mamba_tui.widgets import hourglass
 from mamba_tui.widgets.numbers import bytes_size, loss
 from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.wording import sample_content
 
 
 def details_content(row: CheckpointRow, details: Details, verified: bool | None) -> Content:

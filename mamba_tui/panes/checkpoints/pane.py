@@ -15,6 +15,7 @@ from mamba_tui import keys
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.console_state import ConsoleState
 from mamba_tui.backend.run_client import CheckpointRow, Session, off_thread
+from mamba_tui.messages import CheckpointsChosen, RunStarted
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.checkpoints import work as work_on
 from mamba_tui.panes.checkpoints.details import comparison, details_content
@@ -80,7 +81,7 @@ class CheckpointsPane(Pane):
         self.state.sort, self.state.sort_reverse = self.table.sort, self.table.reverse
 
     def _refresh_if_shown(self) -> None:
-        if self.console.pane is self:
+        if self.in_front:
             self._refresh_soon()
 
     def _refresh_soon(self) -> None:
@@ -91,7 +92,7 @@ class CheckpointsPane(Pane):
         before, were_none = self.table.current, not self.table.everything
         self.table.show(rows)
         self.set_class(not rows, "-empty")
-        if rows and were_none and self.console.pane is self:
+        if rows and were_none and self.in_front:
             self._focus_table()
         now = self.table.current
         if now is not None and (before is None or before.key != now.key):
@@ -136,13 +137,9 @@ class CheckpointsPane(Pane):
         self.action_generate(0)
 
     async def _generate(self, slot: int) -> None:
-        from mamba_tui.panes.generate.pane import GeneratePane
-
         row = self._row()
         work_on.without_problem(row)
-        pane = await self.console.show_tab("generate")
-        assert isinstance(pane, GeneratePane)
-        pane.load(row, slot)
+        self.post_message(CheckpointsChosen({slot: row}))
 
     def action_mark(self) -> None:
         """Mark or unmark for comparing; a third mark replaces the first."""
@@ -170,7 +167,7 @@ class CheckpointsPane(Pane):
         if len(chosen) < 2:
             raise UserError("mark a checkpoint with Space first; c compares it with the one under the cursor")
         first, second = chosen[-2:]
-        answer = await self.app.push_screen_wait(
+        answer = await self.ask(
             Question(
                 "Compare",
                 await off_thread(comparison, first, second),
@@ -178,14 +175,9 @@ class CheckpointsPane(Pane):
             )
         )
         if answer == "write":
-            from mamba_tui.panes.generate.pane import GeneratePane
-
             for row in (first, second):
                 work_on.without_problem(row)
-            pane = await self.console.show_tab("generate")
-            assert isinstance(pane, GeneratePane)
-            pane.load(first, 0)
-            pane.load(second, 1)
+            self.post_message(CheckpointsChosen({0: first, 1: second}))
 
     def action_resume(self) -> None:
         """Resume its run."""
@@ -194,7 +186,7 @@ class CheckpointsPane(Pane):
     async def _resume(self) -> None:
         row = self._row()
         if not row.latest:
-            answer = await self.app.push_screen_wait(
+            answer = await self.ask(
                 Question(
                     "Resume",
                     f"{row.run.name} goes on from its newest checkpoint. To go on from step "
@@ -211,8 +203,7 @@ class CheckpointsPane(Pane):
             if answer != "newest":
                 return
         await self.session.start(None, row.run.name, "resume")
-        await self.console.show_tab("train")
-        self.console.say(f"{row.run.name} goes on")
+        self.post_message(RunStarted(f"{row.run.name} goes on"))
 
     def action_branch(self) -> None:
         """Begin a new run from here."""
@@ -222,7 +213,7 @@ class CheckpointsPane(Pane):
         row = self._row()
         work_on.without_problem(row)
         free = await self.session.free_name(None)
-        name = await self.app.push_screen_wait(
+        name = await self.ask(
             Prompt("New run from here", f"{row.run.name}, step {row.info.step:,}. Name of the new run:", free)
         )
         if not name:
@@ -230,7 +221,7 @@ class CheckpointsPane(Pane):
         config = await off_thread(row.run.config)
         steps = None
         if row.info.step >= config.training.max_iters:
-            answer = await self.app.push_screen_wait(
+            answer = await self.ask(
                 Prompt(
                     "New run from here",
                     "The checkpoint is at its last step. Train up to step:",
@@ -242,8 +233,7 @@ class CheckpointsPane(Pane):
             steps = int(answer)
         run = await off_thread(work_on.branch, row, self.session.root, name.strip(), steps)
         await self.session.start(None, run.name, "resume")
-        await self.console.show_tab("train")
-        self.console.say(f"{run.name} goes on from step {row.info.step:,} of {row.run.name}")
+        self.post_message(RunStarted(f"{run.name} goes on from step {row.info.step:,} of {row.run.name}"))
 
     def action_pin(self) -> None:
         """Keep at the top."""
@@ -301,7 +291,7 @@ class CheckpointsPane(Pane):
         problem = await off_thread(work_on.verify, row)
         self._verified[row.key] = not problem
         message = f"is damaged: {problem}" if problem else "is whole: its hash is the one in its manifest"
-        self.console.say(f"{row.info.path.name} {message}", problem=bool(problem))
+        self.say(f"{row.info.path.name} {message}", problem=bool(problem))
         self._details_soon()
 
     def action_export(self) -> None:
@@ -313,7 +303,7 @@ class CheckpointsPane(Pane):
 
         row = self._row()
         work_on.without_problem(row)
-        name = await self.app.push_screen_wait(
+        name = await self.ask(
             Prompt(
                 "Export the weights",
                 "File to write (.safetensors):",
@@ -321,8 +311,8 @@ class CheckpointsPane(Pane):
             )
         )
         if name:
-            self.console.say("exporting ...")
-            self.console.say(await export(row.info.path, name))
+            self.say("exporting ...")
+            self.say(await export(row.info.path, name))
 
     def action_delete(self) -> None:
         """Delete after a question."""
@@ -330,7 +320,7 @@ class CheckpointsPane(Pane):
 
     async def _delete(self) -> None:
         row = self._row()
-        answer = await self.app.push_screen_wait(
+        answer = await self.ask(
             Question(
                 "Delete",
                 f"Delete step {row.info.step:,} of {row.run.name} ({bytes_size(row.info.bytes)})? "
@@ -342,7 +332,7 @@ class CheckpointsPane(Pane):
             return
         await off_thread(self.trash.delete, row)
         self._renew()
-        self.console.say(f"deleted step {row.info.step:,} of {row.run.name}; u brings it back")
+        self.say(f"deleted step {row.info.step:,} of {row.run.name}; u brings it back")
 
     def action_undelete(self) -> None:
         """Bring the last deleted one back."""
@@ -351,10 +341,10 @@ class CheckpointsPane(Pane):
     async def _undelete(self) -> None:
         key = await off_thread(self.trash.restore)
         if not key:
-            self.console.say("nothing to bring back")
+            self.say("nothing to bring back")
             return
         self._renew()
-        self.console.say(f"{key} is back")
+        self.say(f"{key} is back")
 
     def _renew(self) -> None:
         self.session.forget_checkpoints()

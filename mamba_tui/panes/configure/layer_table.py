@@ -16,6 +16,7 @@ from textual.reactive import reactive
 from core.config.schema import ATTENTION_TYPES
 from mamba_tui import keys
 from mamba_tui.document import Document, fitting_heads, parse_setting, type_name, width_unit
+from mamba_tui.messages import Notice
 from mamba_tui.panes.configure.edit_document import EditDocument
 from mamba_tui.widgets import hourglass
 from mamba_tui.widgets.line_edit import LineEdit
@@ -160,9 +161,9 @@ class LayerTable(Rows, EditDocument):
         try:
             done = self.document.paste(text)
         except ValueError as error:
-            self.app.notify(pad(error, 200).rstrip(), severity="error", markup=False)
+            self.post_message(Notice(error, problem=True))
             return
-        self.app.notify(f"took {done}", markup=False)
+        self.post_message(Notice(f"took {done}"))
         self.changed()
 
     @property

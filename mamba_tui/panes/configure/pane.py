@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -13,43 +12,38 @@ from textual.content import Content
 from textual.widgets import Button, Input, Static
 
 from core.config.schema import RunConfig
-from core.errors import UserError
 from mamba_tui import keys
 from mamba_tui.backend.run_client import Session, off_thread
 from mamba_tui.document import Document
-from mamba_tui.launch_options import LaunchOptions, Mode
-from mamba_tui.panes.base import css_beside
-from mamba_tui.panes.configure.dialogs import ConfigDialogs
+from mamba_tui.launch_options import LaunchOptions
+from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.configure.estimates import Estimate, Survey, estimate, survey
+from mamba_tui.panes.configure.files import ConfigurationFiles
+from mamba_tui.panes.configure.layer_dialogs import ask_for_list, ask_for_ramp
 from mamba_tui.panes.configure.layer_table import LayerTable
+from mamba_tui.panes.configure.next_run import NextRun
 from mamba_tui.panes.configure.settings_list import SettingsList
-from mamba_tui.widgets.dialogs import Answer, Question
 from mamba_tui.widgets.hourglass import Hourglass
 from mamba_tui.widgets.numbers import age, bytes_size, compact
 from mamba_tui.widgets.safe_text import clip, safe, visible
 from mamba_tui.widgets.text_line import TextLine
 
-WORKING_FILE = Path("current_configuration.json")
 
-
-class ConfigPane(ConfigDialogs):
+class ConfigPane(Pane):
     """The first thing a user sees."""
 
     SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("config")
 
-    def __init__(self, options: LaunchOptions, session: Session, *, id: str) -> None:
+    def __init__(self, document: Document, session: Session, options: LaunchOptions, *, id: str) -> None:
         super().__init__(id=id)
-        self.options = options
+        self.document = document
         self.session = session
-        self.document = Document(options.config)
-        self.path = options.config_path or WORKING_FILE
-        self.run_name = options.run_name
-        self.mode: Mode = options.mode
+        self.files = ConfigurationFiles(self, document, session, self.all_changed)
+        self.next_run = NextRun(self, document, session, options)
         self.known = Survey()
         self._surveyed: tuple[str, str] = ("", "")
-        self._started: object = None
 
     def compose(self) -> ComposeResult:
         """Design at the left or top, settings at the right or below."""
@@ -145,25 +139,17 @@ class ConfigPane(ConfigDialogs):
         if not self.is_mounted:
             return
         button, ready = self.query_one("#start", Button), self.query_one("#ready", TextLine)
-        reason = self.reason_against()
+        reason = self.next_run.reason_against()
         button.disabled = bool(reason)
         if reason:
             ready.show(Content.styled(visible(reason), "$text-error"))
             return
-        changed = "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.path.name)
-        name = f"run {visible(clip(self.run_name, 30))}" if self.run_name else "a new run"
+        changed = (
+            "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.document.path.name)
+        )
+        wanted = self.next_run.name
+        name = f"run {visible(clip(wanted, 30))}" if wanted else "a new run"
         ready.show(Content.assemble((f"{name}", "$foreground"), (f"   {changed}", "$muted")))
-
-    def reason_against(self) -> str:
-        """Why Start cannot be, "" when it can."""
-        if self.session.read_only:
-            return "read-only: this console starts nothing"
-        if self.session.starting:
-            return f"{self.session.starting} is starting ..."
-        count = len(self.document.problems)
-        if count:
-            return f"{count} problem{'s' if count > 1 else ''} to solve first, shown in the rows"
-        return ""
 
     @on(SettingsList.Moved)
     def _show_hint(self) -> None:
@@ -188,67 +174,15 @@ class ConfigPane(ConfigDialogs):
     # ------------------------------------------------------------- starting
 
     @on(Button.Pressed, "#start")
-    async def _pressed(self) -> None:
-        await self.console.action_start()
+    def start(self) -> None:
+        """Start a run with what is on screen."""
+        self.finish_editing()
+        self.work(self._start(), "start")
 
-    async def start(self) -> None:
-        """Check, ask what must be asked, start, and show the run."""
-        self.query_one(LayerTable).finish()
-        self.query_one(SettingsList).finish()
-        reason = self.reason_against()
-        if reason:
-            self.console.say(reason, problem=True)
-            return
-        try:
-            if not await self._have_text() or not await self._may_be_second():
-                return
-            name = await self.session.free_name(self.run_name)
-            self.console._changed()
-            run = await self.session.start(self.document.config, name, self.mode)
-            self._started = self.document.values
-        except UserError as error:
-            self._show_ready()
-            await self.app.push_screen_wait(Question("Not started", str(error), [Answer("ok", "OK")]))
-            return
-        # The name and mode given on the command line hold for the first start only.
-        self.run_name, self.mode = None, "auto"
+    async def _start(self) -> None:
+        await self.next_run.start()
         self._show_ready()
-        await self.console.show_tab("train")
-        self.console.say(f"{run.name} started; it goes on when the console is closed")
-
-    async def _have_text(self) -> bool:
-        from core.data.sample_corpus import has_texts, write_sample
-
-        folder = self.document.config.data.dataset_dir
-        if await off_thread(has_texts, folder):
-            return True
-        answer = await self.app.push_screen_wait(
-            Question(
-                "No text yet",
-                f"There is no .txt file in {folder}. mamba-tui can write a sample there to learn from: the "
-                "Python language reference that comes with this Python, about 0.5 MB. Nothing is downloaded.",
-                [Answer("sample", "Write the sample and start", "success"), Answer("no", "Not now")],
-            )
-        )
-        if answer != "sample":
-            return False
-        await off_thread(write_sample, folder)
-        self.console.say(f"wrote the sample to {folder}")
         self._survey_soon()
-        return True
-
-    async def _may_be_second(self) -> bool:
-        session = self.session
-        if session.run is None or not session.alive or session.run.name == self.run_name:
-            return True
-        answer = await self.app.push_screen_wait(
-            Question(
-                "A run is training",
-                f"{session.run.name} is training. Two runs share the machine and are slower each.",
-                [Answer("no", "Not now", "primary"), Answer("yes", "Start another beside it")],
-            )
-        )
-        return answer == "yes"
 
     # -------------------------------------------------------------- actions
 
@@ -256,6 +190,11 @@ class ConfigPane(ConfigDialogs):
         """Nothing is changed in read-only mode."""
         changing = ("undo", "redo", "save", "load", "preset", "name_run")
         return not (self.session.read_only and action in changing)
+
+    def finish_editing(self) -> None:
+        """Keep the value that is being typed."""
+        self.query_one(LayerTable).finish()
+        self.query_one(SettingsList).finish()
 
     def all_changed(self) -> None:
         """Show everything anew, and end what was being typed."""
@@ -268,14 +207,55 @@ class ConfigPane(ConfigDialogs):
     def action_undo(self) -> None:
         """Take the last change back."""
         done = self.document.undo()
-        self.console.say(f"took back: {done}" if done is not None else "nothing to take back")
+        self.say(f"took back: {done}" if done is not None else "nothing to take back")
         self.all_changed()
 
     def action_redo(self) -> None:
         """Make it again."""
         done = self.document.redo()
-        self.console.say(f"made again: {done}" if done is not None else "nothing to make again")
+        self.say(f"made again: {done}" if done is not None else "nothing to make again")
         self.all_changed()
+
+    def action_save(self) -> None:
+        """Save to the file of the configuration, or another."""
+        self.finish_editing()
+        if self.document.problems:
+            self.say("not saved: " + self.next_run.reason_against(), problem=True)
+            return
+        self.work(self.files.save(), "dialog")
+
+    def action_load(self) -> None:
+        """Load a file."""
+        self.work(self.files.load(), "dialog")
+
+    def action_preset(self) -> None:
+        """Choose a preset."""
+        self.work(self.files.choose_preset(), "dialog")
+
+    def action_compare(self) -> None:
+        """Differences to something else."""
+        self.work(self.files.compare(), "dialog")
+
+    def action_name_run(self) -> None:
+        """Name the run that Start begins."""
+        self.work(self._name_run(), "dialog")
+
+    async def _name_run(self) -> None:
+        await self.next_run.ask_for_name()
+        self.values_changed()
+
+    @on(LayerTable.Wanted)
+    def _dialog_wanted(self, event: LayerTable.Wanted) -> None:
+        self.work(self._ramp() if event.what == "ramp" else self._list(), "dialog")
+
+    async def _ramp(self) -> None:
+        if await ask_for_ramp(self, self.document):
+            self.all_changed()
+
+    async def _list(self) -> None:
+        text = await ask_for_list(self, self.document)
+        if text:
+            self.query_one(LayerTable).paste(text)
 
     def action_filter(self) -> None:
         """Find a setting."""
@@ -299,8 +279,3 @@ class ConfigPane(ConfigDialogs):
             find.value = ""
             find.remove_class("-on")
             self.query_one(SettingsList).focus()
-
-    @on(LayerTable.Wanted)
-    def _wanted(self, event: LayerTable.Wanted) -> None:
-        work = self._ramp() if event.what == "ramp" else self._list()
-        self.work(work, "layers-dialog")

@@ -19,6 +19,7 @@ from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import data_wording, keys
 from mamba_tui.backend.run_client import off_thread
+from mamba_tui.document import Document
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView
 from mamba_tui.widgets.rows import Rows
@@ -37,8 +38,10 @@ class DataPane(Pane):
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("data")
 
-    def __init__(self, *, id: str) -> None:
+    def __init__(self, document: Document, *, read_only: bool, id: str) -> None:
         super().__init__(id=id)
+        self.document = document
+        self.read_only = read_only
         self.process = AsyncClient(
             self._handle, module_command("core.data.server"), "the process that prepares the text"
         )
@@ -69,10 +72,7 @@ class DataPane(Pane):
     @property
     def config(self) -> RunConfig:
         """The configuration that is being worked on."""
-        from mamba_tui.panes.configure.pane import ConfigPane
-
-        panes = self.console.query(ConfigPane)
-        return panes.first().document.config if panes else self.console.options.config
+        return self.document.config
 
     def shown(self) -> None:
         """Prepare, where the configuration has changed since; give the table the keys."""
@@ -113,15 +113,15 @@ class DataPane(Pane):
 
     def action_sample(self) -> None:
         """Write the built-in sample text."""
-        if self.console.session.read_only:
-            self.console.say("this console is read-only", problem=True)
+        if self.read_only:
+            self.say("this console is read-only", problem=True)
             return
         self.work(self._sample(), "data-sample")
 
     async def _sample(self) -> None:
         from core.data.sample_corpus import write_sample
 
-        self.console.say(await off_thread(write_sample, self.config.data.dataset_dir))
+        self.say(await off_thread(write_sample, self.config.data.dataset_dir))
         await self._prepare()
 
     def action_turn(self, by: int) -> None:

@@ -128,7 +128,7 @@ class GeneratePane(Pane):
             )
             for row in rows[:1000]
         ]
-        key = await self.app.push_screen_wait(Choice("Checkpoint", choices))
+        key = await self.ask(Choice("Checkpoint", choices))
         chosen = next((row for row in rows if row.key == key), None)
         if chosen is not None:
             await self._load(chosen, slot)
@@ -222,7 +222,7 @@ class GeneratePane(Pane):
         side = self.sides[int((event.view.id or "text-0")[-1])]
         if event.what == "copy":
             self.app.copy_to_clipboard(event.view.text)
-            self.console.say("copied")
+            self.say("copied")
         elif event.what == "branch":
             self.work(self._branch(side, None, next_seed=True), "write")
         else:
@@ -233,13 +233,13 @@ class GeneratePane(Pane):
         if token is None or token.index < 0:
             return
         if not token.alternatives or not token.alternative_ids:
-            self.console.say("the alternatives of this token are not known any more")
+            self.say("the alternatives of this token are not known any more")
             return
         choices = [
             (str(place), repr(visible(text)), f"{probability:.1%}")
             for place, (text, probability) in enumerate(token.alternatives)
         ]
-        answer = await self.app.push_screen_wait(Choice("Another token here", choices))
+        answer = await self.ask(Choice("Another token here", choices))
         if answer is not None:
             place = int(answer)
             await self._branch(side, token.alternative_ids[place])
@@ -248,7 +248,7 @@ class GeneratePane(Pane):
         view = self._view(side)
         token, place = view.current, view.cursor
         if token is None or place is None or token.index < 0:
-            self.console.say("go to a token of the answer with the arrows first")
+            self.say("go to a token of the answer with the arrows first")
             return
         await self._halt(side)
         knobs = self.query_one(Knobs)
@@ -278,7 +278,7 @@ class GeneratePane(Pane):
 
     def _show_news(self) -> None:
         """Everything that came since the last look, at most twelve times a second."""
-        if not self._events or not self.console.is_running:
+        if not self._events or not self.app.is_running:
             return
         events, self._events = self._events, []
         new: dict[int, list[Token]] = {0: [], 1: []}
@@ -294,7 +294,7 @@ class GeneratePane(Pane):
             if side is not None:
                 new[side.slot] += side.take(event)
             if problem is not None:
-                self.console.say(problem, problem=True)
+                self.say(problem, problem=True)
         for side in self.sides:
             if new[side.slot]:
                 self._view(side).append(new[side.slot])
@@ -354,15 +354,13 @@ class GeneratePane(Pane):
         view = focused if isinstance(focused, TokenView) else self._view(self.sides[0])
         if not view.tokens:
             raise UserError("there is no text to write yet")
-        name = await self.app.push_screen_wait(
-            Prompt("Write the text", "File to write:", str(free_path(Path("text.txt"))))
-        )
+        name = await self.ask(Prompt("Write the text", "File to write:", str(free_path(Path("text.txt")))))
         if not name:
             return
         path = Path(name).expanduser()
         text = view.text
         await off_thread(lambda: path.write_text(text, encoding="utf-8", errors="replace"))
-        self.console.say(f"wrote {compact(len(text))} characters to {path}")
+        self.say(f"wrote {compact(len(text))} characters to {path}")
 
     async def written(self) -> None:
         """Wait until nothing is being written (for tests and recordings)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,11 +20,13 @@ from mamba_tui.backend.console_state import ConsoleState
 from mamba_tui.backend.history_zoom import CloseUp
 from mamba_tui.backend.run_client import ENDED, Session, off_thread
 from mamba_tui.backend.run_history import RunHistory
-from mamba_tui.panes.base import css_beside
+from mamba_tui.messages import RunListRequested
+from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.train import charts
 from mamba_tui.panes.train.chart_window import Window
+from mamba_tui.panes.train.overlays import Overlays
 from mamba_tui.panes.train.status import status_lines
-from mamba_tui.panes.train.steering import TrainSteering
+from mamba_tui.panes.train.steering import Steering
 from mamba_tui.panes.train.views import LogView, SamplesView, newest_sample
 from mamba_tui.widgets.chart.line_chart import LineChart
 from mamba_tui.widgets.safe_text import safe
@@ -40,7 +43,7 @@ TWO_ROWS = 34
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
 
 
-class TrainPane(TrainSteering):
+class TrainPane(Pane):
     """Status, charts, samples, log."""
 
     SCOPED_CSS = False
@@ -53,8 +56,8 @@ class TrainPane(TrainSteering):
         self.state = state
         axis = state.axis if state.axis in charts.AXES else "number"
         self.options = charts.ChartOptions(axis, state.smoothing, state.bits)
-        self.overlays: set[str] = set()
-        self._overlay_histories: dict[str, RunHistory] = {}
+        self.steering = Steering(self, session)
+        self.overlays = Overlays(session)
         self.maximised = ""
         self._drawn: object = None
         self._followed: Run | None = None
@@ -136,7 +139,7 @@ class TrainPane(TrainSteering):
     # ------------------------------------------------------------- showing
 
     def _tick(self) -> None:
-        if self.console.pane is self:
+        if self.in_front:
             self._show_status()
             if self.view == "log":
                 self._show_log_soon()
@@ -169,6 +172,9 @@ class TrainPane(TrainSteering):
     def _show_charts(self) -> None:
         history = self.session.history
         main = self.query_one("#loss", LineChart)
+        names = self.overlays.wanted(self.state.overlays)
+        if names is not None:
+            self.work(self._load_overlays(names), "overlays")
         if history is None:
             main.empty = EMPTY
             main.set_data([])
@@ -184,7 +190,7 @@ class TrainPane(TrainSteering):
             self.session.caught_up,
             self.options,
             self.app.theme,
-            tuple(self._overlay_histories),
+            tuple(self.overlays.histories),
         )
         if state == self._drawn:
             return
@@ -193,7 +199,7 @@ class TrainPane(TrainSteering):
         marks = charts.markers(history, self.options, colors)
         rare = [mark for mark in marks if mark.glyph not in charts.FREQUENT]
         lines = []
-        for index, (name, other) in enumerate(self._overlay_histories.items()):
+        for index, (name, other) in enumerate(self.overlays.histories.items()):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
         rows = history if close_up is None else close_ups.spliced(history, close_up)
         main.title = charts.loss_title(self.options)
@@ -268,38 +274,45 @@ class TrainPane(TrainSteering):
         if self._arrived and isinstance(event.widget, LineChart) and event.widget.id:
             self.selected = event.widget.id
 
+    # ------------------------------------------------------------- steering
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that steer need a run that can be steered."""
+        return self.steering.can(action)
+
+    def action_pause(self) -> None:
+        """Pause, or go on."""
+        self.work(self.steering.pause(), "command-pause")
+
+    def action_command(self, command: str) -> None:
+        """Send a command."""
+        self.work(self.steering.command(command), f"command-{command}")
+
+    def action_stop(self) -> None:
+        """Save, then end."""
+        self.work(self.steering.stop(), "stop")
+
+    def action_sample(self) -> None:
+        """Ask for a sample."""
+        self.work(self.steering.sample(), "sample")
+
+    def action_resume(self) -> None:
+        """Start an ended run again."""
+        self.work(self.steering.resume(), "start")
+
     # -------------------------------------------------------------- looking
 
     def action_runs(self) -> None:
         """The runs list."""
-        self.work(self._runs(), "runs")
+        self.post_message(RunListRequested())
 
     action_overlay = action_runs
 
-    async def _runs(self) -> None:
-        from core.runs import Run
-        from mamba_tui.panes.runs.runs_screen import RunsScreen
-
-        overlays = set(self.overlays)
-        name = await self.app.push_screen_wait(RunsScreen(self.session, overlays))
-        if name is not None and (self.session.run is None or self.session.run.name != name):
-            self.session.follow(Run(self.session.root / name))
-            overlays.discard(name)
-        self.overlays = overlays
-        await self._load_overlays()
-        self.session_changed()
-
-    async def _load_overlays(self) -> None:
-        from core.runs import Run
-        from core.runs.events import read_sample
-
-        histories = {}
-        for name in sorted(self.overlays):
-            events = await off_thread(read_sample, Run(self.session.root / name).events_path)
-            histories[name] = RunHistory()
-            histories[name].feed(events)
-        self._overlay_histories = histories
+    async def _load_overlays(self, names: Sequence[str]) -> None:
+        await self.overlays.load(names)
         self._drawn = None
+        if self.in_front:
+            self.session_changed()
 
     def action_next_view(self) -> None:
         """Charts, samples, log."""
@@ -370,12 +383,12 @@ class TrainPane(TrainSteering):
         for chart in self.query(LineChart):
             chart.view, chart.crosshair, chart.follow = None, None, True
         self._choose(axis=axis)
-        self.console.say(f"x axis: {charts.AXIS_NAMES[axis]}")
+        self.say(f"x axis: {charts.AXIS_NAMES[axis]}")
 
     def action_unit(self) -> None:
         """Nats per token or bits per byte."""
         if self.session.history is None or self.session.history.last_eval is None:
-            self.console.say("bits per byte are known from the first evaluation on")
+            self.say("bits per byte are known from the first evaluation on")
             return
         self._choose(bits=not self.options.bits)
 
@@ -388,4 +401,4 @@ class TrainPane(TrainSteering):
             return
         path = free_path(Path(f"{self.session.run.name}.csv"))
         await off_thread(path.write_text, charts.csv_text(self.session.history))
-        self.console.say(safe(f"wrote {path}").plain)
+        self.say(safe(f"wrote {path}").plain)

@@ -9,6 +9,7 @@ from core.config.changes import replace
 from core.config.schema import RunConfig
 from core.errors import UserError
 from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.messages import RunStarted
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 from mamba_tui.wording import state_of
@@ -19,51 +20,48 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 20.0
 
 
-class TrainSteering(Pane):
-    """The keys that change a run."""
+class Steering:
+    """Pauses, stops, resumes and asks things of the followed run."""
 
-    session: Session
+    def __init__(self, pane: Pane, session: Session) -> None:
+        self._pane = pane
+        self._session = session
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that steer need a run that can be steered."""
+    def can(self, action: str) -> bool:
+        """Whether a key of Train makes sense now: those that steer need a run that can be steered."""
+        session = self._session
         if action in ("pause", "stop", "command", "sample"):
-            return not self.session.read_only and self.session.alive
+            return not session.read_only and session.alive
         if action == "resume":
-            return not self.session.read_only and self.session.run is not None and not self.session.alive
+            return not session.read_only and session.run is not None and not session.alive
         return True
 
-    def action_pause(self) -> None:
+    async def pause(self) -> None:
         """Pause, or go on."""
-        self.action_command("resume" if state_of(self.session) == "paused" else "pause")
+        await self.command("resume" if state_of(self._session) == "paused" else "pause")
 
-    def action_command(self, command: str) -> None:
-        """Send a command."""
-        self.work(self._command(command), f"command-{command}")
-
-    async def _command(self, command: str, **arguments: object) -> None:
-        identity = await self.session.command(command, **arguments)
-        history, waited = self.session.history, 0.0
+    async def command(self, command: str, **arguments: object) -> None:
+        """Send a command and say what the trainer answers."""
+        identity = await self._session.command(command, **arguments)
+        history, waited = self._session.history, 0.0
         while history is not None and identity not in history.answers and waited < ANSWER_SECONDS:
             await asyncio.sleep(0.1)
             waited += 0.1
-            history = self.session.history
+            history = self._session.history
         answer = history.answers.get(identity) if history is not None else None
         if answer is None:
-            self.console.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
+            self._pane.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
         elif not answer.get("accepted"):
-            self.console.say(f"{command} refused: {answer.get('message')}", problem=True)
+            self._pane.say(f"{command} refused: {answer.get('message')}", problem=True)
         else:
-            self.console.say(f"{command}: {answer.get('message') or 'done'}")
+            self._pane.say(f"{command}: {answer.get('message') or 'done'}")
 
-    def action_stop(self) -> None:
+    async def stop(self) -> None:
         """Save, then end."""
-        if self.session.alive:
-            self.work(self._stop(), "stop")
-
-    async def _stop(self) -> None:
-        run = self.session.run
-        assert run is not None
-        answer = await self.app.push_screen_wait(
+        run = self._session.run
+        if run is None or not self._session.alive:
+            return
+        answer = await self._pane.ask(
             Question(
                 "Stop",
                 f"{run.name} saves a checkpoint and ends. It can be resumed from there with R.",
@@ -71,40 +69,34 @@ class TrainSteering(Pane):
             )
         )
         if answer == "stop":
-            await self._command("stop")
+            await self.command("stop")
 
-    def action_sample(self) -> None:
+    async def sample(self) -> None:
         """Ask for a sample."""
-        self.work(self._sample(), "sample")
-
-    async def _sample(self) -> None:
-        prompt = await self.app.push_screen_wait(
+        prompt = await self._pane.ask(
             Prompt("Sample", "What the sample starts from; empty begins a document.", "")
         )
         if prompt is not None:
-            await self._command("sample", prompt=prompt)
+            await self.command("sample", prompt=prompt)
 
-    def action_resume(self) -> None:
+    async def resume(self) -> None:
         """Start an ended run again."""
-        self.work(self._resume(), "start")
-
-    async def _resume(self) -> None:
-        run, history = self.session.run, self.session.history
-        if run is None or self.session.alive:
+        run, history = self._session.run, self._session.history
+        if run is None or self._session.alive:
             return
         config = None
         if history is not None and history.max_iters and history.step >= history.max_iters:
             config = await self._longer(run)
             if config is None:
                 return
-        await self.session.start(config, run.name, "resume")
-        self.console.say(f"{run.name} goes on")
+        await self._session.start(config, run.name, "resume")
+        self._pane.post_message(RunStarted(f"{run.name} goes on"))
 
     async def _longer(self, run: Run) -> RunConfig | None:
         """The run's configuration with more steps, for one that has done all of its own."""
         config = await off_thread(run.config)
         steps = config.training.max_iters
-        answer = await self.app.push_screen_wait(
+        answer = await self._pane.ask(
             Prompt("Resume", f"{run.name} has done its {steps:,} steps. Train up to step:", str(2 * steps))
         )
         if answer is None:

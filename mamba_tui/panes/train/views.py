@@ -13,23 +13,10 @@ from textual.events import Key
 from textual.widgets import Static
 
 from mamba_tui.backend.run_client import Session
-from mamba_tui.widgets.numbers import bytes_size, loss
-from mamba_tui.widgets.safe_text import safe, visible
+from mamba_tui.widgets.safe_text import safe
+from mamba_tui.wording import event_sentence, sample_content
 
 COLUMN_CELLS = 38
-LONGEST_SAMPLE = 4000
-
-
-def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
-    """Prompt in bold, then what was written."""
-    if not lines:
-        # One paragraph: line ends become spaces, everything else stays visible.
-        event = {key: " ".join(str(event.get(key, "")).split()) for key in ("prompt", "text")}
-    prompt = visible(str(event.get("prompt", ""))[:LONGEST_SAMPLE], lines=lines)
-    text = visible(str(event.get("text", ""))[:LONGEST_SAMPLE], lines=lines)
-    if prompt and text.startswith(prompt):
-        text = text[len(prompt) :]
-    return Content.assemble((prompt, "bold"), text)
 
 
 def newest_sample(session: Session) -> Content:
@@ -137,7 +124,11 @@ class LogView(VerticalScroll, can_focus=True):
             moment = time.strftime("%H:%M:%S", time.localtime(float(note.get("time", 0))))
             kind = str(note.get("kind"))
             style = {"error": "$text-error", "warning": "$text-warning"}.get(kind, "")
-            lines += [Content.styled(f"{moment}  ", "$muted"), Content.styled(in_words(note), style), "\n"]
+            lines += [
+                Content.styled(f"{moment}  ", "$muted"),
+                Content.styled(event_sentence(note), style),
+                "\n",
+            ]
         if printed.strip():
             lines.append(Content.styled("\nprinted by the trainer\n", "bold $muted"))
             lines.append(safe(printed[-8000:], lines=True))
@@ -145,26 +136,3 @@ class LogView(VerticalScroll, can_focus=True):
         self.query_one(Static).update(Content.assemble(*lines) if lines else safe("Nothing yet."))
         if at_end:
             self.call_after_refresh(self.scroll_end, animate=False)
-
-
-def in_words(note: Mapping[str, Any]) -> str:
-    """An event as a sentence."""
-    kind, step = note.get("kind"), note.get("step")
-    at = f"step {step:,}: " if isinstance(step, int) else ""
-    if kind == "run":
-        resumed = note.get("resumed_from")
-        begin = f"went on from step {resumed:,}" if isinstance(resumed, int) else "began"
-        return visible(f"{begin} on {note.get('device')}, {note.get('parameters', 0):,} parameters")
-    if kind == "eval":
-        losses = f"training {loss(note.get('train_loss'))}, validation {loss(note.get('validation_loss'))}"
-        return visible(f"{at}evaluated: {losses}, {loss(note.get('bits_per_byte'))} bits per byte")
-    if kind == "checkpoint":
-        best = ", the best so far" if note.get("best") else ""
-        return visible(f"{at}saved {note.get('file')}, {bytes_size(note.get('bytes'))}{best}")
-    if kind == "command":
-        verdict = "" if note.get("accepted") else " refused"
-        return visible(f"{note.get('command')}{verdict}: {note.get('message') or 'done'}")
-    if kind == "end":
-        return visible(f"{at}{note.get('reason')}: {note.get('message') or 'ended'}")
-    words = f"{note.get('message', '')} {note.get('advice', '')}".strip()
-    return visible(f"{kind}: {words}")

@@ -1,0 +1,99 @@
+"""The run that Start begins: its name, what stands against it, and what must be asked first."""
+
+from __future__ import annotations
+
+from core.errors import UserError
+from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.document import Document
+from mamba_tui.launch_options import LaunchOptions, Mode
+from mamba_tui.messages import RunStarted, RunStateChanged
+from mamba_tui.panes.base import Pane
+from mamba_tui.widgets.dialogs import Answer, Prompt, Question
+
+
+class NextRun:
+    """Starts a run with the document's configuration."""
+
+    def __init__(self, pane: Pane, document: Document, session: Session, options: LaunchOptions) -> None:
+        self._pane = pane
+        self._document = document
+        self._session = session
+        self.name = options.run_name
+        self.mode: Mode = options.mode
+
+    def reason_against(self) -> str:
+        """Why Start cannot be, "" when it can."""
+        if self._session.read_only:
+            return "read-only: this console starts nothing"
+        if self._session.starting:
+            return f"{self._session.starting} is starting ..."
+        count = len(self._document.problems)
+        if count:
+            return f"{count} problem{'s' if count > 1 else ''} to solve first, shown in the rows"
+        return ""
+
+    async def ask_for_name(self) -> None:
+        """Name it."""
+        from core.runs import check_name
+
+        free = await self._session.free_name(self.name)
+        answer = await self._pane.ask(
+            Prompt("Name of the run", f"A folder of this name is made in {self._session.root}", free)
+        )
+        if answer is not None:
+            if answer.strip():
+                check_name(answer.strip())
+            self.name = answer.strip() or None
+
+    async def start(self) -> None:
+        """Check, ask what must be asked, and start."""
+        reason = self.reason_against()
+        if reason:
+            self._pane.say(reason, problem=True)
+            return
+        try:
+            if not await self._has_text() or not await self._may_be_second():
+                return
+            name = await self._session.free_name(self.name)
+            self._pane.post_message(RunStateChanged())
+            run = await self._session.start(self._document.config, name, self.mode)
+        except UserError as error:
+            await self._pane.ask(Question("Not started", str(error), [Answer("ok", "OK")]))
+            return
+        self._document.started()
+        # The name and mode given on the command line hold for the first start only.
+        self.name, self.mode = None, "auto"
+        self._pane.post_message(RunStarted(f"{run.name} started; it goes on when the console is closed"))
+
+    async def _has_text(self) -> bool:
+        from core.data.sample_corpus import has_texts, write_sample
+
+        folder = self._document.config.data.dataset_dir
+        if await off_thread(has_texts, folder):
+            return True
+        answer = await self._pane.ask(
+            Question(
+                "No text yet",
+                f"There is no .txt file in {folder}. mamba-tui can write a sample there to learn from: the "
+                "Python language reference that comes with this Python, about 0.5 MB. Nothing is downloaded.",
+                [Answer("sample", "Write the sample and start", "success"), Answer("no", "Not now")],
+            )
+        )
+        if answer != "sample":
+            return False
+        await off_thread(write_sample, folder)
+        self._pane.say(f"wrote the sample to {folder}")
+        return True
+
+    async def _may_be_second(self) -> bool:
+        session = self._session
+        if session.run is None or not session.alive or session.run.name == self.name:
+            return True
+        answer = await self._pane.ask(
+            Question(
+                "A run is training",
+                f"{session.run.name} is training. Two runs share the machine and are slower each.",
+                [Answer("no", "Not now", "primary"), Answer("yes", "Start another beside it")],
+            )
+        )
+        return answer == "yes"

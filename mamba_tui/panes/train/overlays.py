@@ -1,0 +1,36 @@
+"""Other runs drawn behind the one that is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.run_history import RunHistory
+
+
+class Overlays:
+    """The histories of the runs that are drawn behind, by name."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.names: Sequence[str] = ()
+        self.histories: dict[str, RunHistory] = {}
+
+    def wanted(self, names: Sequence[str]) -> Sequence[str] | None:
+        """What is to be loaded where the user has chosen `names`; None if it is there or on its way."""
+        followed = self._session.run
+        names = [name for name in names if followed is None or name != followed.name]
+        return None if names == self.names else names
+
+    async def load(self, names: Sequence[str]) -> None:
+        """Read these runs' histories, as much of each as a chart needs."""
+        from core.runs import Run
+        from core.runs.events import read_sample
+
+        self.names = names
+        histories = {}
+        for name in names:
+            events = await off_thread(read_sample, Run(self._session.root / name).events_path)
+            histories[name] = RunHistory()
+            histories[name].feed(events)
+        self.histories = histories

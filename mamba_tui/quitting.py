@@ -1,0 +1,86 @@
+"""What is asked before the console closes, and what is left behind when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from textual.screen import Screen
+
+from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.document import Document
+from mamba_tui.widgets.dialogs import Answer, Question
+from mamba_tui.widgets.safe_text import visible
+
+Ask = Callable[[Screen[str | None]], Awaitable[str | None]]
+
+
+async def ask_before_quitting(ask: Ask, document: Document, session: Session) -> str | None:
+    """Ask what becomes of unsaved changes and of a run that trains. Raises UserError.
+
+    Returns the last words for the terminal ("" for none), or None when the console is to stay open.
+    """
+    if not session.read_only and document.worth_saving and not await _changes_settled(ask, document):
+        return None
+    if session.run is None or not session.alive or session.read_only:
+        return ""
+    return await _ask_about_run(ask, session, visible(session.run.name))
+
+
+async def _changes_settled(ask: Ask, document: Document) -> bool:
+    answer = await ask(
+        Question(
+            "Quit",
+            "The configuration has changes that are in no file and no run.",
+            [
+                Answer("save", f"Save to {document.path.name}", "primary"),
+                Answer("drop", "Quit without saving"),
+                Answer("stay", "Stay"),
+            ],
+        )
+    )
+    if answer == "save":
+        await off_thread(document.save, document.path)
+    return answer in ("save", "drop")
+
+
+async def _ask_about_run(ask: Ask, session: Session, name: str) -> str | None:
+    answer = await ask(
+        Question(
+            "Quit",
+            f"{name} is training. It goes on without the console; "
+            f"`mamba-tui attach {name}` comes back to it.",
+            [
+                Answer("detach", "Leave it training", "primary"),
+                Answer("stop", "Save and stop it"),
+                Answer("cancel", "Stay"),
+            ],
+        )
+    )
+    if answer == "detach":
+        return f"{name} goes on training. Come back: mamba-tui attach {name}"
+    if answer == "stop":
+        await session.command("stop")
+        return f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}"
+    return None
+
+
+def write_crash_report(error: BaseException, folder: Path) -> Path | None:
+    """Write a traceback to a file in the runs folder; None where that cannot be."""
+    import traceback
+
+    path = folder / "console-error.log"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return None
+    return path
+
+
+def last_words(error: BaseException, report: Path | None, session: Session) -> str:
+    """One sentence about a failure of the console, for the terminal."""
+    where = f"; details are in {visible(report)}" if report else ""
+    training = ""
+    if session.run is not None and session.alive:
+        training = f" {visible(session.run.name)} goes on training."
+    return f"The console failed: {type(error).__name__}{where}.{training}"
