@@ -28,7 +28,7 @@ def in_training(root: Path, name: str, steps: int) -> None:
     from core.training.trainer import Trainer
 
     write_sample(root / "text")
-    config = replace(preset(name), dataset_dir=str(root / "text"), eval_interval=1 << 30)
+    config = replace(preset(name), dataset_dir=str(root / "text"), eval_interval=1_000_000_000)
     run = prepare_run(root, "run", config)
     with RunLock(run.lock_path):
         writer = EventWriter(run.events_path)
