@@ -6,15 +6,20 @@ downloaded. It is written as several documents, so that whole ones can be held o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
+from core.config.schema import DataConfig
 from core.data.corpus.listing import SUFFIXES
 from core.errors import UserError
+from core.system.files import make_folder, write_atomic
 
 FOLDER = "python-reference"
 DOCUMENTS = 16
+UNTOUCHED = {".gitkeep", ".gitignore", ".DS_Store"}
+"""What may lie in a dataset folder although nobody has put any text there."""
 EXPLANATION = (
     "there is no text in {folder} yet, so a sample was written there: the Python language reference "
     "that comes with this Python, {characters:,} characters in {files} files under {name}/. "
@@ -26,11 +31,37 @@ def has_texts(dataset: str | Path) -> bool:
     """True where a dataset folder (or file) holds anything named like a text, readable or not."""
     if os.path.isfile(dataset):
         return True
-    for _, folders, files in os.walk(dataset):
+    seen = set()
+    for folder, folders, files in os.walk(dataset, followlinks=True):
+        with contextlib.suppress(OSError):
+            info = os.stat(folder)
+            if (info.st_dev, info.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((info.st_dev, info.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         if any(name.lower().endswith(SUFFIXES) and not name.startswith(".") for name in files):
             return True
     return False
+
+
+def is_untouched_default(dataset: str | Path) -> bool:
+    """Whether this is the default dataset folder and nobody has put anything there, or even made it."""
+    if os.path.islink(dataset) or Path(dataset) != Path(DataConfig().dataset_dir):
+        return False
+    try:
+        return not set(os.listdir(dataset)) - UNTOUCHED
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def no_text(dataset: str | Path) -> str:
+    """Why nothing can be learned from a dataset folder, and what to do."""
+    if not os.path.exists(dataset):
+        return f"dataset_dir is {dataset}, which does not exist; accepted: a folder of .txt files"
+    return f"dataset_dir is {dataset}, which holds no text; accepted: a folder of .txt or .txt.gz files"
 
 
 def write_sample(dataset: str | Path) -> str:
@@ -43,9 +74,10 @@ def write_sample(dataset: str | Path) -> str:
         raise UserError(f"{folder} holds text already: the sample corpus is only for an empty folder")
     documents = sample_documents()
     try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(folder, private=False, follow_links=True)
+        make_folder(folder / FOLDER, private=False)
         for name, text in documents.items():
-            (folder / FOLDER / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
+            write_atomic(folder / FOLDER / f"{name}.txt", text.encode(), private=False)
     except OSError as error:
         raise UserError(
             f"the sample corpus cannot be written to {folder}: {error.strerror or error}"

@@ -108,17 +108,18 @@ def find_run(root: Path, name: str) -> Run:
 
 
 def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
-    """Offer the built-in sample where the default dataset folder holds nothing yet.
+    """Offer the built-in sample to a new run whose dataset folder is the default one and untouched.
 
-    A folder that the user named (`given`) is never written to. Raises UserError when there is no text.
+    A folder that the user named, and that of a resumed run (`given`), is never written to. Raises
+    UserError when there is no text.
     """
-    from core.data.sample_corpus import has_texts, write_sample
+    from core.data.sample_corpus import has_texts, is_untouched_default, no_text, write_sample
 
     folder = Path(config.data.dataset_dir).expanduser()
     if has_texts(folder):
         return
-    if given:
-        raise UserError(f"dataset_dir is {folder}, which holds no text; accepted: a folder of .txt files")
+    if given or not is_untouched_default(folder):
+        raise UserError(no_text(folder))
     if ask:
         print(
             f"There is no text in {visible(folder)} yet; mamba-tui brings a sample, Python's own reference."

@@ -1,9 +1,20 @@
+from pathlib import Path
+
 import pytest
 
-from core.config.schema import DataConfig
+from core.config.schema import DataConfig, build
 from core.data.corpus import prepare
-from core.data.sample_corpus import DOCUMENTS, FOLDER, has_texts, sample_documents, write_sample
+from core.data.sample_corpus import (
+    DOCUMENTS,
+    FOLDER,
+    has_texts,
+    is_untouched_default,
+    sample_documents,
+    write_sample,
+)
 from core.errors import UserError
+from core.runs import prepare_run
+from mamba_tui.cli.main import main
 
 
 def test_the_sample_is_several_documents_of_real_text():
@@ -48,7 +59,77 @@ def test_a_folder_without_texts_has_none(tmp_path):
     assert not has_texts(tmp_path / "missing")
 
 
+def test_texts_behind_a_link_are_texts(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("x")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "dataset" / "circle").symlink_to(tmp_path / "dataset")
+    assert has_texts(tmp_path / "dataset")
+
+
+def test_only_the_default_folder_as_nobody_has_touched_it_is_untouched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    default = Path(DataConfig().dataset_dir)
+    assert is_untouched_default(default)
+    assert not is_untouched_default("boooks")
+    default.mkdir()
+    (default / ".gitkeep").write_text("")
+    assert is_untouched_default(default)
+    (default / "notes.md").write_text("mine")
+    assert not is_untouched_default(default)
+    (default / "notes.md").rename(default / ".mamba-tui-cache")  # there was text here once
+    assert not is_untouched_default(default)
+
+
+def test_the_folder_of_the_sample_is_not_a_link(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / FOLDER).symlink_to(tmp_path / "home")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_sample(tmp_path / "dataset")
+    assert list((tmp_path / "home").iterdir()) == []
+
+
 def test_where_nothing_can_be_written_it_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         write_sample(tmp_path / "file" / "dataset")
+
+
+SMALL = ["--preset", "book", "--device", "cpu", "--set", "tokenizer=byte"]
+
+
+@pytest.mark.parametrize("arguments", [["--resume"], ["--resume", "--max-iters", "20"], []])
+def test_a_resumed_run_is_never_given_another_text(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    config = build(
+        {"n_embd": [8], "n_head": 1, "attention_type": "mamba", "tokenizer": "byte", "device": "cpu"}
+    )
+    run = prepare_run(Path("checkpoints"), "r", config)
+    run.events_path.write_text("")
+    assert main(["train", "--run", "r", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert f"dataset_dir is {tmp_path / 'dataset'}, which does not exist" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.parametrize("name", ["./boooks", "dataset/boooks"])
+def test_a_mistyped_folder_is_never_filled_with_the_sample(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, "--set", f"dataset_dir={name}"]) == 2
+    error = capsys.readouterr().err
+    assert "does not exist" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / name).exists()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_default_folder_that_was_used_is_never_filled_with_the_sample(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "book.epub").write_text("mine")
+    assert main(["train", *SMALL]) == 2
+    assert "dataset_dir is dataset, which holds no text" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "dataset").iterdir()] == ["book.epub"]

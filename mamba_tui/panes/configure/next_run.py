@@ -66,11 +66,13 @@ class NextRun:
         self._pane.post_message(RunStarted(f"{run.name} started; it goes on when the console is closed"))
 
     async def _has_text(self) -> bool:
-        from core.data.sample_corpus import has_texts, write_sample
+        from core.data.sample_corpus import has_texts, no_text, write_sample
 
         folder = self._document.config.data.dataset_dir
         if await off_thread(has_texts, folder):
             return True
+        if await off_thread(self._resumes):  # another text would spoil what the run has learned
+            raise UserError(no_text(folder))
         answer = await self._pane.ask(
             Question(
                 "No text yet",
@@ -84,6 +86,14 @@ class NextRun:
         await off_thread(write_sample, folder)
         self._pane.say(f"wrote the sample to {folder}")
         return True
+
+    def _resumes(self) -> bool:
+        """Whether Start goes on with a run that exists, by the name given on the command line."""
+        from core.runs import Run
+
+        return (
+            self.mode != "fresh" and self.name is not None and Run(self._session.root / self.name).exists
+        )
 
     async def _may_be_second(self) -> bool:
         session = self._session
