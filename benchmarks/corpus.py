@@ -49,6 +49,7 @@ def main() -> int:
         return 0
     good = True
     folder = Path(tempfile.mkdtemp(prefix="mamba-tui-corpus-", dir=arguments.folder))
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # here and in the child processes
     try:
         paragraphs = read_paragraphs(arguments.texts)
         for part in arguments.parts.split(","):
@@ -182,8 +183,10 @@ def books(folder: Path, paragraphs: list[str], size: int) -> bool:
     assert second is not None
     redone = int(second["encoded_files"])  # type: ignore[call-overload]
     print(f"  killed at 40%; the next start encoded {redone} of {count} files", flush=True)
+    from core.data.corpus.cleaning import clean
+
     batch_before = run("batch", folder)
-    shutil.rmtree(folder / ".mamba-tui-cache")
+    clean(str(folder))
     whole = run("prepare", folder)
     batch_after = run("batch", folder)
     assert whole is not None

@@ -28,6 +28,10 @@ if sys.dont_write_bytecode:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
 
+# What is prepared of the tests' texts goes with the tests, in their child processes too.
+CACHE = tempfile.TemporaryDirectory(prefix="mamba-tui-cache-", ignore_cleanup_errors=True)
+os.environ["XDG_CACHE_HOME"] = CACHE.name
+
 PATIENCE = 120.0
 ROUNDS = 50
 

@@ -118,9 +118,12 @@ class Folder:
     def read_limited(self, name: str, limit: int, *, follow_links: bool = False) -> bytes:
         """All of a file of at most `limit` bytes."""
         with self.open_to_read(name, follow_links=follow_links) as file:
-            data = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, limit) + 1)
+            while len(data) <= limit and (more := file.read(min(limit + 1 - len(data), _COPY_BYTES))):
+                data += more  # it grew, or does not tell its size
             if len(data) > limit:
-                size = max(os.fstat(file.fileno()).st_size, len(data))
+                size = max(size, len(data))
                 raise OSError(
                     errno.EFBIG, f"has {size:,} bytes, and {limit:,} are the most", str(self.path / name)
                 )
@@ -319,6 +322,20 @@ def make_folder(path: str | Path, *, private: bool = True, follow_links: bool = 
     if missing:
         path = missing[0]
     Folder(path, follow_links=follow_links).close()
+
+
+def make_own_folder(path: str | Path) -> None:
+    """Make a folder that others cannot look into. One that belongs to another user is refused."""
+    make_folder(path)
+    with Folder(path) as folder:
+        info = os.fstat(folder.descriptor)
+        if shared():
+            return
+        if info.st_uid != os.geteuid():
+            reason = f"belongs to another user; {SHARED_VARIABLE}=1 allows that"
+            raise PermissionError(errno.EPERM, reason, str(path))
+        if info.st_mode & 0o077:
+            os.fchmod(folder.descriptor, 0o700)
 
 
 def sync_folder(path: str | Path) -> None:

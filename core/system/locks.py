@@ -52,10 +52,15 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     """
     descriptor = open_in_place(path)
     try:
-        with contextlib.suppress(NoLocksError):
-            while not try_lock(descriptor):
-                waiting()
-                time.sleep(LOOK_SECONDS)
+        wait_for_lock(descriptor, waiting)
         yield
     finally:
         os.close(descriptor)
+
+
+def wait_for_lock(file: int | IO[bytes], waiting: Callable[[], None]) -> None:
+    """Lock an open file as soon as nobody else holds it, calling `waiting` meanwhile."""
+    with contextlib.suppress(NoLocksError):
+        while not try_lock(file):
+            waiting()
+            time.sleep(LOOK_SECONDS)

@@ -10,6 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from core.data.corpus.cache import cache_folder
 from core.data.corpus.token_store import cache_lock
 from mamba_tui.cli import data as data_command
 from mamba_tui.cli import main as cli
@@ -161,16 +162,16 @@ def test_the_sample_text_is_written_into_an_empty_folder(tmp_path, monkeypatch, 
 def test_clean_deletes_what_was_prepared_and_keeps_text_and_split(texts, capsys):
     data("prepare", kind="auto")
     files = sorted(path.name for path in texts.iterdir())
-    record = (texts / ".mamba-tui-cache" / "split.json").read_bytes()
+    record = (cache_folder(str(texts)) / "split.json").read_bytes()
     capsys.readouterr()
     assert data("clean") == 0
     assert "deleted" in capsys.readouterr().out
     assert sorted(path.name for path in texts.iterdir()) == files
-    left = sorted(path.name for path in (texts / ".mamba-tui-cache").iterdir())
-    assert left == [".gitignore", "lock", "split.json"]
-    assert (texts / ".mamba-tui-cache" / "split.json").read_bytes() == record
+    left = sorted(path.name for path in (cache_folder(str(texts))).iterdir())
+    assert left == ["folder.json", "lock", "split.json"]
+    assert (cache_folder(str(texts)) / "split.json").read_bytes() == record
     assert data("clean", "--forget-split") == 0
-    assert not (texts / ".mamba-tui-cache" / "split.json").exists()
+    assert not (cache_folder(str(texts)) / "split.json").exists()
     assert data("prepare") == 0
 
 
@@ -179,7 +180,7 @@ def test_clean_waits_for_a_process_that_prepares_and_says_so(texts, capsys):
     done = threading.Event()
 
     def hold():
-        with cache_lock(texts / ".mamba-tui-cache", lambda: None):
+        with cache_lock(cache_folder(str(texts)), lambda: None):
             held.set()
             while "waiting for the process" not in "".join(errors):
                 errors.append(capsys.readouterr().err)

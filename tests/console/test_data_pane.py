@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from core.config.schema import build, flat
-from core.data.corpus.listing import CACHE_FOLDER
+from core.data.corpus.cache import cache_folder
 from core.data.corpus.token_store import cache_lock
 from core.data.server import DataService
 from core.system.json_lines import Request, Server
@@ -93,8 +93,7 @@ async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cur
 
 async def test_escape_ends_preparing_and_p_begins_it_again(tmp_path):
     folder = shelf(tmp_path / "texts")
-    cache = folder / CACHE_FOLDER
-    cache.mkdir()
+    cache = cache_folder(str(folder))
     async with console(folder, tmp_path).run_test(size=(80, 24)) as pilot:
         with cache_lock(cache, lambda: None):  # so that it cannot be ready before it is ended
             await pilot.press("f6")
@@ -127,7 +126,7 @@ async def test_a_read_only_console_writes_no_sample(tmp_path):
         await until(pilot, lambda: "no text files" in head(app.pane))
         await pilot.press("s")
         await pilot.pause(0.2)
-        assert [path.name for path in (tmp_path / "texts").iterdir()] == [".mamba-tui-cache"]
+        assert list((tmp_path / "texts").iterdir()) == []
 
 
 async def test_a_process_that_dies_is_said_and_started_again(tmp_path):

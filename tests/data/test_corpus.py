@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.config.schema import DataConfig
-from core.data.corpus import encode, pipeline, prepare
+from core.data.corpus import cache_folder, encode, pipeline, prepare
+from core.data.corpus.cleaning import clean
+from core.data.corpus.token_store import TokenStore
 from core.data.corpus.token_stream import TokenStream
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import byte_tokenizer
@@ -109,8 +111,7 @@ def test_learning_a_vocabulary_reads_no_validation_text(tmp_path):
     sides = splits(prepare(config(tmp_path), 1))
     (held,) = [name for name in sides if sides[name] == "validation"]
     (tmp_path / held).write_text("Zyzzyvaquixotry " * 200)
-    for folder in (tmp_path / ".mamba-tui-cache").glob("tok*"):
-        assert folder.exists()
+    assert list(cache_folder(str(tmp_path)).glob("tok*"))
     corpus = prepare(config(tmp_path, tokenizer="auto", vocab_size=600), 1)
     assert splits(corpus)[held] == "validation"
     assert not any(b"yzzy" in token for token in corpus.tokenizer.tokens)
@@ -208,10 +209,9 @@ def test_the_order_of_arrival_does_not_show(tmp_path):
     one, two = tmp_path / "one", shelf(tmp_path / "two")
     shelf(one, count=5)
     prepare(config(one), 1)
-    first_split = json.loads((one / ".mamba-tui-cache" / "split.json").read_text())
+    first_split = json.loads((cache_folder(str(one)) / "split.json").read_text())
     (one / "book 5.txt").write_text(story(5))
-    (two / ".mamba-tui-cache").mkdir()
-    (two / ".mamba-tui-cache" / "split.json").write_text(json.dumps(first_split))
+    (cache_folder(str(two)) / "split.json").write_text(json.dumps(first_split))
     a, b = prepare(config(one), 1), prepare(config(two), 1)
     np.testing.assert_array_equal(a.train.read(0, len(a.train)), b.train.read(0, len(b.train)))
 
@@ -269,17 +269,123 @@ def test_a_tokenizer_file_is_used_by_its_path(tmp_path):
     assert second.encoded_files == 0
 
 
-def test_a_folder_that_cannot_be_written_is_cached_elsewhere(tmp_path, monkeypatch):
+def state(folder):
+    return {
+        path: (path.lstat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o755])
+def test_the_dataset_folder_is_never_written(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = shelf(tmp_path / "texts")
-    folder.chmod(0o555)
+    folder.chmod(mode)
+    before = state(folder), folder.stat().st_mtime_ns
     try:
-        corpus = prepare(config(folder), 1)
-        assert corpus.cache.parent == tmp_path / "cache" / "mamba-tui"
-        assert not (folder / ".mamba-tui-cache").exists()
-        assert prepare(config(folder), 1).encoded_files == 0
+        corpus = prepare(config(folder, tokenizer="auto"), 1)
+        assert corpus.cache.parent == tmp_path / "cache" / "mamba-tui" / "datasets"
+        assert prepare(config(folder, tokenizer="auto"), 1).encoded_files == 0
+        clean(str(folder), forget_split=True)
     finally:
         folder.chmod(0o755)
+    assert (state(folder), folder.stat().st_mtime_ns) == before
+    for path in [tmp_path / "cache" / "mamba-tui", *(tmp_path / "cache" / "mamba-tui").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_what_lies_beside_the_texts_is_ignored(tmp_path):
+    """A cache that came with the texts, as versions before kept it, counts for nothing."""
+    folder = shelf(tmp_path / "texts")
+    sides = splits(prepare(config(folder), 1))
+    planted = folder / ".mamba-tui-cache"
+    planted.mkdir()
+    (planted / "split.json").write_text(json.dumps({"1:0.1": {name: ["x", "validation"] for name in sides}}))
+    before = state(folder)
+    assert splits(prepare(config(folder), 1)) == sides
+    clean(str(folder), forget_split=True)
+    assert splits(prepare(config(folder), 1)) == sides
+    assert state(folder) == before
+
+
+def test_a_folder_that_moves_keeps_its_record_and_its_ids(tmp_path):
+    shelf(tmp_path / "one", count=40)
+    first = prepare(config(tmp_path / "one"), 1)
+    for number in range(20):
+        (tmp_path / "one" / f"aa {number}.txt").write_text(story(100 + number))
+    sides = splits(prepare(config(tmp_path / "one"), 1))
+    (tmp_path / "one").rename(tmp_path / "two")
+    second = prepare(config(tmp_path / "two"), 1)
+    assert splits(second) == sides
+    assert second.encoded_files == 0
+    assert not first.cache.exists()
+
+
+def test_ids_of_a_dataset_long_gone_are_dropped_and_its_record_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gone = prepare(config(shelf(tmp_path / "gone")), 1).cache
+    (tmp_path / "gone").rename(tmp_path / "cache" / "elsewhere")
+    os.utime(gone / "folder.json", (1, 1))
+    prepare(config(shelf(tmp_path / "new")), 1)
+    assert sorted(path.name for path in gone.iterdir()) == ["folder.json", "lock", "split.json"]
+
+
+def test_a_cache_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cache" / "mamba-tui").mkdir()
+    (tmp_path / "cache" / "mamba-tui" / "datasets").symlink_to(tmp_path / "home")
+    with pytest.raises(UserError, match=r"no place for the token cache .*\(is a link.* set XDG_CACHE_HOME"):
+        prepare(config(shelf(tmp_path / "texts")), 1)
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [7, 60_000])
+def test_ids_that_were_changed_are_prepared_again(tmp_path, value):
+    """In the vocabulary or out of it: a model never learns from what only looks like the text."""
+    first = prepare(config(shelf(tmp_path)), 1)
+    expected = first.train.read(0, len(first.train)).copy()
+    (tokens,) = first.cache.glob("tokens-*/tokens-*.bin")
+    info = tokens.stat()
+    with open(tokens, "r+b") as file:
+        file.seek(100)
+        file.write(value.to_bytes(2, "little"))
+    os.utime(tokens, ns=(info.st_atime_ns, info.st_mtime_ns))
+    again = prepare(config(tmp_path), 1)
+    assert again.encoded_files == 1
+    assert any("token cache was changed" in notice for notice in again.notices)
+    np.testing.assert_array_equal(again.train.read(0, len(again.train)), expected)
+    last = prepare(config(tmp_path), 1)
+    assert (last.encoded_files, last.notices) == (0, [])
+
+
+def test_ids_that_are_known_to_be_right_are_not_read_again(tmp_path, monkeypatch):
+    prepare(config(shelf(tmp_path)), 1)
+    monkeypatch.setattr(TokenStore, "_is_right", lambda *_: pytest.fail("read again"))
+    assert prepare(config(tmp_path), 1).encoded_files == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '["k", -1, 2, [0], null, 1, 1, "x"]',
+        '["k", 0, 2, [5], null, 1, 1, "x"]',
+        '["k", 0, 2, [0], 9, 1, 1, "x"]',
+        '["k", 0, 2, "00", null, 1, 1, "x"]',
+        '["k", 0, true, [0], null, 1, 1, "x"]',
+        '["k", 0, ' + "9" * 401 + ', [0], null, 1, 1, "x"]',
+        '["k", 0, ' + "9" * 5000 + ', [0], null, 1, 1, "x"]',
+        "[" * 100_000,
+    ],
+)
+def test_a_journal_that_makes_no_sense_is_begun_again(tmp_path, line):
+    first = prepare(config(shelf(tmp_path)), 1)
+    (journal,) = first.cache.glob("tokens-*/entries.jsonl")
+    with open(journal, "a") as file:
+        file.write(line + "\n")
+    again = prepare(config(tmp_path), 1)
+    assert again.encoded_files == 6
+    assert any("token cache was damaged" in notice for notice in again.notices)
 
 
 def test_a_single_file_is_a_dataset_too(tmp_path, monkeypatch):

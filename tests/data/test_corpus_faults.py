@@ -257,7 +257,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, every_fi
 def test_a_disk_full_while_noting_what_is_known_is_a_sentence_too(tmp_path, monkeypatch):
     shelf(tmp_path)
 
-    def full(path, data):
+    def full(path, data, **_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("core.data.corpus.cache.write_atomic", full)

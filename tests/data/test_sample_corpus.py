@@ -110,7 +110,8 @@ def test_a_resumed_run_is_never_given_another_text(tmp_path, monkeypatch, capsys
     run.events_path.write_text("")
     assert main(["train", "--run", "r", *arguments]) == 2
     error = capsys.readouterr().err
-    assert f"dataset_dir is {tmp_path / 'dataset'}, which does not exist" in error
+    assert str(tmp_path / "dataset") in error
+    assert "does not exist" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "dataset").exists()
 

@@ -2,62 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.data.corpus.listing import CACHE_FOLDER, Found
+from core.data.corpus.listing import Found
 from core.data.corpus.reading import Facts
 from core.data.corpus.split import SIDES, Decisions
 from core.data.corpus.token_store import JOURNAL, disk_errors
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
-from core.system.files import write_atomic
+from core.system.files import (
+    Folder,
+    delete,
+    delete_folder,
+    make_own_folder,
+    read_limited,
+    write_atomic,
+)
+from core.system.folders import cache_root
 
 # A file written in the same tick of the clock as it was read may look unchanged afterwards; file
 # systems that count in whole seconds have long ticks. Such files are read again the next time.
 _TICK = 100_000_000
 _LONG_TICK = 2_100_000_000
 STALE_DAYS = 30
+LARGEST_JSON = 1 << 30
+IDENTITY = "folder.json"
+SPLIT = "split.json"
+PREPARED = re.compile(
+    r"(files|tokenizer)-[0-9a-f]{12}\.json|tokens-[0-9a-f]{16}|tokens-\d{1,18}\.bin|entries\.jsonl|checked\.json"
+    r"|\.[\w.-]+\.[0-9a-f]{16}\.tmp"
+)
+"""The names of what can be prepared again; nothing else is ever deleted from a cache."""
 
 
 def cache_folder(dataset: str) -> Path:
-    """The writable cache of a dataset: inside it, or in the user's cache if it is read-only."""
-    if os.path.isdir(dataset):
-        inside = Path(dataset) / CACHE_FOLDER
-        # The mode is asked first: an administrator may write anywhere, but should not.
-        writable = os.stat(dataset).st_mode & 0o222 or inside.exists()
-        if writable and _usable(inside):
-            return inside
+    """The cache of a dataset, in the user's cache folder; made if there is none.
+
+    Nothing is ever kept beside the texts: they may have come from somebody else, and what lies there is no
+    more to be trusted than they are. Raises UserError where no cache can be written.
+    """
     real = os.path.realpath(dataset)
-    key = hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    label = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.basename(real))[:32]
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    outside = Path(base) / "mamba-tui" / f"{label}-{key}"
-    if _usable(outside):
-        return outside
-    raise UserError(
-        f"no place for the token cache: neither {dataset} nor {outside} can be written; "
-        "set XDG_CACHE_HOME to a folder that can"
-    )
-
-
-def _usable(folder: Path) -> bool:
+    root = cache_root() / "datasets"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        ignore = folder / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+        info = os.stat(real)
+        key = hashlib.sha256(f"{info.st_uid}:".encode() + os.fsencode(real)).hexdigest()[:16]
+        label = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.basename(real))[:32]
+        folder = root / f"{label}-{key}"
+        make_own_folder(root)
+        identity = {"path": real, "device": info.st_dev, "inode": info.st_ino}
+        if not folder.exists():
+            _look_after_others(root, folder, identity)
+            make_own_folder(folder)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"no place for the token cache of {dataset}: {root} cannot be used ({reason}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    if load_json(folder / IDENTITY) != identity:
+        _save(folder / IDENTITY, identity)
+    return folder
+
+
+def _look_after_others(root: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Take over the cache of this dataset under an earlier name; forget the ids of those long gone."""
+    for other in root.iterdir():
+        known = load_json(other / IDENTITY)
+        if not isinstance(known, dict) or os.path.exists(str(known.get("path"))):
+            continue
+        if all(known.get(name) == identity[name] for name in ("device", "inode")):
+            with contextlib.suppress(OSError):
+                with Folder(root) as opened:
+                    opened.rename(other.name, folder.name)
+        elif (other / IDENTITY).stat().st_mtime < time.time() - STALE_DAYS * 86_400:
+            delete_prepared(other)
+
+
+def delete_prepared(folder: Path, forget_split: bool = False) -> int:
+    """Delete what was prepared and, if wanted, the record of what is held out; the bytes that freed."""
+    with Folder(folder) as opened:
+        return opened.delete_matching(
+            lambda name: PREPARED.fullmatch(name) is not None or (forget_split and name == SPLIT)
+        )
 
 
 def drop_stale(folder: Path) -> None:
@@ -66,20 +100,20 @@ def drop_stale(folder: Path) -> None:
     for store in folder.glob("tokens-*"):
         used = store / JOURNAL
         if store.is_dir() and (not used.exists() or used.stat().st_mtime < oldest):
-            shutil.rmtree(store, ignore_errors=True)
+            delete_folder(store, lambda name: PREPARED.fullmatch(name) is not None)
 
 
 def drop_vocabularies(folder: Path) -> None:
     """Forget the vocabularies learned from this dataset."""
     for path in folder.glob("tokenizer-*.json"):
-        path.unlink(missing_ok=True)
+        delete(path, missing_ok=True)
 
 
-def _load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """JSON of a cache file; None where it is missing or damaged, which costs only time."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return json.loads(read_limited(path, LARGEST_JSON))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -93,19 +127,19 @@ class FactStore:
 
     def __init__(self, folder: Path, options_key: str) -> None:
         self.path = folder / f"files-{hashlib.sha256(options_key.encode()).hexdigest()[:12]}.json"
-        data = _load(self.path)
+        data = load_json(self.path)
         self._rows: dict[str, list[Any]] = data if isinstance(data, dict) else {}
         self._changed = False
 
     def get(self, found: Found) -> Facts | None:
         """The facts of a file that has not been written to since they were found."""
-        row = self._rows.get(found.name)
-        if row is None or row[0] != list(found.signature) or row[1]:
-            return None
         try:
-            return Facts(*row[2])
-        except TypeError:
-            return None
+            signature, too_fresh, values = self._rows[found.name]
+            if signature == list(found.signature) and not too_fresh:
+                return Facts.from_list(values)
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None
 
     def put(self, found: Found, facts: Facts, now_ns: int) -> None:
         """Remember facts found by a reading that began at `now_ns`."""
@@ -135,9 +169,18 @@ class FactStore:
 def read_split(path: Path) -> Decisions | None:
     """The sides that a run carries; None where the file is missing or damaged."""
     try:
-        return {name: (content, side) for name, (content, side) in _load(path).items() if side in SIDES}
+        return _decisions(load_json(path))
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def _decisions(rows: Any) -> Decisions:
+    """What a file says of sides. Raises AttributeError, TypeError or ValueError where that is nothing."""
+    return {
+        name: (content, side)
+        for name, (content, side) in rows.items()
+        if side in SIDES and isinstance(content, str)
+    }
 
 
 def save_split(path: Path, decisions: Decisions) -> None:
@@ -152,15 +195,14 @@ class SplitStore:
     """The sides that were decided, kept so that they never change. Not part of what `clean` deletes."""
 
     def __init__(self, folder: Path, seed: int, fraction: float) -> None:
-        self.path = folder / "split.json"
+        self.path = folder / SPLIT
         self.key = f"{seed}:{fraction!r}"
         self.notice = ""
-        data = _load(self.path)
+        data = load_json(self.path)
         self._all: dict[str, dict[str, list[str]]] = data if isinstance(data, dict) else {}
         self._known: Decisions = {}
         try:
-            rows = self._all.get(self.key, {}).items()
-            self._known = {name: (content, side) for name, (content, side) in rows if side in SIDES}
+            self._known = _decisions(self._all.get(self.key, {}))
         except (AttributeError, TypeError, ValueError):
             self._all, data = {}, None
         if data is None and self.path.exists():
@@ -187,7 +229,7 @@ class VocabularyStore:
 
     def load(self) -> tuple[Tokenizer, int] | None:
         """The vocabulary and the bytes of training text there were when it was learned."""
-        data = _load(self.path)
+        data = load_json(self.path)
         try:
             return Tokenizer.from_dict(data["tokenizer"]), int(data["training_bytes"])
         except (TypeError, KeyError, ValueError, UserError):

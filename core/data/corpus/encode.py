@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from core.data.corpus.listing import Found
 from core.data.corpus.progress import Reporter
 from core.data.corpus.reading import Piece, ReadingOptions, clean_text, pieces
-from core.data.corpus.token_store import Entry, TokenStore
+from core.data.corpus.token_store import HASH_BYTES, Entry, TokenStore
 from core.data.corpus.workers import Text, in_order
 from core.data.tokenizer.tokenizer import Ids, Tokenizer
 from core.errors import UserError
@@ -32,6 +34,7 @@ class _Draft:
     cut: int | None = None
     head_bytes: int = 0
     tail_bytes: int = 0
+    digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=HASH_BYTES))
 
     def add(self, piece: Piece, count: int, size: int) -> None:
         if piece.opens:
@@ -45,7 +48,10 @@ class _Draft:
             self.head_bytes += size
 
     def entry(self) -> Entry:
-        return Entry(self.offset, self.count, self.documents, self.cut, self.head_bytes, self.tail_bytes)
+        digest = self.digest.hexdigest()
+        return Entry(
+            self.offset, self.count, self.documents, self.cut, self.head_bytes, self.tail_bytes, digest
+        )
 
 
 def encode_texts(
@@ -87,8 +93,8 @@ def encode_texts(
                     ready, committed = {}, time.monotonic()
                 continue
             if piece.opens:
-                store.append(opening)
-            store.append(ids)
+                draft.digest.update(store.append(opening))
+            draft.digest.update(store.append(ids))
             draft.add(piece, len(ids) + piece.opens, size)
             report.add(size, text.found.name)
         store.commit(ready)

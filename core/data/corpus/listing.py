@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 SUFFIXES = (".txt", ".txt.gz")
-CACHE_FOLDER = ".mamba-tui-cache"
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,10 @@ def prepare(
         if tokenizer is None:
             tokenizer = find_vocabulary(config, seed, texts, options, folder, report)
         drop_stale(folder)
-        store = TokenStore(folder / f"tokens-{tokenizer.hash[:16]}", tokenizer.dtype)
+        store = TokenStore(folder / f"tokens-{tokenizer.hash[:16]}", tokenizer.dtype, tokenizer.vocab_size)
         encoded = encode_texts(texts, options, fraction, tokenizer, store, report, workers)
-        store.touch()
         store.compact({text.key for text in texts})
+        store.seal()
         notices = [notice for notice in (notice, store.notice) if notice]
         corpus = join(texts, tokenizer, store, skipped, notices)
     corpus.encoded_files = encoded

@@ -76,6 +76,21 @@ class Facts:
         """A compact JSON-able form."""
         return list(asdict(self).values())
 
+    @classmethod
+    def from_list(cls, values: Any) -> Facts:
+        """The facts of a `to_list` form. Raises TypeError or ValueError for anything else."""
+        facts = cls(*values)
+        for name, default in _BLANK.items():
+            value = getattr(facts, name)
+            if type(value) is not type(default) or (type(value) is int and not 0 <= value < 1 << 53):
+                raise ValueError(f"{name} is {type(value).__name__}")
+        if not all(isinstance(note, str) for note in facts.notes):
+            raise ValueError("a note is no text")
+        return facts
+
+
+_BLANK = asdict(Facts())
+
 
 def survey(
     found: Found, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event

@@ -2,16 +2,19 @@
 
 Ids are only ever appended; an entry counts once its journal line is complete, so that a crash loses at
 most the texts under way. Whoever maps the file keeps a valid view whatever happens later.
+
+Every entry carries a hash of its ids. The hashes are compared when the file of ids is not the one that was
+last known to be right (its size, times and inode say so), and ids outside the vocabulary are refused: a
+model never learns from what only looks like this text.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,14 +22,31 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from core.errors import UserError
-from core.system.files import write_atomic
+from core.system.files import (
+    delete,
+    make_own_folder,
+    open_in_place,
+    open_to_append,
+    open_to_read,
+    read_limited,
+    replacing,
+    write_atomic,
+)
+from core.system.locks import wait_for_lock
 
 JOURNAL = "entries.jsonl"
+CHECKED = "checked.json"
+LARGEST_JOURNAL = 1 << 30
+HASH_BYTES = 16
 _WASTE_KEPT = 1 << 20
+_HASHED_AT_ONCE = 1 << 20
 
 
 class Entry(NamedTuple):
-    """Where a text's ids lie: `documents` are the offsets of its openings, `cut` that of its tail."""
+    """Where a text's ids lie: `documents` are the offsets of its openings, `cut` that of its tail.
+
+    `digest` is the BLAKE2b hash of its ids as they lie in the file.
+    """
 
     offset: int
     tokens: int
@@ -34,24 +54,41 @@ class Entry(NamedTuple):
     cut: int | None
     head_bytes: int
     tail_bytes: int
+    digest: str
+
+    @property
+    def sound(self) -> bool:
+        """Whether these are numbers that can be true together."""
+        counts = (self.offset, self.tokens, self.head_bytes, self.tail_bytes, *self.documents)
+        return (
+            all(type(number) is int and 0 <= number < 1 << 53 for number in counts)
+            and list(self.documents) == sorted(self.documents)
+            and all(start < self.tokens for start in self.documents)
+            and (self.cut is None or (type(self.cut) is int and 0 <= self.cut <= self.tokens))
+            and type(self.digest) is str
+        )
 
 
 class TokenStore:
     """The ids of one tokenizer. Writing needs the cache's lock; reading does not."""
 
-    def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:
+    def __init__(self, folder: Path, dtype: np.dtype[Any], vocab_size: int) -> None:
         self.folder = folder
         self.dtype = dtype
+        self.vocab_size = vocab_size
         self.entries: dict[str, Entry] = {}
         self.notice = ""
         self._file: IO[bytes] | None = None
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_own_folder(folder)
             self._load()
 
     def _load(self) -> None:
         journal = self.folder / JOURNAL
-        raw = journal.read_bytes() if journal.exists() else b""
+        try:
+            raw = read_limited(journal, LARGEST_JOURNAL)
+        except FileNotFoundError:
+            raw = b""
         whole = raw[: raw.rfind(b"\n") + 1]
         try:
             rows = json.loads(b"[" + b",".join(whole.splitlines()) + b"]")
@@ -59,11 +96,15 @@ class TokenStore:
             size = self.path.stat().st_size // self.dtype.itemsize if rows else 0
             for row in rows[1:]:
                 entry = Entry._make(row[1:])
+                if not entry.sound:
+                    raise ValueError("an entry makes no sense")
                 if entry.offset + entry.tokens <= size:
                     self.entries[row[0]] = entry
                 else:
                     self.notice = "the token cache was cut short: what is missing is prepared again"
-        except (ValueError, LookupError, TypeError, OSError):
+            if rows:
+                self._check_ids()
+        except (ValueError, LookupError, TypeError, OSError, RecursionError):
             self.entries = {}
             self.generation = self._newest_generation() + 1
             self.notice = "the token cache was damaged: it is built again"
@@ -72,11 +113,52 @@ class TokenStore:
             # Lines that are void must go: what is appended next would make them look valid.
             self._begin_journal(self.generation, self.entries)
         elif len(whole) != len(raw):
-            os.truncate(journal, len(whole))
+            _truncate(journal, len(whole))
         self.end = max((entry.offset + entry.tokens for entry in self.entries.values()), default=0)
         for path in self.folder.glob("tokens-*.bin"):
             if path != self.path:
-                path.unlink(missing_ok=True)
+                delete(path, missing_ok=True)
+
+    def _check_ids(self) -> None:
+        """Forget entries whose ids are not what was written; nothing to do where all of them were right."""
+        if not self.entries or _load_checked(self.folder / CHECKED) == self._signature():
+            return
+        with open_to_read(self.path) as file:
+            tokens = np.memmap(file, self.dtype, "r")
+            wrong = [key for key, entry in self.entries.items() if not self._is_right(entry, tokens)]
+        for key in wrong:
+            del self.entries[key]
+        if wrong:
+            self.notice = "the token cache was changed: what is not as it was written is prepared again"
+
+    def _is_right(self, entry: Entry, tokens: np.ndarray[Any, np.dtype[Any]]) -> bool:
+        digest = hashlib.blake2b(digest_size=HASH_BYTES)
+        largest = -1
+        for low in range(entry.offset, entry.offset + entry.tokens, _HASHED_AT_ONCE):
+            part = tokens[low : min(low + _HASHED_AT_ONCE, entry.offset + entry.tokens)]
+            digest.update(part.data)
+            largest = max(largest, int(part.max()))
+        return digest.hexdigest() == entry.digest and largest < self.vocab_size
+
+    def _signature(self) -> list[object]:
+        """What changes with any write to the ids or the journal."""
+        with open_to_read(self.path) as file:
+            info = os.fstat(file.fileno())
+        journal = hashlib.blake2b(
+            read_limited(self.folder / JOURNAL, LARGEST_JOURNAL), digest_size=HASH_BYTES
+        )
+        return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, journal.hexdigest()]
+
+    def seal(self) -> None:
+        """Note that these ids are in use, and that all of them are right as they are now."""
+        self.close()
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / JOURNAL)
+        if self.end:
+            with disk_errors(self.folder):
+                signature = self._signature()
+                if _load_checked(self.folder / CHECKED) != signature:
+                    write_atomic(self.folder / CHECKED, json.dumps(signature).encode())
 
     @property
     def path(self) -> Path:
@@ -88,15 +170,18 @@ class TokenStore:
         self.close()
         if not self.end:
             return np.empty(0, self.dtype)
-        return np.memmap(self.path, self.dtype, "r", shape=(self.end,))
+        with open_to_read(self.path) as file:
+            return np.memmap(file, self.dtype, "r", shape=(self.end,))
 
-    def append(self, ids: np.ndarray[Any, np.dtype[Any]]) -> None:
-        """Write ids behind the last entry; they count once `commit` names them."""
-        data = memoryview(ids.astype(self.dtype, copy=False).tobytes())
+    def append(self, ids: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+        """Write ids behind the last entry; they count once `commit` names them. Returns them as bytes."""
+        data = ids.astype(self.dtype, copy=False).tobytes()
+        left = memoryview(data)
         with disk_errors(self.folder):
             file = self._open()
-            while data:  # unbuffered: what was written is there, and what was not is known
-                data = data[file.write(data) :]
+            while left:  # unbuffered: what was written is there, and what was not is known
+                left = left[file.write(left) :]
+        return data
 
     def commit(self, entries: dict[str, Entry]) -> None:
         """Make entries count, which were appended in this order."""
@@ -104,9 +189,10 @@ class TokenStore:
             return
         with disk_errors(self.folder):
             os.fsync(self._open().fileno())
-            with open(self.folder / JOURNAL, "ab") as journal:
-                journal.write(b"".join(_line(key, entry) for key, entry in entries.items()))
-                journal.flush()
+            with open_to_append(self.folder / JOURNAL) as journal:
+                lines = memoryview(b"".join(_line(key, entry) for key, entry in entries.items()))
+                while lines:
+                    lines = lines[journal.write(lines) :]
                 os.fsync(journal.fileno())
         self.entries |= entries
         self.end = max(self.end, *(entry.offset + entry.tokens for entry in entries.values()))
@@ -121,12 +207,7 @@ class TokenStore:
         """Forget what was appended but not committed, whatever state the disk is in."""
         self.close()
         with contextlib.suppress(OSError):
-            os.truncate(self.path, self.end * self.dtype.itemsize)
-
-    def touch(self) -> None:
-        """Note that these ids are in use."""
-        with contextlib.suppress(OSError):
-            os.utime(self.folder / JOURNAL)
+            _truncate(self.path, self.end * self.dtype.itemsize)
 
     def waste(self, used: set[str]) -> int:
         """Bytes that no entry in `used` needs."""
@@ -144,7 +225,7 @@ class TokenStore:
         end = 0
         new = self.folder / f"tokens-{self.generation + 1}.bin"
         try:
-            with open(new, "wb") as file:
+            with replacing(new) as file:
                 for key in kept:
                     entry = self.entries[key]
                     for low in range(entry.offset, entry.offset + entry.tokens, 1 << 20):
@@ -152,20 +233,18 @@ class TokenStore:
                         file.write(tokens[low:high].tobytes())
                     moved[key] = entry._replace(offset=end)
                     end += entry.tokens
-                file.flush()
-                os.fsync(file.fileno())
             self._begin_journal(self.generation + 1, moved)
         except (OSError, UserError):  # no room for a second copy: the wasteful one is as good
-            new.unlink(missing_ok=True)
+            delete(new, missing_ok=True)
             return False
         self.generation, self.entries, self.end = self.generation + 1, moved, end
         with contextlib.suppress(OSError):
-            old.unlink()
+            delete(old)
         return True
 
     def _open(self) -> IO[bytes]:
         if self._file is None:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - stays open between pieces
+            self._file = open_to_append(self.path)  # stays open between pieces
             self._file.truncate(self.end * self.dtype.itemsize)
         return self._file
 
@@ -177,6 +256,21 @@ class TokenStore:
     def _newest_generation(self) -> int:
         numbers = [path.stem.removeprefix("tokens-") for path in self.folder.glob("tokens-*.bin")]
         return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _load_checked(path: Path) -> object:
+    try:
+        return json.loads(read_limited(path, 1 << 12))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _truncate(path: Path, size: int) -> None:
+    descriptor = open_in_place(path)
+    try:
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _line(key: str, entry: Entry) -> bytes:
@@ -204,37 +298,9 @@ def cache_lock(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends.
     """
     with disk_errors(folder):
-        file = open(folder / "lock", "ab")  # noqa: SIM115 - open as long as the lock is held
-    with file:
-        while not _try_lock(file):
-            waiting()
-            time.sleep(0.1)
+        descriptor = open_in_place(folder / "lock")
+    try:
+        wait_for_lock(descriptor, waiting)
         yield
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        import msvcrt
-
-        try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: one process at a time is then the user's care
-        return True
-    return True
-
-
-def remove_folder(folder: Path) -> int:
-    """Delete a folder of the cache; the bytes that were in it."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,19 @@
+"""Where this user keeps what a program may compute again. `platformdirs` knows each system's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+PROGRAM = "mamba-tui"
+
+
+def cache_root() -> Path:
+    """`$XDG_CACHE_HOME/mamba-tui`, by default `~/.cache/mamba-tui`. Not made here."""
+    return platformdirs.user_cache_path(PROGRAM, appauthor=False)
+
+
+def state_root() -> Path:
+    """`$XDG_STATE_HOME/mamba-tui`, by default `~/.local/state/mamba-tui`. Not made here."""
+    return platformdirs.user_state_path(PROGRAM, appauthor=False)
