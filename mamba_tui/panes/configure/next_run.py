@@ -91,9 +91,7 @@ class NextRun:
         """Whether Start goes on with a run that exists, by the name given on the command line."""
         from core.runs import Run
 
-        return (
-            self.mode != "fresh" and self.name is not None and Run(self._session.root / self.name).exists
-        )
+        return self.mode != "fresh" and self.name is not None and Run(self._session.root / self.name).exists
 
     async def _may_be_second(self) -> bool:
         session = self._session
