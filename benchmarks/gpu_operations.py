@@ -18,8 +18,9 @@ from benchmarks.gpu_measure import (
 )
 from core.ops.causal_conv import causal_conv
 from core.ops.linear_cross_entropy import linear_cross_entropy
+from core.ops.positions import Positions
 from core.ops.selective_scan import selective_scan
-from core.ops.window_attention import Places, window_attention
+from core.ops.window_attention import window_attention
 
 # (batch, channels, length, type, mamba_ssm's forward ms, forward and backward ms)
 SCANS = [
@@ -107,10 +108,10 @@ def attention(batch: int, heads: int, length: int, size: int, window: int) -> No
     k, v = (normal(batch, heads, length + window - 1, size) for _ in range(2))
     before = torch.full((batch,), window, device=settings.device)
     tokens = torch.zeros(batch, length, dtype=torch.int64, device=settings.device)
-    places = Places(tokens, before, None, window)
+    positions = Positions(tokens, before, None, window)
 
     def attend() -> torch.Tensor:
-        return window_attention(q, k, v, places, cache_learns=False)
+        return window_attention(q, k, v, positions, cache_learns=False)
 
     both = graph_ms(lambda: torch.autograd.grad(attend(), (q, k, v), torch.ones_like(q)))
     alone = graph_ms(without_gradient(attend))

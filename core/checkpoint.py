@@ -30,7 +30,7 @@ from core.model import GPT
 from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
 from core.system.files import delete, open_to_read, replacing
 
-FORMAT = 1
+FORMAT = 2
 Payload = dict[str, Any]
 # What every checkpoint has, and what else it takes to go on training from one.
 REQUIRED = {"format": int, "step": int, "config": dict, "vocab_size": int, "tokenizer": dict, "model": dict}
@@ -148,11 +148,28 @@ def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bo
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); choose another checkpoint") from None
     check_keys(payload, REQUIRED, path)
-    if payload["format"] != FORMAT:
+    if payload["format"] == 1:
+        _rename_format_1(payload)
+    elif payload["format"] != FORMAT:
         raise UserError(
-            f"{path} is a checkpoint of format {payload['format']}; this version reads format {FORMAT}"
+            f"{path} is a checkpoint of format {payload['format']}; this version reads formats 1 to {FORMAT}"
         )
     return payload
+
+
+# What format 1 called parameters and what a layer remembers, and what they are called since.
+_FORMAT_1_NAMES = {"feed": "mlp", "feed_norm": "mlp_norm", "tail": "conv_state", "hidden": "ssm_state"}
+
+
+def _rename_format_1(payload: Payload) -> None:
+    """Give every tensor of a checkpoint of format 1 the name that it has now."""
+    for part in ("model", "optimizer", "model_state"):
+        if isinstance(payload.get(part), dict):
+            payload[part] = {
+                ".".join(_FORMAT_1_NAMES.get(word, word) for word in name.split(".")): value
+                for name, value in payload[part].items()
+            }
+    payload["format"] = FORMAT
 
 
 def check_keys(payload: Any, required: Mapping[str, type], path: Path) -> None:

@@ -4,10 +4,11 @@ A model is a pure function of parameters, tokens and state to outputs and a new 
 into chunks never changes the result. Every document starts from an empty state, wherever it starts: the
 convolution's taps, the recurrent state and attention all stop at `doc_start` (B, T).
 
-What a model remembers of a text, its state, is in `core/model_state.py`.
+What a model remembers of a text, its state, is in `core/model_state.py`. What the layers compute, and on
+which device by which kernels, is in `core/ops`, one function an operation.
 
-Shapes: B lanes, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a Mamba
-layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
+Shapes: B batch rows, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a
+Mamba layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,14 +26,14 @@ from core.model_state import AttentionState as AttentionState
 from core.model_state import LayerState, begin_documents
 from core.model_state import MambaState as MambaState
 from core.model_state import ModelState as ModelState
-from core.ops.causal_conv import causal_conv
-from core.ops.dispatch import ALIGNED, takes_feed_forward, takes_triton
+from core.ops.attention_mixer import attention_mixer
+from core.ops.dispatch import to_autocast_type
+from core.ops.feed_forward import feed_forward
 from core.ops.linear_cross_entropy import linear_cross_entropy
-from core.ops.mamba2_mixer import mamba2_mixer, takes_mamba2_mixer
-from core.ops.rms_norm import RMSNorm, squared_relu
-from core.ops.selective_scan import selective_scan
-from core.ops.ssd_scan import ssd_scan
-from core.ops.window_attention import Places, takes_kernels, window_attention
+from core.ops.mamba2_mixer import mamba2_mixer
+from core.ops.mamba_mixer import mamba_mixer
+from core.ops.positions import Positions
+from core.ops.rms_norm import RMSNorm
 
 VOCABULARY_MULTIPLE = 64
 NORM_EPSILON = 1e-6
@@ -55,7 +55,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def silent_linear(inputs: int, outputs: int) -> nn.Linear:
+def zero_init_linear(inputs: int, outputs: int) -> nn.Linear:
     """A projection into the residual stream: zero at first, so that a new layer changes nothing."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.zeros_(layer.weight)
@@ -84,7 +84,7 @@ class MultiHeadAttention(nn.Module):
         self.past = config.block_size - 1
         self.rope = config.position == "rope"
         self.qkv = linear(width, 3 * width)
-        self.out = silent_linear(width, width)
+        self.out = zero_init_linear(width, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> AttentionState:
         """An empty cache."""
@@ -93,62 +93,11 @@ class MultiHeadAttention(nn.Module):
         return AttentionState(empty, empty.clone())
 
     def forward(
-        self, x: Tensor, state: AttentionState | None, places: Places
+        self, x: Tensor, state: AttentionState | None, positions: Positions
     ) -> tuple[Tensor, AttentionState]:
         """(B, T, C) to (B, T, C), and the cache after it."""
-        qkv = self.qkv(x)
-        learns = state is not None and (state.keys.requires_grad or state.values.requires_grad)
-        size = qkv.shape[2] // (3 * self.heads)
-        mix = self._mix_on_cuda if takes_kernels(qkv, size) and size % 2 == 0 and not learns else self._mix
-        mixed, k, v = mix(qkv, state, places)
-        return self.out(mixed), AttentionState(
-            self._newest(k, state and state.keys), self._newest(v, state and state.values)
-        )
-
-    def _mix(
-        self, qkv: Tensor, state: AttentionState | None, places: Places
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, 3C) to (B, T, C), and the keys, turned, and values (B, H, T, E) of these tokens."""
-        q, k, v = qkv.unflatten(2, (3 * self.heads, -1)).chunk(3, 2)  # (B, T, H, E) each
-        if self.rope:
-            q, k = places.rotate(torch.cat((q, k), 2)).chunk(2, 2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if state is None:
-            mixed = window_attention(q, k, v, places)
-        else:
-            seen_k = torch.cat((state.keys.to(k.dtype), k), 2)
-            seen_v = torch.cat((state.values.to(v.dtype), v), 2)
-            learns = state.keys.requires_grad or state.values.requires_grad
-            mixed = window_attention(q, seen_k, seen_v, places, cache_learns=learns)
-        return mixed.transpose(1, 2).flatten(2), k, v
-
-    def _mix_on_cuda(
-        self, qkv: Tensor, state: AttentionState | None, places: Places
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as one operation, whose keys and values take no gradient."""
-        from core.ops.triton.attention_mixer import attention_mixer_triton
-
-        size = qkv.shape[2] // (3 * self.heads)
-        return attention_mixer_triton(
-            qkv,
-            state,
-            places.rotations(qkv, size // 2) if self.rope else None,
-            places.reach,
-            self.heads,
-            places.window,
-        )
-
-    def _newest(self, new: Tensor, old: Tensor | None) -> Tensor:
-        """The last W - 1 slots of `old` (B, H, W - 1, E) and `new` (B, H, T, E) behind it.
-
-        Without old ones, empty slots are in front where there are too few.
-        """
-        kept = new[:, :, max(0, new.shape[2] - self.past) :]
-        missing = self.past - kept.shape[2]
-        if old is None:
-            return F.pad(kept, (0, 0, missing, 0)) if missing else kept
-        kept = kept.to(old.dtype)
-        return torch.cat((old[:, :, self.past - missing :], kept), 2) if missing else kept
+        mixed, *cache = attention_mixer(self.qkv(x), state, positions, self.heads, rotary=self.rope)
+        return self.out(mixed), AttentionState(*cache)
 
 
 class MambaBlock(nn.Module):
@@ -171,7 +120,7 @@ class MambaBlock(nn.Module):
         self.dt_bias = nn.Parameter(initial_dt_bias(inner))
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out = silent_linear(inner, width)
+        self.out = zero_init_linear(inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
         """No inputs seen, nothing remembered."""
@@ -182,42 +131,11 @@ class MambaBlock(nn.Module):
             torch.zeros(batch_size, *self.A_log.shape, device=device, dtype=wide),
         )
 
-    def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
+    def forward(self, x: Tensor, state: MambaState | None, positions: Positions) -> tuple[Tensor, MambaState]:
         """(B, T, C) to (B, T, C), and the state after it."""
-        mix = self._mix_on_cuda if takes_triton(x) else self._mix
-        tail, hidden = (None, None) if state is None else state
-        y, new_tail, hidden = mix(self.in_proj(x), tail, hidden, places.reset)
-        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
-
-    def _mix(
-        self, projected: Tensor, tail: Tensor | None, hidden: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs beside gates (B, T, 2D) to (B, T, D), the convolution's tail and the scan's state."""
-        inputs, gate = projected.chunk(2, 2)
-        inputs, tail = causal_conv(inputs, self.conv_weight, self.conv_bias, tail=tail, reset=reset)
-        dt, B, C = self.x_proj(inputs).split(self.split, 2)
-        y, hidden = selective_scan(
-            inputs,
-            self.dt_proj(self.dt_norm(dt)),
-            decay_rates(self.A_log),
-            self.B_norm(B),
-            self.C_norm(C),
-            self.D,
-            z=gate,
-            dt_bias=self.dt_bias,
-            h0=hidden,
-            reset=reset,
-        )
-        return y, tail, hidden
-
-    def _mix_on_cuda(
-        self, projected: Tensor, tail: Tensor | None, hidden: Tensor | None, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as one operation."""
-        from core.ops.triton.mamba_mixer import mamba_mixer_triton
-
-        return mamba_mixer_triton(
-            projected,
+        conv_state, ssm_state = (None, None) if state is None else state
+        y, conv_state, ssm_state = mamba_mixer(
+            self.in_proj(x),
             (self.conv_weight, self.conv_bias),
             self.x_proj.weight,
             (self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight),
@@ -225,11 +143,12 @@ class MambaBlock(nn.Module):
             decay_rates(self.A_log),
             self.D,
             self.dt_bias,
-            tail=tail,
-            h0=hidden,
-            reset=reset,
+            conv_state=conv_state,
+            ssm_state=ssm_state,
+            reset=positions.reset,
             eps=NORM_EPSILON,
         )
+        return self.out(y), MambaState(conv_state, ssm_state)
 
 
 class Mamba2Block(nn.Module):
@@ -248,64 +167,35 @@ class Mamba2Block(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = RMSNorm(self.inner, eps=NORM_EPSILON)
-        self.out = silent_linear(self.inner, width)
+        self.out = zero_init_linear(self.inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
         """No inputs seen, nothing remembered."""
         channels, taps = self.conv_weight.shape
-        hidden = (batch_size, self.heads, self.inner // self.heads, self.states)
+        ssm_shape = (batch_size, self.heads, self.inner // self.heads, self.states)
         return MambaState(
             torch.zeros(batch_size, taps - 1, channels, device=device, dtype=dtype),
-            torch.zeros(hidden, device=device, dtype=torch.promote_types(dtype, torch.float32)),
+            torch.zeros(ssm_shape, device=device, dtype=torch.promote_types(dtype, torch.float32)),
         )
 
-    def forward(self, x: Tensor, state: MambaState | None, places: Places) -> tuple[Tensor, MambaState]:
+    def forward(self, x: Tensor, state: MambaState | None, positions: Positions) -> tuple[Tensor, MambaState]:
         """(B, T, C) to (B, T, C), and the state after it."""
-        tail, hidden = (None, None) if state is None else state
-        if takes_mamba2_mixer(x, tail, places.reset):
-            assert state is not None
-            y, *after = mamba2_mixer(
-                x,
-                self.in_proj.weight,
-                (self.conv_weight, self.conv_bias),
-                self.dt_bias,
-                self.A_log,
-                self.D,
-                self.norm.weight,
-                self.out.weight,
-                *state,
-                NORM_EPSILON,
-            )
-            return y, MambaState(*after)
-        gate, mixed, dt = self._project(x)
-        mixed, new_tail = causal_conv(mixed, self.conv_weight, self.conv_bias, tail=tail, reset=places.reset)
-        inputs, B, C = mixed.split((self.inner, self.states, self.states), 2)
-        y, hidden = ssd_scan(
-            inputs.unflatten(2, (self.heads, -1)),
-            dt,
+        conv_state, ssm_state = (None, None) if state is None else state
+        y, conv_state, ssm_state = mamba2_mixer(
+            x,
+            self.in_proj.weight,
+            (self.conv_weight, self.conv_bias),
             decay_rates(self.A_log),
-            B,
-            C,
             self.D,
-            dt_bias=self.dt_bias,
-            h0=hidden,
-            reset=places.reset,
+            self.dt_bias,
+            self.norm.weight,
+            self.out.weight,
+            conv_state=conv_state,
+            ssm_state=ssm_state,
+            reset=positions.reset,
+            eps=NORM_EPSILON,
         )
-        y = self.norm(y.flatten(2) * F.silu(gate))
-        return self.out(y), MambaState(new_tail if tail is None else new_tail.to(tail.dtype), hidden)
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gate (B, T, D), what is convolved, and dt (B, T, H)."""
-        sizes = [self.inner, self.conv_weight.shape[0], self.heads]
-        weight = self.in_proj.weight
-        missing = -weight.shape[0] % ALIGNED
-        if not (missing and x.is_cuda):
-            gate, mixed, dt = self.in_proj(x).split(sizes, 2)
-            return gate, mixed, dt
-        # The tensor cores' fast paths read rows that begin at a multiple of 16 bytes.
-        projected = F.linear(x, F.pad(weight, (0, 0, 0, missing)))
-        gate, mixed, dt, _ = projected.split([*sizes, missing], 2)
-        return gate, mixed, dt
+        return y, MambaState(conv_state, ssm_state)
 
 
 class FeedForward(nn.Module):
@@ -314,16 +204,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, next_width: int) -> None:
         super().__init__()
         self.up = linear(width, 4 * width)
-        self.down = silent_linear(4 * width, next_width)
+        self.down = zero_init_linear(4 * width, next_width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, next C)."""
-        # Squared ReLU learns as well as GELU and costs a fraction of it on CPU (arXiv 2109.08668).
-        if takes_feed_forward(x, self.down.out_features):
-            from core.ops.triton.feed_forward import feed_forward_triton
-
-            return feed_forward_triton(x.to(torch.bfloat16), self.up.weight, self.down.weight)
-        return self.down(squared_relu(self.up(x)))
+        return feed_forward(x, self.up.weight, self.down.weight)
 
 
 # A new mixer is one class with these three methods, one line here and its name in core/config/schema.py.
@@ -342,23 +227,23 @@ class Block(nn.Module):
         width, next_width = config.widths[layer], config.widths[layer + 1]
         self.mixer_norm = RMSNorm(width, eps=NORM_EPSILON)
         self.mixer = MIXERS[config.attention_type[layer]](config, layer)
-        self.feed_norm = RMSNorm(width, eps=NORM_EPSILON)
-        self.feed = FeedForward(width, next_width)
+        self.mlp_norm = RMSNorm(width, eps=NORM_EPSILON)
+        self.mlp = FeedForward(width, next_width)
         self.skip: nn.Module = nn.Identity()
         if width != next_width:
             self.skip = nn.Linear(width, next_width, bias=False)
             nn.init.orthogonal_(self.skip.weight)
         self.dropout = nn.Dropout(config.dropout)
 
-    def mix(self, x: Tensor, state: LayerState | None, places: Places) -> tuple[Tensor, LayerState]:
+    def mix(self, x: Tensor, state: LayerState | None, positions: Positions) -> tuple[Tensor, LayerState]:
         """The first half: (B, T, C) to (B, T, C), and the mixer's state."""
-        mixed, state = self.mixer(self.mixer_norm(x), state, places)
+        mixed, state = self.mixer(self.mixer_norm(x), state, positions)
         return x + self.dropout(mixed), state
 
-    def forward(self, x: Tensor, state: LayerState | None, places: Places) -> tuple[Tensor, LayerState]:
+    def forward(self, x: Tensor, state: LayerState | None, positions: Positions) -> tuple[Tensor, LayerState]:
         """(B, T, C) to (B, T, next C), and the mixer's state."""
-        x, state = self.mix(x, state, places)
-        return self.skip(x) + self.dropout(self.feed(self.feed_norm(x))), state
+        x, state = self.mix(x, state, positions)
+        return self.skip(x) + self.dropout(self.mlp(self.mlp_norm(x))), state
 
 
 class GPT(nn.Module):
@@ -389,13 +274,16 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.weight
         else:
             nn.init.normal_(self.head.weight, std=0.02)
-        self.head_copy: Tensor | None = None
-        """The head's weights in a narrow type, where somebody keeps them up to date (`NarrowWeights`)."""
+        self.head_working_weight: Tensor | None = None
+        """The head's bf16 working weight, where training keeps one (`core/training/bf16_weights.py`)."""
 
     def initial_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> ModelState:
-        """The state of `batch_size` lanes before any text; by default where and what the parameters are."""
+        """The state of `batch_size` batch rows before any text.
+
+        Device and type are by default those of the parameters.
+        """
         like = self.embedding.weight
         device, dtype = torch.device(device or like.device), dtype or like.dtype
         layers = tuple(block.mixer.initial_state(batch_size, device, dtype) for block in self._layers())
@@ -421,7 +309,7 @@ class GPT(nn.Module):
             self.head.weight,
             targets.flatten(),
             vocab_size=self.vocab_size,
-            copy=self.head_copy,
+            working_weight=self.head_working_weight,
         )
         return Output(None, loss, state)
 
@@ -429,7 +317,7 @@ class GPT(nn.Module):
         self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         """What the head sees, (B, T, n_embd[0]), and the new state. Arguments as in `forward`."""
-        x, state, places = self._enter(tokens, state, doc_start)
+        x, state, positions = self._embed(tokens, state, doc_start)
         layers = []
         for i, block in enumerate(self._layers()):
             before = None if state is None else state.layers[i]
@@ -438,14 +326,14 @@ class GPT(nn.Module):
                     block,
                     x,
                     before,
-                    places,
+                    positions,
                     use_reentrant=False,
                     preserve_rng_state=self.config.dropout > 0,
                 )
             else:
-                x, after = block(x, before, places)
+                x, after = block(x, before, positions)
             layers.append(after)
-        return self.norm(x), ModelState(places.after, tuple(layers))
+        return self.norm(x), ModelState(positions.after, tuple(layers))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, T, n_embd[0]) to (B, T, V)."""
@@ -460,26 +348,26 @@ class GPT(nn.Module):
         """
         narrowest = min(self.config.n_embd)
         waist = max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
-        x, state, places = self._enter(tokens, state, doc_start)
+        x, state, positions = self._embed(tokens, state, doc_start)
         for i, block in enumerate(self._layers()):
             before = None if state is None else state.layers[i]
             if i == waist:
-                return block.mix(x, before, places)[0]
-            x, _ = block(x, before, places)
+                return block.mix(x, before, positions)[0]
+            x, _ = block(x, before, positions)
         raise AssertionError("a model has a narrowest layer")
 
     def _layers(self) -> Iterable[Block]:
         return self.blocks  # type: ignore[return-value]
 
-    def _enter(
+    def _embed(
         self, tokens: Tensor, state: ModelState | None, doc_start: Tensor | None
-    ) -> tuple[Tensor, ModelState | None, Places]:
+    ) -> tuple[Tensor, ModelState | None, Positions]:
         state, doc_start = begin_documents(state, doc_start)
-        places = Places(tokens, None if state is None else state.position, doc_start, self.config.block_size)
+        positions = Positions(
+            tokens, None if state is None else state.position, doc_start, self.config.block_size
+        )
         x = self.embedding(tokens)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(places.position % self.config.block_size)
-        if torch.is_autocast_enabled(x.device.type):
-            # The stream between the layers too: it is what most of a step's time reads and writes.
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return self.dropout(x), state, places
+            x = x + self.position_embedding(positions.position % self.config.block_size)
+        # In 16 bits under autocast: reading and writing the stream between layers is most of a step's time.
+        return self.dropout(to_autocast_type(x)), state, positions

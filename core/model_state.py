@@ -10,20 +10,19 @@ from torch import Tensor
 
 
 class AttentionState(NamedTuple):
-    """The last W - 1 keys, already turned to their place, and values: (B, H, W - 1, E) each."""
+    """The KV cache: the last W - 1 keys, already rotated, and values, (B, H, W - 1, E) each."""
 
     keys: Tensor
     values: Tensor
 
 
 class MambaState(NamedTuple):
-    """The convolution's last inputs (B, K - 1, channels) and the recurrent state.
+    """The convolution's last inputs and the state space model's state."""
 
-    `hidden` is (B, D, N), for Mamba-2 (B, H, E, N), in float32 at least.
-    """
-
-    tail: Tensor
-    hidden: Tensor
+    conv_state: Tensor
+    """(B, K - 1, channels)."""
+    ssm_state: Tensor
+    """(B, D, N), for Mamba-2 (B, H, E, N), in float32 at least."""
 
 
 LayerState = AttentionState | MambaState
@@ -49,8 +48,8 @@ class ModelState(NamedTuple):
         """The same state on another device."""
         return self.map(lambda tensor: tensor.to(device))
 
-    def lanes(self, index: Tensor) -> ModelState:
-        """The lanes that `index` (M,) int64 names, in its order; a lane may be named more than once."""
+    def batch_rows(self, index: Tensor) -> ModelState:
+        """The batch rows that `index` (M,) int64 names, in its order; one may be named more than once."""
         return self.map(lambda tensor: tensor.index_select(0, index))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,7 +75,8 @@ def begin_documents(
 ) -> tuple[ModelState | None, Tensor | None]:
     """Spare the layers their masks where documents start at the first token of a chunk or not at all.
 
-    Such a lane's state is emptied instead, which means the same. Only on CPU, where looking is free.
+    The state of such a batch row is emptied instead, which means the same. Only on CPU, where the look is
+    free.
     """
     if doc_start is None or doc_start.device.type != "cpu" or torch.compiler.is_compiling():
         return state, doc_start

@@ -19,7 +19,7 @@ CIRCLES = {
     frozenset({"core.training.cuda_graph_step", "core.training.step"}),
     frozenset({f"mamba_tui.backend.{name}" for name in ("history_zoom", "run_history", "run_client")}),
 }
-LONG = {"core/ops/triton/selective_scan.py", "core/model.py"}
+LONG = {"core/ops/triton/selective_scan.py"}
 
 
 def _modules():

@@ -16,13 +16,14 @@ import pytest
 import torch
 
 import core.checkpoint as checkpoint_module
-from core.checkpoint import export_weights, load, load_model, load_weights, save, to_host
+from core.checkpoint import FORMAT, export_weights, load, load_model, load_weights, save, to_host
 from core.config.schema import TrainingConfig, build, flat
 from core.data.tokenizer.tokenizer import byte_tokenizer
 from core.errors import UserError
-from core.model import GPT
+from core.model import GPT, ModelState
 from core.runs import CheckpointInfo, checkpoint_path, find_checkpoints, verify
 from core.training.checkpoint_saver import CheckpointSaver
+from core.training.optimizer import make_optimizer
 
 CONFIG = build({"n_embd": [8], "n_head": 1, "attention_type": "mamba", "block_size": 4})
 
@@ -31,7 +32,7 @@ def payload_of(step=5, config=CONFIG):
     tokenizer = byte_tokenizer()
     torch.manual_seed(step)
     return {
-        "format": 1,
+        "format": FORMAT,
         "step": step,
         "config": flat(config),
         "vocab_size": tokenizer.vocab_size,
@@ -162,12 +163,43 @@ def test_missing_file_missing_manifest_other_format(tmp_path):
     with pytest.raises(UserError, match="no manifest"):
         load(info.path)
     save(info.path, payload_of() | {"format": 9}, manifest(tmp_path, 5))
-    with pytest.raises(UserError, match="of format 9; this version reads format 1"):
+    with pytest.raises(UserError, match="of format 9; this version reads formats 1 to 2"):
         load(info.path)
     for payload in ({"format": 1, "step": 5}, {"format": 1, "step": 5, "config": 3, "model": [1]}, [1]):
         save(info.path, payload, manifest(tmp_path, 5))
         with pytest.raises(UserError, match=r"it has no .*config, vocab_size, tokenizer, model"):
             load(info.path)
+
+
+def test_format_1_is_read_under_the_names_of_today(tmp_path):
+    """Its feed-forward layers and its convolution and scan states were called otherwise."""
+    old_names = {"mlp": "feed", "mlp_norm": "feed_norm", "conv_state": "tail", "ssm_state": "hidden"}
+
+    def as_before(named):
+        return {
+            ".".join(old_names.get(word, word) for word in name.split(".")): named[name] for name in named
+        }
+
+    tokenizer = byte_tokenizer()
+    model = GPT(CONFIG.model, tokenizer.vocab_size)
+    tokens = torch.randint(tokenizer.vocab_size, (1, 9))
+    state = model(tokens).state
+    optimizer = make_optimizer(model, CONFIG.training)
+    old = payload_of() | {
+        "format": 1,
+        "model": as_before(model.state_dict()),
+        "model_state": as_before(state.tensors()),
+        "optimizer": as_before(optimizer.state_dict()),
+    }
+    assert "blocks.0.feed.up.weight" in old["model"]
+    assert "layers.0.tail" in old["model_state"]
+    path = checkpoint_path(tmp_path, 5)
+    save(path, old, manifest(tmp_path, 5))
+    again, _, payload = load_model(path)
+    assert payload["format"] == FORMAT
+    carried = ModelState.from_tensors(payload["model_state"])
+    assert torch.equal(again(tokens, carried).logits, model(tokens, state).logits)
+    make_optimizer(again, CONFIG.training).load_state_dict(payload["optimizer"])
 
 
 def test_another_model_is_refused_with_what_differs(tmp_path):

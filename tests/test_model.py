@@ -98,7 +98,7 @@ def test_encode_of_a_model_of_one_width():
     assert model.encode(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 8)
 
 
-def test_state_survives_its_tensors_and_picks_lanes():
+def test_state_survives_its_tensors_and_picks_batch_rows():
     model = awake_model(hourglass(), 0, torch.float64)
     tokens = torch.randint(11, (3, 9))
     state = model(tokens).state
@@ -107,7 +107,7 @@ def test_state_survives_its_tensors_and_picks_lanes():
     expected = model(more, state).logits
     assert torch.equal(model(more, again).logits, expected)
     index = torch.tensor([2, 0, 2])
-    torch.testing.assert_close(model(more[index], state.lanes(index)).logits, expected[index])
+    torch.testing.assert_close(model(more[index], state.batch_rows(index)).logits, expected[index])
 
 
 def test_detached_state_carries_values_but_no_graph():

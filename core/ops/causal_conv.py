@@ -1,6 +1,6 @@
 """The short causal convolution of a Mamba layer, depthwise, followed by SiLU.
 
-Its last K - 1 inputs are carried as a tail, and a tap never reaches across a reset.
+Its last K - 1 inputs are carried as its state, and a tap never reaches across a reset.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def causal_conv(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    tail: Tensor | None = None,
+    conv_state: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """silu(sum_k weight[:, K - 1 - k] x_{t-k} + bias), each channel by itself.
@@ -34,31 +34,31 @@ def causal_conv(
         x: input, (B, L, D).
         weight: taps, oldest first, (D, K).
         bias: (D,).
-        tail: the K - 1 inputs before x, (B, K - 1, D); zeros if None.
+        conv_state: the K - 1 inputs before x, (B, K - 1, D); zeros if None.
         reset: (B, L), true where nothing earlier may be seen.
 
     Returns:
-        the activated convolution (B, L, D) and the new tail (B, K - 1, D), zero before its newest reset.
+        the activated convolution (B, L, D) and the new state (B, K - 1, D), zero before its newest reset.
     """
     if takes_triton(x) and weight.shape[1] <= MOST_TRITON_TAPS:
         from core.ops.triton.causal_conv import causal_conv_triton
 
-        return causal_conv_triton(x, weight, bias, tail=tail, reset=reset)
+        return causal_conv_triton(x, weight, bias, conv_state=conv_state, reset=reset)
     batch, length, channels = x.shape
     past = weight.shape[1] - 1
-    if tail is None:
-        tail = x.new_zeros(batch, past, channels)
-    padded = torch.cat((tail.to(x.dtype), x), 1)
+    if conv_state is None:
+        conv_state = x.new_zeros(batch, past, channels)
+    padded = torch.cat((conv_state.to(x.dtype), x), 1)
     masks = None if reset is None else _tap_masks(reset, past).to(x.dtype)
-    new_tail = padded[:, length:]
+    new_conv_state = padded[:, length:]
     if reset is not None:
-        # A tail entry survives if no reset lies after it.
+        # An entry of the state survives if no reset lies after it.
         newest = torch.cummax(_pad_front(reset, past).flip(1).int(), 1).values.flip(1)
         after = F.pad(newest, (0, 1))[:, length + 1 :]
-        new_tail = new_tail * (after == 0).unsqueeze(2)
+        new_conv_state = new_conv_state * (after == 0).unsqueeze(2)
     if not torch.is_grad_enabled():
-        return F.silu(convolve(padded, weight, bias, masks)), new_tail
-    return _CausalConv.apply(padded, weight, bias, masks), new_tail
+        return F.silu(convolve(padded, weight, bias, masks)), new_conv_state
+    return _CausalConv.apply(padded, weight, bias, masks), new_conv_state
 
 
 def _pad_front(reset: Tensor, past: int) -> Tensor:
@@ -101,17 +101,17 @@ def convolve_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias from that of `convolve`'s result, (B, L, D).
 
-    `into` receives the gradient of what is convolved: (B, L, D), or (B, K - 1 + L, D) with the tail's.
+    `into` receives the gradient of what is convolved: (B, L, D), or (B, K - 1 + L, D) with the conv_state's.
     """
     past = weight.shape[1] - 1
     length = grad.shape[1]
-    tail = into.shape[1] - length
-    if tail:
-        into[:, :tail] = 0
+    conv_state = into.shape[1] - length
+    if conv_state:
+        into[:, :conv_state] = 0
     columns = _columns(weight, padded)
     for k in reversed(range(past + 1)):
         part = grad if masks is None or k == past else grad * masks[:, k]
-        late = past - k - tail  # so many of the first steps see, by this tap, what is not in `into`
+        late = past - k - conv_state  # so many of the first steps see, by this tap, what is not in `into`
         if late > 0:
             part = part[:, late:]
         target = into.narrow(1, max(0, -late), part.shape[1])

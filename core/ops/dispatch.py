@@ -12,7 +12,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None and torch.version.hi
 """The kernels count on warps of 32 lanes, and some speak PTX."""
 
 ALIGNED = 8
-"""16-bit numbers in 16 bytes: rows of so many, or a multiple, are what the fastest reads of a GPU take."""
+"""16-bit numbers in 16 bytes: the fastest reads of a GPU take rows of a multiple of so many."""
 
 
 def takes_triton(tensor: Tensor) -> bool:
@@ -25,13 +25,10 @@ def product_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
 
 
-def takes_feed_forward(x: Tensor, next_width: int) -> bool:
-    """True where a feed-forward layer from x (..., C) is one operation: bfloat16, where autocast makes it so,
-    on a GPU with a tensor copy engine, which reads rows that begin at a multiple of 16 bytes.
-    """
-    if not (HAS_TRITON and x.is_cuda and x.shape[-1] % ALIGNED == 0 and next_width % ALIGNED == 0):
-        return False
-    return product_type(x) == torch.bfloat16 and torch.cuda.get_device_properties(x.device).major >= 9
+def to_autocast_type(x: Tensor) -> Tensor:
+    """x in autocast's type for its device where autocast is on, else x as it is."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 @functools.cache

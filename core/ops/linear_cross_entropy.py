@@ -25,7 +25,7 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     vocab_size: int | None = None,
-    copy: Tensor | None = None,
+    working_weight: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the logits x weight^T against targets.
 
@@ -35,7 +35,7 @@ def linear_cross_entropy(
         targets: (M,) int64.
         ignore_index: rows with this target count for nothing.
         vocab_size: rows of `weight` that are tokens; those from there on are padding and never predicted.
-        copy: `weight` in the type of the product, where somebody keeps one.
+        working_weight: `weight` in the type of the product, where training keeps one.
 
     Returns:
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
@@ -44,7 +44,12 @@ def linear_cross_entropy(
         from core.ops.triton.linear_cross_entropy import linear_cross_entropy_triton
 
         return linear_cross_entropy_triton(
-            x, weight, targets, ignore_index=ignore_index, vocab_size=vocab_size, copy=copy
+            x,
+            weight,
+            targets,
+            ignore_index=ignore_index,
+            vocab_size=vocab_size,
+            working_weight=working_weight,
         )
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     kept = targets != ignore_index
@@ -52,7 +57,9 @@ def linear_cross_entropy(
     share = kept.to(wide) / kept.sum().clamp(min=1)
     safe = torch.where(kept, targets, 0)
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    head = weight.detach().to(x.dtype) if copy is None or copy.dtype != x.dtype else copy
+    head = working_weight
+    if head is None or head.dtype != x.dtype:
+        head = weight.detach().to(x.dtype)
     return _LinearCrossEntropy.apply(x, weight, head, safe, share, vocab_size, needs_gradient)
 
 

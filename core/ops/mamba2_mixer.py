@@ -1,223 +1,83 @@
-"""Mamba-2's mixer as one operation, for training on CPU.
+"""A Mamba-2 layer (arXiv 2405.21060): everything between its norm and the residual stream.
 
-Its parts are those of `causal_conv`, `ssd_scan` and `rms_norm`, and two projections. As one they need no
-copies between them: each writes its results, and on the way back its gradients, where and as the next one
-reads them. At the sizes that a CPU trains, what torch does between operations counts as much as they do.
+x -> in_proj --+-- gate -----------------------------------+
+               +-- inputs, B, C -> causal convolution --+  |
+               +-- dt ----------------------------------+  |
+                                                        |  |
+                                       state space scan <- |
+                                                |          |
+                                                x <--------+ (silu) -> norm -> out_proj -> y
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from core.ops import ssd_scan
-from core.ops.causal_conv import convolve, convolve_backward
-from core.ops.rms_norm import norm_rate
-from core.ops.ssd_scan import by_head, scan_chunks, scan_chunks_backward
-
-silu_into = torch.ops.aten.silu.out
-silu_backward_into = torch.ops.aten.silu_backward.grad_input
-
-
-def takes_mamba2_mixer(x: Tensor, tail: Tensor | None, reset: Tensor | None) -> bool:
-    """Whether x (B, L, C) is work for `mamba2_mixer`: training on CPU in whole chunks of time, without resets
-    and in one type, where nobody asks for the tail's gradient.
-    """
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False  # the compiler does it in its own way
-    if tail is None or reset is not None:
-        return False
-    if torch.is_autocast_enabled("cpu") or x.dtype != tail.dtype or tail.requires_grad:
-        return False
-    length = x.shape[1]
-    return length > tail.shape[1] and length % min(ssd_scan.CHUNK, length) == 0 and x.itemsize >= 4
+from core.ops.causal_conv import causal_conv
+from core.ops.dispatch import ALIGNED
+from core.ops.mamba2_mixer_cpu import mamba2_mixer_cpu, takes_mamba2_mixer_cpu
+from core.ops.rms_norm import rms_norm
+from core.ops.ssd_scan import ssd_scan
 
 
 def mamba2_mixer(
     x: Tensor,
-    in_weight: Tensor,
+    in_proj: Tensor,
     conv: tuple[Tensor, Tensor],
-    dt_bias: Tensor,
-    A_log: Tensor,
+    A: Tensor,
     D: Tensor,
-    norm_weight: Tensor,
-    out_weight: Tensor,
-    tail: Tensor,
-    h0: Tensor,
+    dt_bias: Tensor,
+    norm: Tensor,
+    out_proj: Tensor,
+    *,
+    conv_state: Tensor | None,
+    ssm_state: Tensor | None,
+    reset: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Projection, convolution, scan, gate, norm, projection, where `takes_mamba2_mixer` says so.
+    """Projection, convolution, scan, gate, norm, projection.
 
     Args:
         x: (B, L, C).
-        in_weight: to gate, what is convolved (inputs, B, C) and dt, (D + (D + 2N) + H, C).
-        conv: its weight (D + 2N, K) and bias (D + 2N,).
-        dt_bias, A_log, D: (H,).
-        norm_weight: (D,).
-        out_weight: (C, D).
-        tail: the K - 1 convolved before, (B, K - 1, D + 2N).
-        h0: the state before, (B, H, P, N).
-        eps: of the norm.
+        in_proj: to the gate, what is convolved (inputs, B, C) and dt, (D + (D + 2N) + H, C).
+        conv: the convolution's weight (D + 2N, K) and bias (D + 2N,).
+        A, D, dt_bias: of the scan, (H,) each.
+        norm: the norm's weight, (D,).
+        out_proj: (C, D).
+        conv_state: the convolution's inputs before, (B, K - 1, D + 2N); zeros if None.
+        ssm_state: the scan's state before, (B, H, P, N) with D = H P; zeros if None.
+        reset: (B, L) bool, where a document starts.
+        eps: added to the mean square of the norm.
 
     Returns:
-        (B, L, C), the new tail and the last state.
+        y (B, L, C), and the new conv_state and ssm_state, of the given ones' types.
     """
-    chunk = min(ssd_scan.CHUNK, x.shape[1])
-    y, tail, state = _Mamba2Mixer.apply(
-        x, in_weight, *conv, dt_bias, A_log, D, norm_weight, out_weight, tail, h0, chunk, eps
+    if takes_mamba2_mixer_cpu(x, conv_state, reset):
+        assert conv_state is not None
+        assert ssm_state is not None
+        return mamba2_mixer_cpu(
+            x, in_proj, conv, A, D, dt_bias, norm, out_proj, conv_state, ssm_state, eps
+        )  # fmt: skip
+    inner, heads = norm.shape[0], D.shape[0]
+    gate, mixed, dt = _project(x, in_proj, [inner, conv[0].shape[0], heads])
+    mixed, new_conv_state = causal_conv(mixed, *conv, conv_state=conv_state, reset=reset)
+    states = (mixed.shape[2] - inner) // 2
+    inputs, B, C = mixed.split((inner, states, states), 2)
+    y, ssm_state = ssd_scan(
+        inputs.unflatten(2, (heads, -1)), dt, A, B, C, D, dt_bias=dt_bias, h0=ssm_state, reset=reset
     )
-    return y, tail, state
+    y = F.linear(rms_norm(y.flatten(2) * F.silu(gate), norm, eps), out_proj)
+    return y, new_conv_state if conv_state is None else new_conv_state.to(conv_state.dtype), ssm_state
 
 
-class _Mamba2Mixer(torch.autograd.Function):
-    """Arguments and results as of `mamba2_mixer`; those of the scan in `chunk`s as of `scan_chunks`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        in_weight: Tensor,
-        conv_weight: Tensor,
-        conv_bias: Tensor,
-        dt_bias: Tensor,
-        A_log: Tensor,
-        D: Tensor,
-        norm_weight: Tensor,
-        out_weight: Tensor,
-        tail: Tensor,
-        h0: Tensor,
-        chunk: int,
-        eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, heads, size, states = h0.shape
-        inner = heads * size
-        projected = x @ in_weight.t()
-        gate, mixed, dt = projected.split((inner, conv_weight.shape[0], heads), 2)
-        padded = torch.cat((tail, mixed), 1)
-        before = convolve(padded, conv_weight, conv_bias)
-        raw = (dt + dt_bias).transpose(1, 2).contiguous()
-        steps = F.softplus(raw).unflatten(2, (-1, chunk))
-        sides = F.silu(before[..., inner:]).view(batch, -1, chunk, 2, states)
-        inputs = steps.new_empty(*steps.shape, size)
-        silu_into(by_head(before[..., :inner], heads, chunk), out=inputs)
-        y, last, kept = scan_chunks(inputs, steps, sides, -A_log.exp(), D, h0, None)
-
-        opened = F.silu(gate)
-        normed = torch.empty_like(opened)
-        torch.mul(by_head(opened, heads, chunk), y, out=by_head(normed, heads, chunk))
-        rate = norm_rate(normed, eps)
-        normed *= rate
-        # The norm's weight goes with the projection's, which is smaller than what is projected.
-        weight = out_weight * norm_weight
-        ctx.save_for_backward(
-            x,
-            in_weight,
-            conv_weight,
-            norm_weight,
-            out_weight,
-            weight,
-            projected,
-            padded,
-            before,
-            raw,
-            y,
-            opened,
-            normed,
-            rate,
-            *kept,
-        )
-        ctx.set_materialize_grads(False)
-        return normed @ weight.t(), padded[:, -tail.shape[1] :].clone(), last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, in_weight, conv_weight, norm_weight, out_weight, weight, *saved = ctx.saved_tensors
-        projected, padded, before, raw, y, opened, normed, rate, *kept = saved
-        inputs, steps, _, A = kept[:4]
-        heads, inner = steps.shape[1], normed.shape[2]
-        grad_y, grad_tail, grad_last = gradients
-        if grad_y is None:
-            grad_y = torch.zeros_like(x)
-        grad_projected = torch.empty_like(projected)
-        grad_gate, grad_mixed, grad_dt = grad_projected.split((inner, conv_weight.shape[0], heads), 2)
-
-        rows = grad_y.flatten(0, 1)
-        grad_weight = rows.t() @ normed.flatten(0, 1)
-        grad_out_weight, grad_norm_weight = grad_weight * norm_weight, (grad_weight * out_weight).sum(0)
-        grad_scanned = torch.empty_like(inputs)
-        _gated_norm_backward(
-            grad_y @ weight, normed, rate, opened, y, projected[..., :inner], grad_scanned, grad_gate
-        )
-        grad_inputs, grad_steps, grad_B, grad_C, grad_A, grad_D, grad_h0 = scan_chunks_backward(
-            kept, grad_scanned, grad_last
-        )
-        grad_raw = grad_steps.flatten(2).mul_(torch.sigmoid(raw))
-        grad_dt.copy_(grad_raw.transpose(1, 2))
-
-        grad_before = _activation_backward(grad_inputs, torch.cat((grad_B, grad_C), 3), before)
-        grad_conv_weight, grad_conv_bias = convolve_backward(grad_before, padded, conv_weight, grad_mixed)
-        if grad_tail is not None:
-            grad_mixed[:, -grad_tail.shape[1] :] += grad_tail
-
-        rows = grad_projected.flatten(0, 1)
-        return (
-            grad_projected @ in_weight,
-            rows.t() @ x.flatten(0, 1),
-            grad_conv_weight,
-            grad_conv_bias,
-            grad_raw.sum((0, 2)),
-            grad_A * A,
-            grad_D,
-            grad_norm_weight,
-            grad_out_weight,
-            None,
-            grad_h0,
-            None,
-            None,
-        )
-
-
-def _gated_norm_backward(
-    grad_normed: Tensor,
-    normed: Tensor,
-    rate: Tensor,
-    opened: Tensor,
-    y: Tensor,
-    gate: Tensor,
-    grad_y: Tensor,
-    grad_gate: Tensor,
-) -> None:
-    """Fill in the gradients of y (B, H, K, Q, P) and gate (B, L, D) from that of the norm of y silu(gate).
-
-    `opened` is silu(gate), `rate` what the norm multiplied with.
-    """
-    heads, chunk = y.shape[1], y.shape[3]
-    grad = grad_normed * normed
-    along = grad.sum(2, keepdim=True)
-    torch.addcmul(grad_normed, normed, along, value=-1 / normed.shape[2], out=grad).mul_(rate)
-    grad_by_head = by_head(grad, heads, chunk)
-    torch.mul(grad_by_head, by_head(opened, heads, chunk), out=grad_y)
-    grad_by_head *= y
-    silu_backward_into(grad, gate, grad_input=grad_gate)
-
-
-def _activation_backward(grad_inputs: Tensor, grad_sides: Tensor, before: Tensor) -> Tensor:
-    """The gradient of `before` (B, L, D + 2N), from those of its SiLU.
-
-    These are of inputs, (B, H, K, Q, P), and of B and C, (B, K, Q, 2N).
-    """
-    _, heads, _, chunk, size = grad_inputs.shape
-    inner = heads * size
-    grad = torch.empty_like(before)
-    silu_backward_into(
-        grad_inputs,
-        by_head(before[..., :inner], heads, chunk),
-        grad_input=by_head(grad[..., :inner], heads, chunk),
-    )
-    silu_backward_into(grad_sides.flatten(1, 2), before[..., inner:], grad_input=grad[..., inner:])
-    return grad
+def _project(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """x weight^T, (B, L, sum(sizes)), in three parts of these sizes."""
+    missing = -weight.shape[0] % ALIGNED
+    if not (missing and x.is_cuda):
+        gate, mixed, dt = F.linear(x, weight).split(sizes, 2)
+        return gate, mixed, dt
+    # The tensor cores' fast paths read rows that begin at a multiple of 16 bytes.
+    projected = F.linear(x, F.pad(weight, (0, 0, 0, missing)))
+    gate, mixed, dt, _ = projected.split([*sizes, missing], 2)
+    return gate, mixed, dt

@@ -1,6 +1,6 @@
-"""Root mean square norms, and squared ReLU, in as few passes over memory as plain torch allows.
+"""Root mean square norms in as few passes over memory as plain torch allows.
 
-torch computes these as chains of small operations on CPU, forward and backward. Where a type is mixed or
+torch computes them as chains of small operations on CPU, forward and backward. Where types are mixed or
 the device is not a CPU they are left to torch, whose compiler makes one kernel of them.
 """
 
@@ -31,14 +31,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _normed(x, weight, eps)[0]
     normed: Tensor = _RMSNorm.apply(x, weight, eps)
     return normed
-
-
-def squared_relu(x: Tensor) -> Tensor:
-    """max(x, 0)^2."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.relu(x).square()
-    squared: Tensor = _SquaredReLU.apply(x)
-    return squared
 
 
 def _worth_it(x: Tensor, weight: Tensor) -> bool:
@@ -77,18 +69,3 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return *_normed_backward(grad, *ctx.saved_tensors), None
-
-
-class _SquaredReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = F.relu(x)
-        ctx.save_for_backward(positive)
-        return positive.square()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
-        return torch.addcmul(zero, grad, positive, value=2)

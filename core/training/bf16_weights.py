@@ -42,9 +42,9 @@ class NarrowWeights:
         known |= matrices
         self.model: GPT = copy.deepcopy(model, known)
         head = model.head.weight.detach()
-        self.model.head_copy = head_copy = head.to(dtype)
-        self.copies: dict[int, Tensor] = matrices | {id(model.head.weight): head_copy}
-        self._renewed = [*self._narrow, head_copy], [*self._wide, head]
+        self.model.head_working_weight = head_working_weight = head.to(dtype)
+        self.copies: dict[int, Tensor] = matrices | {id(model.head.weight): head_working_weight}
+        self._renewed = [*self._narrow, head_working_weight], [*self._wide, head]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -189,9 +189,9 @@ class CapturedStep:
         proposed = list(self._proposed.tensors().values())
         state = list(self.state.tensors().values())
         if self._batches == 1 and takes_triton(state[-1]):
-            from core.ops.triton.conditional_copy import settle
+            from core.ops.triton.conditional_copy import conditional_copy
 
-            settle(proposed, state, good)
+            conditional_copy(proposed, state, good)
             return
         for found, current, before in zip(proposed, state, self._before.tensors().values()):
             current.copy_(torch.where(good, found, before))
@@ -330,7 +330,7 @@ def _laid_out_for_scans(state: ModelState) -> ModelState:
     layers = []
     for layer in state.layers:
         if isinstance(layer, MambaState):
-            layer = MambaState(layer.tail, layer.hidden.mT.contiguous().mT)
+            layer = MambaState(layer.conv_state, layer.ssm_state.mT.contiguous().mT)
         layers.append(layer)
     return ModelState(state.position, tuple(layers))
 

@@ -16,16 +16,18 @@ from triton.runtime.jit import JITFunction
 from core.config.schema import build
 from core.generation.cuda.graph_decoder import Reader
 from core.generation.cuda.sampler import Options
-from core.model import GPT, AttentionState
+from core.model import GPT, decay_rates
+from core.ops.positions import Positions
 from core.ops.triton import causal_conv as conv
 from core.ops.triton import linear_cross_entropy as head
 from core.ops.triton import selective_scan as scan
 from core.ops.triton import ssd_scan as ssd
 from core.ops.triton import window_attention as attention
 from core.ops.triton.adamw import FusedUpdate
-from core.ops.triton.conditional_copy import settle
+from core.ops.triton.attention_mixer import attention_mixer_triton
+from core.ops.triton.conditional_copy import conditional_copy
 from core.ops.triton.feed_forward import feed_forward_triton
-from core.ops.window_attention import Places
+from core.ops.triton.mamba_mixer import mamba_mixer_triton
 from core.training.optimizer import AdamW
 from tests.ops.reference_ops import conv_inputs, scan_inputs
 
@@ -81,7 +83,12 @@ def compile_mamba():
     y.float().sum().backward()
     # The other type, and nothing of what may be left out.
     block = GPT(build(SHAPE).model, 50).blocks[0].mixer
-    mixed, *_ = block._mix_on_cuda(torch.randn(1, 128, 128, requires_grad=True), None, None, None)
+    mixed, *_ = mamba_mixer_triton(
+        torch.randn(1, 128, 128, requires_grad=True), (block.conv_weight, block.conv_bias),
+        block.x_proj.weight, (block.dt_norm.weight, block.B_norm.weight, block.C_norm.weight),
+        block.dt_proj.weight, decay_rates(block.A_log), block.D, block.dt_bias,
+        conv_state=None, h0=None, reset=None, eps=1e-6,
+    )  # fmt: skip
     mixed.sum().backward()
 
 
@@ -104,20 +111,23 @@ def compile_others():
     for length in (16, attention.SHORT + 1):
         sizes = (length, length + 15, length + 15)
         q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
-        reach = torch.zeros(1, length, dtype=torch.int64)
-        attention.window_attention_triton(q, k, v, reach, 16).float().sum().backward()
+        visible_length = torch.zeros(1, length, dtype=torch.int64)
+        attention.window_attention_triton(q, k, v, visible_length, 16).float().sum().backward()
     attention.rotations(torch.zeros(2, 16, dtype=torch.int64), 6, 10000.0)
-    layer = GPT(build(SHAPE).model, 50).blocks[1].mixer
-    places = Places(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
+    positions = Positions(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
     qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
-    layer._mix_on_cuda(qkv, AttentionState(*cache), places)[0].float().sum().backward()
+    rotations = positions.rotations(qkv, 6)
+    mixed, *_ = attention_mixer_triton(qkv, cache, rotations, positions.visible_length, 2, 16)
+    mixed.float().sum().backward()
     weight = torch.nn.Parameter(torch.zeros(2, 4))
     optimizer = AdamW([{"names": ["a"], "params": [weight], "weight_decay": 0.0}], 0.1, (0.9, 0.95))
     number, slot = torch.tensor(0.1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     update = FusedUpdate(optimizer, 1.0, lambda weight: weight.bfloat16())
     update.step([torch.zeros(2, 4)], torch.zeros(()), number, slot, torch.zeros(1, 2))
     news = [torch.randn(2, 3, 9, 4)[:, :, 4:], torch.zeros(2, dtype=torch.int64)]
-    settle(news, [torch.randn(2, 3, 5, 4).bfloat16(), torch.zeros(2, dtype=torch.int64)], torch.tensor(True))
+    conditional_copy(
+        news, [torch.randn(2, 3, 5, 4).bfloat16(), torch.zeros(2, dtype=torch.int64)], torch.tensor(True)
+    )
     x, up, down = (
         torch.randn(*size, dtype=torch.bfloat16, requires_grad=True)
         for size in ((300, 64), (256, 64), (64, 256))

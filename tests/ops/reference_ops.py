@@ -90,13 +90,13 @@ def relative_errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict
     return errors
 
 
-def conv_loop(x, weight, bias=None, *, tail=None, reset=None):
+def conv_loop(x, weight, bias=None, *, conv_state=None, reset=None):
     """Every output by itself, from the inputs since the newest reset; differentiable."""
     batch, length, _ = x.shape
     past = weight.shape[1] - 1
-    padded = torch.cat((x.new_zeros(batch, past, x.shape[2]) if tail is None else tail, x), 1)
+    padded = torch.cat((x.new_zeros(batch, past, x.shape[2]) if conv_state is None else conv_state, x), 1)
     flags = torch.zeros(batch, length + past, dtype=torch.bool) if reset is None else F.pad(reset, (past, 0))
-    out, new_tail = [], []
+    out, new_conv_state = [], []
     for t in range(past, past + length + 1):
         alive = torch.ones(batch, 1, dtype=torch.bool, device=x.device)
         total = 0 if bias is None else bias
@@ -115,8 +115,8 @@ def conv_loop(x, weight, bias=None, *, tail=None, reset=None):
         if t < past + length:
             out.append(F.silu(total))
         else:
-            new_tail = kept[::-1]
-    return torch.stack(out, 1), torch.stack(new_tail, 1)
+            new_conv_state = kept[::-1]
+    return torch.stack(out, 1), torch.stack(new_conv_state, 1)
 
 
 def conv_inputs(
@@ -128,7 +128,7 @@ def conv_inputs(
     *,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-    options: frozenset[str] = frozenset(("bias", "tail", "reset")),
+    options: frozenset[str] = frozenset(("bias", "conv_state", "reset")),
 ) -> dict[str, Tensor]:
     """Random arguments of `causal_conv`."""
 
@@ -139,7 +139,7 @@ def conv_inputs(
         "x": normal(batch, length, width).to(dtype),
         "weight": normal(width, taps),
         "bias": normal(width),
-        "tail": normal(batch, taps - 1, width).to(dtype),
+        "conv_state": normal(batch, taps - 1, width).to(dtype),
         "reset": torch.rand(batch, length, generator=generator, device=device) < 0.2,
     }
     return {name: value for name, value in inputs.items() if name in options or name in ("x", "weight")}

@@ -12,7 +12,7 @@ from core.ops.triton import causal_conv as module  # isort: skip
 from core.ops.triton.causal_conv import _operator, causal_conv_triton  # isort: skip
 
 
-def compare(seed, shape, dtype=torch.float32, options=frozenset(("bias", "tail", "reset"))):
+def compare(seed, shape, dtype=torch.float32, options=frozenset(("bias", "conv_state", "reset"))):
     generator = torch.Generator(DEVICE).manual_seed(seed)
     inputs = conv_inputs(generator, *shape, dtype=dtype, device=DEVICE, options=options)
     wanted = run_with_gradients(conv_loop, double(inputs), seed)
@@ -24,11 +24,11 @@ def compare(seed, shape, dtype=torch.float32, options=frozenset(("bias", "tail",
 @pytest.mark.parametrize(
     "shape", [(2, 19, 5, 4), (1, 33, 130, 4), (1, 20, 8, 2), (2, 1, 8, 4), (1, 2, 8, 4), (1, 20, 6, 7)]
 )
-def test_outputs_tails_and_gradients(shape):
+def test_outputs_states_and_gradients(shape):
     assert compare(1, shape) < 1e-6
 
 
-@pytest.mark.parametrize("options", [frozenset(), frozenset(("tail",)), frozenset(("bias", "reset"))])
+@pytest.mark.parametrize("options", [frozenset(), frozenset(("conv_state",)), frozenset(("bias", "reset"))])
 def test_what_is_left_out(options):
     assert compare(2, (1, 18, 6, 4), options=options) < 1e-6
 
@@ -43,11 +43,11 @@ def test_strips_with_and_without_a_reset():
 
 
 def test_what_a_reset_hides_may_be_no_number():
-    """The tail of an unused lane may hold anything."""
+    """The conv_state of an unused lane may hold anything."""
     inputs = conv_inputs(torch.Generator(DEVICE).manual_seed(6), 1, 9, 4, 4, device=DEVICE)
     inputs["reset"][:] = False
     inputs["reset"][0, 0] = True
-    inputs["tail"][:] = float("nan")
+    inputs["conv_state"][:] = float("nan")
     found = run_with_gradients(causal_conv_triton, inputs, 6)
     assert all(value.isfinite().all() for value in found.values())
 

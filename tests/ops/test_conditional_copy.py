@@ -7,7 +7,7 @@ import torch
 
 from tests.ops.kernels import DEVICE
 
-from core.ops.triton.conditional_copy import settle  # isort: skip
+from core.ops.triton.conditional_copy import conditional_copy  # isort: skip
 
 
 def make_states():
@@ -33,6 +33,6 @@ def make_states():
 def test_all_or_nothing(good):
     new, old = make_states()
     wanted = [found.to(held.dtype) if good else torch.full_like(held, 7) for found, held in zip(new, old)]
-    settle(new, old, torch.tensor(good, device=DEVICE))
+    conditional_copy(new, old, torch.tensor(good, device=DEVICE))
     for held, expected in zip(old, wanted):
         torch.testing.assert_close(held, expected, rtol=0, atol=0, equal_nan=True)

@@ -98,7 +98,7 @@ def test_a_copy_of_the_head_takes_its_place_in_the_products():
     targets = torch.randint(0, 64, (5,), device=DEVICE)
     found = []
     for head, copy in ((weight, -weight.detach()), (weight, None), (-weight, None)):
-        loss = module.linear_cross_entropy_triton(x, head, targets, copy=copy)
+        loss = module.linear_cross_entropy_triton(x, head, targets, working_weight=copy)
         found.append((loss, *torch.autograd.grad(loss, (x, head))))
     assert all(map(torch.equal, found[0], found[2]))
     assert not torch.equal(found[0][0], found[1][0])

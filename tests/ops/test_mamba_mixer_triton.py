@@ -11,11 +11,12 @@ from tests.ops.kernels import DEVICE
 from tests.ops.reference_ops import relative_errors
 
 from core.config.schema import build  # isort: skip
-from core.model import MambaBlock  # isort: skip
+from core.model import MambaBlock, decay_rates  # isort: skip
+from core.ops.mamba_mixer import mamba_mixer  # isort: skip
 from core.ops.triton import mamba_mixer as module  # isort: skip
 from core.ops.triton.mamba_mixer import _operator, mamba_mixer_triton  # isort: skip
 
-# (lanes, length, width, states): sizes that fill tiles, and sizes that do not; the last is cut into chunks.
+# (batch, length, width, states): sizes that fill tiles, and sizes that do not; the last is cut into chunks.
 SHAPES = [(2, 16, 32, 16), (1, 19, 24, 5), (3, 1, 16, 8), (1, 130, 16, 4)]
 
 
@@ -30,17 +31,36 @@ def make_block(width, states):
     return block
 
 
-def make_inputs(lanes, length, block):
+def make_inputs(batch, length, block):
     inner, taps = block.conv_weight.shape
     return {
-        "projected": torch.randn(lanes, length, 2 * inner, device=DEVICE),
-        "tail": torch.randn(lanes, taps - 1, inner, device=DEVICE),
-        "hidden": torch.randn(lanes, *block.A_log.shape, device=DEVICE),
-        "reset": torch.rand(lanes, length, device=DEVICE) < 0.1,
+        "projected": torch.randn(batch, length, 2 * inner, device=DEVICE),
+        "conv_state": torch.randn(batch, taps - 1, inner, device=DEVICE),
+        "ssm_state": torch.randn(batch, *block.A_log.shape, device=DEVICE),
+        "reset": torch.rand(batch, length, device=DEVICE) < 0.1,
     }
 
 
-def run(block, mix, inputs, wide):
+def mix(operation, block, projected, conv_state, ssm_state, reset):
+    """`mamba_mixer`, or the Triton operation, with a block's parameters."""
+    state = {"ssm_state" if operation is mamba_mixer else "h0": ssm_state}
+    return operation(
+        projected,
+        (block.conv_weight, block.conv_bias),
+        block.x_proj.weight,
+        (block.dt_norm.weight, block.B_norm.weight, block.C_norm.weight),
+        block.dt_proj.weight,
+        decay_rates(block.A_log),
+        block.D,
+        block.dt_bias,
+        conv_state=conv_state,
+        **state,
+        reset=reset,
+        eps=1e-6,
+    )
+
+
+def run(block, operation, inputs, wide):
     """Outputs and gradients of everything."""
     kind = torch.float64 if wide else torch.float32
     block = copy.deepcopy(block).to(kind)
@@ -48,8 +68,8 @@ def run(block, mix, inputs, wide):
         name: value if value.dtype == torch.bool else value.to(kind).requires_grad_()
         for name, value in inputs.items()
     }
-    outputs = getattr(block, mix)(**inputs)
-    found = dict(zip(("y", "tail", "hidden"), outputs))
+    outputs = mix(operation, block, **inputs)
+    found = dict(zip(("y", "conv_state", "ssm_state"), outputs))
     weights = torch.Generator(DEVICE).manual_seed(5)
     sum(
         (value * torch.randn(value.shape, generator=weights, device=DEVICE)).sum() for value in outputs
@@ -63,11 +83,11 @@ def run(block, mix, inputs, wide):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_states_and_gradients(shape):
     torch.manual_seed(0)
-    lanes, length, width, states = shape
+    batch, length, width, states = shape
     block = make_block(width, states)
-    inputs = make_inputs(lanes, length, block)
-    wanted = run(block, "_mix", inputs, wide=True)
-    found = run(block, "_mix_on_cuda", inputs, wide=False)
+    inputs = make_inputs(batch, length, block)
+    wanted = run(block, mamba_mixer, inputs, wide=True)
+    found = run(block, mamba_mixer_triton, inputs, wide=False)
     assert found.keys() == wanted.keys()
     errors = relative_errors(found, wanted)
     assert max(errors.values()) < 3e-5, errors
@@ -105,8 +125,8 @@ def test_without_a_state_and_without_gradients():
     block = make_block(16, 4)
     projected = make_inputs(2, 9, block)["projected"]
     with torch.no_grad():
-        found = block._mix_on_cuda(projected, None, None, None)
-        wanted = copy.deepcopy(block).double()._mix(projected.double(), None, None, None)
+        found = mix(mamba_mixer_triton, block, projected, None, None, None)
+        wanted = mix(mamba_mixer, copy.deepcopy(block).double(), projected.double(), None, None, None)
     for one, other in zip(found, wanted):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
 
@@ -117,13 +137,11 @@ def test_gradient_of_the_outputs_alone():
     block = make_block(16, 4)
     inputs = make_inputs(2, 9, block)
     grads = []
-    for mix, kind in (
-        (block._mix_on_cuda, torch.float32),
-        (copy.deepcopy(block).double()._mix, torch.float64),
-    ):
+    for operation, kind in ((mamba_mixer_triton, torch.float32), (mamba_mixer, torch.float64)):
         projected = inputs["projected"].to(kind, copy=True).requires_grad_()
-        states = inputs["tail"].to(kind), inputs["hidden"].to(kind)
-        mix(projected, *states, inputs["reset"])[0].square().sum().backward()
+        states = inputs["conv_state"].to(kind), inputs["ssm_state"].to(kind)
+        of_kind = copy.deepcopy(block).to(kind)
+        mix(operation, of_kind, projected, *states, inputs["reset"])[0].square().sum().backward()
         grads.append(projected.grad)
     torch.testing.assert_close(grads[0].double(), grads[1], rtol=1e-4, atol=1e-4)
 
@@ -136,7 +154,7 @@ def test_operator_keeps_torch_compiles_rules():
         inputs["projected"].requires_grad_(), block.conv_weight, block.conv_bias, block.x_proj.weight,
         block.dt_norm.weight, block.B_norm.weight, block.C_norm.weight, block.dt_proj.weight,
         -block.A_log.detach().exp().requires_grad_(), block.D, block.dt_bias,
-        inputs["tail"], inputs["hidden"], inputs["reset"],
+        inputs["conv_state"], inputs["ssm_state"], inputs["reset"],
     )  # fmt: skip
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(_operator, (*tensors, 1e-6, True), test_utils=checks)
@@ -146,19 +164,7 @@ def test_public_function_casts_its_projections():
     torch.manual_seed(0)
     block = make_block(16, 4)
     inputs = make_inputs(1, 8, block)
-    y, tail, hidden = mamba_mixer_triton(
-        inputs["projected"].bfloat16(),
-        (block.conv_weight, block.conv_bias),
-        block.x_proj.weight,
-        (block.dt_norm.weight, block.B_norm.weight, block.C_norm.weight),
-        block.dt_proj.weight,
-        -block.A_log.exp(),
-        block.D,
-        block.dt_bias,
-        tail=None,
-        h0=None,
-        reset=None,
-        eps=1e-6,
-    )
-    assert (y.dtype, tail.dtype, hidden.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    projected = inputs["projected"].bfloat16()
+    y, conv_state, ssm_state = mix(mamba_mixer_triton, block, projected, None, None, None)
+    assert (y.dtype, conv_state.dtype, ssm_state.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     assert torch.isfinite(y).all()

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.ops.rms_norm import RMSNorm, rms_norm, squared_relu
+from core.ops.feed_forward import squared_relu
+from core.ops.rms_norm import RMSNorm, rms_norm
 
 EPSILON = 1e-6
 

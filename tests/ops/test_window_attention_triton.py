@@ -9,8 +9,9 @@ from tests.ops.kernels import DEVICE, needs_cuda
 from tests.ops.reference_ops import relative_errors
 
 from core.ops.triton import window_attention as module  # isort: skip
-from core.ops.triton.conditional_copy import settle  # isort: skip
-from core.ops.window_attention import ROPE_BASE, Places, window_attention  # isort: skip
+from core.ops.triton.conditional_copy import conditional_copy  # isort: skip
+from core.ops.positions import ROPE_BASE, Positions  # isort: skip
+from core.ops.window_attention import window_attention  # isort: skip
 
 
 TOLERANCE = 3e-3 if DEVICE == "cuda" else 1e-6
@@ -24,16 +25,16 @@ def compare(batch, heads, length, past, width, window, dtype=torch.float32, seed
     grad = torch.randn(batch, heads, length, width, generator=generator)
     before = torch.randint(0, past + 1, (batch,), generator=generator) if past else None
     starts = torch.rand(batch, length, generator=generator) < documents
-    places = Places(torch.zeros(batch, length, dtype=torch.int64), before, starts, window)
+    positions = Positions(torch.zeros(batch, length, dtype=torch.int64), before, starts, window)
 
     def on_device(q, k, v):
         return module.window_attention_triton(
-            q, k, v, places.reach.to(DEVICE), window, cache_learns=cached == 0
+            q, k, v, positions.visible_length.to(DEVICE), window, cache_learns=cached == 0
         )
 
     found = []
     for function, kind, device in (
-        (lambda q, k, v: window_attention(q, k, v, places), torch.float64, "cpu"),
+        (lambda q, k, v: window_attention(q, k, v, positions), torch.float64, "cpu"),
         (on_device, dtype, DEVICE),
     ):
         leaves = [item.to(device, kind).clone().requires_grad_() for item in (q, k, v)]
@@ -80,12 +81,12 @@ def test_a_text_without_past():
 
 
 def test_rotations_are_those_of_the_plain_path():
-    places = Places(torch.zeros(2, 9, dtype=torch.int64), torch.tensor([0, 10**6]), None, 16)
-    cos, sin = module.rotations(places.position.to(DEVICE), 4, ROPE_BASE)
+    positions = Positions(torch.zeros(2, 9, dtype=torch.int64), torch.tensor([0, 10**6]), None, 16)
+    cos, sin = module.rotations(positions.position.to(DEVICE), 4, ROPE_BASE)
     x = torch.randn(2, 9, 3, 8)
     first, second = x.to(DEVICE).chunk(2, 3)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), 3)
-    torch.testing.assert_close(turned.cpu(), places.rotate(x))
+    torch.testing.assert_close(turned.cpu(), positions.rotate(x))
 
 
 @pytest.mark.parametrize("half", [1, 4, 12, 32, 1100])
@@ -116,9 +117,9 @@ def test_rotations_operator_keeps_torch_compiles_rules():
 def test_operators_keep_torch_compiles_rules():
     q = torch.randn(1, 5, 2, 8, device=DEVICE).transpose(1, 2).requires_grad_()
     k, v = (torch.randn(1, 2, 9, 8, device=DEVICE, requires_grad=True) for _ in "kv")
-    reach = torch.randint(0, 5, (1, 5), device=DEVICE)
+    visible_length = torch.randint(0, 5, (1, 5), device=DEVICE)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(module._operator, (q, k, v, reach, 5, True), test_utils=checks)
+    torch.library.opcheck(module._operator, (q, k, v, visible_length, 5, True), test_utils=checks)
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -134,7 +135,7 @@ def test_settle_copies_only_where_it_may(good, layout):
         "narrow to wide": lambda: (torch.randn(2, 3, 8).bfloat16(), torch.randn(2, 3, 8)),
     }[layout]()
     target = old.to(DEVICE)
-    settle(new.to(DEVICE), target, torch.tensor(good, device=DEVICE))
+    conditional_copy(new.to(DEVICE), target, torch.tensor(good, device=DEVICE))
     assert torch.equal(target.cpu(), new.to(old.dtype) if good else old)
 
 

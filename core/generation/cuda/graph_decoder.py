@@ -26,8 +26,8 @@ from core.model import (
     ModelState,
     MultiHeadAttention,
 )
+from core.ops.positions import ROPE_BASE
 from core.ops.triton import decode_kernels as kernels
-from core.ops.window_attention import ROPE_BASE
 
 TILE = 4096
 """Elements of a matrix that a program multiplies at a time."""
@@ -197,9 +197,9 @@ class Reader:
                 norm = mixer.norm
             x = _project(mixed, mixer.out, norm=norm, add=x)
             skip = x if isinstance(block.skip, nn.Identity) else _project(x, block.skip)
-            feed: Any = block.feed
-            raised = _project(x, feed.up, norm=block.feed_norm, squared_relu=True)
-            x = _project(raised, feed.down, add=skip)
+            mlp: Any = block.mlp
+            raised = _project(x, mlp.up, norm=block.mlp_norm, squared_relu=True)
+            x = _project(raised, mlp.down, add=skip)
         _project(x, model.head, norm=model.norm, out=self.logits)
 
     def _attend(self, mixer: MultiHeadAttention, qkv: Tensor, state: AttentionState) -> Tensor:
@@ -220,7 +220,7 @@ class Reader:
         rank, states, _ = mixer.split
         kernels.scan_kernel[(triton.cdiv(inner, 16), self._lanes)](
             x, _project(x, mixer.x_proj), projected[:, inner:], mixer.dt_norm.weight, mixer.B_norm.weight,
-            mixer.C_norm.weight, mixer.dt_proj.weight, mixer.dt_bias, mixer.A_log, mixer.D, state.hidden,
+            mixer.C_norm.weight, mixer.dt_proj.weight, mixer.dt_bias, mixer.A_log, mixer.D, state.ssm_state,
             self._fresh, out, inner, rank, states, 2 * inner,
             CHANNELS=16, RANK=triton.next_power_of_2(rank), STATES=triton.next_power_of_2(states),
             num_warps=2,
@@ -231,7 +231,7 @@ class Reader:
         x = self._convolve(mixer, projected[:, mixer.inner :], state)
         out = torch.empty(self._lanes, mixer.inner, device=projected.device)
         kernels.scan2_kernel[(triton.cdiv(mixer.inner, 16), self._lanes)](
-            x, projected, mixer.dt_bias, mixer.A_log, mixer.D, state.hidden, self._fresh, out,
+            x, projected, mixer.dt_bias, mixer.A_log, mixer.D, state.ssm_state, self._fresh, out,
             mixer.inner, mixer.heads, mixer.states, x.shape[1], projected.shape[1],
             CHANNELS=16, STATES=triton.next_power_of_2(mixer.states), num_warps=2,
         )  # fmt: skip
@@ -241,7 +241,7 @@ class Reader:
         channels, taps = mixer.conv_weight.shape
         out = torch.empty(self._lanes, channels, device=inputs.device)
         kernels.convolve_kernel[(triton.cdiv(channels, 128), self._lanes)](
-            inputs, mixer.conv_weight, mixer.conv_bias, state.tail, self._fresh, out, channels,
+            inputs, mixer.conv_weight, mixer.conv_bias, state.conv_state, self._fresh, out, channels,
             inputs.stride(0), TAPS=taps, CHANNELS=128,
         )  # fmt: skip
         return out

@@ -43,7 +43,7 @@ def _at(entry, column: tl.constexpr, kind: tl.constexpr):
 
 @triton.jit
 def _places(first, PIECE: tl.constexpr):
-    """Places of a piece, four a lane whatever the type, so that nothing moves between lanes."""
+    """Positions of a piece, four a lane whatever the type, so that nothing moves between lanes."""
     return tl.max_contiguous(first + tl.arange(0, PIECE), 4)
 
 

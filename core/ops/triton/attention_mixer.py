@@ -52,7 +52,7 @@ def attention_prepare_kernel(
     _move(source + 2 * heads * size, values + into, mask, half, 1.0, 0.0)
 
 
-def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, window):
+def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, heads, window):
     batch, length, width = qkv.shape
     half = width // (6 * heads)
     queries, keys, values = (qkv.new_empty(batch, heads, length, 2 * half) for _ in range(3))
@@ -62,11 +62,11 @@ def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, wind
         qkv.contiguous(), *turns, queries, keys, values, length, heads, half,
         ROWS=ROWS, HALF=triton.next_power_of_2(half), ROPE=cos is not None, num_warps=4,
     )  # fmt: skip
-    out, norms = _forward(queries, Seen(keys, values, old_keys, old_values), reach, window)
+    out, norms = _forward(queries, Seen(keys, values, old_keys, old_values), visible_length, window)
     return out.transpose(1, 2).flatten(2), keys, values, hidden(queries), norms
 
 
-def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, window):
+def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, heads, window):
     batch, length, width = qkv.shape
     keys = qkv.new_empty(batch, heads, length, width // (3 * heads))
     return (
@@ -79,7 +79,7 @@ def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, reach, heads, win
 
 
 def _run_attention_mixer_backward(
-    queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out, grad, heads, window
+    queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out, grad, heads, window
 ):
     queries = queries.view(keys.dtype)
     batch, _, length, size = queries.shape
@@ -87,14 +87,15 @@ def _run_attention_mixer_backward(
     grad_qkv = queries.new_empty(batch, length, 3 * heads * size)
     grads = grad_qkv.view(batch, length, 3, heads, size).transpose(1, 3).unbind(2)
     _backward(
-        queries, Seen(keys, values, old_keys, old_values), reach, out.view(by_head).transpose(1, 2), norms,
-        grad.reshape(by_head).transpose(1, 2), window, grads, None if cos is None else (cos, sin),
+        queries, Seen(keys, values, old_keys, old_values), visible_length,
+        out.view(by_head).transpose(1, 2), norms, grad.reshape(by_head).transpose(1, 2), window, grads,
+        None if cos is None else (cos, sin),
     )  # fmt: skip
     return grad_qkv
 
 
 def _fake_attention_mixer_backward(
-    queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out, grad, heads, window
+    queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out, grad, heads, window
 ):
     batch, _, length, size = queries.shape
     return keys.new_empty(batch, length, 3 * heads * size)
@@ -103,17 +104,18 @@ def _fake_attention_mixer_backward(
 _backward_operator = define(
     "attention_mixer_backward",
     "(Tensor queries, Tensor keys, Tensor values, Tensor? old_keys, Tensor? old_values, Tensor? cos, "
-    "Tensor? sin, Tensor reach, Tensor norms, Tensor out, Tensor grad, int heads, int window) -> Tensor",
+    "Tensor? sin, Tensor visible_length, Tensor norms, Tensor out, Tensor grad, int heads, int window) "
+    "-> Tensor",
     _run_attention_mixer_backward,
     _fake_attention_mixer_backward,
 )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, old_keys, old_values, cos, sin, reach, ctx.heads, ctx.window = inputs
+    _, old_keys, old_values, cos, sin, visible_length, ctx.heads, ctx.window = inputs
     out, keys, values, queries, norms = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(queries, keys, values, old_keys, old_values, cos, sin, reach, norms, out)
+    ctx.save_for_backward(queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out)
 
 
 def _gradients(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
@@ -126,8 +128,8 @@ def _gradients(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[A
 
 _operator = define(
     "attention_mixer",
-    "(Tensor qkv, Tensor? old_keys, Tensor? old_values, Tensor? cos, Tensor? sin, Tensor reach, int heads, "
-    "int window) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor qkv, Tensor? old_keys, Tensor? old_values, Tensor? cos, Tensor? sin, Tensor visible_length, "
+    "int heads, int window) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_attention_mixer,
     _fake_attention_mixer,
     keep=_keep,
@@ -139,7 +141,7 @@ def attention_mixer_triton(
     qkv: Tensor,
     cache: tuple[Tensor, Tensor] | None,
     rotations: tuple[Tensor, Tensor] | None,
-    reach: Tensor,
+    visible_length: Tensor,
     heads: int,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,14 +151,14 @@ def attention_mixer_triton(
         qkv: (B, T, 3 H E), in 16 bits.
         cache: keys, turned already, and values of earlier tokens, (B, H, P, E) each, without gradients.
         rotations: cosines and sines of each token's place, (B, T, 1, E / 2), or None for no turning.
-        reach: keys that each query sees before its own, (B, T) int64, below `window`.
+        visible_length: keys that each query sees before its own, (B, T) int64, below `window`.
         heads: H.
-        window: an upper bound of reach + 1.
+        window: an upper bound of visible_length + 1.
 
     Returns:
         (B, T, H E), and the keys and values of these tokens, (B, H, T, E), whose gradients are refused.
     """
     keys, values = (None, None) if cache is None else (item.to(qkv.dtype) for item in cache)
     cos, sin = (None, None) if rotations is None else rotations
-    mixed, keys, values, *_ = _operator(qkv, keys, values, cos, sin, reach, heads, window)
+    mixed, keys, values, *_ = _operator(qkv, keys, values, cos, sin, visible_length, heads, window)
     return mixed, keys.detach(), values.detach()

@@ -36,12 +36,12 @@ def causal_conv_triton(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    tail: Tensor | None = None,
+    conv_state: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`core.ops.causal_conv.causal_conv` on the GPU."""
-    y, new_tail = _operator(x, weight, bias, tail, reset)
-    return y, new_tail
+    y, new_conv_state = _operator(x, weight, bias, conv_state, reset)
+    return y, new_conv_state
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -57,11 +57,11 @@ def _cut(batch: int, length: int, width: int, channels: int) -> tuple[int, tuple
     return steps, (across, batch, triton.cdiv(length, steps))
 
 
-def _options(weight: Tensor, bias: Any, tail: Any, reset: Any) -> dict[str, Any]:
+def _options(weight: Tensor, bias: Any, conv_state: Any, reset: Any) -> dict[str, Any]:
     return {
         "TAPS": weight.shape[1],
         "HAS_BIAS": bias is not None,
-        "HAS_TAIL": tail is not None,
+        "HAS_STATE": conv_state is not None,
         "HAS_RESET": reset is not None,
         "num_warps": 1,
     }
@@ -72,27 +72,34 @@ def _with_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _run_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
+def _run_causal_conv(x: Any, weight: Any, bias: Any, conv_state: Any, reset: Any) -> Any:
     x = _with_rows(x)
     batch, length, width = x.shape
     y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
-    new_tail = torch.empty(batch, weight.shape[1] - 1, width, dtype=x.dtype, device=x.device)
+    new_conv_state = torch.empty(batch, weight.shape[1] - 1, width, dtype=x.dtype, device=x.device)
     steps, grid = _cut(batch, length, width, FORWARD_CHANNELS)
     kernels.conv_forward_kernel[grid](
-        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), y, new_tail,
+        x, weight.contiguous(), bias, _contiguous(conv_state), _flags(reset), y, new_conv_state,
         length, width, steps, *x.stride()[:2], ROWS=FORWARD_ROWS, CHANNELS=FORWARD_CHANNELS,
-        **_options(weight, bias, tail, reset),
+        **_options(weight, bias, conv_state, reset),
     )  # fmt: skip
-    return y, new_tail
+    return y, new_conv_state
 
 
-def _fake_causal_conv(x: Any, weight: Any, bias: Any, tail: Any, reset: Any) -> Any:
+def _fake_causal_conv(x: Any, weight: Any, bias: Any, conv_state: Any, reset: Any) -> Any:
     batch, length, width = x.shape
     return x.new_empty(batch, length, width), x.new_empty(batch, weight.shape[1] - 1, width)
 
 
 def _run_causal_conv_backward(
-    x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any, into: Any = None
+    x: Any,
+    weight: Any,
+    bias: Any,
+    conv_state: Any,
+    reset: Any,
+    grad_y: Any,
+    wants_conv_state: Any,
+    into: Any = None,
 ) -> Any:
     """The gradients; that of x is written to `into` (B, L, D) if given, whose channels are contiguous."""
     x, grad_y = _with_rows(x), _with_rows(grad_y)
@@ -100,13 +107,14 @@ def _run_causal_conv_backward(
     taps = weight.shape[1]
     steps, grid = _cut(batch, length, width, BACKWARD_CHANNELS)
     grad_x = torch.empty(batch, length, width, dtype=x.dtype, device=x.device) if into is None else into
-    grad_tail = torch.empty(tail.shape if wants_tail else (0,), dtype=x.dtype, device=x.device)
+    grad_conv_state = x.new_empty(conv_state.shape if wants_conv_state else (0,))
     shares = torch.empty(grid[1] * grid[2], taps + 1, width, dtype=torch.float32, device=x.device)
     kernels.conv_backward_kernel[grid](
-        x, weight.contiguous(), bias, _contiguous(tail), _flags(reset), grad_y, grad_x, grad_tail, shares,
-        length, width, steps, *x.stride()[:2], *grad_y.stride()[:2], *grad_x.stride()[:2],
-        ROWS=BACKWARD_ROWS, CHANNELS=BACKWARD_CHANNELS, WANTS_TAIL=wants_tail,
-        **_options(weight, bias, tail, reset),
+        x, weight.contiguous(), bias, _contiguous(conv_state), _flags(reset), grad_y, grad_x,
+        grad_conv_state, shares, length, width, steps,
+        *x.stride()[:2], *grad_y.stride()[:2], *grad_x.stride()[:2],
+        ROWS=BACKWARD_ROWS, CHANNELS=BACKWARD_CHANNELS, WANTS_STATE=wants_conv_state,
+        **_options(weight, bias, conv_state, reset),
     )  # fmt: skip
     grad_weight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
     grad_bias = x.new_empty(0) if bias is None else torch.empty_like(bias)
@@ -114,21 +122,21 @@ def _run_causal_conv_backward(
         shares, grad_weight, grad_bias, shares.shape[0], width,
         TAPS=taps, SHARES=SHARES, CHANNELS=SUMMED_CHANNELS, HAS_BIAS=bias is not None, num_warps=8,
     )  # fmt: skip
-    return grad_x, grad_weight, grad_bias, grad_tail
+    return grad_x, grad_weight, grad_bias, grad_conv_state
 
 
 def _fake_causal_conv_backward(
-    x: Any, weight: Any, bias: Any, tail: Any, reset: Any, grad_y: Any, wants_tail: Any
+    x: Any, weight: Any, bias: Any, conv_state: Any, reset: Any, grad_y: Any, wants_conv_state: Any
 ) -> Any:
-    grad_tail = x.new_empty(tail.shape if wants_tail else (0,))
+    grad_conv_state = x.new_empty(conv_state.shape if wants_conv_state else (0,))
     grad_bias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias, grad_tail
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), grad_bias, grad_conv_state
 
 
 _backward_operator = define(
     "causal_conv_backward",
-    "(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset, Tensor grad_y, "
-    "bool wants_tail) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? conv_state, Tensor? reset, Tensor grad_y, "
+    "bool wants_conv_state) -> (Tensor, Tensor, Tensor, Tensor)",
     _run_causal_conv_backward,
     _fake_causal_conv_backward,
 )
@@ -139,22 +147,22 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx: Any, grad_y: Tensor | None, grad_new_tail: Tensor | None) -> tuple[Any, ...]:
-    x, weight, bias, tail, reset = ctx.saved_tensors
-    wants_tail = ctx.needs_input_grad[3]
+def _gradients(ctx: Any, grad_y: Tensor | None, grad_new_conv_state: Tensor | None) -> tuple[Any, ...]:
+    x, weight, bias, conv_state, reset = ctx.saved_tensors
+    wants_conv_state = ctx.needs_input_grad[3]
     grad_y = torch.zeros_like(x) if grad_y is None else grad_y
-    grad_x, grad_weight, grad_bias, grad_tail = _backward_operator(
-        x, weight, bias, tail, reset, grad_y, wants_tail
+    grad_x, grad_weight, grad_bias, grad_conv_state = _backward_operator(
+        x, weight, bias, conv_state, reset, grad_y, wants_conv_state
     )
-    grad_tail = grad_tail.to(tail.dtype) if wants_tail else None
-    if grad_new_tail is not None:
-        grad_x, grad_tail = _pass_tail_on(grad_new_tail, reset, grad_x, grad_tail)
-    return grad_x, grad_weight, None if bias is None else grad_bias, grad_tail, None
+    grad_conv_state = grad_conv_state.to(conv_state.dtype) if wants_conv_state else None
+    if grad_new_conv_state is not None:
+        grad_x, grad_conv_state = _add_state_gradient(grad_new_conv_state, reset, grad_x, grad_conv_state)
+    return grad_x, grad_weight, None if bias is None else grad_bias, grad_conv_state, None
 
 
 _operator = define(
     "causal_conv",
-    "(Tensor x, Tensor weight, Tensor? bias, Tensor? tail, Tensor? reset) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? conv_state, Tensor? reset) -> (Tensor, Tensor)",
     _run_causal_conv,
     _fake_causal_conv,
     keep=_keep,
@@ -167,20 +175,20 @@ def _flags(reset: Tensor | None) -> Tensor | None:
 
 
 def _survivors(reset: Tensor, length: int, past: int) -> Tensor:
-    """(B, past): true for the tail entries after which no reset comes."""
+    """(B, past): true for the entries of the state after which no reset comes."""
     padded = F.pad(reset, (past, 1))[:, length + 1 :]
     return padded.flip(1).int().cumsum(1).flip(1) == 0
 
 
-def _pass_tail_on(
-    grad_new_tail: Tensor, reset: Tensor | None, grad_x: Tensor, grad_tail: Tensor | None
+def _add_state_gradient(
+    grad_new_conv_state: Tensor, reset: Tensor | None, grad_x: Tensor, grad_conv_state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Add the gradient of the new tail to what it was copied from: the last inputs, or the old tail."""
-    length, past = grad_x.shape[1], grad_new_tail.shape[1]
+    """Add the gradient of the new state to what it was copied from: the last inputs, or the old state."""
+    length, past = grad_x.shape[1], grad_new_conv_state.shape[1]
     if reset is not None:
-        grad_new_tail = grad_new_tail * _survivors(reset, length, past).unsqueeze(2)
+        grad_new_conv_state = grad_new_conv_state * _survivors(reset, length, past).unsqueeze(2)
     fresh = min(length, past)
-    grad_x = grad_x + F.pad(grad_new_tail[:, past - fresh :], (0, 0, length - fresh, 0))
-    if grad_tail is not None and fresh < past:
-        grad_tail = grad_tail + F.pad(grad_new_tail[:, : past - fresh], (0, 0, fresh, 0))
-    return grad_x, grad_tail
+    grad_x = grad_x + F.pad(grad_new_conv_state[:, past - fresh :], (0, 0, length - fresh, 0))
+    if grad_conv_state is not None and fresh < past:
+        grad_conv_state = grad_conv_state + F.pad(grad_new_conv_state[:, : past - fresh], (0, 0, fresh, 0))
+    return grad_x, grad_conv_state

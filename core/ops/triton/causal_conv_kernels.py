@@ -30,21 +30,21 @@ def _rows(pointer, stride, t, stop, d, width, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _past(x, tail, t, x_time, width, d, PAST: tl.constexpr, HAS_TAIL: tl.constexpr):
-    """Row t of the input as float32, from the tail where t is negative, zeros before that."""
+def _past(x, conv_state, t, x_time, width, d, PAST: tl.constexpr, HAS_STATE: tl.constexpr):
+    """Row t of the input as float32, from the conv_state where t is negative, zeros before that."""
     row = tl.load(x + t * x_time, mask=d < tl.where(t >= 0, width, 0), other=0.0).to(tl.float32)
-    if HAS_TAIL:
-        old = tl.load(tail + (PAST + t) * width, mask=d < tl.where(t < 0, width, 0), other=0.0)
+    if HAS_STATE:
+        old = tl.load(conv_state + (PAST + t) * width, mask=d < tl.where(t < 0, width, 0), other=0.0)
         row += old.to(tl.float32)
     return row
 
 
 @triton.jit
-def _window(x, tail, first, x_time, width, d, PAST: tl.constexpr, HAS_TAIL: tl.constexpr):
+def _window(x, conv_state, first, x_time, width, d, PAST: tl.constexpr, HAS_STATE: tl.constexpr):
     """The PAST inputs before step `first`, oldest first."""
     window = ()
     for k in tl.static_range(PAST):
-        window = window + (_past(x, tail, first + k - PAST, x_time, width, d, PAST, HAS_TAIL),)
+        window = window + (_past(x, conv_state, first + k - PAST, x_time, width, d, PAST, HAS_STATE),)
     return window
 
 
@@ -123,11 +123,11 @@ def _forward_strip(
 
 @triton.jit
 def conv_forward_kernel(
-    x, weight, bias, tail, reset, y, new_tail, length, width, steps, x_batch, x_time,
+    x, weight, bias, conv_state, reset, y, new_conv_state, length, width, steps, x_batch, x_time,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_RESET: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, HAS_RESET: tl.constexpr,
 ):  # fmt: skip
-    """`steps` activated outputs of some channels; who makes the last of them also writes the new tail."""
+    """`steps` activated outputs of some channels; who makes the last of them also writes the new state."""
     PAST: tl.constexpr = TAPS - 1
     COUNT: tl.constexpr = ROWS + TAPS - 2
     batch = tl.program_id(1).to(tl.int64)
@@ -138,14 +138,14 @@ def conv_forward_kernel(
     x_time += zero
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
     x_rows = x + batch * x_batch + d
-    tail_rows = tail
-    if HAS_TAIL:
-        tail_rows = tail + batch * PAST * width + d
+    conv_state_rows = conv_state
+    if HAS_STATE:
+        conv_state_rows = conv_state + batch * PAST * width + d
     reset_row = reset
     if HAS_RESET:
         reset_row = reset + batch * length
     y_rows = y + batch * length * width + d
-    window = _window(x_rows, tail_rows, first, x_time, width, d, PAST, HAS_TAIL)
+    window = _window(x_rows, conv_state_rows, first, x_time, width, d, PAST, HAS_STATE)
     ahead = _rows(x_rows + first * x_time, x_time, first, stop, d, width, ROWS)
     marks = _read_flags(reset_row, first, length, TAPS, HAS_RESET)
     for at in range(first, stop, ROWS):
@@ -166,22 +166,22 @@ def conv_forward_kernel(
     if first + steps >= length:
         flags = _as_bits(_read_flags(reset_row, length, length, TAPS, HAS_RESET), TAPS - 2, HAS_RESET)
         for k in tl.static_range(PAST):
-            row = _past(x_rows, tail_rows, length + k - PAST, x_time, width, d, PAST, HAS_TAIL)
+            row = _past(x_rows, conv_state_rows, length + k - PAST, x_time, width, d, PAST, HAS_STATE)
             row = _unless(flags, row, k, PAST - 1 - k, HAS_RESET)
-            into = new_tail + (batch * PAST + k) * width + d
-            tl.store(into, row.to(new_tail.dtype.element_ty), mask=d < width)
+            into = new_conv_state + (batch * PAST + k) * width + d
+            tl.store(into, row.to(new_conv_state.dtype.element_ty), mask=d < width)
 
 
 @triton.jit
 def _backward_strip(
-    rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_tail, at, first, stop,
-    width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_TAIL: tl.constexpr,
+    rows, outs, window, grads, sums, flags, taps, offset, grad_x, into_time, grad_conv_state, at, first, stop,
+    width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_STATE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
 
     Gives window, gradients before the activation (the last PAST of each) and sums after the strip. `grad_x`
-    stands at row `at`, `grad_tail` at row 0.
+    stands at row `at`, `grad_conv_state` at row 0.
     """
     PAST: tl.constexpr = TAPS - 1
     for k in tl.static_range(ROWS):
@@ -203,9 +203,11 @@ def _backward_strip(
         into = at + k - PAST
         mask = d < tl.where((into >= first) & (into < stop), width, 0)
         tl.store(grad_x + (k - PAST) * into_time, total.to(grad_x.dtype.element_ty), mask=mask)
-        if WANTS_TAIL and k < PAST:
+        if WANTS_STATE and k < PAST:
             if at == 0:
-                tl.store(grad_tail + k * width, total.to(grad_tail.dtype.element_ty), mask=d < width)
+                tl.store(
+                    grad_conv_state + k * width, total.to(grad_conv_state.dtype.element_ty), mask=d < width
+                )
         grads = grads[1:]
         window = (window + (row,))[1:]
     return window, grads, sums
@@ -213,10 +215,10 @@ def _backward_strip(
 
 @triton.jit
 def conv_backward_kernel(
-    x, weight, bias, tail, reset, grad_y, grad_x, grad_tail, shares,
+    x, weight, bias, conv_state, reset, grad_y, grad_x, grad_conv_state, shares,
     length, width, steps, x_batch, x_time, g_batch, g_time, into_batch, into_time,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_RESET: tl.constexpr, WANTS_TAIL: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, HAS_RESET: tl.constexpr, WANTS_STATE: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `steps` inputs of some channels, and a share of those of the weights and the bias."""
     PAST: tl.constexpr = TAPS - 1
@@ -233,16 +235,16 @@ def conv_backward_kernel(
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
     x_rows = x + batch * x_batch + d
     g_rows = grad_y + batch * g_batch + d
-    tail_rows = tail
-    if HAS_TAIL:
-        tail_rows = tail + batch * PAST * width + d
+    conv_state_rows = conv_state
+    if HAS_STATE:
+        conv_state_rows = conv_state + batch * PAST * width + d
     reset_row = reset
     if HAS_RESET:
         reset_row = reset + batch * length
     into_time += zero
     into = grad_x + batch * into_batch + d
-    into_tail = grad_tail + batch * PAST * width + d
-    window = _window(x_rows, tail_rows, first, x_time, width, d, PAST, HAS_TAIL)
+    into_conv_state = grad_conv_state + batch * PAST * width + d
+    window = _window(x_rows, conv_state_rows, first, x_time, width, d, PAST, HAS_STATE)
     grads = ()
     sums = (d * 0.0,)
     for _ in tl.static_range(PAST):
@@ -263,18 +265,18 @@ def conv_backward_kernel(
         if flags == 0:
             window, grads, sums = _backward_strip(
                 rows, outs, window, grads, sums, flags, taps, offset, into + at * into_time, into_time,
-                into_tail, at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, False,
+                into_conv_state, at, first, stop, width, d, TAPS, ROWS, True, WANTS_STATE, False,
             )  # fmt: skip
         else:
             window, grads, sums = _backward_strip(
                 rows, outs, window, grads, sums, flags, taps, offset, into + at * into_time, into_time,
-                into_tail, at, first, stop, width, d, TAPS, ROWS, True, WANTS_TAIL, True,
+                into_conv_state, at, first, stop, width, d, TAPS, ROWS, True, WANTS_STATE, True,
             )  # fmt: skip
     at = first + tl.cdiv(stop - first, ROWS) * ROWS
     _backward_strip(
         ahead, ahead_outs, window, grads, sums, _as_bits(marks, COUNT, HAS_RESET), taps, offset,
-        into + at * into_time, into_time, into_tail, at, first, stop, width, d, TAPS, PAST, False, False,
-        HAS_RESET,
+        into + at * into_time, into_time, into_conv_state, at, first, stop, width, d, TAPS, PAST,
+        False, False, HAS_RESET,
     )  # fmt: skip
     share = shares + (batch * parts + part) * (TAPS + 1) * width + d
     for k in tl.static_range(TAPS + 1):

@@ -16,7 +16,7 @@ MOST = 16
 
 
 @triton.jit
-def settle_kernel(
+def conditional_copy_kernel(
     new, old, good, lengths, new_rows, old_rows, counts, COUNT: tl.constexpr, PIECE: tl.constexpr
 ):
     """Copy a piece of a row of one of `new` over that of `old` if `good`."""
@@ -30,7 +30,7 @@ def settle_kernel(
             tl.store(old[i] + row * old_rows[i] + at, value.to(old[i].dtype.element_ty), mask=at < stop)
 
 
-def settle(new: Sequence[Tensor], old: Sequence[Tensor], good: Tensor) -> None:
+def conditional_copy(new: Sequence[Tensor], old: Sequence[Tensor], good: Tensor) -> None:
     """Each old = new where `good` (scalar bool) holds, in place; shapes are equal, types may differ."""
     pairs = sorted((_as_rows(*pair) for pair in zip(new, old)), key=lambda pair: pair[1].shape)
     for first in range(0, len(pairs), MOST):
@@ -42,7 +42,7 @@ def settle(new: Sequence[Tensor], old: Sequence[Tensor], good: Tensor) -> None:
             triton.cdiv(max(length for _, length in shapes), PIECE),
             len(some),
         )
-        settle_kernel[grid](
+        conditional_copy_kernel[grid](
             news, olds, good.view(torch.uint8), tuple(length for _, length in shapes),
             tuple(tensor.stride(0) for tensor in news), tuple(tensor.stride(0) for tensor in olds),
             tuple(rows for rows, _ in shapes), COUNT=len(some), PIECE=PIECE, num_warps=4,

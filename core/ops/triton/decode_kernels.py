@@ -150,9 +150,9 @@ def attend_kernel(
 
 @triton.jit
 def convolve_kernel(
-    x, weight, bias, tail, fresh, out, width, x_lane, TAPS: tl.constexpr, CHANNELS: tl.constexpr
+    x, weight, bias, conv_state, fresh, out, width, x_lane, TAPS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """The activated convolution's newest output; the tail moves on."""
+    """The activated convolution's newest output; the conv_state moves on."""
     lane = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     real = d < width
@@ -161,13 +161,13 @@ def convolve_kernel(
     total = tl.load(bias + d, mask=real, other=0.0)
     rows = ()
     for k in tl.static_range(TAPS - 1):
-        row = tl.load(tail + (lane * (TAPS - 1) + k) * width + d, mask=real, other=0.0)
+        row = tl.load(conv_state + (lane * (TAPS - 1) + k) * width + d, mask=real, other=0.0)
         rows = rows + (tl.where(begins, 0.0, row),)
     rows = rows + (newest,)
     for k in tl.static_range(TAPS):
         total += tl.load(weight + d * TAPS + k, mask=real, other=0.0) * rows[k]
     for k in tl.static_range(TAPS - 1):
-        tl.store(tail + (lane * (TAPS - 1) + k) * width + d, rows[k + 1], mask=real)
+        tl.store(conv_state + (lane * (TAPS - 1) + k) * width + d, rows[k + 1], mask=real)
     tl.store(out + lane * width + d, total * _sigmoid(total), mask=real)
 
 
@@ -180,7 +180,7 @@ def _normed(row, norm, index, size):
 
 @triton.jit
 def scan_kernel(
-    x, projected, gate, dt_norm, B_norm, C_norm, dt_weight, dt_bias, A_log, D, hidden, fresh, out,
+    x, projected, gate, dt_norm, B_norm, C_norm, dt_weight, dt_bias, A_log, D, ssm_state, fresh, out,
     width, rank, states, gate_lane,
     CHANNELS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
@@ -202,7 +202,7 @@ def scan_kernel(
     mask = real[:, None] & (n[None, :] < states)
     tile = d[:, None] * states + n[None, :]
     rate = -tl.exp(tl.load(A_log + tile, mask=mask, other=0.0))
-    state = hidden + lane * width * states + tile
+    state = ssm_state + lane * width * states + tile
     h = tl.load(state, mask=mask, other=0.0)
     h = tl.where(begins, 0.0, tl.exp(delta[:, None] * rate) * h) + (delta * value)[:, None] * B[None, :]
     tl.store(state, h, mask=mask)
@@ -213,7 +213,7 @@ def scan_kernel(
 
 @triton.jit
 def scan2_kernel(
-    x, projected, dt_bias, A_log, D, hidden, fresh, out, width, heads, states, x_lane, projected_lane,
+    x, projected, dt_bias, A_log, D, ssm_state, fresh, out, width, heads, states, x_lane, projected_lane,
     CHANNELS: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
     """One step of Mamba-2's scan, its step sizes and gate included; the state moves on.
@@ -235,7 +235,7 @@ def scan2_kernel(
     B = tl.load(mixed + width + n, mask=n < states, other=0.0)
     C = tl.load(mixed + width + states + n, mask=n < states, other=0.0)
     mask = real[:, None] & (n[None, :] < states)
-    state = hidden + lane * width * states + d[:, None] * states + n[None, :]
+    state = ssm_state + lane * width * states + d[:, None] * states + n[None, :]
     h = tl.load(state, mask=mask, other=0.0)
     h = tl.where(begins, 0.0, decay[:, None] * h) + (delta * value)[:, None] * B[None, :]
     tl.store(state, h, mask=mask)

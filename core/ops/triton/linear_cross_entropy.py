@@ -175,20 +175,22 @@ def linear_cross_entropy_triton(
     *,
     ignore_index: int = -100,
     vocab_size: int | None = None,
-    copy: Tensor | None = None,
+    working_weight: Tensor | None = None,
 ) -> Tensor:
     """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     narrow = product_type(x)
-    copy = copy if copy is not None and copy.dtype == narrow else None
-    loss: Tensor = _operator(x.to(narrow), weight, copy, targets, ignore_index, vocab_size, wanted)[0]
+    working_weight = working_weight if working_weight is not None and working_weight.dtype == narrow else None
+    loss: Tensor = _operator(x.to(narrow), weight, working_weight, targets, ignore_index, vocab_size, wanted)[
+        0
+    ]
     return loss
 
 
 # The gradients are found on the way forward and returned as integers, which have no gradient themselves.
-def _run_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size, wants_gradient):
-    head = weight.to(x.dtype) if copy is None else copy
+def _run_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, vocab_size, wants_gradient):
+    head = weight.to(x.dtype) if working_weight is None else working_weight
     count = (targets != ignore_index).sum()
     losses = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     rows = max(1, CHUNK_BYTES // (weight.shape[0] * x.element_size()))
@@ -234,7 +236,7 @@ def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
     )
 
 
-def _fake_linear_cross_entropy(x, weight, copy, targets, ignore_index, vocab_size, wants_gradient):
+def _fake_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, vocab_size, wants_gradient):
     return (
         x.new_empty((), dtype=torch.float32),
         hidden(x.new_empty(x.shape if wants_gradient else (0, 2))),
@@ -258,7 +260,7 @@ def _gradients(ctx, grad_loss, *_):
 
 _operator = define(
     "linear_cross_entropy",
-    "(Tensor x, Tensor weight, Tensor? copy, Tensor targets, int ignore_index, int vocab_size,"
+    "(Tensor x, Tensor weight, Tensor? working_weight, Tensor targets, int ignore_index, int vocab_size,"
     " bool wants_gradient)"
     " -> (Tensor, Tensor, Tensor)",
     _run_linear_cross_entropy,

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.operators import define, hidden
-from core.ops.triton.causal_conv import _pass_tail_on, _run_causal_conv, _run_causal_conv_backward
+from core.ops.triton.causal_conv import _add_state_gradient, _run_causal_conv, _run_causal_conv_backward
 from core.ops.triton.selective_scan import _run_selective_scan, _run_selective_scan_backward
 
 ROWS = 16
@@ -152,11 +152,11 @@ def _norms_backward(
 
 def _run_mamba_mixer(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, eps, keep,
+    conv_state, h0, reset, eps, keep,
 ):  # fmt: skip
     batch, length, _ = projected.shape
     width, states = A.shape
-    x, new_tail = _run_causal_conv(projected[..., :width], conv_weight, conv_bias, tail, reset)
+    x, new_conv_state = _run_causal_conv(projected[..., :width], conv_weight, conv_bias, conv_state, reset)
     raw = x.flatten(0, 1) @ x_proj.t()
     low, pairs = _norms(raw, (dt_norm, B_norm, C_norm), eps)
     dt = (low @ dt_proj.t()).view(batch, length, width)
@@ -165,12 +165,12 @@ def _run_mamba_mixer(
         x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
         0, keep,
     )  # fmt: skip
-    return y, last, new_tail, *(hidden(item) for item in (x, raw, low, dt, pairs)), *kept
+    return y, last, new_conv_state, *(hidden(item) for item in (x, raw, low, dt, pairs)), *kept
 
 
 def _fake_mamba_mixer(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, eps, keep,
+    conv_state, h0, reset, eps, keep,
 ):  # fmt: skip
     from core.ops.triton.selective_scan import _fake_selective_scan
 
@@ -187,14 +187,14 @@ def _fake_mamba_mixer(
         x.new_empty(batch, length, width),
         pairs.new_empty(batch, length, 2 * states),
     )
-    new_tail = x.new_empty(batch, conv_weight.shape[1] - 1, width)
-    return y, last, new_tail, *(hidden(item) for item in kept), *of_scan
+    new_conv_state = x.new_empty(batch, conv_weight.shape[1] - 1, width)
+    return y, last, new_conv_state, *(hidden(item) for item in kept), *of_scan
 
 
 def _run_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
-    wants_tail, wants_first,
+    conv_state, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_conv_state, wants_first,
 ):  # fmt: skip
     batch, length, _ = projected.shape
     width, states = A.shape
@@ -219,34 +219,34 @@ def _run_mamba_mixer_backward(
     )
     grad_x_proj = grad_raw.t() @ x.view(rows, width)
     grad_x.view(rows, width).addmm_(grad_raw, x_proj)  # in place: else it would be copied first
-    _, grad_weight, grad_conv_bias, grad_tail = _run_causal_conv_backward(
-        projected[..., :width], conv_weight, conv_bias, tail, reset, grad_x, wants_tail,
+    _, grad_weight, grad_conv_bias, grad_conv_state = _run_causal_conv_backward(
+        projected[..., :width], conv_weight, conv_bias, conv_state, reset, grad_x, wants_conv_state,
         grad_projected[..., :width],
     )  # fmt: skip
     return (
         grad_projected, grad_weight, grad_conv_bias, grad_x_proj, *grad_norms, grad_dt_proj,
-        grad_A, grad_D, grad_bias, grad_tail, grad_first,
+        grad_A, grad_D, grad_bias, grad_conv_state, grad_first,
     )  # fmt: skip
 
 
 def _fake_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    tail, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
-    wants_tail, wants_first,
+    conv_state, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    wants_conv_state, wants_first,
 ):  # fmt: skip
     kind, batch = projected.dtype, projected.shape[0]
     parameters = (conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias)
     return (
         projected.new_empty(projected.shape),
         *(parameter.new_empty(parameter.shape) for parameter in parameters),
-        projected.new_empty(tail.shape if wants_tail else (0,), dtype=kind),
+        projected.new_empty(conv_state.shape if wants_conv_state else (0,), dtype=kind),
         A.new_empty((batch, A.shape[1], A.shape[0]) if wants_first else (0,), dtype=torch.float32),
     )
 
 
 PARAMETERS = (
     "Tensor projected, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_norm, Tensor B_norm, "
-    "Tensor C_norm, Tensor dt_proj, Tensor A, Tensor D, Tensor dt_bias, Tensor? tail, Tensor? h0, "
+    "Tensor C_norm, Tensor dt_proj, Tensor A, Tensor D, Tensor dt_bias, Tensor? conv_state, Tensor? h0, "
     "Tensor? reset"
 )
 TENSORS = 14
@@ -254,7 +254,7 @@ TENSORS = 14
 _backward_operator = define(
     "mamba_mixer_backward",
     f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, "
-    "Tensor rates, Tensor rows_of_scan, Tensor grad_y, Tensor? grad_last, float eps, bool wants_tail, "
+    "Tensor rates, Tensor rows_of_scan, Tensor grad_y, Tensor? grad_last, float eps, bool wants_conv_state, "
     "bool wants_first) -> (" + ", ".join(["Tensor"] * 13) + ")",
     _run_mamba_mixer_backward,
     _fake_mamba_mixer_backward,
@@ -267,22 +267,22 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*tensors, *output[3:])
 
 
-def _gradients(ctx: Any, grad_y: Any, grad_last: Any, grad_new_tail: Any, *_: Any) -> tuple[Any, ...]:
-    projected, *_, tail, _, reset = ctx.saved_tensors[:TENSORS]
-    wants_tail, wants_first = ctx.needs_input_grad[11:13]
+def _gradients(ctx: Any, grad_y: Any, grad_last: Any, grad_new_conv_state: Any, *_: Any) -> tuple[Any, ...]:
+    projected, *_, conv_state, _, reset = ctx.saved_tensors[:TENSORS]
+    wants_conv_state, wants_first = ctx.needs_input_grad[11:13]
     if grad_y is None:
         grad_y = projected.new_zeros(*projected.shape[:2], projected.shape[2] // 2)
-    *grads, grad_tail, grad_first = _backward_operator(
-        *ctx.saved_tensors, grad_y, grad_last, ctx.eps, wants_tail, wants_first
+    *grads, grad_conv_state, grad_first = _backward_operator(
+        *ctx.saved_tensors, grad_y, grad_last, ctx.eps, wants_conv_state, wants_first
     )
-    grad_tail = grad_tail.to(tail.dtype) if wants_tail else None
-    if grad_new_tail is not None:
-        passed, grad_tail = _pass_tail_on(
-            grad_new_tail, reset, grads[0][..., : projected.shape[2] // 2], grad_tail
+    grad_conv_state = grad_conv_state.to(conv_state.dtype) if wants_conv_state else None
+    if grad_new_conv_state is not None:
+        passed, grad_conv_state = _add_state_gradient(
+            grad_new_conv_state, reset, grads[0][..., : projected.shape[2] // 2], grad_conv_state
         )
         grads[0] = torch.cat((passed, grads[0][..., projected.shape[2] // 2 :]), 2)
     first = grad_first.transpose(1, 2) if wants_first else None
-    return *grads, grad_tail, first, None, None, None
+    return *grads, grad_conv_state, first, None, None, None
 
 
 _operator = define(
@@ -305,7 +305,7 @@ def mamba_mixer_triton(
     D: Tensor,
     dt_bias: Tensor,
     *,
-    tail: Tensor | None,
+    conv_state: Tensor | None,
     h0: Tensor | None,
     reset: Tensor | None,
     eps: float,
@@ -319,18 +319,18 @@ def mamba_mixer_triton(
         norms: the weights of the norms of dt (R,), B and C (N,).
         dt_proj: (D, R); cast likewise.
         A, D, dt_bias: of the scan, (D, N) float32, (D,) and (D,).
-        tail: the convolution's inputs before, (B, K - 1, D).
+        conv_state: the convolution's inputs before, (B, K - 1, D).
         h0: the scan's state before, (B, D, N).
         reset: (B, L) bool, where a document starts.
         eps: added to the mean squares of the norms.
 
     Returns:
-        (B, L, D), the new tail (B, K - 1, D) and the new state (B, D, N), float32.
+        (B, L, D), the new conv_state (B, K - 1, D) and the new state (B, D, N), float32.
     """
     inputs = (
         projected, *conv, x_proj.to(projected.dtype), *norms, dt_proj.to(projected.dtype), A, D, dt_bias,
-        tail, h0, reset,
+        conv_state, h0, reset,
     )  # fmt: skip
     keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in inputs)
-    y, last, new_tail, *_ = _operator(*inputs, eps, keep)
-    return y, new_tail, last.transpose(1, 2)
+    y, last, new_conv_state, *_ = _operator(*inputs, eps, keep)
+    return y, new_conv_state, last.transpose(1, 2)

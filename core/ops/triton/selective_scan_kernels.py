@@ -30,8 +30,8 @@ def _softplus(value):
     e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
     s = e * _inverse(2.0 + e)
     q = s * s
-    tail = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
-    return tl.maximum(value, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * tail))
+    series = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
+    return tl.maximum(value, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * series))
 
 
 @triton.jit

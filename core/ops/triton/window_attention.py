@@ -1,10 +1,10 @@
 """Attention over a window of the same document on CUDA, in Triton: what `window_attention` computes.
 
-The mask is never made: a query sees as many keys before it as its `reach` says, blocks of keys that no query
-of a block reaches are not read, and only blocks at an end of what is seen compare places. Softmax is online
-(arXiv 2205.14135); the backward recomputes the probabilities from each row's log-sum, once along queries for
-dq and once along keys for dk and dv, so that every sum has a fixed order. For a short text both are one
-launch.
+The mask is never made: a query sees as many keys before it as its `visible_length` says, blocks of keys
+that no query of a block sees are not read, and only blocks at an end of what is seen compare positions.
+Softmax is online (arXiv 2205.14135); the backward recomputes the probabilities from each row's log-sum-exp,
+once along queries for dq and once along keys for dk and dv, so that every sum has a fixed order. For a short
+text both are one launch.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -116,7 +116,7 @@ class Seen(NamedTuple):
         return k, v, old_k, old_v
 
 
-def _forward(q: Tensor, seen: Seen, reach: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def _forward(q: Tensor, seen: Seen, visible_length: Tensor, window: int) -> tuple[Tensor, Tensor]:
     batch, heads, length, width = q.shape
     (q,) = _rows(q)
     k, v, old_k, old_v = seen.aligned()
@@ -124,7 +124,7 @@ def _forward(q: Tensor, seen: Seen, reach: Tensor, window: int) -> tuple[Tensor,
     norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
     blocks = _forward_blocks(width)
     kernels.attention_forward_kernel[triton.cdiv(length, blocks.queries), heads, batch](
-        q, k, v, old_k, old_v, reach.contiguous(), out, norms,
+        q, k, v, old_k, old_v, visible_length.contiguous(), out, norms,
         length, seen.past, heads, width, window, _scale(width),
         *_strides(q, k), *old_k.stride()[:2], *_strides(out),
         SKIPS=window > SMALL_WINDOW, **blocks.options(width),
@@ -135,7 +135,7 @@ def _forward(q: Tensor, seen: Seen, reach: Tensor, window: int) -> tuple[Tensor,
 def _backward(
     q: Tensor,
     seen: Seen,
-    reach: Tensor,
+    visible_length: Tensor,
     out: Tensor,
     norms: Tensor,
     grad_out: Tensor,
@@ -153,7 +153,7 @@ def _backward(
     k, v, old_k, old_v = seen.aligned()
     grad_q, grad_k, grad_v = grads
     learning = grad_k.shape[2] - length
-    reach = reach.contiguous()
+    visible_length = visible_length.contiguous()
     turns = (q, q) if rotations is None else tuple(item.contiguous() for item in rotations)
     sizes = (length, seen.past, heads, width, window, _scale(width))
     blocks, keys_blocks = _backward_blocks(width, length)
@@ -168,19 +168,19 @@ def _backward(
         at_once = {"QUERIES_AT_ONCE": keys_blocks.queries, "KEYS_AT_ONCE": blocks.keys}
         options = how | skips | full | at_once | blocks.options(width) | {"KEYS": keys_blocks.keys}
         kernels.attention_backward_kernel[sum(programs), heads, batch](
-            q, k, v, old_k, old_v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, *turns, *sizes,
-            learning, *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
+            q, k, v, old_k, old_v, visible_length, out, grad_out, norms, grad_q, grad_k, grad_v, *turns,
+            *sizes, learning, *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
             **options,
         )  # fmt: skip
         return
     slopes = torch.empty_like(norms)
     kernels.attention_queries_kernel[programs[0], heads, batch](
-        q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, *turns, *sizes,
+        q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_q, *turns, *sizes,
         *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q),
         **how, **skips, **blocks.options(width),
     )  # fmt: skip
     kernels.attention_keys_kernel[programs[1], heads, batch](
-        q, k, v, old_k, old_v, reach, grad_out, norms, slopes, grad_k, grad_v, *turns, *sizes,
+        q, k, v, old_k, old_v, visible_length, grad_out, norms, slopes, grad_k, grad_v, *turns, *sizes,
         learning, *_strides(q, k), *old_k.stride()[:2], *_strides(grad_out, grad_k),
         **how, **full, **keys_blocks.options(width),
     )  # fmt: skip
@@ -195,26 +195,28 @@ def _split(q: Tensor, k: Tensor, v: Tensor) -> Seen:
     return Seen(k[:, :, past:], v[:, :, past:], k[:, :, :past], v[:, :, :past])
 
 
-def _run_window_attention(q, k, v, reach, window, cache_learns):
-    return _forward(q, _split(q, k, v), reach, window)
+def _run_window_attention(q, k, v, visible_length, window, cache_learns):
+    return _forward(q, _split(q, k, v), visible_length, window)
 
 
-def _fake_window_attention(q, k, v, reach, window, cache_learns):
+def _fake_window_attention(q, k, v, visible_length, window, cache_learns):
     batch, heads, length, width = q.shape
     out = q.new_empty(batch, length, heads, width).transpose(1, 2)
     return out, q.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-def _run_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
-    grads = _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns)
+def _run_window_attention_backward(q, k, v, visible_length, out, norms, grad_out, window, cache_learns):
+    grads = _fake_window_attention_backward(
+        q, k, v, visible_length, out, norms, grad_out, window, cache_learns
+    )
     grad_q, *others = grads
     first = 0 if cache_learns else k.shape[2] - q.shape[2]
     places = grad_q, *(grad[:, :, first:] for grad in others)
-    _backward(q, _split(q, k, v), reach, out, norms, grad_out, window, places)
+    _backward(q, _split(q, k, v), visible_length, out, norms, grad_out, window, places)
     return grads
 
 
-def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window, cache_learns):
+def _fake_window_attention_backward(q, k, v, visible_length, out, norms, grad_out, window, cache_learns):
     batch, heads, length, width = q.shape
     grad_k = k.new_empty(batch, heads, k.shape[2], width)
     return q.new_empty(batch, length, heads, width).transpose(1, 2), grad_k, torch.empty_like(grad_k)
@@ -222,7 +224,7 @@ def _fake_window_attention_backward(q, k, v, reach, out, norms, grad_out, window
 
 _backward_operator = define(
     "window_attention_backward",
-    "(Tensor q, Tensor k, Tensor v, Tensor reach, Tensor out, Tensor norms, Tensor grad_out, "
+    "(Tensor q, Tensor k, Tensor v, Tensor visible_length, Tensor out, Tensor norms, Tensor grad_out, "
     "int window, bool cache_learns) -> (Tensor, Tensor, Tensor)",
     _run_window_attention_backward,
     _fake_window_attention_backward,
@@ -230,8 +232,8 @@ _backward_operator = define(
 
 
 def _keep(ctx, inputs, output):
-    q, k, v, reach, ctx.window, ctx.cache_learns = inputs
-    ctx.save_for_backward(q, k, v, reach, *output)
+    q, k, v, visible_length, ctx.window, ctx.cache_learns = inputs
+    ctx.save_for_backward(q, k, v, visible_length, *output)
 
 
 def _gradients(ctx, grad_out, grad_norms):
@@ -241,7 +243,8 @@ def _gradients(ctx, grad_out, grad_norms):
 
 _operator = define(
     "window_attention",
-    "(Tensor q, Tensor k, Tensor v, Tensor reach, int window, bool cache_learns) -> (Tensor, Tensor)",
+    "(Tensor q, Tensor k, Tensor v, Tensor visible_length, int window, bool cache_learns) "
+    "-> (Tensor, Tensor)",
     _run_window_attention,
     _fake_window_attention,
     keep=_keep,
@@ -284,22 +287,22 @@ def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]
 
 
 def window_attention_triton(
-    q: Tensor, k: Tensor, v: Tensor, reach: Tensor, window: int, *, cache_learns: bool = True
+    q: Tensor, k: Tensor, v: Tensor, visible_length: Tensor, window: int, *, cache_learns: bool = True
 ) -> Tensor:
-    """softmax(q k / sqrt(E)) v, each query over itself and the `reach` keys before it.
+    """softmax(q k / sqrt(E)) v, each query over itself and the `visible_length` keys before it.
 
     Args:
         q: queries, (B, H, T, E).
         k: keys, (B, H, S, E), the last T those of the queries.
         v: values, (B, H, S, E).
-        reach: keys that each query sees before its own, (B, T) int64, below `window`. What a query no longer
-            sees, no later one sees again.
-        window: an upper bound of reach + 1.
+        visible_length: keys that each query sees before its own, (B, T) int64, below `window`. What a
+            query no longer sees, no later one sees again.
+        window: an upper bound of visible_length + 1.
         cache_learns: false if nobody looks at the gradient of the S - T keys and values in front, which is
             then not written.
 
     Returns:
         (B, H, T, E), laid out as (B, T, H, E).
     """
-    out: Tensor = _operator(q, k, v, reach, window, cache_learns)[0]
+    out: Tensor = _operator(q, k, v, visible_length, window, cache_learns)[0]
     return out

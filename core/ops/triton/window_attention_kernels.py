@@ -113,19 +113,26 @@ def _put_turned(
 
 @triton.jit
 def _keys_of(
-    block, reach, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr, SKIPS: tl.constexpr
+    block,
+    visible_length,
+    length,
+    past,
+    window,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    SKIPS: tl.constexpr,
 ):
     """For a block of queries: where its keys begin and end, and where those that all of it sees do.
 
-    The beginning follows from the window alone, without waiting for `reach`, unless it SKIPS what documents
-    hide.
+    The beginning follows from the window alone, without waiting for `visible_length`, unless it SKIPS
+    what documents hide.
     """
     row = block * QUERIES
     last = tl.minimum(row + QUERIES, length) - 1
     first = row + past - window + 1
     if SKIPS:
-        first = row + past - tl.load(reach + row).to(tl.int32)
-    whole = last + past - tl.load(reach + last).to(tl.int32)
+        first = row + past - tl.load(visible_length + row).to(tl.int32)
+    whole = last + past - tl.load(visible_length + last).to(tl.int32)
     before = tl.cdiv(past, KEYS) * KEYS - past
     first = (tl.maximum(first, 0) + before) // KEYS * KEYS - before
     return first, last + past + 1, whole, row + past + 1
@@ -133,7 +140,7 @@ def _keys_of(
 
 @triton.jit
 def attention_forward_kernel(
-    q, k, v, old_k, old_v, reach, out, norms, length, past, heads, width, window, scale,
+    q, k, v, old_k, old_v, visible_length, out, norms, length, past, heads, width, window, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head, o_batch, o_head, o_row,
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, SKIPS: tl.constexpr,
 ):  # fmt: skip
@@ -142,12 +149,12 @@ def attention_forward_kernel(
     rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
     place = rows + past
-    reach += batch * length
-    first, stop, whole, open_end = _keys_of(block, reach, length, past, window, QUERIES, KEYS, SKIPS)
+    visible_length += batch * length
+    first, stop, whole, open_end = _keys_of(block, visible_length, length, past, window, QUERIES, KEYS, SKIPS)
     fresh = batch * k_batch + head * k_head - (batch * 0 + past) * k_row
     cached = batch * p_batch + head * p_head
     tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
-    seen = _line(reach, rows, length, False).to(tl.int32)
+    seen = _line(visible_length, rows, length, False).to(tl.int32)
     # A row that has seen nothing yet has a top so low that any score is above it, but one that can be
     # subtracted from itself.
     top = tl.full((QUERIES,), -1e30, tl.float32)
@@ -176,7 +183,7 @@ def attention_forward_kernel(
 
 @triton.jit
 def _queries(
-    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+    q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_q, cos, sin,
     length, past, heads, width, window, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
@@ -191,14 +198,14 @@ def _queries(
     rows = block * QUERIES + tl.arange(0, QUERIES)
     columns = tl.arange(0, E)
     place = rows + past
-    reach += batch * length
-    first, stop, whole, open_end = _keys_of(block, reach, length, past, window, QUERIES, KEYS, SKIPS)
+    visible_length += batch * length
+    first, stop, whole, open_end = _keys_of(block, visible_length, length, past, window, QUERIES, KEYS, SKIPS)
     fresh = batch * k_batch + head * k_head - (batch * 0 + past) * k_row
     cached = batch * p_batch + head * p_head
     tile_q = _tile(q + batch * q_batch + head * q_head, rows, columns, q_row, length, width, EVEN)
     tile_o = _tile(out + batch * o_batch + head * o_head, rows, columns, o_row, length, width, EVEN)
     tile_g = _tile(grad_out + batch * g_batch + head * g_head, rows, columns, g_row, length, width, EVEN)
-    seen = _line(reach, rows, length, False).to(tl.int32)
+    seen = _line(visible_length, rows, length, False).to(tl.int32)
     line = (batch * heads + head) * length + rows
     norm = tl.load(norms + line, mask=rows < length, other=0.0)
     slope = tl.sum(tile_o.to(tl.float32) * tile_g.to(tl.float32), 1)
@@ -226,7 +233,7 @@ def _queries(
 
 
 @triton.jit
-def _queries_of(begin, reach, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def _queries_of(begin, visible_length, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     """For KEYS keys from `begin` on: where the queries that see any begin and end, and where those that
     see all do."""
     first = tl.maximum(begin - past, 0) // QUERIES
@@ -237,8 +244,8 @@ def _queries_of(begin, reach, length, past, window, QUERIES: tl.constexpr, KEYS:
         block = base + tl.arange(0, 32)
         head = block * QUERIES
         tail = tl.minimum(head + QUERIES, length) - 1
-        start = head + past - tl.load(reach + head, mask=block < blocks, other=0).to(tl.int32)
-        last_start = tail + past - tl.load(reach + tail, mask=block < blocks, other=0).to(tl.int32)
+        start = head + past - tl.load(visible_length + head, mask=block < blocks, other=0).to(tl.int32)
+        last_start = tail + past - tl.load(visible_length + tail, mask=block < blocks, other=0).to(tl.int32)
         some = (block < blocks) & (start < begin + KEYS)
         found += tl.sum(tl.where(some, 1, 0) + tl.where(some & (last_start <= begin), 1 << 16, 0), 0)
     first *= QUERIES
@@ -247,7 +254,7 @@ def _queries_of(begin, reach, length, past, window, QUERIES: tl.constexpr, KEYS:
 
 @triton.jit
 def _keys(
-    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+    q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
     length, past, heads, width, window, scale, learning,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, block,
@@ -263,8 +270,8 @@ def _keys(
     begin = past + (block - tl.cdiv(learning, KEYS)) * KEYS
     at = begin + tl.arange(0, KEYS)
     columns = tl.arange(0, E)
-    reach += batch * length
-    first, stop, whole, open_end = _queries_of(begin, reach, length, past, window, QUERIES, KEYS)
+    visible_length += batch * length
+    first, stop, whole, open_end = _queries_of(begin, visible_length, length, past, window, QUERIES, KEYS)
     q += batch * q_batch + head * q_head
     out += batch * o_batch + head * o_head
     grad_out += batch * g_batch + head * g_head
@@ -291,7 +298,7 @@ def _keys(
         scores = tl.dot(tile_k, tl.trans(tile_q))
         change = tl.dot(tile_v, tl.trans(tile_g))
         if start < whole or start >= open_end:
-            seen = _line(reach, rows, length, FULL).to(tl.int32)
+            seen = _line(visible_length, rows, length, FULL).to(tl.int32)
             visible = _visible((rows + past)[None, :] - at[:, None], seen[None, :])
             scores = tl.where(visible, scores, float("-inf"))
         weights = tl.exp2(scores * scale - norm[None, :])
@@ -311,7 +318,7 @@ def _keys(
 
 @triton.jit
 def attention_queries_kernel(
-    q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+    q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_q, cos, sin,
     length, past, heads, width, window, scale,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row,
@@ -320,7 +327,7 @@ def attention_queries_kernel(
 ):  # fmt: skip
     """dq, and the slopes for `attention_keys_kernel`."""
     _queries(
-        q, k, v, old_k, old_v, reach, out, grad_out, norms, slopes, grad_q, cos, sin,
+        q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_q, cos, sin,
         length, past, heads, width, window, scale,
         q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
         o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
@@ -330,7 +337,7 @@ def attention_queries_kernel(
 
 @triton.jit
 def attention_keys_kernel(
-    q, k, v, old_k, old_v, reach, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+    q, k, v, old_k, old_v, visible_length, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
     length, past, heads, width, window, scale, learning,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     g_batch, g_head, g_row, d_batch, d_head, d_row,
@@ -339,7 +346,7 @@ def attention_keys_kernel(
 ):  # fmt: skip
     """dk and dv."""
     _keys(
-        q, k, v, old_k, old_v, reach, grad_out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
+        q, k, v, old_k, old_v, visible_length, grad_out, grad_out, norms, slopes, grad_k, grad_v, cos, sin,
         length, past, heads, width, window, scale, learning,
         q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
         g_batch, g_head, g_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0),
@@ -349,7 +356,7 @@ def attention_keys_kernel(
 
 @triton.jit
 def attention_backward_kernel(
-    q, k, v, old_k, old_v, reach, out, grad_out, norms, grad_q, grad_k, grad_v, cos, sin,
+    q, k, v, old_k, old_v, visible_length, out, grad_out, norms, grad_q, grad_k, grad_v, cos, sin,
     length, past, heads, width, window, scale, learning,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
     o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, e_batch, e_head, e_row,
@@ -364,7 +371,7 @@ def attention_backward_kernel(
     blocks = tl.cdiv(learning, KEYS) + tl.cdiv(length, KEYS)
     if tl.program_id(0) < blocks:
         _keys(
-            q, k, v, old_k, old_v, reach, out, grad_out, norms, norms, grad_k, grad_v, cos, sin,
+            q, k, v, old_k, old_v, visible_length, out, grad_out, norms, norms, grad_k, grad_v, cos, sin,
             length, past, heads, width, window, scale, learning,
             q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
             o_batch, o_head, o_row, g_batch, g_head, g_row, e_batch, e_head, e_row, tl.program_id(0),
@@ -372,7 +379,7 @@ def attention_backward_kernel(
         )  # fmt: skip
     else:
         _queries(
-            q, k, v, old_k, old_v, reach, out, grad_out, norms, norms, grad_q, cos, sin,
+            q, k, v, old_k, old_v, visible_length, out, grad_out, norms, norms, grad_q, cos, sin,
             length, past, heads, width, window, scale,
             q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_head,
             o_batch, o_head, o_row, g_batch, g_head, g_row, d_batch, d_head, d_row, tl.program_id(0) - blocks,

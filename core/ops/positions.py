@@ -1,0 +1,109 @@
+"""Where each token of a chunk stands in its document, and all that follows from it.
+
+Every reset in the model follows from one number a token: how many tokens of its own document came before
+it. `Positions` computes it once a forward pass, and from it, when first asked, rotary angles and masks that
+all layers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from core.ops.dispatch import takes_triton
+
+ROPE_BASE = 10_000.0
+
+
+def inverse_frequencies(half: int, device: torch.device | None = None) -> Tensor:
+    """Radians that each of `half` channel pairs rotates a token, (half,), float64 where the device has it."""
+    precise = torch.float32 if device is not None and device.type == "mps" else torch.float64
+    return ROPE_BASE ** (-torch.arange(half, device=device, dtype=precise) / half)
+
+
+class Positions:
+    """The positions of a chunk's tokens.
+
+    Attributes:
+        position: tokens of the same document before each token, (B, T) int64.
+        reset: where a document starts inside the chunk, (B, T) bool, or None for nowhere.
+        window: how many tokens attention sees, itself included.
+        fresh: true if nothing came before the chunk.
+    """
+
+    def __init__(self, tokens: Tensor, before: Tensor | None, reset: Tensor | None, window: int) -> None:
+        """`tokens` is (B, T); `before` the document's tokens before the chunk, (B,), None for a new one."""
+        batch, length = tokens.shape
+        self.reset = reset
+        self.window = window
+        self.fresh = before is None
+        if before is None:
+            before = torch.zeros(batch, dtype=torch.int64, device=tokens.device)
+        time = torch.arange(length, device=tokens.device).expand(batch, length)
+        start = -before.unsqueeze(1)
+        if reset is not None:
+            start = torch.where(reset, time, start).cummax(1).values
+        self.position = time - start
+        self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[int, torch.dtype], list[tuple[slice, slice, Tensor | None]]] = {}
+
+    @property
+    def after(self) -> Tensor:
+        """Tokens of the current document up to the chunk's end, (B,)."""
+        return self.position[:, -1] + 1
+
+    @property
+    def visible_length(self) -> Tensor:
+        """How many earlier tokens each token sees, (B, T) int64."""
+        return self.position.clamp(max=self.window - 1)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate pairs of channels of x (B, T, H, E) by their position (RoPE, arXiv 2104.09864).
+
+        A far position keeps all its digits in float64, so a cached key rotated long ago and a query rotated
+        now differ by their distance alone.
+        """
+        cos, sin = self.rotations(x, x.shape[3] // 2)
+        first, second = x.chunk(2, 3)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), 3).to(x.dtype)
+
+    def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of `half` angles a token, (B, T, 1, half), where `like` is."""
+        if half not in self._rotations and takes_triton(like):
+            from core.ops.triton.window_attention import rotations
+
+            self._rotations[half] = rotations(self.position, half, ROPE_BASE)
+        if half not in self._rotations:
+            angles = self.position[:, :, None, None] * inverse_frequencies(half, like.device)
+            wide = torch.promote_types(like.dtype, torch.float32)
+            self._rotations[half] = angles.cos().to(wide), angles.sin().to(wide)
+        return self._rotations[half]
+
+    def masks(self, keys: int, dtype: torch.dtype) -> list[tuple[slice, slice, Tensor | None]]:
+        """Blocks of queries, the keys visible to each block, and the mask to add to their scores.
+
+        `keys` counts the cached ones in front too. A block is at most one window long, so the work grows
+        with the text's length, not with its square. The mask is (B, 1, queries, keys); None means causal.
+        """
+        if (keys, dtype) not in self._masks:
+            self._masks[keys, dtype] = list(self._blocks(keys, dtype))
+        return self._masks[keys, dtype]
+
+    def _blocks(self, keys: int, dtype: torch.dtype) -> Iterator[tuple[slice, slice, Tensor | None]]:
+        length = self.position.shape[1]
+        past = keys - length
+        visible_length = self.visible_length.unsqueeze(2)
+        if self.fresh and past == 0 and self.reset is None and length <= self.window:
+            yield slice(0, length), slice(0, length), None
+            return
+        for start in range(0, length, self.window):
+            stop = min(start + self.window, length)
+            first = max(0, past + start - self.window + 1)
+            queries = torch.arange(past + start, past + stop, device=visible_length.device)
+            distance = queries.unsqueeze(1) - torch.arange(first, past + stop, device=visible_length.device)
+            masked = (distance < 0) | (distance > visible_length[:, start:stop])
+            mask = torch.zeros(masked.shape, dtype=dtype, device=visible_length.device)
+            mask = mask.masked_fill(masked, -torch.inf).unsqueeze(1)
+            yield slice(start, stop), slice(first, past + stop), mask
