@@ -31,8 +31,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run."""
-        return self.path.name
+        """The name of the run: of its folder, wherever that is by now."""
+        return self.path.name or os.path.basename(os.path.abspath(self.path))
 
     @property
     def exists(self) -> bool:

@@ -193,6 +193,11 @@ class EventWriter:
         """The last event of a trainer that ends in order."""
         self._write("end", reason=reason, step=step, message=message, checkpoint=checkpoint)
 
+    @property
+    def removed(self) -> bool:
+        """True once the file, or the folder it lay in, was deleted: what is written reaches nobody."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def _write(self, kind: str, **fields: object) -> None:
         event = {"kind": kind, "time": round(self._clock(), 3), **fields}
         line = json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"

@@ -126,14 +126,14 @@ class RunLock:
                         time.sleep(0.02)
                         continue
                     os.close(self._descriptor)
-                    raise UserError(refusal(self.path.parent.name, holder)) from None
+                    raise UserError(refusal(self.path.absolute().parent.name, holder)) from None
                 except OSError:
                     pass  # a file system without locks
                 else:
                     return "flock"
             if holder is not None and holder.method == "heartbeat" and _beating(self.path, holder):
                 os.close(self._descriptor)
-                raise UserError(refusal(self.path.parent.name, holder))
+                raise UserError(refusal(self.path.absolute().parent.name, holder))
             return "heartbeat"
 
     def _beat(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -69,7 +70,8 @@ class CheckpointSaver:
         try:
             # What a checkpoint stands for must be in the history before it is.
             if self.history is not None:
-                with open(self.history, "rb") as file:
+                # A history that somebody removed is no reason to lose what was learned as well.
+                with contextlib.suppress(FileNotFoundError), open(self.history, "rb") as file:
                     os.fsync(file.fileno())
             info = save(manifest.path, payload, manifest)
         except Exception as error:  # a disk fails in many ways; training goes on through all of them

@@ -13,11 +13,13 @@ import platform
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config.schema import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
+from core.runs.directory import portable
 from core.system.allocator import keep_freed_memory
 from core.system.processes import calm_threads
 from core.training.requests import Requests, StopRequestedError, run_folder, say
@@ -39,7 +41,11 @@ def main(arguments: list[str]) -> int:
     calm_threads(os.environ)
     keep_freed_memory()
     try:
-        config = run.config()
+        config = portable(run.config())
+        # From here on every path is relative to where this process stands: whoever renames or moves
+        # the folder takes the trainer along.
+        os.chdir(run.path)
+        run = Run(Path())
         with RunLock(run.lock_path):
             return Session(run, config).run()
     except UserError as error:
@@ -69,7 +75,10 @@ class Session:
         try:
             finished = self._train()
         except StopRequestedError:
-            code = self._end(INTERRUPTED, "stopped while preparing; nothing was lost")
+            if self.requests.folder_gone:
+                code = self._leave_removed()
+            else:
+                code = self._end(INTERRUPTED, "stopped while preparing; nothing was lost")
         except UserError as error:
             code = self._fail(BAD_INPUT, str(error))
         except Exception as error:
@@ -77,6 +86,8 @@ class Session:
         else:
             if finished:
                 code = self._end(OK, f"finished at step {self.step}")
+            elif self.requests.folder_gone:
+                code = self._leave_removed()
             else:
                 saved = f"; {self.checkpoint} goes on from here" if self.checkpoint else ""
                 code = self._end(INTERRUPTED, f"stopped at step {self.step}{saved}")
@@ -176,6 +187,14 @@ class Session:
         reason = "finished" if code == OK else "interrupted" if self.requests.signalled else "stopped"
         self.writer.end(reason=reason, step=self.step, message=message, checkpoint=self.checkpoint)
         return code
+
+    def _leave_removed(self) -> int:
+        """The history, and maybe the whole folder, was removed: say so wherever somebody may still look."""
+        message = f"the run's folder or its history was removed; training stopped at step {self.step}"
+        if self.run_directory.exists:
+            self.writer.close()
+            self.writer = EventWriter(self.run_directory.events_path)
+        return self._fail(FAILURE, message, "do not remove a run's files while it trains")
 
     def _end_at_once(self) -> None:
         """A second signal: no saving, no waiting. The last checkpoint is what remains."""

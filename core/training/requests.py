@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,6 +17,7 @@ from core.runs.control import answered_ids
 from core.runs.events import read_tail
 from core.runs.meter import EVENT_SECONDS
 
+LOOK_SECONDS = 1.0
 EVENT_SECONDS_VARIABLE = "MAMBA_TUI_EVENT_SECONDS"
 
 
@@ -29,9 +32,11 @@ class Requests:
         self.stopping = False
         self.paused = False
         self.signalled = 0
+        self.folder_gone = False
         self.wanted: list[tuple[str, dict[str, Any]]] = []
         self.event_seconds = _event_seconds()
         self._ready = False
+        self._looked = -math.inf
         self._writer = writer
         self._inbox = CommandInbox(run.control_path, answered_ids(read_tail(run.events_path)))
         # Looked at before anybody can know that this trainer lives: these were meant for another one.
@@ -48,7 +53,13 @@ class Requests:
         self._ready = True
 
     def listen(self, step: int) -> None:
-        """Take the commands that came, in order."""
+        """Take the commands that came, in order; ask for a stop when the run's files were removed."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if self._writer.removed:
+                # Nothing can be saved there any more, and nobody can see or command this trainer.
+                self.folder_gone = self.stopping = True
         for command in self._inbox.poll():
             problem = command.problem or self._problem(command)
             self._answer(command, problem, step)
