@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 # Commands by what they are for; a command that is missing here is listed under "Other".
 GROUPS = {
-    "Train": ("launch", "train", "attach"),
+    "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "save", "logs"),
     "Use a model": ("generate",),
     "Text": ("data",),
@@ -23,6 +23,13 @@ EXAMPLES = {
         "mamba-tui train --dataset ~/books --max-iters 300": "a short run",
         "mamba-tui train --set n_embd=[64,48,64] --set dropout=0.1": "another shape",
         "mamba-tui train --resume --max-iters 10000": "continue the newest run, to step 10,000",
+        "mamba-tui train --sweep learning_rate=1e-3,2e-3 --sweep dropout=0,0.2 --prune": "four variants",
+        "mamba-tui train --sweep learning_rate=1e-4..1e-2 --random 8 --detach": "eight, in the background",
+        "mamba-tui train --after run-003 --detach": "start when run-003 has ended",
+    },
+    "sweep": {
+        "mamba-tui sweep sweep-001": "its variants, and which setting mattered",
+        "mamba-tui sweep sweep-001 --resume --detach": "go on after a reboot",
     },
     "attach": {
         "mamba-tui attach run-001": "watch a run in the console",

@@ -19,6 +19,7 @@ from core.runs import (
     prepare_run,
     start_trainer,
 )
+from mamba_tui.cli import sweep
 from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end
 from mamba_tui.cli.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 from mamba_tui.launch_options import LaunchOptions
@@ -33,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _attach(arguments)
     if not arguments.no_ui and not arguments.detach:
         need_terminal(f"mamba-tui {arguments.command}", "--no-ui or --detach")
+    if arguments.command == "train":
+        sweep.check_options(arguments)
     root = checkpoints_folder(arguments)
     resumed = run_to_resume(arguments, root)
     config, path = configuration(arguments, resumed)
@@ -50,17 +53,17 @@ def run(arguments: argparse.Namespace) -> int:
                 read_only=arguments.read_only,
             )
         )
-    # Only the folder that nobody chose may be filled with the sample text, and only for a new run.
-    untouched = (
-        resumed is None
-        and arguments.dataset is None
-        and config.data.dataset_dir == SETTINGS["dataset_dir"].default
-    )
-    check_possible(config, resuming=resumed is not None, folder=not untouched)
-    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=not untouched)
+    _check_text(arguments, config, resumed)
+    if arguments.sweep:
+        return sweep.start(arguments, root, config)
     name = name or next_run_name(root)
     begun = resumed is not None or Run(root / name).path.exists()
+    before = find_run(root, arguments.after) if arguments.after else None
     prepared = prepare_run(root, name, config, mode=run_mode(arguments))
+    if before is not None and arguments.detach:
+        return sweep.queue(root, prepared.name, before.name)
+    if before is not None:
+        sweep.wait_for(before)
     reader = reader_at_end(prepared)
     pid = start_trainer(prepared)
     if arguments.detach:
@@ -70,6 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
     if code == EXIT_BAD_INPUT and not begun:
         discard(prepared)
     return code
+
+
+def _check_text(arguments: argparse.Namespace, config: RunConfig, resumed: Run | None) -> None:
+    """Raise UserError unless the run could start; may offer the sample text."""
+    # Only the folder that nobody chose may be filled with the sample text, and only for a new run.
+    untouched = (
+        resumed is None
+        and arguments.dataset is None
+        and config.data.dataset_dir == SETTINGS["dataset_dir"].default
+    )
+    check_possible(config, resuming=resumed is not None, folder=not untouched)
+    ensure_text(config, ask=sys.stdin.isatty() and sys.stdout.isatty(), given=not untouched)
 
 
 def need_terminal(command: str, instead: str) -> None:

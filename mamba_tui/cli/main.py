@@ -34,6 +34,7 @@ MODULES = {
     "logs": "mamba_tui.cli.runs",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
+    "sweep": "mamba_tui.cli.sweep",
 }
 
 
@@ -97,9 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(launch)
     launch.add_argument("--no-ui", action="store_true", help="train without the console, as plain text")
     launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
+    from mamba_tui.cli.sweep import add_sweep_options
+
     train = commands.add_parser("train", help="train as plain text, without the console")
     add_run_options(train)
+    add_sweep_options(train)
     train.set_defaults(no_ui=True, read_only=False)
+    launch.set_defaults(sweep=[], after=None)
     for command in (launch, train):
         command.add_argument(
             "--detach", action="store_true", help="start training, print the run's name and return"
@@ -136,7 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     from mamba_tui.cli.bench import add_parser as add_bench
     from mamba_tui.cli.data import add_parser as add_data
+    from mamba_tui.cli.sweep import add_parser as add_sweep
 
+    add_sweep(commands)
     add_data(commands)
     add_bench(commands)
     summaries = {action.dest: action.help or "" for action in commands._get_subactions()}

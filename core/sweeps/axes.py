@@ -1,0 +1,139 @@
+"""Which variants a sweep has: `learning_rate=1e-3,2e-3` or `dropout=0..0.2` as changes of a configuration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from core.config.changes import replace
+from core.config.files import parse_value
+from core.config.schema import SETTINGS, RunConfig, flat, nearest_key
+from core.config.setting import Value, show
+from core.errors import UserError
+
+MOST_VARIANTS = 500
+# A range this wide is of a quantity that works in factors, such as a learning rate.
+LOGARITHMIC_RATIO = 10.0
+
+Changes = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One key that is varied: over `values`, or, to be drawn at random, between `low` and `high`."""
+
+    key: str
+    values: tuple[object, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+    def draw(self, chance: random.Random) -> object:
+        """A value at random; of a wide range, evenly over its logarithm."""
+        if self.values:
+            return chance.choice(self.values)
+        if self.low > 0 and self.high / self.low >= LOGARITHMIC_RATIO:
+            value = math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = chance.uniform(self.low, self.high)
+        return round(value) if SETTINGS[self.key].kind is int else float(f"{value:.3g}")
+
+
+def parse_axis(text: str) -> Axis:
+    """An axis as typed: `key=value,value,...` or `key=low..high`. Raises UserError."""
+    key, equals, rest = text.partition("=")
+    key = key.strip()
+    if not equals or not rest.strip():
+        raise UserError(
+            f"--sweep is {show(text)}; accepted: key=value,value such as --sweep learning_rate=1e-3,2e-3, or "
+            "key=low..high with --random N"
+        )
+    if key not in SETTINGS:
+        raise UserError(f"--sweep is {show(text)}; accepted: {nearest_key(key)} (this key is unknown)")
+    low, dots, high = rest.partition("..")
+    if dots:
+        return _range(key, low, high, text)
+    values: list[object] = []
+    for part in _parts(rest):
+        value = parse_value(part)
+        if value in values:
+            raise UserError(f"--sweep is {show(text)}; accepted: each value once ({show(value)} is repeated)")
+        values.append(value)
+    return Axis(key, tuple(values))
+
+
+def _range(key: str, low: str, high: str, text: str) -> Axis:
+    ends = [parse_value(low.strip()), parse_value(high.strip())]
+    numbers = [float(end) for end in ends if isinstance(end, (int, float)) and not isinstance(end, bool)]
+    item = SETTINGS[key]
+    if len(numbers) < 2 or not numbers[0] < numbers[1] or item.kind not in (int, float) or item.per_layer:
+        raise UserError(
+            f"--sweep is {show(text)}; accepted: key=low..high, two numbers of which the second is larger"
+        )
+    return Axis(key, low=numbers[0], high=numbers[1])
+
+
+def _parts(text: str) -> list[str]:
+    """The values of a list, split at the commas that are outside brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def variants(base: RunConfig, axes: Sequence[Axis], drawn: int | None = None) -> list[Changes]:
+    """What each variant changes in the base: every combination, or `drawn` different ones at random.
+
+    The draw depends only on the base's seed. Raises UserError where an axis is given twice, a range
+    is not drawn from, or there are too many; ConfigError naming a combination that cannot be used.
+    """
+    keys = [axis.key for axis in axes]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"--sweep names {twice} twice; accepted: each key once, with all its values")
+    if drawn is None:
+        if ranged := next((axis for axis in axes if not axis.values), None):
+            raise UserError(
+                f"--sweep {ranged.key}={ranged.low:g}..{ranged.high:g} is a range; give --random N too"
+            )
+        number = math.prod(len(axis.values) for axis in axes)
+        if number <= MOST_VARIANTS:
+            combinations = itertools.product(*(axis.values for axis in axes))
+            return _checked(base, [dict(zip(keys, values)) for values in combinations])
+    else:
+        number = drawn
+    if not 1 <= number <= MOST_VARIANTS:
+        raise UserError(
+            f"a sweep of {number:,} variants; accepted: from 1 to {MOST_VARIANTS}, or fewer with --random N"
+        )
+    chance = random.Random(base.training.seed)
+    found: list[dict[str, object]] = []
+    for _ in range(100 * number):
+        one = {axis.key: axis.draw(chance) for axis in axes}
+        if one not in found:
+            found.append(one)
+        if len(found) == number:
+            break
+    return _checked(base, found)
+
+
+def _checked(base: RunConfig, found: Iterable[dict[str, object]]) -> list[Changes]:
+    """The changes with their values as the configuration takes them."""
+    result = []
+    for changes in found:
+        what = ", ".join(f"{key}={show(value)}" for key, value in changes.items())
+        config = flat(replace(base, f"--sweep {what}", **changes))
+        result.append({key: config[key] for key in changes})
+    return result

@@ -1,0 +1,64 @@
+"""Which setting mattered: how far a key's values are apart, and how much of all differences they explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from core.config.setting import Value, show
+from core.sweeps.progress import Progress
+
+# Values drawn from a range are all different: compared are their lower, middle and upper thirds.
+MOST_GROUPS = 6
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one key did. Means in bits per byte, of the variants that were evaluated."""
+
+    key: str
+    means: tuple[tuple[str, float, int], ...]
+    """(value or range in words, mean of the best bits per byte, number of variants), best first."""
+    spread: float
+    """Worst mean minus best mean."""
+    share: float
+    """Of the variance between all variants, what the groups explain (eta squared), from 0 to 1."""
+
+
+def effects(variants: Sequence[Progress]) -> list[Effect]:
+    """The effect of every key that differs, largest first; [] with fewer than two evaluated variants.
+
+    A variant that was ended early counts with the best it had reached, which flatters none: it was
+    ended for being worse than the median.
+    """
+    rated = [one for one in variants if math.isfinite(one.best)]
+    if len(rated) < 2:
+        return []
+    found = [_effect(key, rated) for key in rated[0].variant.changes]
+    return sorted((one for one in found if len(one.means) > 1), key=lambda one: -one.share)
+
+
+def _effect(key: str, rated: Sequence[Progress]) -> Effect:
+    groups = _groups([one.variant.changes[key] for one in rated])
+    values: dict[str, list[float]] = {}
+    for group, one in zip(groups, rated):
+        values.setdefault(group, []).append(one.best)
+    overall = fmean(one.best for one in rated)
+    total = sum((one.best - overall) ** 2 for one in rated)
+    between = sum(len(group) * (fmean(group) - overall) ** 2 for group in values.values())
+    means = sorted(
+        ((name, fmean(group), len(group)) for name, group in values.items()), key=lambda row: row[1]
+    )
+    return Effect(key, tuple(means), means[-1][1] - means[0][1], between / total if total else 0.0)
+
+
+def _groups(values: Sequence[Value]) -> list[str]:
+    """For each value the name of the group that it is compared in."""
+    different = sorted({value for value in values if isinstance(value, (int, float))})
+    if len(different) <= MOST_GROUPS or len(different) < len(set(values)):
+        return [show(value) for value in values]
+    thirds = [different[len(different) * part // 3 : len(different) * (part + 1) // 3] for part in range(3)]
+    names = {value: f"{third[0]:g} to {third[-1]:g}" for third in thirds for value in third}
+    return [names[value] for value in values]  # type: ignore[index]

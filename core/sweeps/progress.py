@@ -1,0 +1,112 @@
+"""What has become of every variant of a sweep, read from its run's own history."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from core.runs import EventReader, Run, is_alive, status
+from core.sweeps.plan import Plan, Variant
+
+MOST_RESTARTS = 3
+
+
+@dataclass
+class Progress:
+    """One variant as it stands.
+
+    `state` is waiting, training (whatever its trainer does), finished, pruned, stopped, failed or
+    interrupted (it died or was interrupted, and goes on when the sweep does). `curve` holds
+    validation bits per byte by step.
+    """
+
+    variant: Variant
+    run: Run
+    state: str = "waiting"
+    step: int = 0
+    max_iters: int = 0
+    message: str = ""
+    curve: dict[int, float] = field(default_factory=dict)
+
+    died: bool = False
+
+    @property
+    def best(self) -> float:
+        """The lowest bits per byte so far; infinity before the first evaluation."""
+        return min(self.curve.values(), default=math.inf)
+
+    @property
+    def done(self) -> bool:
+        """True when nothing is left to do for it."""
+        return self.state in ("finished", "pruned", "stopped", "failed")
+
+    def fruitless_restarts(self, plan: Plan) -> int:
+        """How often it was started again since it last got further."""
+        number, step = plan.restarts.get(self.variant.run, (0, -1))
+        return number if self.step <= step else 0
+
+
+class Watcher:
+    """Follows the histories of a plan's variants; each look reads only what is new."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.variants = [Progress(variant, plan.run(variant)) for variant in plan.variants]
+        self._readers = [EventReader(one.run.events_path) for one in self.variants]
+        self._reason = [""] * len(self.variants)
+
+    def look(self) -> list[Progress]:
+        """Every variant as it stands now. Never raises for what lies in a run's folder."""
+        for index, one in enumerate(self.variants):
+            if one.done and one.state != "failed":
+                continue
+            self._look(index, one)
+        return self.variants
+
+    def _look(self, index: int, one: Progress) -> None:
+        alive = is_alive(one.run)  # before its history: what ends in between has written its last word
+        for event in self._readers[index].poll():
+            kind = event["kind"]
+            if kind == "run":
+                self._reason[index] = "died"
+                one.max_iters = event["max_iters"]
+                kept = event["resumed_from"] or 0
+                one.curve = {step: value for step, value in one.curve.items() if step <= kept}
+                one.step = kept
+            elif kind == "step":
+                one.step = event["step"]
+            elif kind == "eval" and math.isfinite(event["bits_per_byte"]):
+                one.curve[event["step"]] = event["bits_per_byte"]
+            elif kind == "end":
+                self._reason[index] = event["reason"]
+                one.message = event["message"]
+        one.state = self._state(one, self._reason[index], alive)
+
+    def _state(self, one: Progress, reason: str, alive: bool) -> str:
+        one.died = False
+        if alive:
+            return "training"
+        if reason == "finished":
+            return reason
+        if one.variant.run in self.plan.pruned:
+            return "pruned"
+        if not one.run.exists:
+            one.message = "its folder is gone"
+            return "failed"
+        if reason in ("stopped", "failed"):
+            return reason
+        if reason == "":
+            return self._never_began(one)
+        one.died = reason == "died"
+        if one.died and one.fruitless_restarts(self.plan) >= MOST_RESTARTS:
+            one.message = f"died {MOST_RESTARTS + 1} times at the same step: {status(one.run).message}"
+            return "failed"
+        return "interrupted"
+
+    def _never_began(self, one: Progress) -> str:
+        """Without a history: not started yet, or its trainer could not even begin one."""
+        if not one.run.log_path.exists():
+            return "waiting"
+        found = status(one.run)
+        one.message = found.message
+        return "failed" if found.state == "failed" else "waiting"

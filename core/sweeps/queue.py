@@ -1,0 +1,191 @@
+"""Carries a sweep out: starts variants as they fit, ends poor ones early, goes on with those that died.
+
+There is no service. Whoever calls `Queue.work` is the queue for as long as it lives; the trainers do
+not depend on it, and the next call takes up what it finds, after a crash or a reboot too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from core.errors import UserError
+from core.runs import Run, is_alive, send_command, signal_trainer, start_trainer
+from core.sweeps.capacity import fitting
+from core.sweeps.plan import Plan, load_plan
+from core.sweeps.progress import Progress, Watcher
+from core.sweeps.pruning import poor
+from core.system.files import delete, open_in_place, write_atomic
+from core.system.locks import NoLocksError, try_lock
+
+LOOK_SECONDS = 0.5
+PATIENCE_SECONDS = 1.0
+
+Tell = Callable[[str], None]
+
+
+class Queue:
+    """One sweep being carried out. Make it with `queue_of`, which sees to it that there is only one."""
+
+    def __init__(self, plan: Plan, tell: Tell) -> None:
+        self.plan = plan
+        self.tell = tell
+        self.watcher = Watcher(plan)
+        self.leaving = False
+        self._told: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._failed_to_start: dict[str, str] = {}
+
+    def work(self) -> bool:
+        """Until nothing is left to do; True then, False where `leaving` was set before."""
+        self._wait_for_the_run_before()
+        at_once = 0
+        while not self._asked_to_leave():
+            variants = self.look()
+            if all(one.done for one in variants):
+                return True
+            training = [one for one in variants if one.state == "training"]
+            if self.plan.prune:
+                self._prune(training)
+            ready = [one for one in variants if one.state in ("waiting", "interrupted")]
+            # What began goes on before what has not: it holds a place in the comparison.
+            ready.sort(key=lambda one: one.state == "waiting")
+            if ready and not at_once:
+                at_once = self.plan.at_once or fitting(ready[0].run.config())
+                self.tell(f"{len(variants)} variants, {at_once} at once")
+            for one in ready[: max(0, at_once - len(training))]:
+                self._start(one)
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    def _wait_for_the_run_before(self) -> None:
+        before = Run(self.plan.root / self.plan.after)
+        if self.plan.after and is_alive(before):
+            self.tell(f"waiting until {before.name} ends")
+            while is_alive(before) and not self._asked_to_leave():
+                time.sleep(LOOK_SECONDS)
+
+    def _asked_to_leave(self) -> bool:
+        if self.plan.stop_path.exists():
+            self.leaving = True
+        return self.leaving
+
+    def look(self) -> list[Progress]:
+        """Every variant as it stands, news told."""
+        variants = self.watcher.look()
+        for one in variants:
+            name = one.variant.run
+            if name in self._failed_to_start:
+                one.state, one.message = "failed", self._failed_to_start[name]
+            if one.state != self._told.get(name) and one.state not in ("waiting", "interrupted"):
+                self._told[name] = one.state
+                self.tell(_news(one))
+        return variants
+
+    def _start(self, one: Progress) -> None:
+        name = one.variant.run
+        if one.died:
+            self.plan.restarts[name] = (one.fruitless_restarts(self.plan) + 1, one.step)
+            self.plan.save()
+        try:
+            start_trainer(one.run)
+        except UserError as error:
+            self._failed_to_start[name] = str(error)
+
+    def _prune(self, training: list[Progress]) -> None:
+        for one in training:
+            name = one.variant.run
+            if name not in self.plan.pruned:
+                if not poor(one, self.watcher.variants):
+                    continue
+                # First the plan, then the command: after a crash in between it is sent once more.
+                self.plan.pruned[name] = one.step
+                self.plan.save()
+            if name in self._asked:
+                continue
+            self._asked.add(name)
+            with contextlib.suppress(UserError):  # it has just ended by itself
+                send_command(one.run, "stop")
+
+    def interrupt(self) -> None:
+        """Have every variant that trains save and end; the sweep can be gone on with later."""
+        self.leaving = True
+        interrupt(self.plan)
+        delete(self.plan.stop_path, missing_ok=True)
+
+
+def _news(one: Progress) -> str:
+    what = ", ".join(f"{key}={value}" for key, value in one.variant.changes.items())
+    name = f"{one.variant.run} ({what})" if what else one.variant.run
+    best = f", {one.best:.4f} bits/byte" if one.curve else ""
+    if one.state == "failed":
+        return f"{name} failed: {one.message}"
+    if one.state == "pruned":
+        return f"{name} was ended at step {one.step:,}: worse than the median{best}"
+    if one.state == "training":
+        return f"{name} trains"
+    return f"{name} {one.state} at step {one.step:,}{best}"
+
+
+@contextlib.contextmanager
+def queue_of(plan: Plan, tell: Tell) -> Iterator[Queue]:
+    """The one queue of a plan. Raises UserError while another process is it."""
+    with ExitStack() as stack:
+        descriptor = open_in_place(plan.lock_path)
+        stack.callback(os.close, descriptor)
+        with contextlib.suppress(NoLocksError):
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not try_lock(descriptor):
+                # It may be somebody who only asks whether there is a queue: that takes microseconds.
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{plan.tag} is being carried out by another process; `mamba-tui sweep {plan.tag}` "
+                        "shows how far it is"
+                    )
+                time.sleep(0.02)
+        delete(plan.stop_path, missing_ok=True)  # meant for a queue before this one
+        # Read again under the lock: the one before us may have changed it.
+        yield Queue(load_plan(plan.root, plan.tag), tell)
+
+
+def interrupt(plan: Plan) -> int:
+    """Have the variants that train save and end, and wait for it; how many there were."""
+    training = [run for variant in plan.variants if is_alive(run := plan.run(variant))]
+    for run in training:
+        with contextlib.suppress(UserError):  # it has just ended by itself
+            signal_trainer(run, signal.SIGTERM)
+    while any(is_alive(run) for run in training):
+        time.sleep(LOOK_SECONDS)
+    return len(training)
+
+
+def ask_to_stop(plan: Plan) -> int:
+    """End a sweep from another process: its queue is asked, or its variants where there is no queue.
+
+    Waits for the end; returns how many variants were training.
+    """
+    training = sum(is_alive(plan.run(variant)) for variant in plan.variants)
+    if not is_worked_on(plan):
+        return interrupt(plan)
+    write_atomic(plan.stop_path, b"")
+    while is_worked_on(plan):
+        time.sleep(LOOK_SECONDS)
+    return training
+
+
+def is_worked_on(plan: Plan) -> bool:
+    """True while some process carries the plan out."""
+    try:
+        descriptor = open_in_place(plan.lock_path)
+    except OSError:
+        return False
+    try:
+        return not try_lock(descriptor, shared=True)
+    except NoLocksError:
+        return False
+    finally:
+        os.close(descriptor)
