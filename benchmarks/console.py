@@ -149,7 +149,7 @@ def start_run(folder: Path, max_iters: int = 1_000_000) -> object:
     start_trainer(run)
     reader = EventReader(run.events_path)
     deadline = time.monotonic() + 120
-    while not any(event["kind"] == "checkpoint" for event in reader.poll()):
+    while not any(event.kind == "checkpoint" for event in reader.poll()):
         if time.monotonic() > deadline:
             raise TimeoutError(run.log_path.read_text()[-2000:])
         time.sleep(0.1)
@@ -277,9 +277,9 @@ def share(pairs: int = 60, length: float = 2.5) -> None:
                 reader.poll()
                 begin = time.perf_counter()
                 terminal.drain(length)
-                steps = [event for event in reader.poll() if event["kind"] == "step"]
+                steps = [event for event in reader.poll() if event.kind == "step"]
                 taken = time.perf_counter() - begin
-                counts[attached].append(sum(event["steps"] for event in steps) / taken)
+                counts[attached].append(sum(event.steps for event in steps) / taken)
             os.kill(terminal.pid, signal.SIGCONT)
         finally:
             terminal.close()

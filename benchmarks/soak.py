@@ -66,12 +66,12 @@ def history(run: Run) -> Follower:
 
 def outcome(run: Run) -> tuple[list[float], list[float], list[float], str]:
     folded = history(run).history
-    steps, looks = folded.steps.columns, folded.evaluations.columns
-    curve = [*steps["step"], *steps["loss"]]
+    steps, looks = folded.steps.column, folded.evaluations.column
+    curve = [*steps("step"), *steps("loss")]
     return (
         curve,
-        list(steps["steps"]),
-        [*looks["step"], *looks["validation_loss"]],
+        [*steps("tokens")],
+        [*looks("step"), *looks("validation_loss")],
         run.checkpoints()[-1].sha256,
     )
 
@@ -88,7 +88,7 @@ def one_kill(run: Run, chance: random.Random) -> str:
     if chance.random() < 0.1:
         time.sleep(chance.random() * 1.5)  # while it prepares
     else:
-        goal = (follower.history.run or {}).get("resumed_from") or 0
+        goal = follower.history.run.first_step if follower.history.run else 0
         goal += chance.randint(1, 45)
         while follower.history.step < goal and is_alive(run):
             follower.poll()
@@ -98,7 +98,7 @@ def one_kill(run: Run, chance: random.Random) -> str:
         signal_trainer(run, signal.SIGKILL)
     wait_for_end(run)
     folded = history(run).history
-    return folded.state["state"] if folded.end is None and folded.state else "ended before the kill"
+    return folded.state.state if folded.end is None and folded.state else "ended before the kill"
 
 
 def check(run: Run, before: bytes) -> None:
@@ -132,9 +132,10 @@ def main() -> int:
             resumed += 1
         start_trainer(run, environment=ENVIRONMENT)
         wait_for_end(run)
-        same = outcome(run) == outcome(whole) and history(run).history.end["reason"] == "finished"
+        same = outcome(run) == outcome(whole) and history(run).history.end.reason == "finished"
         print(f"killed while: {', '.join(f'{name} {count}' for name, count in moments.most_common())}")
-        print(f"{steps} steps, {len(history(run).history.starts)} starts, {time.monotonic() - began:.0f} s")
+        starts = sum(note.kind == "run" for note in history(run).history.notes)
+        print(f"{steps} steps, {starts} starts, {time.monotonic() - began:.0f} s")
         print(f"{resumed}/{options.kills} resumed, curves {'identical' if same else 'DIFFER'}")
         return 0 if same and resumed == options.kills else 1
 

@@ -22,7 +22,8 @@ from textual.widgets import ContentSwitcher
 from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.backend.checkpoint_trash import Trash
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import WORKING_FILE, Document
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.messages import CheckpointsChosen, Notice, RunListRequested, RunStarted, RunStateChanged
@@ -61,7 +62,7 @@ class MambaTUI(App[int]):
 
         self.options = options
         self.document = Document(options.config, options.config_path or WORKING_FILE)
-        self.session = Session(options)
+        self.session = RunClient(options)
         self.trash = Trash()
         self.state = ConsoleState.load(state_path)
         for theme in themes.THEMES:
@@ -102,7 +103,7 @@ class MambaTUI(App[int]):
 
     async def _watch(self) -> None:
         # These bring numpy, which takes a while: the screen must not wait for it.
-        for name in ("core.runs", "mamba_tui.backend.run_history"):
+        for name in ("core.runs", "core.runs.history"):
             await off_thread(importlib.import_module, name)
         from core.runs import Run
 

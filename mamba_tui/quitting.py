@@ -7,7 +7,8 @@ from pathlib import Path
 
 from textual.screen import Screen
 
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.widgets.dialogs import Answer, Question
 from mamba_tui.widgets.safe_text import visible
@@ -15,7 +16,7 @@ from mamba_tui.widgets.safe_text import visible
 Ask = Callable[[Screen[str | None]], Awaitable[str | None]]
 
 
-async def ask_before_quitting(ask: Ask, document: Document, session: Session) -> str | None:
+async def ask_before_quitting(ask: Ask, document: Document, session: RunClient) -> str | None:
     """Ask what becomes of unsaved changes and of a run that trains. Raises UserError.
 
     Returns the last words for the terminal ("" for none), or None when the console is to stay open.
@@ -44,7 +45,7 @@ async def _changes_settled(ask: Ask, document: Document) -> bool:
     return answer in ("save", "drop")
 
 
-async def _ask_about_run(ask: Ask, session: Session, name: str) -> str | None:
+async def _ask_about_run(ask: Ask, session: RunClient, name: str) -> str | None:
     answer = await ask(
         Question(
             "Quit",
@@ -77,7 +78,7 @@ def write_crash_report(error: BaseException, folder: Path) -> Path | None:
     return path
 
 
-def last_words(error: BaseException, report: Path | None, session: Session) -> str:
+def last_words(error: BaseException, report: Path | None, session: RunClient) -> str:
     """One sentence about a failure of the console, for the terminal."""
     where = f"; details are in {visible(report)}" if report else ""
     training = ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 
@@ -13,7 +13,8 @@ from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
 
 if TYPE_CHECKING:
-    from mamba_tui.backend.run_client import Session
+    from core.runs.events import Event, SampleEvent
+    from mamba_tui.backend.run_client import RunClient
 
 LONGEST_SAMPLE = 4000
 # state -> theme variable of its colour
@@ -37,7 +38,7 @@ SIGN = {
 }
 
 
-def state_of(session: Session) -> str:
+def state_of(session: RunClient) -> str:
     """The followed run's state in one word; "" where there is none."""
     if session.starting:
         return "starting"
@@ -47,11 +48,11 @@ def state_of(session: Session) -> str:
     if session.alive and history is not None:
         if history.end is not None:
             return "stopping"
-        return str(history.state.get("state", "training")) if history.state else "preparing"
+        return str(history.state.state) if history.state else "preparing"
     return status.state if status is not None else "looking"
 
 
-def short_status(session: Session) -> tuple[str, str, str]:
+def short_status(session: RunClient) -> tuple[str, str, str]:
     """For the tab bar: sign, run, state and percentage; the same in few cells; its colour's variable."""
     state = state_of(session)
     if not state:
@@ -69,7 +70,7 @@ def short_status(session: Session) -> tuple[str, str, str]:
     return text, short, STATE_COLOR.get(state, "accent")
 
 
-def sentence(session: Session, now: float | None = None) -> str:
+def sentence(session: RunClient, now: float | None = None) -> str:
     """What the followed run is doing, in words."""
     state, history, status = state_of(session), session.history, session.status
     if state == "":
@@ -81,15 +82,12 @@ def sentence(session: Session, now: float | None = None) -> str:
     share = session.catching_up
     if share is not None:
         return f"reading the history {share:.0%}"
-    event = history.state or {}
-    detail = visible(event.get("detail") or "")
-    progress = event.get("progress")
+    event = history.state
+    detail = visible(event.detail) if event else ""
     if state in ("failed", "died", "finished", "stopped", "new"):
         message = visible(status.message) if status and status.message else ""
         if history.error is not None and state == "failed":
-            message = (
-                visible(history.error.get("message", "")) + " " + visible(history.error.get("advice", ""))
-            )
+            message = f"{visible(history.error.message)} {visible(history.error.advice)}"
         message = message.strip()
         return message if message.startswith(state) else f"{state}: {message}" if message else state
     if state == "training":
@@ -97,46 +95,50 @@ def sentence(session: Session, now: float | None = None) -> str:
     words = {"compiling": "compiling the step", "saving": "saving a checkpoint"}.get(state, state)
     if detail:
         words = detail if state == "preparing" else f"{words}: {detail}"
-    if isinstance(progress, (int, float)) and "%" not in words:
-        words += f" {progress:.0%}"
-    since = event.get("time")
-    if isinstance(since, (int, float)):
-        seconds = (clock.now() if now is None else now) - since
-        if seconds >= 2:
-            words += f", {duration(seconds)}"
+    if event is None:
+        return words
+    if event.progress is not None and math.isfinite(event.progress) and "%" not in words:
+        words += f" {event.progress:.0%}"
+    seconds = (clock.now() if now is None else now) - event.time
+    if seconds >= 2:
+        words += f", {duration(seconds)}"
     return words
 
 
-def event_sentence(note: Mapping[str, Any]) -> str:
-    """An event as a sentence."""
-    kind, step = note.get("kind"), note.get("step")
-    at = f"step {step:,}: " if isinstance(step, int) else ""
-    if kind == "run":
-        resumed = note.get("resumed_from")
-        begin = f"went on from step {resumed:,}" if isinstance(resumed, int) else "began"
-        return visible(f"{begin} on {note.get('device')}, {note.get('parameters', 0):,} parameters")
-    if kind == "eval":
-        losses = f"training {loss(note.get('train_loss'))}, validation {loss(note.get('validation_loss'))}"
-        return visible(f"{at}evaluated: {losses}, {loss(note.get('bits_per_byte'))} bits per byte")
-    if kind == "checkpoint":
-        best = ", the best so far" if note.get("best") else ""
-        return visible(f"{at}saved {note.get('file')}, {bytes_size(note.get('bytes'))}{best}")
-    if kind == "command":
-        verdict = "" if note.get("accepted") else " refused"
-        return visible(f"{note.get('command')}{verdict}: {note.get('message') or 'done'}")
-    if kind == "end":
-        return visible(f"{at}{note.get('reason')}: {note.get('message') or 'ended'}")
-    words = f"{note.get('message', '')} {note.get('advice', '')}".strip()
-    return visible(f"{kind}: {words}")
+def event_sentence(event: Event) -> str:
+    """An event as a sentence of a log, exactly as it was recorded: make it safe before it is shown."""
+    from core.runs import events
+
+    match event:
+        case events.RunEvent():
+            begin = "began" if event.resumed_from is None else f"went on from step {event.resumed_from:,}"
+            return f"{begin} on {event.device}, {event.parameters:,} parameters"
+        case events.EvaluationEvent():
+            losses = f"training {loss(event.train_loss)}, validation {loss(event.validation_loss)}"
+            return f"step {event.step:,}: evaluated: {losses}, {loss(event.bits_per_byte)} bits per byte"
+        case events.CheckpointEvent():
+            best = ", the best so far" if event.best else ""
+            return f"step {event.step:,}: saved {event.file}, {bytes_size(event.bytes)}{best}"
+        case events.CommandEvent():
+            verdict = "" if event.accepted else " refused"
+            return f"{event.command}{verdict}: {event.message or 'done'}"
+        case events.EndEvent():
+            return f"step {event.step:,}: {event.reason}: {event.message or 'ended'}"
+        case events.ErrorEvent():
+            return f"error: {event.message} {event.advice}".strip()
+        case events.WarningEvent():
+            return f"warning: {event.message}"
+    return event.kind
 
 
-def sample_content(event: Mapping[str, Any], *, lines: bool = True) -> Content:
+def sample_content(sample: SampleEvent, *, lines: bool = True) -> Content:
     """Prompt in bold, then what was written."""
+    prompt, text = sample.prompt, sample.text
     if not lines:
         # One paragraph: line ends become spaces, everything else stays visible.
-        event = {key: " ".join(str(event.get(key, "")).split()) for key in ("prompt", "text")}
-    prompt = visible(str(event.get("prompt", ""))[:LONGEST_SAMPLE], lines=lines)
-    text = visible(str(event.get("text", ""))[:LONGEST_SAMPLE], lines=lines)
+        prompt, text = " ".join(prompt.split()), " ".join(text.split())
+    prompt = visible(prompt[:LONGEST_SAMPLE], lines=lines)
+    text = visible(text[:LONGEST_SAMPLE], lines=lines)
     if prompt and text.startswith(prompt):
         text = text[len(prompt) :]
     return Content.assemble((prompt, "bold"), text)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.config.schema import RunConfig, build
-from core.runs import EventWriter, Follower, Run, RunLock, is_alive, prepare_run
+from core.runs import EventWriter, Follower, Run, RunHistory, RunLock, is_alive, prepare_run
+from core.runs.events import RunEvent, StepEvent, WarningEvent
 from core.training.requests import EVENT_SECONDS_VARIABLE, Requests
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,25 +131,36 @@ def history(run: Run) -> Follower:
 def curve(run: Run, *, aggregated: bool = False) -> list[tuple[int, float]]:
     """(step, loss) of every step, exactly. With `aggregated`, an event may stand for several steps."""
     steps = history(run).history.steps
-    assert aggregated or set(steps.columns["steps"]) <= {1.0}, "the curve was recorded with aggregated steps"
-    return [(int(step), loss) for step, loss in zip(steps.columns["step"], steps.columns["loss"])]
+    every = steps.stride == 1 and list(steps.column("step")) == list(range(1, steps.count + 1))
+    assert aggregated or every, "the curve was recorded with aggregated steps"
+    return [(int(step), loss) for step, loss in zip(steps.column("step"), steps.column("loss"))]
 
 
 def evaluations(run: Run) -> list[tuple[int, float, float]]:
     """(step, training loss, validation loss) of every evaluation, exactly."""
-    columns = history(run).history.evaluations.columns
+    column = history(run).history.evaluations.column
     return [
         (int(step), train, validation)
-        for step, train, validation in zip(columns["step"], columns["train_loss"], columns["validation_loss"])
+        for step, train, validation in zip(column("step"), column("train_loss"), column("validation_loss"))
     ]
+
+
+def warnings(history: RunHistory) -> list[str]:
+    """What a trainer warned of."""
+    return [note.message for note in history.notes if isinstance(note, WarningEvent)]
+
+
+def starts(history: RunHistory) -> list[RunEvent]:
+    """The trainers that came to build their model."""
+    return [note for note in history.notes if isinstance(note, RunEvent)]
 
 
 def ended(run: Run) -> bool:
     return not is_alive(run)
 
 
-def run_fields(**changes: object) -> dict[str, object]:
-    """The fields of a `run` event."""
+def run_event(**changes: object) -> RunEvent:
+    """The event of a trainer that starts."""
     fields: dict[str, object] = {
         "run": "run",
         "pid": 1,
@@ -164,7 +176,7 @@ def run_fields(**changes: object) -> dict[str, object]:
         "config": {},
         "changes": {},
     }
-    return fields | changes
+    return RunEvent(**fields | changes)  # type: ignore[arg-type]
 
 
 def step_fields(step: int, loss: float = 1.0, **changes: object) -> dict[str, object]:
@@ -186,6 +198,11 @@ def step_fields(step: int, loss: float = 1.0, **changes: object) -> dict[str, ob
     return fields | changes
 
 
+def step_event(step: int, loss: float = 1.0, **changes: object) -> StepEvent:
+    """The event of one step."""
+    return StepEvent(**step_fields(step, loss, **changes))  # type: ignore[arg-type]
+
+
 def write_steps(writer: EventWriter, first: int, last: int, loss: float = 1.0) -> None:
     for step in range(first, last + 1):
-        writer.step(**step_fields(step, loss))  # type: ignore[arg-type]
+        writer.write(step_event(step, loss))

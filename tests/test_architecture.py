@@ -17,7 +17,6 @@ BENT = {
 CIRCLES = {
     frozenset({"core.generation.decoder", "core.generation.sampling"}),
     frozenset({"core.training.cuda_graph_step", "core.training.step"}),
-    frozenset({f"mamba_tui.backend.{name}" for name in ("history_zoom", "run_history", "run_client")}),
 }
 LONG = {"core/ops/triton/selective_scan.py"}
 

@@ -45,7 +45,7 @@ def mamba_tui(folder, *arguments, stdin=""):
 
 def steps(run):
     events = EventReader(run.events_path).poll()
-    return {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+    return {event.step: event.loss for event in events if event.kind == "step"}
 
 
 @pytest.fixture(scope="module")

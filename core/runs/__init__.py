@@ -1,8 +1,9 @@
-"""Runs: directories that a trainer writes and everybody else reads (shared/DESIGN.md, docs/events.md).
+"""Runs: directories that a trainer writes and everybody else reads (docs/events.md).
 
-No torch here. The parts: `directory` (names, checkpoints, preparing), `events` (the history file),
-`history` (the history folded into curves), `control` (commands), `lock` (who is alive), `status`
-(a run at a glance), `launching` (starting a trainer and sending it commands).
+No torch here. The parts: `directory` (names, checkpoints, preparing), `events` (what a trainer tells),
+`event_file` (how it is written and read), `latest` and `history` (events folded into what a screen shows),
+`control` (commands), `lock` (who is alive), `status` (a run at a glance), `launching` (starting a trainer
+and sending it commands).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from core.runs.directory import (
     next_run_name,
     prepare_run,
 )
-from core.runs.events import EventReader, EventWriter, read_tail
+from core.runs.event_file import EventReader, EventWriter, read_tail
+from core.runs.events import SCHEMA, STATES, Event
+from core.runs.latest import LatestEvents
 from core.runs.launching import (
     send_command,
     signal_trainer,
@@ -31,11 +34,10 @@ from core.runs.launching import (
 )
 from core.runs.lock import Holder, RunLock, boot_id, read_holder
 from core.runs.meter import StepMeter
-from core.runs.schema import SCHEMA, STATES, Event
 from core.runs.status import RunStatus, explain_log, is_alive, log_tail, status
 
 if TYPE_CHECKING:
-    from core.runs.history import Follower, History, Series, preview
+    from core.runs.history import Follower, RunHistory, preview
 
 __all__ = [
     "COMMANDS",
@@ -48,12 +50,12 @@ __all__ = [
     "EventReader",
     "EventWriter",
     "Follower",
-    "History",
     "Holder",
+    "LatestEvents",
     "Run",
+    "RunHistory",
     "RunLock",
     "RunStatus",
-    "Series",
     "StepMeter",
     "boot_id",
     "check_name",
@@ -84,7 +86,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Curves bring numpy, a tenth of a second that the first paint of the console does not have."""
-    if name in ("Follower", "History", "Series", "preview"):
+    if name in ("Follower", "RunHistory", "preview"):
         from core.runs import history
 
         return getattr(history, name)

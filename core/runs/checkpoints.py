@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.config.schema import TrainingConfig
-from core.runs.schema import plain
+from core.runs.event_fields import plain
 from core.system.files import sync_folder, write_atomic
 
 try:

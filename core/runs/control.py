@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.runs.events import EventReader
+from core.runs.event_file import EventReader
+from core.runs.events import CommandEvent, Event
 from core.runs.lock import is_locked
-from core.runs.schema import Event
 
 COMMANDS = ("pause", "resume", "stop", "save", "evaluate", "sample")
 LARGEST_COMMAND = 1 << 16
@@ -122,10 +122,10 @@ class CommandInbox:
 
 def answered_ids(events: list[Event]) -> frozenset[str]:
     """The commands that these events acknowledge."""
-    return frozenset(event["id"] for event in events if event["kind"] == "command")
+    return frozenset(event.id for event in events if isinstance(event, CommandEvent))
 
 
-def wait_for_answer(events_path: Path, lock_path: Path, identity: str, seconds: float = 30.0) -> Event:
+def wait_for_answer(events_path: Path, lock_path: Path, identity: str, seconds: float = 30.0) -> CommandEvent:
     """The event that acknowledges a command. Give it an `EventReader`'s path and patience.
 
     Raises UserError when the run ends without an answer, or none comes in time.
@@ -138,7 +138,7 @@ def wait_for_answer(events_path: Path, lock_path: Path, identity: str, seconds: 
     while True:
         alive = is_locked(lock_path)
         for event in reader.poll():
-            if event["kind"] == "command" and event["id"] == identity:
+            if isinstance(event, CommandEvent) and event.id == identity:
                 return event
         if not alive:
             raise UserError(f'run "{lock_path.parent.name}" ended before it took the command')

@@ -16,7 +16,8 @@ from core.config.schema import SETTINGS, RunConfig, differences
 from core.config.setting import Value, show
 from core.errors import UserError
 from core.runs.checkpoints import CheckpointInfo, find_checkpoints
-from core.runs.events import read_tail
+from core.runs.event_file import read_tail
+from core.runs.events import StepEvent
 from core.runs.lock import is_locked, read_holder, refusal
 
 Mode = Literal["auto", "resume", "fresh"]
@@ -148,7 +149,7 @@ def discard(run: Run) -> None:
 
     A run with a step or a checkpoint, or whose trainer is alive, is left as it is.
     """
-    begun = any(event["kind"] == "step" for event in read_tail(run.events_path))
+    begun = any(isinstance(event, StepEvent) for event in read_tail(run.events_path))
     if not begun and not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
         shutil.rmtree(run.path, ignore_errors=True)
 

@@ -1,145 +1,190 @@
-"""Events folded into what a reader shows: one unbroken curve, whatever happened to the trainer."""
+"""A run's events folded into what a screen shows: one unbroken curve, whatever happened to its trainers.
+
+This is the only fold; the console, the benchmarks and the tests use it. Memory is bounded for any number
+of events. Whoever needs no curves uses `LatestEvents`, which needs no numpy.
+"""
 
 from __future__ import annotations
 
 import bisect
-from array import array
-from collections.abc import Iterable
+import math
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from core.runs.events import EventReader, read_sample
-from core.runs.schema import Event
+from core.runs.event_file import EventReader, read_sample
+from core.runs.event_index import EventIndex
+from core.runs.events import (
+    CheckpointEvent,
+    CommandEvent,
+    EndEvent,
+    ErrorEvent,
+    EvaluationEvent,
+    Event,
+    RunEvent,
+    SampleEvent,
+    StateEvent,
+    StepEvent,
+    WarningEvent,
+)
+from core.runs.latest import LatestEvents
+from core.runs.smoothing import Smoother
+from core.runs.table import Floats, Table
 
 STEP_COLUMNS = (
-    "step",
-    "time",
-    "steps",
-    "loss",
-    "loss_min",
-    "loss_max",
-    "learning_rate",
-    "gradient_norm",
-    "tokens_per_second",
-    "tokens",
-    "data_wait",
-    "epoch",
+    *("step", "time", "tokens", "loss", "loss_min", "loss_max"),
+    *("learning_rate", "gradient_norm", "tokens_per_second", "data_wait", "device_memory"),
+    *("device_utilization", "epoch"),
 )
-EVAL_COLUMNS = ("step", "time", "train_loss", "validation_loss", "bits_per_byte", "train_bits_per_byte")
+EVALUATION_COLUMNS = (
+    *("step", "time", "train_loss", "validation_loss"),
+    *("bits_per_byte", "train_bits_per_byte"),
+)
+EVALUATIONS_KEPT = 1 << 13
+SAMPLES_KEPT = 200
+NOTES_KEPT = 500
+ANSWERS_KEPT = 100
+MARKS_KEPT = 2000
+# The pace is told from as many of the newest rows.
+PACE_ROWS = 200
 
 
-class Series:
-    """Columns of numbers, one row an event, steps strictly rising."""
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a step: a checkpoint, a pause, a new start."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.columns = {name: array("d") for name in names}
-        self._appends = [(name, self.columns[name].append) for name in names]
-
-    def __len__(self) -> int:
-        return len(self.columns["step"])
-
-    def add(self, event: Event) -> None:
-        """Append one event; rows that it takes back (the trainer went back in steps) go first."""
-        steps = self.columns["step"]
-        if steps and event["step"] <= steps[-1]:
-            self.cut(event["step"] - 1)
-        for name, append in self._appends:
-            append(event[name])
-
-    def cut(self, step: int) -> None:
-        """Forget the rows after `step`."""
-        keep = bisect.bisect_right(self.columns["step"], step)
-        for column in self.columns.values():
-            del column[keep:]
-
-    def column(self, name: str) -> npt.NDArray[np.float64]:
-        """A copy of one column."""
-        return np.array(self.columns[name], dtype=np.float64)
+    kind: str
+    step: int
+    time: float
+    label: str
 
 
-class History:
-    """A run so far. Feed it every event in order; a resumed trainer's events replace the lost ones.
+class RunHistory(LatestEvents):
+    """One run's events. A full table keeps its extremes, old samples and notes go, and `run` events cut.
 
-    A `run` event says from which checkpoint its trainer went on (`resumed_from`, null = from the
-    start). What was recorded after that step was not kept by the checkpoint and happens again, so
-    it is dropped here, and every reader that uses this class shows the same curve.
+    `notes` are the events that a log shows; `answers` the newest `command` events by id.
     """
 
-    def __init__(self) -> None:
-        self.clear()
+    def __init__(self, rows: int = 0) -> None:
+        super().__init__()
+        self.steps = Table(STEP_COLUMNS, rows)
+        self.loss = Smoother(self.steps, "loss")
+        self.evaluations = Table(EVALUATION_COLUMNS, EVALUATIONS_KEPT)
+        self.samples: deque[SampleEvent] = deque(maxlen=SAMPLES_KEPT)
+        self.notes: deque[Event] = deque(maxlen=NOTES_KEPT)
+        self.answers: dict[str, CommandEvent] = {}
+        self.marks: list[Mark] = []
+        self.started = 0.0
+        self.index = EventIndex()
+        self.reached = 0  # the newest step read so far, for the index
 
-    def clear(self) -> None:
-        """Forget everything (the file was replaced)."""
-        self.steps = Series(STEP_COLUMNS)
-        self.evaluations = Series(EVAL_COLUMNS)
-        self.samples: list[Event] = []
-        self.checkpoints: list[Event] = []
-        self.warnings: list[Event] = []
-        self.commands: list[Event] = []
-        self.starts: list[Event] = []
-        self.state: Event | None = None
-        self.error: Event | None = None
-        self.end: Event | None = None
-        self.last: Event | None = None
-        self.version = 0
-
-    @property
-    def step(self) -> int:
-        """The newest step known."""
-        return int(self.steps.columns["step"][-1]) if len(self.steps) else self._resumed
-
-    @property
-    def _resumed(self) -> int:
-        return (self.starts[-1]["resumed_from"] or 0) if self.starts else 0
-
-    @property
-    def run(self) -> Event | None:
-        """The newest `run` event."""
-        return self.starts[-1] if self.starts else None
-
-    def feed(self, events: Iterable[Event]) -> None:
-        """Take new events in the order of the file."""
-        for event in events:
-            self.last = event
-            self.version += 1
-            kind = event["kind"]
-            if kind == "step":
-                self.steps.add(event)
-            elif kind == "state":
-                self.state = event
-            elif kind == "eval":
-                self.evaluations.add(event)
-            elif kind == "sample":
-                self.samples.append(event)
-            elif kind == "checkpoint":
-                self.checkpoints.append(event)
-            elif kind == "run":
-                self._start(event)
-            elif kind == "command":
-                self.commands.append(event)
-            elif kind == "warning":
-                self.warnings.append(event)
-            elif kind == "error":
-                self.error = event
-            elif kind == "end":
-                self.end = event
-
-    def _start(self, event: Event) -> None:
-        step = event["resumed_from"] or 0
-        if self.starts and (self.starts[-1]["pid"], self.starts[-1]["started"]) == (
-            event["pid"],
-            event["started"],
-        ):
-            self.starts.pop()  # the same trainer, which now knows its model too
-        self.starts.append(event)
+    def take_back(self, step: int) -> None:
+        """Forget what was recorded after `step`, and how the trainer before ended."""
+        super().take_back(step)
         self.steps.cut(step)
         self.evaluations.cut(step)
-        self.samples = [sample for sample in self.samples if sample["step"] <= step]
-        self.checkpoints = [item for item in self.checkpoints if item["step"] <= step]
-        self.state = self.error = self.end = None
+        self.samples = deque((one for one in self.samples if one.step <= step), maxlen=SAMPLES_KEPT)
+        self.marks = [mark for mark in self.marks if mark.step <= step]
+        self.reached = min(self.reached, step)
+        self.index.cut(step)
+
+    def _take_run(self, event: RunEvent) -> None:
+        before = self.run
+        super()._take_run(event)
+        if before is None:
+            self.started = event.time
+        # A trainer says twice who it is: when it comes up, and when its model is built.
+        elif before.parameters or before.started != event.started:
+            step = event.first_step
+            self._mark("start", event, step, f"resumed from step {step:,}")
+        if event.parameters:
+            self.notes.append(event)
+
+    def _take_state(self, event: StateEvent) -> None:
+        was, now = self.state.state if self.state else None, event.state
+        super()._take_state(event)
+        if now == "paused" and was != "paused":
+            self._mark("pause", event, event.step, "paused")
+        elif was == "paused" and now != "paused":
+            self._mark("go", event, event.step, "went on")
+
+    def _take_step(self, event: StepEvent) -> None:
+        super()._take_step(event)
+        self.steps.add(event)
+        self.reached = event.step
+
+    def _take_eval(self, event: EvaluationEvent) -> None:
+        super()._take_eval(event)
+        self.evaluations.add(event)
+        self.notes.append(event)
+
+    def _take_sample(self, event: SampleEvent) -> None:
+        super()._take_sample(event)
+        self.samples.append(event)
+
+    def _take_checkpoint(self, event: CheckpointEvent) -> None:
+        super()._take_checkpoint(event)
+        label = "best checkpoint" if event.best else "checkpoint"
+        self._mark("best" if event.best else "checkpoint", event, event.step, label)
+        self.notes.append(event)
+
+    def _take_command(self, event: CommandEvent) -> None:
+        self.notes.append(event)
+        self.answers[event.id] = event
+        while len(self.answers) > ANSWERS_KEPT:
+            del self.answers[next(iter(self.answers))]
+
+    def _take_warning(self, event: WarningEvent) -> None:
+        self.notes.append(event)
+
+    def _take_error(self, event: ErrorEvent) -> None:
+        super()._take_error(event)
+        self.notes.append(event)
+
+    def _take_end(self, event: EndEvent) -> None:
+        super()._take_end(event)
+        self.notes.append(event)
+
+    def _mark(self, kind: str, event: Event, step: int, label: str) -> None:
+        self.marks.append(Mark(kind, step, event.time, f"{label}, step {step:,}"))
+        # A day of checkpoints is thousands of marks; past a point only every second old one stays.
+        if len(self.marks) > MARKS_KEPT:
+            half = MARKS_KEPT // 2
+            self.marks = self.marks[:half:2] + self.marks[half:]
+
+    # ------------------------------------------------------------- reading
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time to the last step, from the pace of the last few hundred events."""
+        if self.run is None or self.steps.count < 2 or not self.max_iters:
+            return None
+        steps, times = self.steps.column("step"), self.steps.column("time")
+        start = max(0, self.steps.count - PACE_ROWS)
+        # The pace of this start only: a night between two starts is not training.
+        start = max(start, bisect.bisect_left(times, self.run.time, 0, self.steps.count))
+        if start >= self.steps.count - 1:
+            return None
+        pace = (times[-1] - times[start]) / max(1.0, steps[-1] - steps[start])
+        left = (self.max_iters - self.step) * pace
+        return float(left) if math.isfinite(left) and left >= 0 else None
+
+    def x_values(self, table: Table, axis: str) -> Floats:
+        """The x column of a table: step, tokens, time since the start, or time of day."""
+        if axis == "clock":
+            return np.maximum.accumulate(table.column("time")) if table.count else table.column("time")
+        if axis == "duration":
+            moments = table.column("time")
+            return np.maximum.accumulate(moments) - self.started if table.count else moments
+        if axis == "tokens":
+            return self.tokens_at(table.column("step"))
+        return table.column("step")
+
+    def tokens_at(self, steps: Floats) -> Floats:
+        """Tokens read by the given steps."""
+        return steps * float(self.run.tokens_per_step if self.run else 1.0)
 
 
 class Follower:
@@ -147,20 +192,21 @@ class Follower:
 
     def __init__(self, path: Path) -> None:
         self.reader = EventReader(path)
-        self.history = History()
+        self.history = RunHistory()
 
     def poll(self, limit: int | None = None) -> list[Event]:
         """Read on, fold, and return the new events. Start over when the file is another one."""
-        generation = self.reader.generation
+        generation, offset = self.reader.generation, self.reader.offset
         events = self.reader.poll(limit)
         if self.reader.generation != generation:
-            self.history.clear()
+            self.history, offset = RunHistory(), 0
+        self.history.index.note(offset, self.history.reached)
         self.history.feed(events)
         return events
 
 
-def preview(path: Path) -> History:
+def preview(path: Path) -> RunHistory:
     """The whole history from a spread sample of its events: ready in a blink for any length."""
-    history = History()
+    history = RunHistory()
     history.feed(read_sample(path))
     return history

@@ -13,8 +13,8 @@ from typing import IO
 from core.errors import UserError
 from core.runs.control import COMMANDS, post_command, wait_for_answer
 from core.runs.directory import Run
+from core.runs.events import CommandEvent
 from core.runs.lock import is_locked, read_holder, refusal, signal_holder
-from core.runs.schema import Event
 from core.runs.status import ATTEMPT, explain_log, is_alive, log_tail, status
 from core.system.processes import module_command, module_environment
 
@@ -105,7 +105,7 @@ def send_command(run: Run, command: str, **arguments: object) -> str:
         raise UserError(f"{run.control_path} cannot be written ({error.strerror})") from None
 
 
-def wait_for_command(run: Run, identity: str, seconds: float = 30.0) -> Event:
+def wait_for_command(run: Run, identity: str, seconds: float = 30.0) -> CommandEvent:
     """The `command` event that answers a sent command. Raises UserError when none comes."""
     return wait_for_answer(run.events_path, run.lock_path, identity, seconds)
 

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
-from core.runs.events import EventWriter
+from core.runs.event_file import EventWriter
+from core.runs.events import StepEvent
 
 EVENT_SECONDS = 0.1
 
@@ -62,7 +63,7 @@ class StepMeter:
         waited: float,
         epoch: float,
     ) -> None:
-        """Count one optimiser step; `waited` are its seconds without data."""
+        """Count one optimizer step; `waited` are its seconds without data."""
         self._losses.append(loss)
         # Of several the largest: a spike must not be averaged away. `not <=` lets NaN win.
         if not gradient_norm <= self._norm and not math.isnan(self._norm):
@@ -88,20 +89,22 @@ class StepMeter:
         count = len(self._losses)
         finite = all(map(math.isfinite, self._losses))
         mean = math.fsum(self._losses) / count if finite else math.nan
-        self._writer.step(
-            step=step,
-            steps=count,
-            loss=mean if count > 1 else self._losses[0],
-            loss_min=min(self._losses),
-            loss_max=max(self._losses),
-            learning_rate=learning_rate,
-            gradient_norm=self._norm,
-            tokens_per_second=round(count * self._tokens_per_step / seconds, 1),
-            tokens=self.tokens,
-            data_wait=round(min(1.0, self._waited / seconds), 4),
-            device_memory=self._device_memory(),
-            device_utilization=self._device_utilization(),
-            epoch=round(epoch, 4),
+        self._writer.write(
+            StepEvent(
+                step=step,
+                steps=count,
+                loss=mean if count > 1 else self._losses[0],
+                loss_min=min(self._losses),
+                loss_max=max(self._losses),
+                learning_rate=learning_rate,
+                gradient_norm=self._norm,
+                tokens_per_second=round(count * self._tokens_per_step / seconds, 1),
+                tokens=self.tokens,
+                data_wait=round(min(1.0, self._waited / seconds), 4),
+                device_memory=self._device_memory(),
+                device_utilization=self._device_utilization(),
+                epoch=round(epoch, 4),
+            )
         )
         self._last_written = now
         self._clear()

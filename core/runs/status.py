@@ -8,9 +8,10 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.runs.directory import Run, age_of, directory_bytes
-from core.runs.events import read_tail
+from core.runs.event_file import read_tail
+from core.runs.events import STATES
+from core.runs.latest import LatestEvents
 from core.runs.lock import boot_id, is_locked, read_holder
-from core.runs.schema import STATES, Event
 
 LOG_BYTES = 16384
 LOG_LINES = 20
@@ -49,63 +50,47 @@ def status(run: Run) -> RunStatus:
     # First the lock, then the events: a trainer that ends in between has written its last word.
     alive = is_locked(run.lock_path)
     holder = read_holder(run.lock_path)
-    newest = _newest(read_tail(run.events_path))
+    latest = LatestEvents()
+    latest.feed(read_tail(run.events_path))
+    step, evaluation = latest.last_step, latest.last_evaluation
     checkpoint = next((info for info in reversed(run.checkpoints()) if not info.problem), None)
-    start, end, step = newest.get("run"), newest.get("end"), newest.get("step")
-    evaluation = newest.get("eval")
     log = log_tail(run.log_path)
-    state, message = _state(run, alive, newest, log)
-    last = max((event["time"] for event in newest.values()), default=_modified(run.path))
-    steps = [event["step"] for event in (step, end, evaluation) if event is not None]
-    validation = evaluation["validation_loss"] if evaluation else None
-    bits = evaluation["bits_per_byte"] if evaluation else None
+    state, message = _state(run, alive, latest, log)
+    validation = evaluation.validation_loss if evaluation else None
+    bits = evaluation.bits_per_byte if evaluation else None
     if evaluation is None and checkpoint is not None:
         validation, bits = checkpoint.validation_loss, checkpoint.bits_per_byte
     return RunStatus(
         state=state,
         alive=alive,
-        step=max(steps, default=checkpoint.step if checkpoint else 0),
-        max_iters=start["max_iters"] if start else _max_iters(run),
-        train_loss=step["loss"] if step else checkpoint.train_loss if checkpoint else None,
+        step=latest.step or (checkpoint.step if checkpoint else 0),
+        max_iters=latest.max_iters or _max_iters(run),
+        train_loss=step.loss if step else checkpoint.train_loss if checkpoint else None,
         validation_loss=validation,
         bits_per_byte=bits,
-        tokens_per_second=step["tokens_per_second"] if step and alive else None,
+        tokens_per_second=step.tokens_per_second if step and alive else None,
         pid=holder.pid if alive and holder else None,
         since=holder.since if holder else None,
-        age=age_of(last),
+        age=age_of(latest.newest.time if latest.newest else _modified(run.path)),
         bytes=directory_bytes(run.path),
         message=message,
         log_tail=log,
     )
 
 
-def _newest(events: list[Event]) -> dict[str, Event]:
-    """The newest event of each kind that still counts: a new start takes the ending before it back."""
-    newest: dict[str, Event] = {}
-    for event in events:
-        if event["kind"] == "run":
-            resumed = event["resumed_from"] or 0
-            kept = ("eval", "step", "sample", "checkpoint")
-            newest = {
-                kind: newest[kind] for kind in kept if kind in newest and newest[kind]["step"] <= resumed
-            }
-        newest[event["kind"]] = event
-    return newest
-
-
-def _state(run: Run, alive: bool, newest: dict[str, Event], log: str) -> tuple[str, str]:
-    state, end, error = newest.get("state"), newest.get("end"), newest.get("error")
+def _state(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str, str]:
+    state, end, error = latest.state, latest.end, latest.error
     if alive:
-        name = state["state"] if state else "preparing"
-        return (name if name in STATES else "training"), (state["detail"] if state else "")
+        name = state.state if state else "preparing"
+        return (name if name in STATES else "training"), (state.detail if state else "")
     if end is not None:
-        message = end["message"]
-        if error is not None and end["reason"] == "failed":
-            message = "; ".join(filter(None, (error["message"], error["advice"])))
-        return ENDED.get(end["reason"], "stopped"), message
-    if not newest and not log:
+        message = end.message
+        if error is not None and end.reason == "failed":
+            message = "; ".join(filter(None, (error.message, error.advice)))
+        return ENDED.get(end.reason, "stopped"), message
+    if latest.newest is None and not log:
         return "new", ""
-    if not newest or (newest.keys() == {"run"} and _traceback(log)):
+    if latest.newest is None or (latest.newest is latest.run and _traceback(log)):
         return "failed", explain_log(log)
     holder = read_holder(run.lock_path)
     if holder is not None and holder.boot_id != boot_id():

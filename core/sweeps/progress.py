@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from core.runs import EventReader, Run, is_alive, status
+from core.runs import EventReader, LatestEvents, Run, is_alive, status
+from core.runs.events import EvaluationEvent
 from core.sweeps.plan import Plan, Variant
 
 MOST_RESTARTS = 3
@@ -46,6 +47,24 @@ class Progress:
         return number if self.step <= step else 0
 
 
+class Curve(LatestEvents):
+    """A run's newest events, and validation bits per byte by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.curve: dict[int, float] = {}
+
+    def take_back(self, step: int) -> None:
+        """As in `LatestEvents`."""
+        super().take_back(step)
+        self.curve = {at: value for at, value in self.curve.items() if at <= step}
+
+    def _take_eval(self, event: EvaluationEvent) -> None:
+        super()._take_eval(event)
+        if math.isfinite(event.bits_per_byte):
+            self.curve[event.step] = event.bits_per_byte
+
+
 class Watcher:
     """Follows the histories of a plan's variants; each look reads only what is new."""
 
@@ -53,7 +72,7 @@ class Watcher:
         self.plan = plan
         self.variants = [Progress(variant, plan.run(variant)) for variant in plan.variants]
         self._readers = [EventReader(one.run.events_path) for one in self.variants]
-        self._reason = [""] * len(self.variants)
+        self._histories = [Curve() for _ in self.variants]
 
     def look(self) -> list[Progress]:
         """Every variant as it stands now. Never raises for what lies in a run's folder."""
@@ -65,22 +84,17 @@ class Watcher:
 
     def _look(self, index: int, one: Progress) -> None:
         alive = is_alive(one.run)  # before its history: what ends in between has written its last word
-        for event in self._readers[index].poll():
-            kind = event["kind"]
-            if kind == "run":
-                self._reason[index] = "died"
-                one.max_iters = event["max_iters"]
-                kept = event["resumed_from"] or 0
-                one.curve = {step: value for step, value in one.curve.items() if step <= kept}
-                one.step = kept
-            elif kind == "step":
-                one.step = event["step"]
-            elif kind == "eval" and math.isfinite(event["bits_per_byte"]):
-                one.curve[event["step"]] = event["bits_per_byte"]
-            elif kind == "end":
-                self._reason[index] = event["reason"]
-                one.message = event["message"]
-        one.state = self._state(one, self._reason[index], alive)
+        reader, history = self._readers[index], self._histories[index]
+        generation = reader.generation
+        events = reader.poll()
+        if reader.generation != generation:
+            history = self._histories[index] = Curve()
+        history.feed(events)
+        one.max_iters, one.step, one.curve = history.max_iters, history.step, history.curve
+        if history.end is not None:
+            one.message = history.end.message
+        reason = history.end.reason if history.end else "died" if history.run else ""
+        one.state = self._state(one, reason, alive)
 
     def _state(self, one: Progress, reason: str, alive: bool) -> str:
         one.died = False

@@ -14,12 +14,13 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.config.schema import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
 from core.runs.directory import portable
+from core.runs.events import EndEvent, ErrorEvent, RunEvent
 from core.system.allocator import keep_freed_memory
 from core.system.processes import calm_threads
 from core.training.requests import Requests, StopRequestedError, run_folder, say
@@ -98,7 +99,7 @@ class Session:
     def _train(self) -> bool:
         run, config = self.run_directory, self.config
         found, damaged = newest_checkpoint(run)
-        base = self._announce(found)
+        started = self._announce(found)
         self.writer.state("preparing", found.step if found else 0, "loading torch")
         for problem in damaged:
             self.writer.warning(f"{problem}; going on from {found.path.name if found else 'the start'}")
@@ -110,7 +111,7 @@ class Session:
         self.requests.listen_or_leave()
         parts = build_parts(run, config, found, self._preparing)
         self.requests.listen_or_leave()
-        announce(run, config, parts, self.writer, base)
+        announce(config, parts, self.writer, started)
         self._vocabulary = parts.tokenizer.vocab_size
         for notice in parts.notices:
             self.writer.warning(notice)
@@ -129,29 +130,28 @@ class Session:
         saved = self.trainer.last_saved if self.trainer else self.found
         return saved.path.name if saved else None
 
-    def _announce(self, found: CheckpointInfo | None) -> dict[str, Any]:
+    def _announce(self, found: CheckpointInfo | None) -> RunEvent:
         """Say that a trainer is here, before anything slow; what is not known yet is 0."""
         config, training = self.config, self.config.training
-        base: dict[str, Any] = {
-            "run": self.run_directory.name,
-            "pid": os.getpid(),
-            "boot_id": boot_id(),
-            "started": time.time(),
-            "device": config.hardware.device,
-            "parameters": 0,
-            "vocab_size": 0,
-            "tokens_per_step": training.batch_size
+        event = RunEvent(
+            run=self.run_directory.name,
+            pid=os.getpid(),
+            boot_id=boot_id(),
+            started=time.time(),
+            device=config.hardware.device,
+            parameters=0,
+            vocab_size=0,
+            tokens_per_step=training.batch_size
             * config.model.block_size
             * training.gradient_accumulation_steps,
-            "max_iters": training.max_iters,
-            "resumed_from": found.step if found else None,
-            "versions": versions(),
-            "config": flat(config),
-            "changes": {},
-        }
-        self.writer.run(**base)
+            max_iters=training.max_iters,
+            resumed_from=found.step if found else None,
+            versions=versions(),
+            config=flat(config),
+        )
+        self.writer.write(event)
         self.requests.refuse_stale()
-        return base
+        return event
 
     def _preparing(self, detail: str, share: float | None) -> None:
         self.requests.listen_or_leave()
@@ -179,13 +179,13 @@ class Session:
         if trace:
             say(trace)
         say(f"{message}; {advice}" if advice else message)
-        self.writer.error(message, advice, trace)
-        self.writer.end(reason="failed", step=self.step, message=message, checkpoint=self.checkpoint)
+        self.writer.write(ErrorEvent(message=message, advice=advice, traceback=trace))
+        self._write_end("failed", message)
         return code
 
     def _end(self, code: int, message: str) -> int:
         reason = "finished" if code == OK else "interrupted" if self.requests.signalled else "stopped"
-        self.writer.end(reason=reason, step=self.step, message=message, checkpoint=self.checkpoint)
+        self._write_end(reason, message)
         return code
 
     def _leave_removed(self) -> int:
@@ -196,16 +196,23 @@ class Session:
             self.writer = EventWriter(self.run_directory.events_path)
         return self._fail(FAILURE, message, "do not remove a run's files while it trains")
 
+    def _write_end(self, reason: str, message: str) -> None:
+        self.writer.write(
+            EndEvent(reason=reason, step=self.step, message=message, checkpoint=self.checkpoint)
+        )
+
     def _end_at_once(self) -> None:
         """A second signal: no saving, no waiting. The last checkpoint is what remains."""
         whole = [info for info in self.run_directory.checkpoints() if not info.problem]
         # The signal may have come in the middle of an event: a writer of its own cuts off what is half.
         writer = EventWriter(self.run_directory.events_path)
-        writer.end(
-            reason="interrupted",
-            step=self.step,
-            message="ended at once by a second signal, without saving",
-            checkpoint=whole[-1].path.name if whole else None,
+        writer.write(
+            EndEvent(
+                reason="interrupted",
+                step=self.step,
+                message="ended at once by a second signal, without saving",
+                checkpoint=whole[-1].path.name if whole else None,
+            )
         )
         writer.sync()
         os._exit(INTERRUPTED)

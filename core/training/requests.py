@@ -14,7 +14,8 @@ from typing import Any
 
 from core.runs import Command, CommandInbox, EventWriter, Run
 from core.runs.control import answered_ids
-from core.runs.events import read_tail
+from core.runs.event_file import read_tail
+from core.runs.events import CommandEvent
 from core.runs.meter import EVENT_SECONDS
 
 LOOK_SECONDS = 1.0
@@ -100,7 +101,9 @@ class Requests:
 
     def _answer(self, command: Command, problem: str, step: int = 0) -> None:
         message = problem or (f"at step {step}" if self._ready else "")
-        self._writer.command(id=command.id, command=command.name, accepted=not problem, message=message)
+        self._writer.write(
+            CommandEvent(id=command.id, command=command.name, accepted=not problem, message=message)
+        )
 
     def catch_signals(self, at_once: Callable[[], None]) -> None:
         """Make SIGINT and SIGTERM ask for a stop; a second one calls `at_once`, which ends the process."""

@@ -7,6 +7,7 @@ bit on CPU), because a checkpoint holds all that decides them.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from core.config.schema import RunConfig, flat
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
+from core.runs.events import CheckpointEvent, EvaluationEvent, RunEvent, SampleEvent
 from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of
 from core.training.checkpoint_saver import CheckpointSaver
@@ -212,13 +214,15 @@ class Trainer:
             "validation_loss": found.validation_loss,
             "bits_per_byte": found.bits_per_byte,
         }
-        self.writer.evaluation(
-            step=self.step,
-            train_loss=found.train_loss,
-            validation_loss=found.validation_loss,
-            bits_per_byte=found.bits_per_byte,
-            train_bits_per_byte=found.train_bits_per_byte,
-            seconds=round(found.seconds, 3),
+        self.writer.write(
+            EvaluationEvent(
+                step=self.step,
+                train_loss=found.train_loss,
+                validation_loss=found.validation_loss,
+                bits_per_byte=found.bits_per_byte,
+                train_bits_per_byte=found.train_bits_per_byte,
+                seconds=round(found.seconds, 3),
+            )
         )
 
     def _tick(self, state: str) -> Callable[[float], None]:
@@ -247,7 +251,7 @@ class Trainer:
             text = sample_text(
                 self.parts.model, self.parts.tokenizer, prompt, tokens, SamplingConfig(seed=seed)
             )
-        self.writer.sample(step=self.step, prompt=prompt, text=text)
+        self.writer.write(SampleEvent(step=self.step, prompt=prompt, text=text))
 
     def _save(self, detail: str) -> None:
         """Save this step in the background, unless that has been done."""
@@ -273,15 +277,17 @@ class Trainer:
                 self.writer.warning(message)
                 continue
             self.last_saved = saved.info
-            self.writer.checkpoint(
-                step=saved.step,
-                file=saved.info.path.name,
-                bytes=saved.info.bytes,
-                train_loss=saved.info.train_loss,
-                validation_loss=saved.info.validation_loss,
-                bits_per_byte=saved.info.bits_per_byte,
-                best=saved.info.best,
-                seconds=round(saved.seconds, 3),
+            self.writer.write(
+                CheckpointEvent(
+                    step=saved.step,
+                    file=saved.info.path.name,
+                    bytes=saved.info.bytes,
+                    train_loss=saved.info.train_loss,
+                    validation_loss=saved.info.validation_loss,
+                    bits_per_byte=saved.info.bits_per_byte,
+                    best=saved.info.best,
+                    seconds=round(saved.seconds, 3),
+                )
             )
 
     def _listen(self) -> None:
@@ -315,18 +321,18 @@ class Trainer:
             self._sample(str(arguments.get("prompt", self.config.training.sample_prompt))[:10_000])
 
 
-def announce(run: Run, config: RunConfig, parts: Parts, writer: EventWriter, base: dict[str, Any]) -> None:
-    """Write the `run` event of a trainer that now knows its model."""
-    writer.run(
-        **base
-        | {
-            "device": parts.device_name,
-            "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
-            "vocab_size": parts.tokenizer.vocab_size,
-            "tokens_per_step": parts.tokens_per_step,
-            "config": flat(config),
-            "changes": parts.changes,
-        }
+def announce(config: RunConfig, parts: Parts, writer: EventWriter, started: RunEvent) -> None:
+    """Write the `run` event again, of a trainer that now knows its model."""
+    writer.write(
+        dataclasses.replace(
+            started,
+            device=parts.device_name,
+            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+            vocab_size=parts.tokenizer.vocab_size,
+            tokens_per_step=parts.tokens_per_step,
+            config=flat(config),
+            changes=parts.changes,
+        )
     )
 
 

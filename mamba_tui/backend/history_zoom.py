@@ -1,19 +1,22 @@
 """A part of a long run in full: its events read again where the folded history is too coarse.
 
-`CloseUp` holds the rows of one stretch of steps; the newest events are added to one that reaches the
-end of the run. `spliced` puts them into the history in place of the coarse rows.
+`Zoom` holds the rows of one stretch of steps; the newest events are added to one that reaches the end of
+the run. `spliced` puts them into the history in place of the coarse rows.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mamba_tui.backend.run_client import Session, off_thread
-from mamba_tui.backend.run_history import STEP_COLUMNS, Event, RunHistory, Smoother, Table
+from core.runs.event_file import parse
+from core.runs.events import Event, RunEvent, StepEvent
+from core.runs.history import RunHistory
+from core.runs.smoothing import Smoother
+from core.runs.table import Table
 
 # Coarse rows in the window from which on a chart cannot show more.
 ENOUGH_ROWS = 1024
@@ -24,25 +27,31 @@ BLOCK_BYTES = 1 << 16
 MOST_BYTES = 128 << 20
 
 
-class CloseUp:
-    """The rows of the steps from `low` to `high`, or to the end of the run; None until they are read."""
+class Zoom:
+    """The rows of the steps from `low` to `high`, or to the end of the run; None until they are read.
+
+    `outdated` once a trainer began that took steps back: what was read may not count any more.
+    """
 
     def __init__(self, low: float, high: float, *, to_end: bool) -> None:
         self.low = low
         self.high = high
         self.to_end = to_end
         self.table: Table | None = None
+        self.outdated = False
         self.given_up = False
-        self._waiting: list[Event] = []
+        self._waiting: list[StepEvent] = []
 
-    def add(self, event: Event) -> None:
-        """A new step of the run; while older ones are being read it waits for them."""
-        if not self.to_end or self.given_up:
-            return
-        if self.table is None:
-            self._waiting.append(event)
-        else:
-            self.table.add(event)
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take new events of the run; while older ones are being read, new steps wait for them."""
+        for event in events:
+            if isinstance(event, RunEvent):
+                self.outdated = True
+            elif isinstance(event, StepEvent) and self.to_end and not self.given_up:
+                if self.table is None:
+                    self._waiting.append(event)
+                else:
+                    self.table.add(event)
 
     def arrive(self, table: Table) -> None:
         """The rows are read. A step that was read and told too is one row: the second replaces the first."""
@@ -61,35 +70,37 @@ class CloseUp:
         return self.low <= low and (self.to_end or high <= self.high)
 
 
-def wanted(history: RunHistory, view: tuple[float, float] | None, axis: str) -> CloseUp | None:
-    """The close-up that a window asks for, with as much again on both sides; None where there is no need."""
+def wanted(
+    history: RunHistory, zoom: Zoom | None, view: tuple[float, float] | None, axis: str
+) -> Zoom | None:
+    """The zoom that a window asks for: the one there is, or one with as much again on both sides.
+
+    None where there is no need.
+    """
     steps = history.steps
     if view is None or steps.stride == 1 or steps.count < 2:
         return None
-    places = history.x_values(steps, axis)
-    first = max(0, int(np.searchsorted(places, view[0])) - 1)
-    last = min(steps.count - 1, int(np.searchsorted(places, view[1])))
+    xs = history.x_values(steps, axis)
+    first = max(0, int(np.searchsorted(xs, view[0])) - 1)
+    last = min(steps.count - 1, int(np.searchsorted(xs, view[1])))
     if last - first > ENOUGH_ROWS:
         return None
     column = steps.column("step")
     low = column[first] if first else 0.0
-    found = history.close_up
     to_end = last == steps.count - 1
     high = column[last]
-    useful = found is not None and (found.table is None or found.table.stride < steps.stride)
-    if found is not None and useful and found.covers(low, high) and (found.to_end or not to_end):
-        return found
+    useful = zoom is not None and (zoom.table is None or zoom.table.stride < steps.stride)
+    if zoom is not None and useful and zoom.covers(low, high) and (zoom.to_end or not to_end):
+        return zoom
     span = last - first
     first, last = max(0, first - span), min(steps.count - 1, last + span)
     low = float(column[first]) if first else 0.0
-    return CloseUp(low, float(column[last]), to_end=last == steps.count - 1)
+    return Zoom(low, float(column[last]), to_end=last == steps.count - 1)
 
 
 def read(path: Path, start: int, end: int) -> Table:
     """The step events of a part of the file, which begins and ends between lines. Raises OSError."""
-    from core.runs.events import parse
-
-    table = Table(STEP_COLUMNS, FINE_ROWS)
+    history = RunHistory(FINE_ROWS)
     rest = b""
     with open(path, "rb") as file:
         file.seek(start)
@@ -97,62 +108,33 @@ def read(path: Path, start: int, end: int) -> Table:
         while start < end and (data := file.read(min(BLOCK_BYTES, end - start))):
             start += len(data)
             *lines, rest = (rest + data).split(b"\n")
-            for event in parse(lines)[0] if lines else ():
-                take(table, event)
-    return table
+            if lines:
+                history.feed(parse(lines)[0])
+    return history.steps
 
 
-def take(table: Table, event: Event) -> None:
-    """Fold one event: a trainer that begins takes back what its checkpoint did not have."""
-    if event.get("kind") == "step":
-        table.add(event)
-    elif event.get("kind") == "run":
-        resumed: Any = event.get("resumed_from")
-        table.cut(resumed if isinstance(resumed, int) else 0)
-
-
-async def fill(close_up: CloseUp, history: RunHistory, session: Session) -> bool:
-    """Read a close-up's rows in a thread; whether they came, and still are of the same history."""
-    reader = session.reader
-    assert reader is not None
-    generation, part = reader.generation, part_of_file(history, close_up, reader.offset)
-    if part is None:
-        close_up.give_up()
-        return False
-    try:
-        table = await off_thread(read, reader.path, *part)
-    except OSError:
-        close_up.give_up()
-        return False
-    # A trainer that began meanwhile took steps back; a file put in its place has others.
-    if history.close_up is not close_up or reader.generation != generation:
-        return False
-    close_up.arrive(table)
-    return True
-
-
-def part_of_file(history: RunHistory, close_up: CloseUp, end: int) -> tuple[int, int] | None:
-    """Where in the file (read up to `end`) the steps of a close-up are; None where that is too much."""
-    start, stop = history.places.around(close_up.low, close_up.high)
-    stop = end if close_up.to_end or stop is None else stop
+def part_of_file(history: RunHistory, zoom: Zoom, end: int) -> tuple[int, int] | None:
+    """Where in the file (read up to `end`) the steps of a zoom are; None where that is too much."""
+    start, stop = history.index.around(zoom.low, zoom.high)
+    stop = end if zoom.to_end or stop is None else stop
     return (start, stop) if stop - start <= MOST_BYTES else None
 
 
-def spliced(history: RunHistory, close_up: CloseUp) -> RunHistory:
-    """The history with the close-up's rows in place of its own, for drawing.
+def spliced(history: RunHistory, zoom: Zoom) -> RunHistory:
+    """The history with the zoom's rows in place of its own, for a chart.
 
     Of what is far away only the ends are left, so that the whole keeps its width.
     """
-    fine, coarse = close_up.table, history.steps
+    fine, coarse = zoom.table, history.steps
     if fine is None or not fine.count or not coarse.count:
         return history
     column, inner = coarse.column("step"), fine.column("step")
-    before = int(np.searchsorted(column, max(close_up.low, inner[0] - 1), side="right"))
+    before = int(np.searchsorted(column, max(zoom.low, inner[0] - 1), side="right"))
     after = int(np.searchsorted(column, inner[-1], side="right"))
     left = sorted({0, *range(max(0, before - ROWS_AROUND), before)}) if before else []
     beyond = range(after, min(coarse.count, after + ROWS_AROUND))
     right = sorted({*beyond, coarse.count - 1}) if beyond else []
     whole = copy.copy(history)
-    whole.steps = coarse.joined(left, fine, right, above=close_up.low if before else -1.0)
+    whole.steps = coarse.joined(left, fine, right, above=zoom.low if before else -1.0)
     whole.loss = Smoother(whole.steps, "loss")
     return whole

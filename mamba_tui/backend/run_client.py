@@ -1,61 +1,32 @@
 """What the console knows of runs, and what it asks of them. No widgets here.
 
-All work that may wait for a disk or a process goes through `off_thread`, whose threads are daemons:
-nothing here can keep the program from ending.
+All work that may wait for a disk or a process goes through `off_thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from core.config.schema import RunConfig
 from core.errors import UserError
+from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.launch_options import LaunchOptions, Mode
 
 if TYPE_CHECKING:
-    from core.runs import CheckpointInfo, EventReader, Run, RunStatus
-    from mamba_tui.backend.run_history import RunHistory
-
-Result = TypeVar("Result")
+    from core.runs import CheckpointInfo, EventReader, Follower, Run, RunStatus
+    from core.runs.history import RunHistory
+    from mamba_tui.backend.history_zoom import Zoom
 
 EVENTS_A_SLICE = 1000
 POLL_SECONDS = 0.2
 LIVENESS_SECONDS = 1.0
 
 ENDED = ("finished", "stopped", "failed", "died", "new")
-
-
-async def off_thread(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Run blocking work in a daemon thread and return its result or raise its exception."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    def body() -> None:
-        result, error = None, None
-        try:
-            result = work(*arguments)
-        except BaseException as caught:
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the program ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=body, daemon=True, name="console-work").start()
-    return await future
 
 
 @dataclass(frozen=True)
@@ -85,20 +56,19 @@ class CheckpointRow:
         return f"{self.run.name}/{self.info.step}"
 
 
-class Session:
+class RunClient:
     """The runs folder, the run being followed, and commands to it."""
 
     def __init__(self, options: LaunchOptions) -> None:
         self.root = options.checkpoints
         self.read_only = options.read_only
         self.run: Run | None = None
-        self.history: RunHistory | None = None
-        self.reader: EventReader | None = None
+        self.zoom: Zoom | None = None
         self.alive = False
         self.starting = ""
         self.caught_up = False
         self.status: RunStatus | None = None
-        self._generation = 0
+        self._follower: Follower | None = None
         self._row_cache: dict[str, tuple[tuple[Any, ...], RunRow]] = {}
         self._checkpoint_cache: dict[str, tuple[float, list[CheckpointInfo]]] = {}
 
@@ -106,14 +76,23 @@ class Session:
 
     def follow(self, run: Run) -> None:
         """Follow a run from the beginning of its history."""
-        from core.runs import EventReader
-        from mamba_tui.backend.run_history import RunHistory
+        from core.runs import Follower
 
         self.run = run
-        self.reader = EventReader(run.events_path)
-        self.history = RunHistory()
+        self._follower = Follower(run.events_path)
+        self.zoom = None
         self.status = None
         self.alive = self.caught_up = False
+
+    @property
+    def history(self) -> RunHistory | None:
+        """The followed run's events, folded."""
+        return self._follower.history if self._follower else None
+
+    @property
+    def reader(self) -> EventReader | None:
+        """Where in the followed run's event file reading has come to."""
+        return self._follower.reader if self._follower else None
 
     async def follow_for_ever(self, changed: Callable[[], None]) -> None:
         """Read the followed run's events, in slices so that the screen stays alive meanwhile."""
@@ -130,22 +109,39 @@ class Session:
 
     def poll(self, changed: Callable[[], None]) -> bool:
         """Take one slice of events; True when there is more to read at once."""
-        from mamba_tui.backend.run_history import RunHistory
-
-        assert self.reader is not None
-        assert self.history is not None
-        generation = self.reader.generation
-        offset = self.reader.offset
-        events = self.reader.poll(EVENTS_A_SLICE)
-        if self.reader.generation != generation:
-            self.history, offset = RunHistory(), 0
-        self.history.places.note(offset, self.history.reached)
+        follower = self._follower
+        assert follower is not None
+        history = follower.history
+        events = follower.poll(EVENTS_A_SLICE)
+        if self.zoom is not None:
+            self.zoom.feed(events)
+            if self.zoom.outdated or follower.history is not history:
+                self.zoom = None
         before, self.caught_up = self.caught_up, len(events) < EVENTS_A_SLICE
-        if events:
-            self.history.feed(events)
         if events or before != self.caught_up:
             changed()
-        return bool(events) and self.reader.behind > 0
+        return bool(events) and follower.reader.behind > 0
+
+    async def read_zoom(self, zoom: Zoom) -> bool:
+        """Read a zoom's rows in a thread; whether they came, and it is still the one that is wanted."""
+        from mamba_tui.backend.history_zoom import part_of_file, read
+
+        follower = self._follower
+        assert follower is not None
+        part = part_of_file(follower.history, zoom, follower.reader.offset)
+        if part is None:
+            zoom.give_up()
+            return False
+        try:
+            table = await off_thread(read, follower.reader.path, *part)
+        except OSError:
+            zoom.give_up()
+            return False
+        # A trainer that began meanwhile took steps back; a file put in its place has others.
+        if self.zoom is not zoom:
+            return False
+        zoom.arrive(table)
+        return True
 
     async def _look_for_life(self, changed: Callable[[], None]) -> None:
         from core.runs import is_alive, status
@@ -155,9 +151,9 @@ class Session:
         alive = is_alive(run)
         # A run that does not live is read with care: why it ended stands in several files.
         if alive != self.alive or (not alive and self.status is None):
-            found = await off_thread(status, run)
+            now = await off_thread(status, run)
             if run is self.run:
-                self.alive, self.status = alive, found
+                self.alive, self.status = alive, now
                 changed()
 
     @property
@@ -265,7 +261,7 @@ class Session:
 
 def _stamp(path: Path) -> tuple[float, int]:
     try:
-        found = os.stat(path)
+        file = os.stat(path)
     except OSError:
         return (0.0, 0)
-    return (found.st_mtime, found.st_size)
+    return (file.st_mtime, file.st_size)

@@ -19,8 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from core.config.schema import RunConfig
-from core.runs import EventReader, Run, is_alive, status, trainer_exit_code
-from core.runs.schema import Event
+from core.runs import EventReader, LatestEvents, Run, is_alive, status, trainer_exit_code
+from core.runs.events import (
+    CheckpointEvent,
+    EvaluationEvent,
+    Event,
+    RunEvent,
+    SampleEvent,
+    WarningEvent,
+)
 from mamba_tui.widgets.numbers import duration
 from mamba_tui.widgets.safe_text import visible
 
@@ -98,28 +105,28 @@ def _alive(run: Run, pid: int | None) -> bool:
 
 def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> int:
     """Say how the run ended, in words, and turn it into an exit code."""
-    end = display.end
+    end, error = display.latest.end, display.latest.error
     if pid is not None:
         code = trainer_exit_code(pid) or 0
     else:
-        code = EXIT_CODES.get(end["reason"], 1) if end else 1
-    if display.error is not None:
-        message, advice = display.error["message"], display.error["advice"]
+        code = EXIT_CODES.get(end.reason, 1) if end else 1
+    if error is not None:
+        message, advice = error.message, error.advice
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(
             f"mamba-tui: {visible(message)}" + (f" ({visible(advice)})" if advice else ""), markup=False
         )
     elif end is None:
-        found = status(run)
+        now = status(run)
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         errors.print(f"mamba-tui: the trainer of {visible(run.name)} died; its last words:", markup=False)
-        errors.print(visible(found.log_tail, lines=True), markup=False)
-    elif end["reason"] == "finished":
+        errors.print(visible(now.log_tail, lines=True), markup=False)
+    elif end.reason == "finished":
         console.print(f"Done. Let it write: mamba-tui generate --run {visible(run.name)}", markup=False)
     else:
-        saved = f"saved {visible(end['checkpoint'])}; " if end["checkpoint"] else ""
+        saved = f"saved {visible(end.checkpoint)}; " if end.checkpoint else ""
         how = f"{saved}go on with it: mamba-tui train --run {visible(run.name)} --resume"
-        console.print(f"Ended at step {end['step']:,}: {how}", markup=False)
+        console.print(f"Ended at step {end.step:,}: {how}", markup=False)
     return code
 
 
@@ -133,10 +140,7 @@ class Display:
         self.tokens_per_step = (
             training.batch_size * config.model.block_size * training.gradient_accumulation_steps
         )
-        self.step: Event | None = None
-        self.state: Event | None = None
-        self.end: Event | None = None
-        self.error: Event | None = None
+        self.latest = LatestEvents()
 
     def __enter__(self) -> Display:
         return self
@@ -153,56 +157,48 @@ class Display:
 
     def take(self, event: Event) -> None:
         """Take one event of the run."""
-        kind = event["kind"]
-        if kind == "run":
-            self._started(event)
-        elif kind == "state":
-            self.state = event
-        elif kind == "step":
-            self.step = event
-        elif kind == "eval":
-            self.say(_evaluation(event), "bold")
-        elif kind == "sample":
-            self.say(f"sample at step {event['step']:,}: {event['prompt']}{event['text']}", "italic")
-        elif kind == "checkpoint":
-            best = ", best so far" if event["best"] else ""
-            self.say(f"saved {event['file']} ({event['bytes'] / 1e6:.1f} MB{best})")
-        elif kind == "warning":
-            self.say(f"warning: {event['message']}", "yellow")
-        elif kind == "error":
-            self.error = event
-        elif kind == "end":
-            self.end = event
+        self.latest.feed([event])
+        match event:
+            case RunEvent():
+                self._started(event)
+            case EvaluationEvent():
+                self.say(_evaluation(event), "bold")
+            case SampleEvent():
+                self.say(f"sample at step {event.step:,}: {event.prompt}{event.text}", "italic")
+            case CheckpointEvent():
+                best = ", best so far" if event.best else ""
+                self.say(f"saved {event.file} ({event.bytes / 1e6:.1f} MB{best})")
+            case WarningEvent():
+                self.say(f"warning: {event.message}", "yellow")
 
-    def _started(self, event: Event) -> None:
-        self.end = self.error = None
-        if not event["parameters"]:
+    def _started(self, event: RunEvent) -> None:
+        if not event.parameters:
             return  # the trainer is up, but has not built its model yet
-        origin = f", resumed from step {event['resumed_from']:,}" if event["resumed_from"] is not None else ""
+        origin = f", resumed from step {event.resumed_from:,}" if event.resumed_from is not None else ""
         self.say(
-            f"{event['parameters']:,} parameters, {event['vocab_size']:,} tokens in the vocabulary, "
-            f"{event['tokens_per_step']:,} tokens a step, on {event['device']}{origin}"
+            f"{event.parameters:,} parameters, {event.vocab_size:,} tokens in the vocabulary, "
+            f"{event.tokens_per_step:,} tokens a step, on {event.device}{origin}"
         )
-        for key, (old, new) in event["changes"].items():
+        for key, (old, new) in event.changes.items():
             self.say(f"changed {key}: {old} -> {new}")
 
     def progress(self) -> str:
         """Step, loss, speed and time left in one line."""
-        if self.step is None:
+        step = self.latest.last_step
+        if step is None:
             return ""
-        done, total = self.step["step"], self.max_iters
-        speed = self.step["tokens_per_second"]
-        left = (total - done) * self.tokens_per_step / speed if speed > 0 else math.inf
+        speed = step.tokens_per_second
+        left = (self.max_iters - step.step) * self.tokens_per_step / speed if speed > 0 else math.inf
         return (
-            f"step {done:,}/{total:,}  loss {self.step['loss']:.4f}  "
+            f"step {step.step:,}/{self.max_iters:,}  loss {step.loss:.4f}  "
             f"{speed:,.0f} tokens/s  {duration(left)} left"
         )
 
 
-def _evaluation(event: Event) -> str:
+def _evaluation(event: EvaluationEvent) -> str:
     return (
-        f"step {event['step']:,}: validation {event['validation_loss']:.4f} nats/token, "
-        f"{event['bits_per_byte']:.3f} bits/byte (training {event['train_loss']:.4f})"
+        f"step {event.step:,}: validation {event.validation_loss:.4f} nats/token, "
+        f"{event.bits_per_byte:.3f} bits/byte (training {event.train_loss:.4f})"
     )
 
 
@@ -216,14 +212,15 @@ class PlainDisplay(Display):
 
     def tick(self) -> None:
         """Print the newest progress, or a new state, if its time has come."""
-        state = (self.state["state"], self.state["detail"]) if self.state else ("", "")
+        now_doing, step = self.latest.state, self.latest.last_step
+        state = (now_doing.state, now_doing.detail) if now_doing else ("", "")
         training = state[0] == "training"
         now = time.monotonic()
-        news = self.step["step"] if training and self.step else state
+        news = step.step if training and step else state
         if news == self._shown or (training and now - self._shown_at < PLAIN_LINE_SECONDS):
             return
         self._shown, self._shown_at = news, now
-        if training and self.step:
+        if training and step:
             self.say(self.progress())
         elif state[0] in ("preparing", "compiling", "paused", "stopping"):
             self.say(": ".join(part for part in state if part))
@@ -243,18 +240,19 @@ class LiveDisplay(Display):
     def __exit__(self, *exception: object) -> None:
         self.tick()
         self._live.__exit__(None, None, None)
-        if self.step is not None:
+        if self.latest.last_step is not None:
             self.say(self.progress())
 
     def tick(self) -> None:
         """Redraw."""
         words = "starting"
         share: float | None = None
-        if self.state is not None:
-            words = ": ".join(part for part in (self.state["state"], self.state["detail"]) if part)
-            share = self.state["progress"]
-        if self.step is not None:
-            share = self.step["step"] / self.max_iters
+        state, step = self.latest.state, self.latest.last_step
+        if state is not None:
+            words = ": ".join(part for part in (state.state, state.detail) if part)
+            share = state.progress
+        if step is not None:
+            share = step.step / self.max_iters
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)

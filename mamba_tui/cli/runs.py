@@ -12,6 +12,7 @@ from rich.text import Text
 
 from core.errors import UserError
 from core.runs import Run, is_alive, list_runs, send_command, status
+from core.runs.events import CheckpointEvent, CommandEvent
 from mamba_tui.cli.headless import reader_at_end
 from mamba_tui.cli.launch import find_run
 from mamba_tui.cli.run_options import checkpoints_folder
@@ -81,14 +82,14 @@ def _command(one: Run, command: str) -> int:
     while time.monotonic() < deadline:
         alive = is_alive(one)
         for event in reader.poll():
-            if event["kind"] == "command" and event["id"] == sent:
+            if isinstance(event, CommandEvent) and event.id == sent:
                 answered = True
-                said = DONE[command] if event["accepted"] else f"cannot {command}:"
-                print(f"{visible(one.name)} {said} {visible(event['message'])}")
-                if not event["accepted"]:
+                said = DONE[command] if event.accepted else f"cannot {command}:"
+                print(f"{visible(one.name)} {said} {visible(event.message)}")
+                if not event.accepted:
                     return 1
-            elif event["kind"] == "checkpoint" and command in ("save", "stop"):
-                print(f"saved {visible(event['file'])}")
+            elif isinstance(event, CheckpointEvent) and command in ("save", "stop"):
+                print(f"saved {visible(event.file)}")
                 if command == "save" and answered:
                     return 0
         if not alive or (answered and command not in ("save", "stop")):

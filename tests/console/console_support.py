@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from textual.pilot import Pilot
 from core.config.changes import replace
 from core.config.schema import RunConfig
 from core.runs import EventWriter, Run, RunLock, prepare_run
+from core.runs.events import CommandEvent, EndEvent, Event, decode
 from mamba_tui.app import LaunchOptions, MambaTUI
 
 NOW = 1_800_000_000.0
@@ -52,6 +53,13 @@ def eval_event(step: int) -> dict[str, Any]:
     value = 2.1 + 6.0 * math.exp(-step / 200)
     return {"kind": "eval", "step": step, "train_loss": value - 0.05, "validation_loss": value,
             "bits_per_byte": value * 0.6, "train_bits_per_byte": value * 0.58, "seconds": 1.0}  # fmt: skip
+
+
+def typed(events: Iterable[dict[str, Any]]) -> list[Event]:
+    """Events as a reader gives them."""
+    decoded = [decode(dict(event)) for event in events]
+    assert None not in decoded
+    return [event for event in decoded if event is not None]
 
 
 def write_events(run: Run, events: list[dict[str, Any]], start: float = NOW - 600) -> None:
@@ -135,13 +143,14 @@ class FakeTrainer:
             return
         for command in self._inbox.poll():
             self.commands.append((command.name, command.arguments))
-            self.writer.command(
-                id=command.id, command=command.name, accepted=True, message=f"{command.name} done"
+            message = f"{command.name} done"
+            self.writer.write(
+                CommandEvent(id=command.id, command=command.name, accepted=True, message=message)
             )
             if command.name in ("pause", "resume"):
                 self.writer.state("paused" if command.name == "pause" else "training", 400)
             elif command.name == "stop":
-                self.writer.end(reason="stopped", step=400, message="stopped at step 400", checkpoint=None)
+                self.writer.write(EndEvent(reason="stopped", step=400, message="stopped at step 400"))
                 self.__exit__()
                 return
 

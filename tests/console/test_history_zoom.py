@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamba_tui.backend import run_history as history_module
-from mamba_tui.backend.event_index import Places
-from mamba_tui.backend.history_zoom import CloseUp, part_of_file, read, spliced, wanted
-from mamba_tui.backend.run_client import Session
-from mamba_tui.backend.run_history import STEP_COLUMNS, RunHistory, Table
+from core.runs import table as table_module
+from core.runs.event_index import EventIndex
+from core.runs.events import StepEvent
+from core.runs.history import STEP_COLUMNS, RunHistory
+from core.runs.table import Table
+from mamba_tui.backend.history_zoom import Zoom, part_of_file, read, spliced, wanted
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.widgets.chart.line_chart import LineChart
 from tests.console.console_support import (
@@ -23,6 +25,7 @@ from tests.console.console_support import (
     run_event,
     serving,
     step_event,
+    typed,
     until,
     until_shown,
     write_events,
@@ -32,15 +35,15 @@ from tests.console.console_support import (
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """A few hundred rows must do for what is told."""
-    monkeypatch.setattr(history_module, "ROWS_KEPT", 128)
+    monkeypatch.setattr(table_module, "ROWS_KEPT", 128)
 
 
 def followed(run):
-    session = Session(LaunchOptions(checkpoints=run.path.parent))
-    session.follow(run)
-    while session.poll(lambda: None) or not session.caught_up:
+    client = RunClient(LaunchOptions(checkpoints=run.path.parent))
+    client.follow(run)
+    while client.poll(lambda: None) or not client.caught_up:
         pass
-    return session
+    return client
 
 
 def spiky(step):
@@ -50,20 +53,20 @@ def spiky(step):
 def test_a_window_has_the_rows_of_the_file(tmp_path):
     run = make_run(tmp_path, steps=0)
     write_events(run, [step_event(step, spiky(step)) for step in range(1, 20_001)])
-    session = followed(run)
-    history = session.history
+    client = followed(run)
+    history = client.history
     assert history.steps.stride >= 128
-    assert wanted(history, None, "number") is None
-    assert wanted(history, (0, 20_000), "number") is not None, "128 rows are few"
-    close_up = wanted(history, (7_000.0, 7_200.0), "number")
-    assert not close_up.to_end
-    start, stop = part_of_file(history, close_up, session.reader.offset)
-    assert 0 < start < stop < session.reader.offset / 2
-    close_up.arrive(read(run.events_path, start, stop))
-    history.close_up = close_up
-    assert wanted(history, (7_000.0, 7_200.0), "number") is close_up
-    assert wanted(history, (7_900.0, 9_200.0), "number") is not close_up
-    whole = spliced(history, close_up)
+    assert wanted(history, client.zoom, None, "number") is None
+    assert wanted(history, client.zoom, (0, 20_000), "number") is not None, "128 rows are few"
+    zoom = wanted(history, client.zoom, (7_000.0, 7_200.0), "number")
+    assert not zoom.to_end
+    start, stop = part_of_file(history, zoom, client.reader.offset)
+    assert 0 < start < stop < client.reader.offset / 2
+    zoom.arrive(read(run.events_path, start, stop))
+    client.zoom = zoom
+    assert wanted(history, client.zoom, (7_000.0, 7_200.0), "number") is zoom
+    assert wanted(history, client.zoom, (7_900.0, 9_200.0), "number") is not zoom
+    whole = spliced(history, zoom)
     steps = whole.steps.column("step")
     assert (np.diff(steps) > 0).all()
     assert (steps[0], steps[-1]) == (history.steps.column("step")[0], 20_000)
@@ -76,19 +79,20 @@ def test_a_window_has_the_rows_of_the_file(tmp_path):
 def test_the_end_of_a_run_goes_on_growing(tmp_path):
     run = make_run(tmp_path, steps=0)
     write_events(run, [step_event(step) for step in range(1, 5_001)])
-    session = followed(run)
-    history = session.history
-    close_up = wanted(history, (4_900.0, 5_000.0), "number")
-    assert close_up.to_end
-    history.close_up = close_up
-    part = part_of_file(history, close_up, session.reader.offset)
+    client = followed(run)
+    history = client.history
+    zoom = wanted(history, client.zoom, (4_900.0, 5_000.0), "number")
+    assert zoom.to_end
+    client.zoom = zoom
+    part = part_of_file(history, zoom, client.reader.offset)
     # Two come while the others are read, one of them is read as well, and two come later.
-    history.feed([{"time": 9e9, **step_event(step)} for step in (5_000, 5_001, 5_002)])
-    close_up.arrive(read(run.events_path, *part))
-    history.feed([{"time": 9e9, **step_event(step)} for step in (5_003, 5_004)])
-    assert close_up.table.column("step")[-10:].tolist() == list(range(4_995, 5_005))
-    history.feed([{"time": 9e9, **run_event(5_001)}])
-    assert history.close_up is None, "a trainer that began took steps back"
+    zoom.feed(typed({"time": 9e9, **step_event(step)} for step in (5_000, 5_001, 5_002)))
+    zoom.arrive(read(run.events_path, *part))
+    zoom.feed(typed({"time": 9e9, **step_event(step)} for step in (5_003, 5_004)))
+    assert zoom.table.column("step")[-10:].tolist() == list(range(4_995, 5_005))
+    write_events(run, [run_event(5_001)])
+    client.poll(lambda: None)
+    assert client.zoom is None, "a trainer that began took steps back"
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +103,7 @@ def test_the_end_of_a_run_goes_on_growing(tmp_path):
 def test_what_lost_trainers_told_is_not_shown(tmp_path_factory, lives, low, width):
     path = tmp_path_factory.mktemp("lives") / "events.jsonl"
     history, offset, step, loss = RunHistory(), 0, 0, 0.0
-    history.places = Places(grain=300, most=64)
+    history.index = EventIndex(grain=300, most=64)
     with open(path, "wb") as file:
         for life, (count, back) in enumerate(lives):
             step = int(step * back)
@@ -111,37 +115,37 @@ def test_what_lost_trainers_told_is_not_shown(tmp_path_factory, lives, low, widt
             for event in events:
                 event = {"time": loss, **event}
                 line = json.dumps(event).encode() + b"\n"
-                history.places.note(offset, history.reached)
-                history.feed([event])
+                history.index.note(offset, history.reached)
+                history.feed(typed([event]))
                 file.write(line)
                 offset += len(line)
     truth = Table(("step", "loss"), 1 << 15)
     for line in path.read_bytes().splitlines():
-        event = json.loads(line)
-        if event["kind"] == "run":
-            truth.cut(event["resumed_from"])
+        (event,) = typed([json.loads(line)])
+        if event.kind == "run":
+            truth.cut(event.resumed_from)
         else:
             truth.add(event)
     first = low * step
-    close_up = CloseUp(first, first + width * (step - first), to_end=width > 0.9)
-    table = read(path, *part_of_file(history, close_up, offset))
+    zoom = Zoom(first, first + width * (step - first), to_end=width > 0.9)
+    table = read(path, *part_of_file(history, zoom, offset))
     steps, expected = table.column("step"), truth.column("step")
-    last = math.inf if close_up.to_end else close_up.high
+    last = math.inf if zoom.to_end else zoom.high
     mine, right = (steps > first) & (steps <= last), (expected > first) & (expected <= last)
     assert steps[mine].tolist() == expected[right].tolist()
     assert table.column("loss")[mine].tolist() == truth.column("loss")[right].tolist()
-    assert len(history.places.offsets) <= 65
+    assert len(history.index.offsets) <= 65
 
 
 def test_what_is_too_much_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("mamba_tui.backend.history_zoom.MOST_BYTES", 1000)
     history = RunHistory()
-    assert part_of_file(history, CloseUp(0, 10, to_end=True), 2000) is None
-    close_up = CloseUp(0, 10, to_end=True)
-    close_up.give_up()
-    close_up.add(step_event(5))
-    close_up.arrive(Table(STEP_COLUMNS, 16))
-    assert close_up.table.count == 0
+    assert part_of_file(history, Zoom(0, 10, to_end=True), 2000) is None
+    zoom = Zoom(0, 10, to_end=True)
+    zoom.give_up()
+    zoom.feed(typed([{"time": 1.0, **step_event(5)}]))
+    zoom.arrive(Table(STEP_COLUMNS, 16))
+    assert zoom.table.count == 0
 
 
 async def test_zooming_by_keyboard_shows_every_step(tmp_path):
@@ -162,10 +166,10 @@ async def test_zooming_by_keyboard_shows_every_step(tmp_path):
         await pilot.press(*["plus"] * 6)
         await until(pilot, lambda: chart.view is not None and len(shown()) > 300)
         assert (np.diff(shown()) == 1).all()
-        trainer.writer.step(
+        trainer.writer.write(StepEvent(
             step=6001, steps=1, loss=1.25, loss_min=1.0, loss_max=1.5, learning_rate=1e-3, gradient_norm=1.0,
             tokens_per_second=100.0, tokens=5, data_wait=0.0, device_memory=None, epoch=1.0,
-        )  # fmt: skip
+        ))  # fmt: skip
         await until(pilot, lambda: shown()[-1] == 6001)
         assert (np.diff(shown()) == 1).all()
         await pilot.press(*["left"] * 40)
@@ -185,5 +189,5 @@ async def test_a_file_that_is_gone_leaves_the_coarse_rows(tmp_path):
         await until(pilot, lambda: app.session.caught_up)
         run.events_path.unlink()
         await pilot.press("plus", "plus", "plus")
-        await until(pilot, lambda: app.session.history.close_up and app.session.history.close_up.given_up)
+        await until(pilot, lambda: app.session.zoom and app.session.zoom.given_up)
         await until_shown(pilot, "Loss, smoothed")

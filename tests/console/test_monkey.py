@@ -5,6 +5,7 @@ import random
 import pytest
 
 from core.runs import Run
+from core.runs.events import StepEvent
 from mamba_tui.keys import TABLE
 from tests.console.console_support import FakeTrainer, console, make_run, serving, texts_folder
 
@@ -30,11 +31,11 @@ async def test_random_keys_clicks_and_sizes(tmp_path, monkeypatch, seed):
             await pilot.press("f3")
             for step in range(200):
                 if trainer.alive and step % 7 == 0:
-                    trainer.writer.step(
+                    trainer.writer.write(StepEvent(
                         step=401 + step, steps=1, loss=2.0, loss_min=1.0, loss_max=3.0, learning_rate=1e-3,
                         gradient_norm=1.0, tokens_per_second=1.0, tokens=1, data_wait=0.0, device_memory=None,
                         epoch=0.1,
-                    )  # fmt: skip
+                    ))  # fmt: skip
                 what = chance.random()
                 if what < 0.03:
                     await pilot.resize_terminal(*chance.choice(SIZES))

@@ -153,11 +153,11 @@ def unharmed(run: Run, follower: Follower) -> None:
         before = follower.history.step
         wait_for_command(run, send_command(run, "resume"))
         wait_for(lambda: follower.poll() and follower.history.step > before, "more steps")
-        assert wait_for_command(run, send_command(run, "stop"))["accepted"]
+        assert wait_for_command(run, send_command(run, "stop")).accepted
         wait_for(lambda: ended(run), "the end of the run")
         follower.poll()
     assert follower.history.end is not None
-    assert follower.history.end["reason"] == "stopped"
+    assert follower.history.end.reason == "stopped"
     assert list(follower.history.steps.column("step")) == list(range(1, follower.history.step + 1))
     newest = run.checkpoints()[-1]
     assert newest.step == follower.history.step

@@ -1,17 +1,24 @@
 """What the console remembers of a run: bounded, honest about spikes and gaps, right after a resume."""
 
+import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mamba_tui.backend.run_history import RunHistory, Smoother, Table
-from tests.console.console_support import eval_event, run_event, step_event
+from core.runs.event_file import parse
+from core.runs.history import RunHistory
+from core.runs.smoothing import Smoother
+from core.runs.table import Table
+from tests.console.console_support import eval_event, run_event, step_event, typed
+
+row = SimpleNamespace
 
 
 def fed(*events):
     history = RunHistory()
-    history.feed({"time": 1000.0 + index, **event} for index, event in enumerate(events))
+    history.feed(typed({"time": 1000.0 + index, **event} for index, event in enumerate(events)))
     return history
 
 
@@ -19,7 +26,7 @@ def test_a_million_events_stay_in_bounds_and_keep_every_spike():
     table = Table(("step", "time", "loss", "loss_min", "loss_max"), capacity=1024)
     for step in range(1, 200_001):
         value = 500.0 if step == 77_777 else 2.0
-        table.add({"step": step, "time": step, "loss": 2.0, "loss_min": 1.0, "loss_max": value})
+        table.add(row(step=step, time=step, loss=2.0, loss_min=1.0, loss_max=value))
     assert table.count <= 1024
     assert table._data.nbytes <= 1024 * 5 * 8
     assert table.column("loss_max").max() == 500.0
@@ -34,7 +41,7 @@ def test_what_is_not_a_number_stays_a_gap_when_merged():
     table = Table(("step", "time", "loss", "loss_min", "loss_max"), capacity=512)
     for step in range(1, 2001):
         value = math.nan if 1000 <= step < 1100 else 2.0
-        table.add({"step": step, "time": step, "loss": value, "loss_min": value, "loss_max": value})
+        table.add(row(step=step, time=step, loss=value, loss_min=value, loss_max=value))
     steps, loss = table.column("step"), table.column("loss")
     assert np.isnan(loss[(steps > 1010) & (steps < 1090)]).all()
     assert np.isfinite(loss[(steps < 980) | (steps > 1120)]).all()
@@ -52,7 +59,7 @@ def test_a_resumed_trainer_replaces_what_was_lost():
 
 
 def test_pauses_checkpoints_and_ends_are_remembered():
-    checkpoint = {"kind": "checkpoint", "step": 30, "best": True, "file": "f", "bytes": 1}
+    checkpoint = {"kind": "checkpoint", "step": 30, "best": True, "file": "f", "bytes": 1, "seconds": 0.1}
     state = {"kind": "state", "detail": "", "progress": None}
     history = fed(
         run_event(), step_event(20), {**state, "state": "paused", "step": 20},
@@ -61,16 +68,16 @@ def test_pauses_checkpoints_and_ends_are_remembered():
     )  # fmt: skip
     assert [mark.kind for mark in history.marks] == ["pause", "go", "best"]
     assert history.end is not None
-    assert history.progress == pytest.approx(0.02)
+    assert history.progress == pytest.approx(0.03)
 
 
 def test_the_time_left_is_told_from_the_pace_of_this_start_only():
     events = [{"time": float(step), **step_event(step)} for step in range(10, 110, 10)]
     history = RunHistory()
-    history.feed([{"time": 0.0, **run_event()}, *events])
+    history.feed(typed([{"time": 0.0, **run_event()}, *events]))
     assert history.seconds_left == pytest.approx(900, rel=0.01)
     later = [{"time": 1e6 + 2.0 * step, **step_event(step)} for step in range(110, 150, 10)]
-    history.feed([{"time": 1e6, **run_event(100)}, *later])
+    history.feed(typed([{"time": 1e6, **run_event(100)}, *later]))
     assert history.seconds_left == pytest.approx((1000 - 140) * 2, rel=0.01)
 
 
@@ -78,7 +85,7 @@ def test_smoothing_in_pieces_equals_smoothing_at_once():
     whole, growing = Table(("step", "loss")), Table(("step", "loss"))
     pieces = Smoother(growing, "loss")
     for step in range(1, 500):
-        event = {"step": step, "loss": math.sin(step / 10) if step % 50 else math.nan}
+        event = row(step=step, loss=math.sin(step / 10) if step % 50 else math.nan)
         whole.add(event)
         growing.add(event)
         if step % 37 == 0:
@@ -89,7 +96,7 @@ def test_smoothing_in_pieces_equals_smoothing_at_once():
 def test_smoothing_begins_without_a_bias_and_keeps_gaps():
     table = Table(("step", "loss"))
     for step in range(1, 101):
-        table.add({"step": step, "loss": math.nan if step == 50 else 3.0})
+        table.add(row(step=step, loss=math.nan if step == 50 else 3.0))
     smooth = Smoother(table, "loss").values(1000.0)
     assert np.nanmax(np.abs(smooth - 3.0)) < 1e-9
     assert math.isnan(smooth[49])
@@ -100,11 +107,11 @@ def test_smoothing_follows_a_cut():
     table = Table(("step", "loss"))
     smoother = Smoother(table, "loss")
     for step in range(1, 101):
-        table.add({"step": step, "loss": 1.0})
+        table.add(row(step=step, loss=1.0))
     smoother.values(10.0)
     table.cut(50)
     for step in range(51, 80):
-        table.add({"step": step, "loss": 5.0})
+        table.add(row(step=step, loss=5.0))
     values = smoother.values(10.0)
     assert len(values) == 79
     assert values[-1] > 4
@@ -113,9 +120,8 @@ def test_smoothing_follows_a_cut():
 @pytest.mark.parametrize("event", [{}, {"kind": 5}, {"kind": "step"}, {"kind": "eval", "step": "x"},
                                    {"kind": "sample"}, {"kind": "run"}, {"kind": "state"}])  # fmt: skip
 def test_ill_formed_events_are_survived(event):
-    history = fed(event)
-    assert history.step == 0
-    assert history.steps.count == 0
+    line = json.dumps({"time": 1.0, **event}).encode()
+    assert parse([line]) == ([], 1)
 
 
 def test_axes():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from core.runs.events import StepEvent
 from mamba_tui.panes.runs.runs_screen import RunRows, RunsScreen
 from mamba_tui.panes.train.pane import TrainPane
 from mamba_tui.widgets.chart.line_chart import LineChart
@@ -37,10 +38,10 @@ async def test_a_run_is_shown_as_it_trains(tmp_path, size):
         # The status line is drawn before the charts and their marks.
         for text in ("validation", "bits/byte", "Gradient norm", "Tokens/s", "★", "sample at step 400"):
             await until_shown(pilot, text)
-        trainer.writer.step(
+        trainer.writer.write(StepEvent(
             step=405, steps=5, loss=1.25, loss_min=1.0, loss_max=1.5, learning_rate=1e-3, gradient_norm=1.0,
             tokens_per_second=100.0, tokens=5, data_wait=0.0, device_memory=None, epoch=1.0,
-        )  # fmt: skip
+        ))  # fmt: skip
         await until_shown(pilot, "step 405/1,000")
         await until_shown(pilot, "1.2500")
 

@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import UserError
 from core.runs import Follower, is_alive, read_holder, send_command, signal_trainer, status, wait_for_command
-from tests.run_tools import ROOT, ended, new_run, wait_for, write_text
+from tests.run_tools import ROOT, ended, new_run, starts, wait_for, write_text
 
 pytestmark = pytest.mark.faults
 
@@ -68,14 +68,14 @@ def test_the_run_outlives_its_console(tmp_path, end):
 
         # Another console attaches: the same trainer, the whole history.
         assert read_holder(run.lock_path).pid == trainer
-        assert wait_for_command(run, send_command(run, "stop"))["accepted"]
+        assert wait_for_command(run, send_command(run, "stop")).accepted
         wait_for(lambda: ended(run), "the end of the run")
         again = Follower(run.events_path)
         again.poll()
         steps = list(again.history.steps.column("step"))
         assert steps == list(range(1, again.history.step + 1))
-        assert len(again.history.starts) == 1
-        assert again.history.end["reason"] == "stopped"
+        assert len(starts(again.history)) == 1
+        assert again.history.end.reason == "stopped"
         assert run.checkpoints()[-1].step == again.history.step
     finally:
         if terminal >= 0:

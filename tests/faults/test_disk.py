@@ -25,6 +25,7 @@ from tests.run_tools import (
     tiny,
     train_here,
     wait_for,
+    warnings,
     write_text,
 )
 
@@ -62,9 +63,9 @@ def test_a_disk_full_for_a_while_costs_no_event_and_no_step(tmp_path):
         with contextlib.suppress(UserError):
             signal_trainer(run, signal.SIGKILL)
     folded = history(run)
-    assert folded.history.end["reason"] == "finished", status(run).message
+    assert folded.history.end.reason == "finished", status(run).message
     assert folded.reader.skipped == 0
-    assert any("could not be saved (File too large)" in item["message"] for item in folded.history.warnings)
+    assert any("could not be saved (File too large)" in message for message in warnings(folded.history))
     assert curve(run) == curve(whole)
     assert run.checkpoints()[-1].sha256 == whole.checkpoints()[-1].sha256
 
@@ -85,8 +86,8 @@ def test_a_disk_full_while_the_text_is_encoded_is_one_sentence(tmp_path):
     folded = history(run).history
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert folded.end["reason"] == "failed"
-    assert "File too large" in folded.error["message"] or "disk" in folded.error["message"]
+    assert folded.end.reason == "failed"
+    assert "File too large" in folded.error.message or "disk" in folded.error.message
     # With room again the same run simply begins.
     assert train_here(run) == 0
 

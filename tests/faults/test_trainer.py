@@ -149,17 +149,17 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
         prepare_run(tmp_path, "run", None)
 
     # Paused: no step, but commands are heard.
-    assert wait_for_command(run, send_command(run, "pause"))["accepted"]
+    assert wait_for_command(run, send_command(run, "pause")).accepted
     wait_for(lambda: status(run).state == "paused", "the pause")
     paused_at = steps_of(run)
-    assert not wait_for_command(run, send_command(run, "pause"))["accepted"]
-    assert wait_for_command(run, send_command(run, "save"))["accepted"]
+    assert not wait_for_command(run, send_command(run, "pause")).accepted
+    assert wait_for_command(run, send_command(run, "save")).accepted
     wait_for(lambda: [info.step for info in run.checkpoints()] == [paused_at], "the checkpoint")
-    assert wait_for_command(run, send_command(run, "evaluate"))["accepted"]
+    assert wait_for_command(run, send_command(run, "evaluate")).accepted
     wait_for(lambda: evaluations(run), "the evaluation")
     assert evaluations(run)[0][0] == paused_at
     assert steps_of(run) == paused_at
-    assert wait_for_command(run, send_command(run, "resume"))["accepted"]
+    assert wait_for_command(run, send_command(run, "resume")).accepted
     wait_for_step(run, paused_at + 3)
 
     # Two consoles at once: both commands are answered, each once. It hears none before both are sent.
@@ -176,12 +176,12 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
     assert len(sent) == 2
     signal_trainer(run, signal.SIGCONT)
     wait_for_end(run)
-    answers = [event for event in EventReader(run.events_path).poll() if event["kind"] == "command"]
-    assert sorted(event["id"] for event in answers if event["id"] in sent) == sorted(sent)
-    assert len({event["id"] for event in answers}) == len(answers)
+    answers = [event for event in EventReader(run.events_path).poll() if event.kind == "command"]
+    assert sorted(event.id for event in answers if event.id in sent) == sorted(sent)
+    assert len({event.id for event in answers}) == len(answers)
     folded = history(run).history
-    assert folded.end["reason"] == "stopped"
-    assert folded.end["checkpoint"] == f"checkpoint_step_{folded.step}.pt"
+    assert folded.end.reason == "stopped"
+    assert folded.end.checkpoint == f"checkpoint_step_{folded.step}.pt"
     assert run.checkpoints()[-1].step == folded.step
     with pytest.raises(UserError, match="is not running"):
         send_command(run, "pause")
@@ -192,8 +192,8 @@ def test_commands_signals_and_a_second_trainer(tmp_path, dataset, started):
     signal_trainer(run, signal.SIGINT)
     wait_for_end(run)
     again = history(run).history
-    assert again.end["reason"] == "interrupted"
-    assert again.run["resumed_from"] == folded.step
+    assert again.end.reason == "interrupted"
+    assert again.run.resumed_from == folded.step
     assert run.checkpoints()[-1].step == again.step
     assert [step for step, _ in curve(run)] == list(range(1, again.step + 1))
 
@@ -212,9 +212,9 @@ def test_a_second_signal_ends_at_once_and_loses_only_what_was_not_saved(tmp_path
     signal_trainer(run, signal.SIGCONT)
     wait_for_end(run)
     folded = history(run).history
-    assert folded.end["reason"] == "interrupted"
-    assert "without saving" in folded.end["message"]
-    assert folded.end["checkpoint"] == f"checkpoint_step_{kept}.pt"
+    assert folded.end.reason == "interrupted"
+    assert "without saving" in folded.end.message
+    assert folded.end.checkpoint == f"checkpoint_step_{kept}.pt"
     assert [info.step for info in run.checkpoints()] == [kept]
 
 
@@ -242,7 +242,7 @@ def test_a_trainer_that_fails_before_its_first_event_is_explained(tmp_path, data
     start_trainer(run, environment=environment)
     wait_for_end(run)
     found = status(run)
-    assert (found.state, history(run).history.end["reason"]) == ("failed", "failed")
+    assert (found.state, history(run).history.end.reason) == ("failed", "failed")
     assert "torch cannot be used here: libcudart.so.13 is missing" in found.message
 
     environment = fake_package(broken, "torch", "import os; os.abort()")

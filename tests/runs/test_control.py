@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from core.runs import COMMANDS, CommandInbox, EventReader, EventWriter, Run, RunLock, send_command
 from core.runs.control import post_command, read_command
+from core.runs.events import CommandEvent
 from core.training.requests import Requests
 from tests.run_tools import new_run, write_text
 
@@ -22,7 +23,7 @@ def run(tmp_path) -> Run:
 
 
 def answers(run):
-    return [event for event in EventReader(run.events_path).poll() if event["kind"] == "command"]
+    return [event for event in EventReader(run.events_path).poll() if event.kind == "command"]
 
 
 def test_commands_are_taken_in_the_order_of_sending(run):
@@ -51,7 +52,7 @@ def test_stop_and_pause_from_two_consoles_are_each_answered_once(run):
         for _ in range(3):
             requests.listen(7)
         writer.close()
-    assert [(event["id"], event["accepted"]) for event in answers(run)] == [
+    assert [(event.id, event.accepted) for event in answers(run)] == [
         (ids[0], True),
         (ids[1], False),
         (ids[2], False),
@@ -67,7 +68,7 @@ def test_pause_and_resume_only_make_sense_in_turn(run):
         for command in ("resume", "pause", "pause", "save", "resume"):
             send_command(run, command)
             requests.listen(1)
-    assert [event["accepted"] for event in answers(run)] == [False, True, False, True, True]
+    assert [event.accepted for event in answers(run)] == [False, True, False, True, True]
     assert requests.wanted == [("save", {})]
 
 
@@ -77,21 +78,21 @@ def test_only_stop_is_heard_while_preparing(run):
         send_command(run, "pause")
         send_command(run, "stop")
         requests.listen(0)
-    assert [event["accepted"] for event in answers(run)] == [False, True]
+    assert [event.accepted for event in answers(run)] == [False, True]
 
 
 def test_an_answer_lost_in_a_crash_is_given_again_and_a_given_one_is_not(run):
     with RunLock(run.lock_path):
         writer = EventWriter(run.events_path)
         answered = send_command(run, "pause")
-        writer.command(id=answered, command="pause", accepted=True, message="")
+        writer.write(CommandEvent(id=answered, command="pause", accepted=True, message=""))
         lost = send_command(run, "save")
     # The trainer died here: both files are still there.
     assert len(list(run.control_path.iterdir())) == 2
     with RunLock(run.lock_path):
         requests = Requests(run, EventWriter(run.events_path))
         requests.refuse_stale()
-    assert [(event["id"], event["accepted"]) for event in answers(run)] == [(answered, True), (lost, False)]
+    assert [(event.id, event.accepted) for event in answers(run)] == [(answered, True), (lost, False)]
     assert list(run.control_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import core.runs.events
+import core.runs.event_file
 from core.config.schema import TrainingConfig
 from core.errors import UserError
 from core.runs import (
@@ -36,8 +36,9 @@ from core.runs import (
     verify,
 )
 from core.runs.checkpoints import checkpoint_path, held, write_manifest
+from core.runs.events import EndEvent
 from core.runs.launching import start_trainer
-from tests.run_tools import new_run, run_fields, step_fields, tiny, write_text
+from tests.run_tools import new_run, run_event, step_event, tiny, write_text
 
 
 @pytest.fixture
@@ -203,12 +204,12 @@ def test_a_checkpoint_that_is_being_loaded_stays(root, dataset):
 
 def write_history(run, *, started=1.0, end=None, steps=3):
     writer = EventWriter(run.events_path)
-    writer.run(**run_fields(started=started, max_iters=40))
+    writer.write(run_event(started=started, max_iters=40))
     writer.state("training", 0)
     for step in range(1, steps + 1):
-        writer.step(**step_fields(step, 1 / step))
+        writer.write(step_event(step, 1 / step))
     if end:
-        writer.end(reason=end, step=steps, message="why", checkpoint=None)
+        writer.write(EndEvent(reason=end, step=steps, message="why"))
     writer.close()
 
 
@@ -280,8 +281,8 @@ def test_a_clock_set_back_makes_no_negative_age(root, dataset):
 def test_status_reads_the_same_of_a_long_history_as_of_a_short_one(root, dataset, monkeypatch):
     run = new_run(root, dataset)
     write_history(run, steps=20_000)
-    real, read = core.runs.events.parse, []
-    monkeypatch.setattr(core.runs.events, "parse", lambda lines: read.append(len(lines)) or real(lines))
+    real, read = core.runs.event_file.parse, []
+    monkeypatch.setattr(core.runs.event_file, "parse", lambda lines: read.append(len(lines)) or real(lines))
     assert status(run).step == 20_000
     assert sum(read) < 2000
 

@@ -12,10 +12,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.runs import EventReader, EventWriter, Follower, History, StepMeter, preview, read_tail
-from core.runs.events import LARGEST_BACKLOG, parse
-from core.runs.schema import FIELDS, valid
-from tests.run_tools import run_fields, step_fields, write_steps
+from core.runs import (
+    EventReader,
+    EventWriter,
+    Follower,
+    LatestEvents,
+    RunHistory,
+    StepMeter,
+    event_docs,
+    preview,
+    read_tail,
+)
+from core.runs.event_fields import LONGEST_TEXT
+from core.runs.event_file import LARGEST_BACKLOG, parse
+from core.runs.events import (
+    KINDS,
+    CheckpointEvent,
+    CommandEvent,
+    EndEvent,
+    ErrorEvent,
+    EvaluationEvent,
+    SampleEvent,
+    UnknownEvent,
+    WarningEvent,
+    encode,
+    fields_of,
+)
+from tests.run_tools import run_event, starts, step_event, step_fields, write_steps
 
 
 @pytest.fixture
@@ -29,48 +52,46 @@ def read_all(path):
 
 def test_numbers_that_are_not_finite_survive(path):
     writer = EventWriter(path)
-    fields = step_fields(1, math.nan, loss_max=math.inf, loss_min=-math.inf, gradient_norm=math.nan)
-    writer.step(**fields)
-    writer.sample(step=1, prompt="NaN", text="Infinity")
+    writer.write(step_event(1, math.nan, loss_max=math.inf, loss_min=-math.inf, gradient_norm=math.nan))
+    writer.write(SampleEvent(step=1, prompt="NaN", text="Infinity"))
     writer.close()
     for line in path.read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     step, sample = read_all(path)
-    assert math.isnan(step["loss"])
-    assert (step["loss_max"], step["loss_min"]) == (math.inf, -math.inf)
-    assert (sample["prompt"], sample["text"]) == ("NaN", "Infinity")
+    assert math.isnan(step.loss)
+    assert (step.loss_max, step.loss_min) == (math.inf, -math.inf)
+    assert (sample.prompt, sample.text) == ("NaN", "Infinity")
 
 
 def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
     writer = EventWriter(path)
-    writer.run(**run_fields(resumed_from=3, config={"n_embd": (1, 2)}, changes={"seed": (1, 2)}))
+    writer.write(run_event(resumed_from=3, config={"n_embd": (1, 2)}, changes={"seed": (1, 2)}))
     writer.state("training", 1, "detail", 0.5)
-    writer.step(**step_fields(1))
-    writer.evaluation(
-        step=1, train_loss=1.0, validation_loss=2.0, bits_per_byte=3.0, train_bits_per_byte=1.0, seconds=0.1
+    writer.write(step_event(1))
+    writer.write(
+        EvaluationEvent(
+            step=1,
+            train_loss=1.0,
+            validation_loss=2.0,
+            bits_per_byte=3.0,
+            train_bits_per_byte=1.0,
+            seconds=0.1,
+        )
     )
-    writer.sample(step=1, prompt="", text="\ud800 \x1b[2J")
-    writer.checkpoint(
-        step=1,
-        file="a",
-        bytes=3,
-        train_loss=None,
-        validation_loss=None,
-        bits_per_byte=None,
-        best=False,
-        seconds=0.1,
-    )
-    writer.command(id="1", command="pause", accepted=True, message="")
+    writer.write(SampleEvent(step=1, prompt="", text="\ud800 \x1b[2J"))
+    writer.write(CheckpointEvent(step=1, file="a", bytes=3, best=False, seconds=0.1))
+    writer.write(CommandEvent(id="1", command="pause", accepted=True, message=""))
     writer.warning("w")
-    writer.error("e", "a", None)
-    writer.end(reason="finished", step=1, message="", checkpoint=None)
+    writer.write(ErrorEvent(message="e", advice="a"))
+    writer.write(EndEvent(reason="finished", step=1, message=""))
     writer.close()
     reader = EventReader(path)
     events = reader.poll()
     assert reader.skipped == 0
-    assert [event["kind"] for event in events] == list(FIELDS)
-    for event in events:
-        assert event.keys() - {"kind", "time"} == FIELDS[event["kind"]].keys()
+    assert [event.kind for event in events] == list(KINDS)
+    for event, line in zip(events, path.read_text().splitlines()):
+        assert type(event) is KINDS[event.kind]
+        assert json.loads(line).keys() - {"kind"} == {field.name for field in fields_of(type(event))}
 
 
 def test_a_torn_tail_is_cut_before_the_next_event(path):
@@ -84,7 +105,7 @@ def test_a_torn_tail_is_cut_before_the_next_event(path):
         write_steps(writer, 7, 7)
         writer.close()
         reader = EventReader(path)
-        assert [event["step"] for event in reader.poll()] == [1, 2, 7]
+        assert [event.step for event in reader.poll()] == [1, 2, 7]
         assert reader.skipped == 0
 
 
@@ -120,7 +141,9 @@ def test_an_invalid_complete_line_is_counted_and_passed(path):
 def test_an_unknown_kind_of_a_later_version_passes(path):
     path.write_bytes(b'{"kind":"gradient","time":1,"anything":[1]}\n')
     follower = Follower(path)
-    assert follower.poll()[0]["kind"] == "gradient"
+    event = follower.poll()[0]
+    assert isinstance(event, UnknownEvent)
+    assert event.name == "gradient"
 
 
 @pytest.mark.parametrize("how", ["replace", "truncate", "rewrite"])
@@ -140,7 +163,7 @@ def test_a_file_that_is_replaced_is_read_anew(path, how):
         path.write_bytes(other.read_bytes())
     follower.poll()
     assert follower.reader.generation == 1
-    assert set(follower.history.steps.columns["loss"]) == {5.0}
+    assert set(follower.history.steps.column("loss")) == {5.0}
 
 
 def test_pieces_of_a_long_history_add_up(path):
@@ -150,7 +173,7 @@ def test_pieces_of_a_long_history_add_up(path):
     steps = []
     while events := reader.poll(limit=64):
         assert len(events) <= 64
-        steps += [event["step"] for event in events]
+        steps += [event.step for event in events]
     assert steps == list(range(1, 3001))
     assert reader.behind == 0
 
@@ -159,9 +182,9 @@ def test_the_tail_and_a_sample_agree_with_the_whole(path):
     writer = EventWriter(path)
     write_steps(writer, 1, 20000)
     tail = read_tail(path)
-    assert [event["step"] for event in tail] == list(range(20001 - len(tail), 20001))
+    assert [event.step for event in tail] == list(range(20001 - len(tail), 20001))
     assert path.stat().st_size > 3_276_800
-    steps = preview(path).steps.columns["step"]
+    steps = preview(path).steps.column("step")
     assert steps[0] == 1
     assert steps[-1] == 20000
     assert list(steps) == sorted(steps)
@@ -170,32 +193,32 @@ def test_the_tail_and_a_sample_agree_with_the_whole(path):
 
 def test_a_resumed_trainer_takes_back_what_was_not_saved(path):
     writer = EventWriter(path)
-    writer.run(**run_fields())
+    writer.write(run_event())
     write_steps(writer, 1, 10, loss=1.0)
-    writer.sample(step=9, prompt="", text="lost")
-    writer.run(**run_fields(started=2.0, resumed_from=6))
-    assert History().step == 0
+    writer.write(SampleEvent(step=9, prompt="", text="lost"))
+    writer.write(run_event(started=2.0, resumed_from=6))
+    assert RunHistory().step == 0
     follower = Follower(path)
     follower.poll()
     assert follower.history.step == 6
-    assert follower.history.samples == []
+    assert not follower.history.samples
     write_steps(writer, 7, 8, loss=2.0)
     follower.poll()
     assert list(follower.history.steps.column("step")) == list(range(1, 9))
     assert list(follower.history.steps.column("loss")) == [1.0] * 6 + [2.0] * 2
-    writer.run(**run_fields(started=3.0, resumed_from=None))
+    writer.write(run_event(started=3.0, resumed_from=None))
     follower.poll()
     assert follower.history.step == 0
 
 
 def test_one_trainer_may_say_twice_who_it_is(path):
     writer = EventWriter(path)
-    writer.run(**run_fields(started=1.0, parameters=0))
-    writer.run(**run_fields(started=1.0))
-    writer.run(**run_fields(started=9.0))
+    writer.write(run_event(started=1.0, parameters=0))
+    writer.write(run_event(started=1.0))
+    writer.write(run_event(started=9.0))
     follower = Follower(path)
     follower.poll()
-    assert [start["parameters"] for start in follower.history.starts] == [10, 10]
+    assert [start.parameters for start in starts(follower.history)] == [10, 10]
 
 
 def test_a_full_disk_delays_events_and_breaks_none(path, monkeypatch):
@@ -215,7 +238,7 @@ def test_a_full_disk_delays_events_and_breaks_none(path, monkeypatch):
     room[0] = 1 << 30
     write_steps(writer, 6, 6)
     reader = EventReader(path)
-    assert [event["step"] for event in reader.poll()] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in reader.poll()] == [1, 2, 3, 4, 5, 6]
     assert reader.skipped == 0
 
 
@@ -234,7 +257,7 @@ def test_a_disk_that_stays_full_costs_a_bounded_memory_and_is_owned_up_to(path, 
     reader = EventReader(path)
     events = reader.poll()
     assert reader.skipped == 0
-    assert str(lost) in events[-1]["message"]
+    assert str(lost) in events[-1].message
 
 
 JSON = st.recursive(
@@ -243,8 +266,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NEARLY = st.fixed_dictionaries(
-    {"kind": st.sampled_from([*FIELDS, "other"]) | JSON, "time": JSON | st.floats(0, 1e9)},
-    optional={name: JSON | st.integers() for fields in FIELDS.values() for name in fields},
+    {"kind": st.sampled_from([*KINDS, "other"]) | JSON, "time": JSON | st.floats(0, 1e9)},
+    optional={one.name: JSON | st.integers() for kind in KINDS.values() for one in fields_of(kind)[1:]},
 )
 LINES = st.one_of(
     st.binary(max_size=60).filter(lambda line: b"\n" not in line),
@@ -260,8 +283,7 @@ LINES = st.one_of(
 def test_no_line_upsets_a_reader(lines):
     events, bad = parse(lines)
     assert len(events) + bad == len(lines)
-    assert all(valid(event) for event in events)
-    History().feed(events)
+    RunHistory().feed(events)
 
 
 @settings(deadline=None, max_examples=60)
@@ -298,17 +320,17 @@ def test_a_thousand_steps_a_second_are_ten_events(path):
         meter.flush_if_due()
     meter.flush()
     events = read_all(path)
-    assert events[0]["step"] == events[0]["steps"] == 1
+    assert events[0].step == events[0].steps == 1
     assert 20 <= len(events) <= 23
-    assert sum(event["steps"] for event in events) == 2000
-    assert events[-1]["tokens"] == 2000 * 48
+    assert sum(event.steps for event in events) == 2000
+    assert events[-1].tokens == 2000 * 48
     for event in events:
-        low, high = event["step"] - event["steps"] + 1, event["step"]
-        assert (event["loss_min"], event["loss_max"]) == (low, high)
-        assert event["loss"] == pytest.approx((low + high) / 2)
-        assert event["tokens_per_second"] == pytest.approx(48000, rel=0.01)
-        assert event["data_wait"] == pytest.approx(0.1, rel=0.01)
-        assert event["gradient_norm"] == (2.0 if low <= 1500 <= high else 1.0)
+        low, high = event.step - event.steps + 1, event.step
+        assert (event.loss_min, event.loss_max) == (low, high)
+        assert event.loss == pytest.approx((low + high) / 2)
+        assert event.tokens_per_second == pytest.approx(48000, rel=0.01)
+        assert event.data_wait == pytest.approx(0.1, rel=0.01)
+        assert event.gradient_norm == (2.0 if low <= 1500 <= high else 1.0)
 
 
 def test_a_spike_or_a_nan_among_gathered_steps_is_not_hidden(path):
@@ -319,16 +341,16 @@ def test_a_spike_or_a_nan_among_gathered_steps_is_not_hidden(path):
         meter.flush_if_due()
     meter.flush()
     first, rest = read_all(path)
-    assert first["loss"] == 1.0
-    assert math.isnan(rest["loss"])
-    assert math.isnan(rest["gradient_norm"])
+    assert first.loss == 1.0
+    assert math.isnan(rest.loss)
+    assert math.isnan(rest.gradient_norm)
 
 
 def test_an_interval_of_zero_writes_every_step(path):
     meter = StepMeter(EventWriter(path), 48, interval=0.0)
     for step in range(1, 8):
         meter.add(step=step, loss=1.0, gradient_norm=1.0, learning_rate=0.1, waited=0.0, epoch=0.0)
-    assert [(event["step"], event["steps"]) for event in read_all(path)] == [(n, 1) for n in range(1, 8)]
+    assert [(event.step, event.steps) for event in read_all(path)] == [(n, 1) for n in range(1, 8)]
 
 
 def test_how_busy_the_device_was_is_of_the_steps_of_the_event_only(path):
@@ -347,7 +369,7 @@ def test_how_busy_the_device_was_is_of_the_steps_of_the_event_only(path):
         busy["used"] += 0.5 * seconds
         meter.add(step=step, loss=1.0, gradient_norm=1.0, learning_rate=0.1, waited=0.0, epoch=0.0)
         meter.flush()
-    assert [event["device_utilization"] for event in read_all(path)] == [0.5, 0.5]
+    assert [event.device_utilization for event in read_all(path)] == [0.5, 0.5]
 
 
 def test_a_history_without_a_later_field_is_read(path):
@@ -361,3 +383,100 @@ def test_a_history_without_a_later_field_is_read(path):
             event["device_utilization"] = value
         path.write_text(json.dumps(event) + "\n")
         assert len(read_all(path)) == (value != "much")
+
+
+def test_the_table_in_the_documentation_is_the_classes(capsys):
+    page = event_docs.PAGE.read_text()
+    assert event_docs.with_table(page) == page, "run `python -m core.runs.event_docs`"
+
+
+def line_of(event, **changes):
+    values = json.loads(encode(event, 1000.0)) | changes
+    return json.dumps(values).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line_of(step_event(1), step=int("9" * 401)),
+        line_of(step_event(1), step=-1),
+        line_of(step_event(1), step=1.5),
+        line_of(step_event(1), step=True),
+        line_of(step_event(1), tokens=2**53 + 1),
+        line_of(step_event(1), loss=int("9" * 401)),
+        line_of(step_event(1), loss=None),
+        line_of(step_event(1), data_wait=1.5),
+        line_of(step_event(1), device_memory=-1),
+        line_of(step_event(1), epoch=-0.5),
+        line_of(step_event(1), time=1e300),
+        line_of(step_event(1), time="NaN"),
+        line_of(step_event(1), time=-1),
+        line_of(step_event(1), time=int("9" * 401)),
+        line_of(step_event(1)).replace(b'"step": 1,', b'"step": ' + b"9" * 5000 + b","),
+        line_of(run_event(), pid=-1),
+        line_of(run_event(), resumed_from=-1),
+        line_of(run_event(), started=1e300),
+        line_of(run_event(), max_iters=10**30),
+        line_of(run_event(), changes={"seed": 3}),
+        line_of(run_event(), changes={"seed": [1, 2, 3]}),
+        line_of(run_event(), config={"n_embd": int("9" * 401)}),
+        line_of(run_event(), config={"n_embd": [[[[[[1]]]]]]}),
+        line_of(EndEvent(reason="failed", step=1, message="x"), message="x" * (LONGEST_TEXT + 1)),
+        b'{"kind":"other","time":1e300}',
+        b'{"kind":"other"}',
+    ],
+)
+def test_a_value_out_of_range_makes_its_line_invalid_and_nothing_else(path, line):
+    good = line_of(step_event(1))
+    path.write_bytes(good + b"\n" + line + b"\n" + good.replace(b'"step": 1', b'"step": 2') + b"\n")
+    follower = Follower(path)
+    assert [event.step for event in follower.poll()] == [1, 2]
+    assert follower.reader.skipped == 1
+
+
+def test_fields_that_a_later_version_added_pass_and_change_nothing(path):
+    path.write_bytes(line_of(step_event(1), phase="warm-up", feed=[1], __class__="x", kind="step") + b"\n")
+    (event,) = read_all(path)
+    assert event == step_event(1, time=1000.0)
+
+
+def test_a_whole_number_where_a_number_is_expected_is_one(path):
+    path.write_bytes(line_of(step_event(1), loss=3, time=7) + b"\n")
+    (event,) = read_all(path)
+    assert (type(event.loss), event.loss, type(event.time)) == (float, 3.0, float)
+
+
+def test_a_text_that_is_too_long_is_cut_by_the_writer_so_that_it_can_be_read(path):
+    writer = EventWriter(path)
+    writer.write(SampleEvent(step=1, prompt="", text="x" * (LONGEST_TEXT + 1)))
+    writer.close()
+    (event,) = read_all(path)
+    assert len(event.text) == LONGEST_TEXT
+
+
+def test_a_million_events_are_folded_in_bounded_memory():
+    history = RunHistory(rows=1024)
+    for start in range(0, 100_000, 1000):
+        history.feed(
+            step_event(step, 500.0 if step == 77_777 else 2.0) for step in range(start, start + 1000)
+        )
+        history.feed([SampleEvent(step=start, prompt="", text="x"), WarningEvent(message="w")])
+        history.feed([CommandEvent(id=str(start), command="save", accepted=True, message="")])
+        history.feed([CheckpointEvent(step=start, file="f", bytes=1, best=False, seconds=0.0)] * 30)
+    assert history.steps.count <= 1024
+    assert history.steps.column("loss_max").max() == 500.0
+    assert len(history.samples) <= 200
+    assert len(history.notes) <= 500
+    assert len(history.answers) <= 100
+    assert len(history.marks) <= 2000
+    assert len(history.index.offsets) <= 4096
+
+
+def test_only_what_still_counts_is_the_latest():
+    latest = LatestEvents()
+    latest.feed([run_event(), step_event(5), step_event(10), EndEvent(reason="failed", step=10, message="")])
+    assert (latest.step, latest.end.reason) == (10, "failed")
+    latest.feed([run_event(started=2.0, resumed_from=5)])
+    assert (latest.step, latest.last_step, latest.end) == (5, None, None)
+    latest.feed([step_event(6)])
+    assert latest.step == 6

@@ -79,7 +79,7 @@ def test_killed_variants_and_a_killed_queue_are_gone_on_with(tmp_path, dataset, 
     assert second.returncode == 0, said
     assert states(plan) == ["finished"] * 3, said
     assert "s-3 (dropout=0.2) finished at step 150" in said
-    assert any(event > 0 for event in history(one).history.steps.columns["step"])
+    assert any(event > 0 for event in history(one).history.steps.column("step"))
     shown = started(root, "mamba_tui", "sweep", "s", "--json", "--checkpoints", str(root))
     found = json.loads(shown.communicate()[0])
     losses = [variant["bits_per_byte"] for variant in found["variants"]]

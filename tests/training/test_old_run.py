@@ -41,7 +41,7 @@ def test_it_is_listed_and_its_history_is_read(old_run):
     follower = history(old_run)
     assert follower.reader.skipped == 0
     assert follower.history.step == 16
-    assert follower.history.run["parameters"] == 15_911
+    assert follower.history.run.parameters == 15_911
     assert evaluations(old_run)[-1] == (16, 5.345350980758667, 5.319303035736084)
     assert [info.problem for info in old_run.checkpoints()] == [""]
 
@@ -59,7 +59,7 @@ def test_it_resumes_with_the_numbers_of_the_program_that_wrote_it(old_run):
     config = replace(old_run.config(), max_iters=24)
     run = prepare_run(old_run.path.parent, "run-old", config, mode="resume")
     assert train_here(run) == 0
-    assert history(run).history.run["resumed_from"] == 16
+    assert history(run).history.run.resumed_from == 16
     losses = [(step, loss) for step, loss in curve(run, aggregated=True) if step > 16]
     assert [step for step, _ in losses] == list(range(17, 25))
     for (step, loss), (_, expected) in zip(losses, EXPECTED["losses"]):

@@ -12,7 +12,7 @@ from core.data.corpus import cache_folder, read_split
 from core.data.corpus.split import VALIDATION
 from core.runs import Run, prepare_run
 from tests.data.test_corpus import shelf, story
-from tests.run_tools import curve, evaluations, history, new_run, tiny, train_here, write_text
+from tests.run_tools import curve, evaluations, history, new_run, tiny, train_here, warnings, write_text
 
 MIXED = {
     "n_embd": [16, 12, 16],
@@ -64,7 +64,7 @@ def test_a_crash_loses_only_the_steps_after_the_checkpoint(tmp_path, dataset, wh
         path.unlink()
     assert [info.step for info in run.checkpoints()] == [8]
     assert train_here(run) == 0
-    assert history(run).history.run["resumed_from"] == 8
+    assert history(run).history.run.resumed_from == 8
     assert_same(run, whole)
 
 
@@ -86,8 +86,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, data
     newest.write_bytes(data)
     assert train_here(run) == 0
     folded = history(run).history
-    assert folded.run["resumed_from"] == 16
-    assert any("checkpoint_step_20.pt is damaged" in item["message"] for item in folded.warnings)
+    assert folded.run.resumed_from == 16
+    assert any("checkpoint_step_20.pt is damaged" in message for message in warnings(folded))
     assert_same(run, whole)
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_started_over_silently_when_every_checkpoint_is_damaged(tmp_p
     for info in run.checkpoints():
         info.path.write_bytes(b"gone")
     assert train_here(run) == 2
-    assert "no checkpoint to go on from" in history(run).history.error["message"]
+    assert "no checkpoint to go on from" in history(run).history.error.message
 
 
 def test_allowed_changes_apply_and_are_recorded(tmp_path, dataset):
@@ -106,9 +106,9 @@ def test_allowed_changes_apply_and_are_recorded(tmp_path, dataset):
     prepare_run(tmp_path, "run", tiny(dataset, learning_rate=1e-3, max_iters=30), mode="resume")
     assert train_here(run) == 0
     folded = history(run).history
-    assert folded.run["changes"] == {"learning_rate": [3e-3, 1e-3], "max_iters": [24, 30]}
+    assert folded.run.changes == {"learning_rate": [3e-3, 1e-3], "max_iters": [24, 30]}
     assert folded.step == 30
-    rates = dict(zip(folded.steps.columns["step"], folded.steps.columns["learning_rate"]))
+    rates = dict(zip(folded.steps.column("step"), folded.steps.column("learning_rate")))
     assert rates[10] > 2e-3
     assert rates[11] < 1e-3
 
@@ -121,9 +121,9 @@ def test_a_batch_that_did_not_fit_can_be_made_smaller(tmp_path, dataset):
     prepare_run(tmp_path, "run", smaller, mode="resume")
     assert train_here(run) == 0
     folded = history(run).history
-    assert folded.run["changes"] == {"batch_size": [6, 3], "gradient_accumulation_steps": [1, 2]}
+    assert folded.run.changes == {"batch_size": [6, 3], "gradient_accumulation_steps": [1, 2]}
     assert [step for step, _ in curve(run)] == list(range(1, 25))
-    assert set(folded.steps.columns["tokens"][9:]) == {step * 6 * 16 for step in range(10, 25)}
+    assert set(folded.steps.column("tokens")[9:]) == {step * 6 * 16 for step in range(10, 25)}
     losses = [loss for _, loss in curve(run)]
     assert losses[-1] < losses[9]
 
@@ -134,7 +134,7 @@ def test_a_finished_run_says_so_and_goes_on_only_when_max_iters_is_raised(tmp_pa
     before = curve(run)
     assert train_here(run) == 0
     assert curve(run) == before
-    assert history(run).history.end["reason"] == "finished"
+    assert history(run).history.end.reason == "finished"
     prepare_run(tmp_path, "run", tiny(dataset, **MIXED, max_iters=26), mode="auto")
     assert train_here(run) == 0
     assert [step for step, _ in curve(run)] == list(range(1, 27))
@@ -158,13 +158,13 @@ def test_a_run_carries_which_text_is_held_out(tmp_path):
     after = read_split(run.split_path)
     assert after.items() > before.items()
     assert len(after) == 26
-    assert any("the text has changed" in item["message"] for item in history(run).history.warnings)
+    assert any("the text has changed" in message for message in warnings(history(run).history))
 
     # A damaged record in the run is told, and the one beside the text serves.
     run.split_path.write_bytes(b"[")
     assert train_here(run, stop_at=8) == 130
     assert read_split(run.split_path) == after
-    assert any("split.json was damaged" in item["message"] for item in history(run).history.warnings)
+    assert any("split.json was damaged" in message for message in warnings(history(run).history))
 
     # Started over, the run has nothing to keep apart and may choose anew.
     lose_the_cache()

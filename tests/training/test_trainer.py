@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
 
 
 def events(run: Run, kind: str):
-    return [event for event in EventReader(run.events_path).poll() if event["kind"] == kind]
+    return [event for event in EventReader(run.events_path).poll() if event.kind == kind]
 
 
 def test_a_whole_run_tells_its_story(tmp_path, dataset):
@@ -36,25 +36,25 @@ def test_a_whole_run_tells_its_story(tmp_path, dataset):
     reader = EventReader(run.events_path)
     story = reader.poll()
     assert reader.skipped == 0
-    assert story[0]["kind"] == "run"
-    assert story[-1]["kind"] == "end"
+    assert story[0].kind == "run"
+    assert story[-1].kind == "end"
     first, second = events(run, "run")
-    assert (first["parameters"], first["resumed_from"]) == (0, None)
-    assert second["parameters"] > 0
-    assert second["vocab_size"] == 257
-    assert second["tokens_per_step"] == 48
+    assert (first.parameters, first.resumed_from) == (0, None)
+    assert second.parameters > 0
+    assert second.vocab_size == 257
+    assert second.tokens_per_step == 48
     assert [step for step, _ in curve(run)] == list(range(1, 25))
     assert [step for step, *_ in evaluations(run)] == [8, 16, 24]
-    assert [event["step"] for event in events(run, "sample")] == [8, 16, 24]
-    assert [event["step"] for event in events(run, "checkpoint")] == [8, 16, 24]
+    assert [event.step for event in events(run, "sample")] == [8, 16, 24]
+    assert [event.step for event in events(run, "checkpoint")] == [8, 16, 24]
     assert [info.step for info in run.checkpoints()] == [8, 16, 24]
-    assert story[-1]["checkpoint"] == "checkpoint_step_24.pt"
-    assert events(run, "step")[-1]["tokens"] == 24 * 48
+    assert story[-1].checkpoint == "checkpoint_step_24.pt"
+    assert events(run, "step")[-1].tokens == 24 * 48
     losses = [loss for _, loss in curve(run)]
     assert losses[0] == pytest.approx(math.log(257), rel=0.05)
     assert losses[-1] < losses[0] - 0.5
     validation = events(run, "eval")[-1]
-    assert validation["bits_per_byte"] == pytest.approx(validation["validation_loss"] / math.log(2), rel=0.01)
+    assert validation.bits_per_byte == pytest.approx(validation.validation_loss / math.log(2), rel=0.01)
     best = min(run.checkpoints(), key=lambda info: info.validation_loss)
     assert best.best
     assert status(run).state == "finished"
@@ -72,21 +72,21 @@ def test_looking_changes_nothing_that_is_learned(tmp_path, dataset):
 def test_accumulated_batches_are_one_larger_batch(tmp_path, dataset):
     run = new_run(tmp_path, dataset, gradient_accumulation_steps=3, max_iters=4)
     assert train_here(run) == 0
-    assert events(run, "step")[-1]["tokens"] == 4 * 3 * 48
-    epoch = events(run, "step")[-1]["epoch"]
+    assert events(run, "step")[-1].tokens == 4 * 3 * 48
+    epoch = events(run, "step")[-1].epoch
     single = new_run(tmp_path, dataset, "single", max_iters=12)
     assert train_here(single) == 0
-    assert events(single, "step")[-1]["epoch"] == epoch
+    assert events(single, "step")[-1].epoch == epoch
 
 
 def test_intervals_of_checkpoints_and_samples_of_their_own(tmp_path, dataset):
     run = new_run(tmp_path, dataset, checkpoint_interval=5, sample_interval=7, keep_last=2, max_iters=22)
     assert train_here(run) == 0
-    assert [event["step"] for event in events(run, "checkpoint")] == [5, 10, 15, 20, 22]
-    assert [event["step"] for event in events(run, "sample")] == [7, 14, 21]
+    assert [event.step for event in events(run, "checkpoint")] == [5, 10, 15, 20, 22]
+    assert [event.step for event in events(run, "sample")] == [7, 14, 21]
     assert [info.step for info in run.checkpoints()] == [20, 22]
-    assert events(run, "checkpoint")[0]["validation_loss"] is None
-    assert not events(run, "checkpoint")[0]["best"]
+    assert events(run, "checkpoint")[0].validation_loss is None
+    assert not events(run, "checkpoint")[0].best
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba2", "standard"])
@@ -136,7 +136,7 @@ def test_steps_that_are_not_finite_are_skipped_and_told(tmp_path, dataset, sick)
     assert not math.isfinite(losses[5])
     assert not math.isfinite(losses[6])
     assert all(math.isfinite(loss) for step, loss in losses.items() if step not in (5, 6))
-    warnings = [event["message"] for event in events(run, "warning")]
+    warnings = [event.message for event in events(run, "warning")]
     assert [message.split()[1] for message in warnings] == ["5", "10"]
     payload = load(run.checkpoints()[-1].path)
     assert all(torch.isfinite(tensor).all() for tensor in payload["model"].values())
@@ -149,10 +149,10 @@ def test_divergence_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, d
     assert train_here(run) == 1
     folded = history(run).history
     assert folded.step == 15
-    assert "4 steps in a row up to step 15" in folded.error["message"]
-    assert "checkpoint_step_8.pt" in folded.error["message"]
-    assert "learning_rate" in folded.error["advice"]
-    assert (folded.end["reason"], folded.end["checkpoint"]) == ("failed", "checkpoint_step_8.pt")
+    assert "4 steps in a row up to step 15" in folded.error.message
+    assert "checkpoint_step_8.pt" in folded.error.message
+    assert "learning_rate" in folded.error.advice
+    assert (folded.end.reason, folded.end.checkpoint) == ("failed", "checkpoint_step_8.pt")
     assert [info.step for info in run.checkpoints()] == [8]
     # What was learned is still there: the cause removed, the run goes on.
     sick.bad.clear()
@@ -168,9 +168,9 @@ def test_memory_running_out_is_told_with_what_to_lower(tmp_path, dataset, monkey
     run = new_run(tmp_path, dataset, batch_size=8)
     assert train_here(run) == 1
     (error,) = events(run, "error")
-    assert "memory ran out on cpu" in error["message"]
-    assert "lower batch_size from 8 to" in error["advice"]
-    assert "OutOfMemoryError" in error["traceback"]
+    assert "memory ran out on cpu" in error.message
+    assert "lower batch_size from 8 to" in error.advice
+    assert "OutOfMemoryError" in error.traceback
     assert status(run).state == "failed"
     assert "lower batch_size" in status(run).message
 
@@ -194,9 +194,9 @@ def test_an_unknown_failure_is_told_with_its_traceback(tmp_path, dataset, monkey
     run = new_run(tmp_path, dataset)
     assert train_here(run) == 1
     (error,) = events(run, "error")
-    assert error["message"] == "training failed: KeyError: 'x'"
-    assert "in fail" in error["traceback"]
-    assert events(run, "end")[0]["reason"] == "failed"
+    assert error.message == "training failed: KeyError: 'x'"
+    assert "in fail" in error.traceback
+    assert events(run, "end")[0].reason == "failed"
 
 
 def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monkeypatch):
@@ -212,18 +212,18 @@ def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monke
     monkeypatch.setattr(torch, "compile", broken)
     run, plain = new_run(tmp_path, dataset, compile=True), new_run(tmp_path, dataset, "plain")
     assert train_here(run) == train_here(plain) == 0
-    assert [event["message"] for event in events(run, "warning")] == [
+    assert [event.message for event in events(run, "warning")] == [
         "torch.compile failed (no C compiler); training goes on without it"
     ]
-    assert [event["state"] for event in events(run, "state")].count("compiling") == 1
+    assert [event.state for event in events(run, "state")].count("compiling") == 1
     assert curve(run) == curve(plain)
 
 
 def test_a_cpu_does_not_compile_and_says_so(tmp_path, dataset):
     run = new_run(tmp_path, dataset, compile=True, device="cpu")
     assert train_here(run) == 0
-    assert "compiling takes longer" in events(run, "warning")[0]["message"]
-    assert "compiling" not in [event["state"] for event in events(run, "state")]
+    assert "compiling takes longer" in events(run, "warning")[0].message
+    assert "compiling" not in [event.state for event in events(run, "state")]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_bad_input_is_one_sentence_and_exit_2(tmp_path, dataset, changes, words)
     run = new_run(tmp_path, dataset, **changes)
     assert train_here(run) == 2
     (error,) = events(run, "error")
-    assert words in error["message"]
-    assert error["traceback"] is None
+    assert words in error.message
+    assert error.traceback is None
     assert events(run, "run")
     assert status(run).state == "failed"
 
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tmp_
     text = run.config_path.read_text()
     run.config_path.write_text(text.replace("block_size = 16", "block_size = 8"))
     assert train_here(run) == 2
-    message = events(run, "error")[0]["message"]
+    message = events(run, "error")[0].message
     assert "block_size is 16 in the run, 8 asked for" in message
     assert "--fresh" in message
     assert [info.step for info in run.checkpoints()] == [4]
@@ -264,7 +264,7 @@ def test_another_text_is_noticed(tmp_path):
     assert train_here(run, stop_at=10) == 130
     (dataset / "book9.txt").write_text("something new to read " * 400)
     assert train_here(run) == 0
-    assert any("the text has changed" in event["message"] for event in events(run, "warning"))
+    assert any("the text has changed" in event.message for event in events(run, "warning"))
     assert [step for step, _ in curve(run)] == list(range(1, 25))
 
 
@@ -285,7 +285,7 @@ def test_commands_are_served_between_steps(tmp_path, dataset, monkeypatch):
     monkeypatch.setattr(EagerStep, "run", run_and_send)
     assert train_here(run) == 0
     answers = events(run, "command")
-    assert [event["command"] for event in answers] == [
+    assert [event.command for event in answers] == [
         "evaluate",
         "sample",
         "save",
@@ -293,10 +293,10 @@ def test_commands_are_served_between_steps(tmp_path, dataset, monkeypatch):
         "save",
         "resume",
     ]
-    assert all(event["accepted"] for event in answers)
+    assert all(event.accepted for event in answers)
     assert [step for step, *_ in evaluations(run)] == [3, 8, 16, 24]
-    assert (events(run, "sample")[0]["step"], events(run, "sample")[0]["prompt"]) == (3, "word")
-    assert [event["step"] for event in events(run, "checkpoint")] == [5, 6, 8, 16, 24]
+    assert (events(run, "sample")[0].step, events(run, "sample")[0].prompt) == (3, "word")
+    assert [event.step for event in events(run, "checkpoint")] == [5, 6, 8, 16, 24]
     plain = new_run(tmp_path, dataset, "plain")
     monkeypatch.undo()
     assert train_here(plain) == 0
@@ -306,7 +306,7 @@ def test_commands_are_served_between_steps(tmp_path, dataset, monkeypatch):
 def test_a_stop_before_training_saves_nothing_and_breaks_nothing(tmp_path, dataset):
     run = new_run(tmp_path, dataset)
     assert train_here(run, stop_at=0) == 130
-    assert events(run, "end")[0]["reason"] == "stopped"
+    assert events(run, "end")[0].reason == "stopped"
     assert run.checkpoints() == []
     assert train_here(run) == 0
 

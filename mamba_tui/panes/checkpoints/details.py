@@ -47,7 +47,7 @@ def details_content(row: CheckpointRow, details: Details, verified: bool | None)
     elif details.problem:
         parts.append((visible(details.problem) + "\n", "$text-error"))
     if details.sample is not None:
-        parts.append((f"sample at step {details.sample['step']:,}\n", "$accent"))
+        parts.append((f"sample at step {details.sample.step:,}\n", "$accent"))
         parts.append(sample_content(details.sample))
     return Content.assemble(*parts)
 

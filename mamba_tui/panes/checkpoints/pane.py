@@ -14,7 +14,8 @@ from core.errors import UserError
 from mamba_tui import keys
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.console_state import ConsoleState
-from mamba_tui.backend.run_client import CheckpointRow, Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import CheckpointRow, RunClient
 from mamba_tui.messages import CheckpointsChosen, RunStarted
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.checkpoints import work as work_on
@@ -35,7 +36,7 @@ class CheckpointsPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("checkpoints")
 
-    def __init__(self, session: Session, state: ConsoleState, trash: Trash, *, id: str) -> None:
+    def __init__(self, session: RunClient, state: ConsoleState, trash: Trash, *, id: str) -> None:
         super().__init__(id=id)
         self.session = session
         self.state = state

@@ -7,11 +7,14 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config.schema import RunConfig
 from core.errors import UserError
 from mamba_tui.backend.run_client import CheckpointRow
+
+if TYPE_CHECKING:
+    from core.runs.events import SampleEvent
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Details:
     config: RunConfig | None
     problem: str
     tokenizer: str
-    sample: dict[str, Any] | None
+    sample: SampleEvent | None
 
 
 def read_details(row: CheckpointRow) -> Details:
@@ -48,13 +51,14 @@ def _tokenizer(row: CheckpointRow) -> str:
     )
 
 
-def _sample(row: CheckpointRow) -> dict[str, Any] | None:
+def _sample(row: CheckpointRow) -> SampleEvent | None:
     from core.runs import read_tail
+    from core.runs.events import SampleEvent
 
-    best: dict[str, Any] | None = None
+    best: SampleEvent | None = None
     for event in read_tail(row.run.events_path, 1 << 20):
-        if event["kind"] == "sample" and event["step"] <= row.info.step:
-            best = dict(event)
+        if isinstance(event, SampleEvent) and event.step <= row.info.step:
+            best = event
     return best
 
 

@@ -56,34 +56,29 @@ def _last_run(root: Any) -> tuple[float | None, float, tuple[tuple[tuple[Any, ..
     """Speed of the newest run that has one, its FLOPs per token, and vocabularies seen."""
     from core.config.schema import build
     from core.errors import UserError
-    from core.runs import list_runs, read_tail
+    from core.runs import EventReader, list_runs, read_tail
+    from core.runs.events import RunEvent, StepEvent
 
     vocabularies = []
     speed, flops = None, 0.0
     runs = sorted(list_runs(root), key=lambda run: -_modified(run.events_path))[:8]
     for run in runs:
         events = read_tail(run.events_path)
-        start = next(
-            (event for event in reversed(_head(run.events_path) + events) if event["kind"] == "run"), None
-        )
-        if start is None:
+        events = EventReader(run.events_path).poll(5) + events
+        # A vocabulary of 0 is not known: its trainer ended before it had read the text.
+        starts = [event for event in events if isinstance(event, RunEvent) and event.vocab_size]
+        if not starts:
             continue
         try:
-            config = build(start["config"])
+            config = build(starts[-1].config)
         except UserError:
             continue
-        vocabularies.append((_text_key(config), int(start["vocab_size"])))
-        steps = [event for event in events if event["kind"] == "step"]
+        vocabularies.append((_text_key(config), starts[-1].vocab_size))
+        steps = [event for event in events if isinstance(event, StepEvent)]
         if speed is None and steps:
-            speed = float(steps[-1]["tokens_per_second"])
-            flops = budget.flops_per_token(config.model, start["vocab_size"])
+            speed = steps[-1].tokens_per_second
+            flops = budget.flops_per_token(config.model, starts[-1].vocab_size)
     return speed, flops, tuple(vocabularies)
-
-
-def _head(path: Any) -> list[dict[str, Any]]:
-    from core.runs import EventReader
-
-    return [dict(event) for event in EventReader(path).poll(5)]
 
 
 def _modified(path: Any) -> float:

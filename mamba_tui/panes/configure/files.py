@@ -13,7 +13,8 @@ from core.config.schema import RunConfig, differences
 from core.config.setting import show
 from core.errors import UserError
 from core.system.hardware import has_cuda
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.dialogs import Answer, Choice, Page, Prompt, Question
@@ -23,7 +24,9 @@ from mamba_tui.widgets.safe_text import clip, safe, visible
 class ConfigurationFiles:
     """Saves, loads and compares the document. `changed` is called when it has other values."""
 
-    def __init__(self, pane: Pane, document: Document, session: Session, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, pane: Pane, document: Document, session: RunClient, changed: Callable[[], None]
+    ) -> None:
         self._pane = pane
         self._document = document
         self._session = session

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from core.errors import UserError
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.launch_options import LaunchOptions, Mode
 from mamba_tui.messages import RunStarted, RunStateChanged
@@ -14,7 +15,7 @@ from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 class NextRun:
     """Starts a run with the document's configuration."""
 
-    def __init__(self, pane: Pane, document: Document, session: Session, options: LaunchOptions) -> None:
+    def __init__(self, pane: Pane, document: Document, session: RunClient, options: LaunchOptions) -> None:
         self._pane = pane
         self._document = document
         self._session = session

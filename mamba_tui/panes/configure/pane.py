@@ -13,7 +13,8 @@ from textual.widgets import Button, Input, Static
 
 from core.config.schema import RunConfig
 from mamba_tui import keys
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.panes.base import Pane, css_beside
@@ -36,7 +37,7 @@ class ConfigPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("config")
 
-    def __init__(self, document: Document, session: Session, options: LaunchOptions, *, id: str) -> None:
+    def __init__(self, document: Document, session: RunClient, options: LaunchOptions, *, id: str) -> None:
         super().__init__(id=id)
         self.document = document
         self.session = session

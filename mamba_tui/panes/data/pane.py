@@ -18,7 +18,7 @@ from core.data.corpus.figures import CorpusFigures
 from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import data_wording, keys
-from mamba_tui.backend.run_client import off_thread
+from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.document import Document
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView

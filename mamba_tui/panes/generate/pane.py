@@ -18,7 +18,8 @@ from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import keys
 from mamba_tui.backend.console_state import ConsoleState
-from mamba_tui.backend.run_client import CheckpointRow, Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import CheckpointRow, RunClient
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.generate.side import SAMPLING, Side, sampling_values
 from mamba_tui.widgets.dialogs import Choice, Prompt
@@ -43,7 +44,7 @@ class GeneratePane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("generate")
 
     def __init__(
-        self, session: Session, state: ConsoleState, *, id: str, command: Sequence[str] | None = None
+        self, session: RunClient, state: ConsoleState, *, id: str, command: Sequence[str] | None = None
     ) -> None:
         super().__init__(id=id)
         self.session = session

@@ -15,7 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from mamba_tui import keys
-from mamba_tui.backend.run_client import RunRow, Session
+from mamba_tui.backend.run_client import RunClient, RunRow
 from mamba_tui.widgets.bars import KeyBar
 from mamba_tui.widgets.modal import LeftOnce
 from mamba_tui.widgets.numbers import age, compact, loss
@@ -106,7 +106,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("runs")
 
-    def __init__(self, session: Session, overlays: set[str]) -> None:
+    def __init__(self, session: RunClient, overlays: set[str]) -> None:
         super().__init__()
         self.session = session
         self.overlays = overlays

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mamba_tui.backend.run_history import Floats, Mark, RunHistory, Table, number
+from core.runs.history import Mark, RunHistory
+from core.runs.table import Floats, Table
 from mamba_tui.widgets.chart.frame import Line, Marker
 from mamba_tui.widgets.chart.line_chart import LineChart
 
@@ -100,12 +101,12 @@ class Colors:
 
 def bits_factor(history: RunHistory, *, training: bool = False) -> float:
     """Bits per byte for one nat per token, from the newest evaluation; NaN before the first."""
-    event = history.last_eval
+    event = history.last_evaluation
     if event is None:
         return math.nan
-    prefix = "train_" if training else ""
-    loss = number(event, "train_loss" if training else "validation_loss")
-    return number(event, f"{prefix}bits_per_byte") / loss if loss else math.nan
+    loss = event.train_loss if training else event.validation_loss
+    bits = event.train_bits_per_byte if training else event.bits_per_byte
+    return bits / loss if loss else math.nan
 
 
 def loss_lines(

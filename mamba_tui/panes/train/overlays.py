@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mamba_tui.backend.run_client import Session, off_thread
-from mamba_tui.backend.run_history import RunHistory
+from core.runs.history import RunHistory
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 
 
 class Overlays:
     """The histories of the runs that are drawn behind, by name."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RunClient) -> None:
         self._session = session
         self.names: Sequence[str] = ()
         self.histories: dict[str, RunHistory] = {}
@@ -25,12 +26,10 @@ class Overlays:
     async def load(self, names: Sequence[str]) -> None:
         """Read these runs' histories, as much of each as a chart needs."""
         from core.runs import Run
-        from core.runs.events import read_sample
+        from core.runs.history import preview
 
         self.names = names
         histories = {}
         for name in names:
-            events = await off_thread(read_sample, Run(self._session.root / name).events_path)
-            histories[name] = RunHistory()
-            histories[name].feed(events)
+            histories[name] = await off_thread(preview, Run(self._session.root / name).events_path)
         self.histories = histories

@@ -14,12 +14,13 @@ from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
+from core.runs.history import RunHistory
 from mamba_tui import keys
-from mamba_tui.backend import history_zoom as close_ups
+from mamba_tui.backend import history_zoom
 from mamba_tui.backend.console_state import ConsoleState
-from mamba_tui.backend.history_zoom import CloseUp
-from mamba_tui.backend.run_client import ENDED, Session, off_thread
-from mamba_tui.backend.run_history import RunHistory
+from mamba_tui.backend.history_zoom import Zoom
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import ENDED, RunClient
 from mamba_tui.messages import RunListRequested
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.train import charts
@@ -50,7 +51,7 @@ class TrainPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("train")
 
-    def __init__(self, session: Session, state: ConsoleState, *, id: str) -> None:
+    def __init__(self, session: RunClient, state: ConsoleState, *, id: str) -> None:
         super().__init__(id=id)
         self.session = session
         self.state = state
@@ -180,11 +181,11 @@ class TrainPane(Pane):
             main.set_data([])
             return
         run_state = state_of(self.session)
-        close_up = self._close_up(history)
+        zoom = self._zoom(history)
         state = (
             history,
-            close_up,
-            close_up and close_up.table,
+            zoom,
+            zoom and zoom.table,
             history.version,
             run_state,
             self.session.caught_up,
@@ -201,7 +202,7 @@ class TrainPane(Pane):
         lines = []
         for index, (name, other) in enumerate(self.overlays.histories.items()):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
-        rows = history if close_up is None else close_ups.spliced(history, close_up)
+        rows = history if zoom is None else history_zoom.spliced(history, zoom)
         main.title = charts.loss_title(self.options)
         over = state_of(self.session) in ENDED
         main.empty = "No step was taken. F2 changes the configuration, v shows the log." if over else SOON
@@ -226,18 +227,19 @@ class TrainPane(Pane):
             if window.axis == self.options.axis:
                 window.show(main)
 
-    def _close_up(self, history: RunHistory) -> CloseUp | None:
+    def _zoom(self, history: RunHistory) -> Zoom | None:
         """The rows of the window in full, where the history's are too coarse; asked for where missing."""
-        close_up = close_ups.wanted(history, self.query_one("#loss", LineChart).view, self.options.axis)
-        if close_up is not None and close_up is not history.close_up:
-            if not self.session.caught_up:
+        client, view = self.session, self.query_one("#loss", LineChart).view
+        zoom = history_zoom.wanted(history, client.zoom, view, self.options.axis)
+        if zoom is not None and zoom is not client.zoom:
+            if not client.caught_up:
                 return None
-            self.work(self._read_close_up(history, close_up), "close-up")
-        history.close_up = close_up
-        return close_up
+            self.work(self._read_zoom(zoom), "zoom")
+        client.zoom = zoom
+        return zoom
 
-    async def _read_close_up(self, history: RunHistory, close_up: CloseUp) -> None:
-        if await close_ups.fill(close_up, history, self.session) and history is self.session.history:
+    async def _read_zoom(self, zoom: Zoom) -> None:
+        if await self.session.read_zoom(zoom):
             self.session_changed()
 
     def _has_room(self, chart: LineChart) -> bool:
@@ -387,7 +389,7 @@ class TrainPane(Pane):
 
     def action_unit(self) -> None:
         """Nats per token or bits per byte."""
-        if self.session.history is None or self.session.history.last_eval is None:
+        if self.session.history is None or self.session.history.last_evaluation is None:
             self.say("bits per byte are known from the first evaluation on")
             return
         self._choose(bits=not self.options.bits)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 
-from mamba_tui.backend.run_client import Session
-from mamba_tui.backend.run_history import RunHistory, number
+from core.runs.events import EvaluationEvent, StepEvent
+from core.runs.history import RunHistory
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.widgets.numbers import compact, duration, loss, rate
 from mamba_tui.widgets.safe_text import clip
 from mamba_tui.wording import SIGN, STATE_COLOR, sentence, state_of
@@ -18,7 +17,7 @@ from mamba_tui.wording import SIGN, STATE_COLOR, sentence, state_of
 BAR_CELLS = 16
 
 
-def status_lines(session: Session, width: int) -> Content:
+def status_lines(session: RunClient, width: int) -> Content:
     """Both lines, cut to the width. Why a run failed gets the room of both when it needs it."""
     state = state_of(session)
     if state in ("failed", "died"):
@@ -39,7 +38,7 @@ def _broken(words: str, width: int) -> tuple[str, str]:
     return words[:place], words[place:].strip()
 
 
-def first_line(session: Session, width: int) -> Content:
+def first_line(session: RunClient, width: int) -> Content:
     """Run, what it does in words, steps, progress bar, time left."""
     state = state_of(session)
     if not state:
@@ -54,7 +53,7 @@ def first_line(session: Session, width: int) -> Content:
     return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
 
 
-def _progress(session: Session, history: RunHistory) -> str:
+def _progress(session: RunClient, history: RunHistory) -> str:
     if not history.max_iters:
         return ""
     step = f"step {history.step:,}/{history.max_iters:,}"
@@ -66,12 +65,12 @@ def _progress(session: Session, history: RunHistory) -> str:
     return f"{step}  {bar} {share:.0%}{remaining}"
 
 
-def second_line(session: Session, width: int) -> Content:
+def second_line(session: RunClient, width: int) -> Content:
     """Losses, speed and the rest, as many as fit."""
     history = session.history
-    if history is None or (history.last_step is None and history.last_eval is None):
+    if history is None or (history.last_step is None and history.last_evaluation is None):
         return Content.styled(clip(_advice(session), width), "$muted")
-    figures = _figures(history.last_step or {}, history.last_eval or {}, session)
+    figures = _figures(history.last_step, history.last_evaluation, session)
     advice = "" if session.alive else _advice(session)
     room = width - len(advice) - 3 if advice else width
     parts: list[Content | tuple[str, str]] = []
@@ -88,28 +87,27 @@ def second_line(session: Session, width: int) -> Content:
 
 
 def _figures(
-    step: Mapping[str, Any], evaluation: Mapping[str, Any], session: Session
+    step: StepEvent | None, evaluation: EvaluationEvent | None, session: RunClient
 ) -> list[tuple[str, str]]:
     figures = []
-    if step:
-        figures.append(("loss", loss(number(step, "loss"))))
-    if evaluation:
-        figures.append(("validation", loss(number(evaluation, "validation_loss"))))
-        figures.append(("bits/byte", loss(number(evaluation, "bits_per_byte"))))
-    if step and session.alive:
-        figures.append(("tokens/s", compact(number(step, "tokens_per_second"))))
-    if step:
-        figures.append(("lr", rate(number(step, "learning_rate"))))
-        figures.append(("grad", compact(number(step, "gradient_norm"))))
-        figures.append(("epoch", f"{number(step, 'epoch'):.2f}"))
-        figures.append(("tokens", compact(number(step, "tokens"))))
-        wait = number(step, "data_wait")
-        if math.isfinite(wait):
-            figures.append(("waiting for data", f"{wait:.0%}"))
+    if step is not None:
+        figures.append(("loss", loss(step.loss)))
+    if evaluation is not None:
+        figures.append(("validation", loss(evaluation.validation_loss)))
+        figures.append(("bits/byte", loss(evaluation.bits_per_byte)))
+    if step is not None:
+        if session.alive:
+            figures.append(("tokens/s", compact(step.tokens_per_second)))
+        figures.append(("lr", rate(step.learning_rate)))
+        figures.append(("grad", compact(step.gradient_norm)))
+        figures.append(("epoch", f"{step.epoch:.2f}"))
+        figures.append(("tokens", compact(step.tokens)))
+        if math.isfinite(step.data_wait):
+            figures.append(("waiting for data", f"{step.data_wait:.0%}"))
     return figures
 
 
-def _advice(session: Session) -> str:
+def _advice(session: RunClient) -> str:
     state = state_of(session)
     if state in ("finished",):
         return "F5 lets it write, F4 shows its checkpoints"

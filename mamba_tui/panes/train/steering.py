@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from core.config.changes import replace
 from core.config.schema import RunConfig
 from core.errors import UserError
-from mamba_tui.backend.run_client import Session, off_thread
+from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.messages import RunStarted
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
@@ -23,7 +24,7 @@ ANSWER_SECONDS = 20.0
 class Steering:
     """Pauses, stops, resumes and asks things of the followed run."""
 
-    def __init__(self, pane: Pane, session: Session) -> None:
+    def __init__(self, pane: Pane, session: RunClient) -> None:
         self._pane = pane
         self._session = session
 
@@ -51,10 +52,10 @@ class Steering:
         answer = history.answers.get(identity) if history is not None else None
         if answer is None:
             self._pane.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
-        elif not answer.get("accepted"):
-            self._pane.say(f"{command} refused: {answer.get('message')}", problem=True)
+        elif not answer.accepted:
+            self._pane.say(f"{command} refused: {answer.message}", problem=True)
         else:
-            self._pane.say(f"{command}: {answer.get('message') or 'done'}")
+            self._pane.say(f"{command}: {answer.message or 'done'}")
 
     async def stop(self) -> None:
         """Save, then end."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
@@ -12,19 +11,20 @@ from textual.content import Content
 from textual.events import Key
 from textual.widgets import Static
 
-from mamba_tui.backend.run_client import Session
-from mamba_tui.widgets.safe_text import safe
+from core.runs.events import Event, SampleEvent
+from mamba_tui.backend.run_client import RunClient
+from mamba_tui.widgets.safe_text import safe, visible
 from mamba_tui.wording import event_sentence, sample_content
 
 COLUMN_CELLS = 38
 
 
-def newest_sample(session: Session) -> Content:
+def newest_sample(session: RunClient) -> Content:
     """The newest sample in one paragraph, or how to come to one."""
     history = session.history
     if history is not None and history.samples:
         sample = history.samples[-1]
-        head = Content.styled(f"sample at step {sample.get('step', 0):,}  ", "$accent")
+        head = Content.styled(f"sample at step {sample.step:,}  ", "$accent")
         return head + sample_content(sample, lines=False)
     if session.run is None or not session.alive:
         return Content("")
@@ -43,7 +43,7 @@ class SamplesView(Horizontal, can_focus=True):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self.samples: Sequence[Mapping[str, Any]] = ()
+        self.samples: Sequence[SampleEvent] = ()
         self.back = 0
         self._drawn: object = None
 
@@ -53,7 +53,7 @@ class SamplesView(Horizontal, can_focus=True):
             with VerticalScroll(can_focus=False):
                 yield Static()
 
-    def show(self, samples: Sequence[Mapping[str, Any]]) -> None:
+    def show(self, samples: Sequence[SampleEvent]) -> None:
         """Show these samples; whoever looks at older ones keeps looking at them."""
         if self.back and len(samples) > len(self.samples):
             self.back += len(samples) - len(self.samples)
@@ -78,7 +78,7 @@ class SamplesView(Horizontal, can_focus=True):
             static = column.query_one(Static)
             if place < len(chosen):
                 sample = chosen[place]
-                head = Content.styled(f"step {sample.get('step', 0):,}\n", "bold $accent")
+                head = Content.styled(f"step {sample.step:,}\n", "bold $accent")
                 static.update(head + sample_content(sample))
             elif place == 0:
                 static.update(safe("No samples yet. g asks for one now."))
@@ -113,7 +113,7 @@ class LogView(VerticalScroll, can_focus=True):
         """One text."""
         yield Static()
 
-    def show(self, notes: Sequence[Mapping[str, Any]], printed: str) -> None:
+    def show(self, notes: Sequence[Event], printed: str) -> None:
         """Show the notes and the printed lines; stay at the end if the reader was there."""
         state = (len(notes), id(notes[-1]) if notes else 0, printed)
         if state == self._drawn:
@@ -121,12 +121,11 @@ class LogView(VerticalScroll, can_focus=True):
         self._drawn = state
         lines: list[Content | str] = []
         for note in list(notes)[-200:]:
-            moment = time.strftime("%H:%M:%S", time.localtime(float(note.get("time", 0))))
-            kind = str(note.get("kind"))
-            style = {"error": "$text-error", "warning": "$text-warning"}.get(kind, "")
+            moment = time.strftime("%H:%M:%S", time.localtime(note.time))
+            style = {"error": "$text-error", "warning": "$text-warning"}.get(note.kind, "")
             lines += [
                 Content.styled(f"{moment}  ", "$muted"),
-                Content.styled(event_sentence(note), style),
+                Content.styled(visible(event_sentence(note)), style),
                 "\n",
             ]
         if printed.strip():

@@ -1,20 +1,20 @@
-"""Where in an event file the steps of a run are, in a few thousand places however long it is."""
+"""Where in an event file the steps of a run are, in a few thousand entries however long it is."""
 
 from __future__ import annotations
 
 import bisect
 
 
-class Places:
+class EventIndex:
     """(offset, newest step before it) every so many bytes of the event file, in the order of both."""
 
     def __init__(self, grain: int = 1 << 16, most: int = 4096) -> None:
         self.grain = grain
         self.most = most
         self.offsets: list[int] = []
-        self.steps: list[float] = []
+        self.steps: list[int] = []
 
-    def note(self, offset: int, step: float) -> None:
+    def note(self, offset: int, step: int) -> None:
         """Reading has come to `offset`, where the newest step is `step`."""
         if self.offsets and offset - self.offsets[-1] < self.grain:
             return
@@ -24,7 +24,7 @@ class Places:
             self.grain *= 2
             self.offsets, self.steps = self.offsets[::2], self.steps[::2]
 
-    def cut(self, step: float) -> None:
+    def cut(self, step: int) -> None:
         """The steps after `step` were taken back."""
         keep = bisect.bisect_right(self.steps, step)
         del self.offsets[keep:], self.steps[keep:]

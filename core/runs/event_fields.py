@@ -1,0 +1,184 @@
+"""What the fields of events are made of: the types, what is in range, and how each is read and written.
+
+Everything that a run folder holds as JSON may come from elsewhere. Each type says once what it accepts;
+a value of another type or out of range makes its whole line invalid (`ValueError` here).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+LARGEST_INT = 2**53  # what a float64 holds exactly: a chart can show it
+LATEST_TIME = float(2**37)  # in the year 6325: every function of the clock still takes it
+LONGEST_TEXT = 1 << 18
+DEEPEST = 4
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def number_out(value: float) -> float | str:
+    """A float as it is written: JSON has no word for what is not finite, so a string stands for it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def plain(value: object) -> object:
+    """Any value as JSON can carry it, with non-finite numbers as strings, at any depth."""
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return number_out(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+class FieldType:
+    """How one type of field is called in docs/events.md, read and written."""
+
+    word: str
+
+    def read(self, value: object) -> Any:
+        """The value from JSON. Raises ValueError when it is of another type or out of range."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> object:
+        """The value as JSON can carry it."""
+        return value
+
+
+@dataclass(frozen=True)
+class Whole(FieldType):
+    """A whole number from `low` to `high`."""
+
+    low: int = 0
+    high: int = LARGEST_INT
+    word: str = "int"
+
+    def read(self, value: object) -> int:
+        """As `FieldType.read`."""
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise ValueError(f"not a whole number from {self.low} to {self.high}")
+        return value
+
+    def write(self, value: int) -> object:
+        """As `FieldType.write`."""
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Real(FieldType):
+    """A number from `low` to `high`; NaN and infinities, which are strings in JSON, unless `finite`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    word: str = "number"
+    finite: bool = False
+
+    def read(self, value: object) -> float:
+        """As `FieldType.read`."""
+        if type(value) is str and value in NON_FINITE:
+            number = NON_FINITE[value]
+        elif type(value) is float or (type(value) is int and abs(value) < 1 << 1000):
+            number = float(value)
+        else:
+            raise ValueError("not a number")
+        if math.isfinite(number):
+            good = self.low <= number <= self.high
+        else:
+            good = not self.finite and (math.isnan(number) or self.low <= number <= self.high)
+        if not good:
+            raise ValueError(f"not a number from {self.low} to {self.high}")
+        return number
+
+    def write(self, value: float) -> object:
+        """As `FieldType.write`."""
+        return number_out(float(value))
+
+
+@dataclass(frozen=True)
+class Words(FieldType):
+    """A text, which the writer cuts to `longest` characters."""
+
+    longest: int = LONGEST_TEXT
+    word: str = "text"
+
+    def read(self, value: object) -> str:
+        """As `FieldType.read`."""
+        if type(value) is not str or len(value) > self.longest:
+            raise ValueError(f"not a text of at most {self.longest} characters")
+        return value
+
+    def write(self, value: str) -> object:
+        """As `FieldType.write`."""
+        return value[: self.longest]
+
+
+@dataclass(frozen=True)
+class YesNo(FieldType):
+    """True or false."""
+
+    word: str = "bool"
+
+    def read(self, value: object) -> bool:
+        """As `FieldType.read`."""
+        if type(value) is not bool:
+            raise ValueError("neither true nor false")
+        return value
+
+
+@dataclass(frozen=True)
+class Values(FieldType):
+    """A mapping of names to plain values; with `pairs`, to lists of two."""
+
+    pairs: bool = False
+
+    @property
+    def word(self) -> str:  # type: ignore[override]
+        """As `FieldType.word`."""
+        return "{key: [old, new]}" if self.pairs else "{}"
+
+    def read(self, value: object) -> dict[str, Any]:
+        """As `FieldType.read`."""
+        if type(value) is not dict or not _plain(value, DEEPEST):
+            raise ValueError("not a mapping of plain values")
+        if self.pairs and not all(type(item) is list and len(item) == 2 for item in value.values()):
+            raise ValueError("not a mapping to lists of two")
+        return value
+
+    def write(self, value: Mapping[str, Any]) -> object:
+        """As `FieldType.write`."""
+        return plain(value)
+
+
+def _plain(value: object, depth: int) -> bool:
+    """Whether JSON values are in range all the way down."""
+    if type(value) is int:
+        return abs(value) <= LARGEST_INT
+    if type(value) is str:
+        return len(value) <= LONGEST_TEXT
+    if type(value) is dict:
+        return depth > 0 and all(_plain(item, depth - 1) for item in value.values())
+    if type(value) is list:
+        return depth > 0 and all(_plain(item, depth - 1) for item in value)
+    return True
+
+
+COUNT = Whole()
+MOMENT = Real(0.0, LATEST_TIME, finite=True)
+
+Count = Annotated[int, COUNT]
+Number = Annotated[float, Real()]
+NotNegative = Annotated[float, Real(0.0)]
+Share = Annotated[float, Real(0.0, 1.0, "0..1")]
+Moment = Annotated[float, MOMENT]
+Text = Annotated[str, Words()]
+Name = Annotated[str, Words(4096, "name")]
+Flag = Annotated[bool, YesNo()]
+Settings = Annotated[Mapping[str, Any], Values()]
+Changes = Annotated[Mapping[str, Any], Values(pairs=True)]

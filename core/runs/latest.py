@@ -1,0 +1,96 @@
+"""The newest events of a run that still count: what a line in a list, or a display without curves, needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from core.runs.events import (
+    CheckpointEvent,
+    EndEvent,
+    ErrorEvent,
+    EvaluationEvent,
+    Event,
+    RunEvent,
+    SampleEvent,
+    StateEvent,
+    StepEvent,
+)
+
+
+class LatestEvents:
+    """Feed it every event in the order of the file; what does not count any more is None.
+
+    This is the one place that keeps rule 4 of docs/events.md: a `run` event takes back what its trainer
+    did not have, because it happens again. `core.runs.history.RunHistory` adds curves to it.
+    """
+
+    def __init__(self) -> None:
+        self.run: RunEvent | None = None
+        self.state: StateEvent | None = None
+        self.last_step: StepEvent | None = None
+        self.last_evaluation: EvaluationEvent | None = None
+        self.last_sample: SampleEvent | None = None
+        self.last_checkpoint: CheckpointEvent | None = None
+        self.error: ErrorEvent | None = None
+        self.end: EndEvent | None = None
+        self.newest: Event | None = None
+        self.version = 0
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take new events. `version` changes with each."""
+        for event in events:
+            self.version += 1
+            self.newest = event
+            take = getattr(self, f"_take_{event.kind}", None)
+            if take is not None:
+                take(event)
+
+    def take_back(self, step: int) -> None:
+        """Forget what was recorded after `step`, and how the trainer before ended."""
+        for name in ("last_step", "last_evaluation", "last_sample", "last_checkpoint"):
+            event = getattr(self, name)
+            if event is not None and event.step > step:
+                setattr(self, name, None)
+        self.state = self.error = self.end = None
+
+    def _take_run(self, event: RunEvent) -> None:
+        self.take_back(event.first_step)
+        self.run = event
+
+    def _take_state(self, event: StateEvent) -> None:
+        self.state = event
+
+    def _take_step(self, event: StepEvent) -> None:
+        self.last_step = event
+
+    def _take_eval(self, event: EvaluationEvent) -> None:
+        self.last_evaluation = event
+
+    def _take_sample(self, event: SampleEvent) -> None:
+        self.last_sample = event
+
+    def _take_checkpoint(self, event: CheckpointEvent) -> None:
+        self.last_checkpoint = event
+
+    def _take_error(self, event: ErrorEvent) -> None:
+        self.error = event
+
+    def _take_end(self, event: EndEvent) -> None:
+        self.end = event
+
+    @property
+    def step(self) -> int:
+        """How far the run has come."""
+        events = (self.last_step, self.state, self.last_evaluation, self.end)
+        steps = [event.step for event in events if event is not None]
+        return max(steps, default=0) or (self.run.first_step if self.run else 0)
+
+    @property
+    def max_iters(self) -> int:
+        """How many steps the run is to take; 0 when not known."""
+        return self.run.max_iters if self.run else 0
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the steps done."""
+        return min(1.0, self.step / self.max_iters) if self.max_iters else None
