@@ -5,7 +5,9 @@ import unicodedata
 
 import pytest
 
+from core.runs.events import KINDS, SampleEvent, fields_of
 from mamba_tui.panes.runs.runs_screen import RunRows
+from mamba_tui.widgets.safe_text import visible
 from mamba_tui.wording import event_sentence, sample_content
 from tests.console.console_support import (
     LARGE,
@@ -16,6 +18,7 @@ from tests.console.console_support import (
     make_run,
     rows,
     serving,
+    typed,
     until,
     until_shown,
     write_events,
@@ -159,10 +162,15 @@ async def test_values_in_a_configuration(tmp_path):
 
 
 def test_every_kind_of_note_is_a_safe_sentence():
-    for kind in ("run", "eval", "checkpoint", "command", "end", "warning", "error", "unknown"):
-        words = dict.fromkeys(("message", "file", "device", "reason", "command", "advice"), ESCAPES)
-        note = {"kind": kind, "step": 5, "parameters": 5, **words}
-        assert not any(unicodedata.category(c) in ("Cc", "Cf") for c in event_sentence(note))
-    sample = sample_content({"prompt": MARKUP, "text": MARKUP + LONG})
+    for kind in KINDS.values():
+        values = {"kind": kind.kind, "time": 1.0}
+        for field in fields_of(kind)[1:]:
+            value = {"bool": True, "text": ESCAPES, "name": ESCAPES}.get(field.made_of.word, 1)
+            values[field.name] = {} if field.made_of.word.startswith("{") else value
+        (event,) = typed([values])
+        words = event_sentence(event)
+        assert words
+        assert not any(unicodedata.category(c) in ("Cc", "Cf") for c in visible(words))
+    sample = sample_content(SampleEvent(step=1, prompt=MARKUP, text=MARKUP + LONG))
     assert sample.plain.startswith("[@click")
     assert len(sample.plain) < 9000
