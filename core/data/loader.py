@@ -1,10 +1,10 @@
-"""Token stream to batches: lanes that read on, jump now and then, and resume bit for bit.
+"""Token stream to batches: batch rows that read on, jump now and then, and resume bit for bit.
 
-The stream is cut into chunks of `block_size` tokens, `carry_chunks` chunks in a row make a segment.
-In an epoch the segments are dealt to the lanes in a shuffled order, each exactly once; a lane reads
-its segment chunk by chunk, the model's state carried along, then jumps to the next one dealt. The
-lanes' first segments are cut to different lengths, so that afterwards only a few lanes jump at a time.
-Drawings are in docs/text.md. NumPy only: positions are numbers, and CUDA gathers from them itself.
+The stream is cut into chunks of `block_size` tokens; `carry_chunks` chunks in a row make a segment. In an
+epoch, segments are dealt to the batch rows in shuffled order, each exactly once. A row reads its segment
+chunk by chunk, with the model's state carried along, then jumps to the next segment dealt. The rows' first
+segments are cut to different lengths, so that afterwards only a few rows jump at a time. docs/text.md has
+pictures. NumPy only: positions are numbers, and CUDA gathers from them itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IGNORE = -100
 
 
 class Stream(Protocol):
-    """What a loader needs of a token stream; `documents` are the positions where one opens."""
+    """What a loader needs of a token stream; `documents` are the positions where documents begin."""
 
     documents: Int64
 
@@ -45,8 +45,8 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class _Lane:
-    """Where a lane reads next, how many chunks its segment still holds, and whether it just jumped."""
+class _BatchRow:
+    """Where a batch row reads next, how many chunks are left of its segment, and whether it just jumped."""
 
     start: int
     remaining: int
@@ -71,7 +71,7 @@ class _Deck:
         return len(self.order)
 
     def in_turns(self, documents: Int64, rng: np.random.Generator) -> None:
-        """Reorder: in each round every document that still has segments deals one of them.
+        """Reorder: in each round every document that has segments left deals one of them.
 
         A segment belongs to the document that its first token is in.
         """
@@ -94,7 +94,7 @@ class _Deck:
 class SequentialLoader:
     """Endless batches of training text.
 
-    Raises UserError where the stream is shorter than one chunk and its last target.
+    Raises UserError if the stream is shorter than one chunk and its last target.
     """
 
     def __init__(
@@ -119,20 +119,20 @@ class SequentialLoader:
         self.chunks = (len(stream) - 1) // block_size
         self.seed = seed
         self.document_order = document_order
-        # With fewer segments than lanes some lanes would read the same text side by side.
+        # With fewer segments than rows, some rows would read the same text at the same time.
         self.carry_chunks = min(carry_chunks, max(1, self.chunks // batch_size))
         self._consumed = 0
         self._epoch = 0
         self._cursor = 0
         self._pending: list[tuple[int, int]] = []  # dealt before the deck
-        self._rests: list[tuple[int, int]] = []  # dealt behind the deck, before the next epoch
+        self._rests: list[tuple[int, int]] = []  # dealt after the deck, before the next epoch
         self._deck: _Deck | None = None
         if carry_chunks == 0:
-            self._lanes = [_Lane(lane * self.chunks // batch_size, 0) for lane in range(batch_size)]
-            for lane in self._lanes:
-                lane.start *= block_size
+            self._rows = [_BatchRow(index * self.chunks // batch_size, 0) for index in range(batch_size)]
+            for row in self._rows:
+                row.start *= block_size
         else:
-            self._lanes = [_Lane(*self._deal()) for _ in range(batch_size)]
+            self._rows = [_BatchRow(*self._deal()) for _ in range(batch_size)]
             self._stagger()
 
     @property
@@ -141,12 +141,12 @@ class SequentialLoader:
         return self._consumed / self.chunks
 
     def next_positions(self) -> tuple[Int64, Bool]:
-        """Where each lane's next chunk begins (B,), and which lanes have jumped there (B,)."""
-        starts = np.array([lane.start for lane in self._lanes], np.int64)
-        jumped = np.array([lane.jumped for lane in self._lanes], np.bool_)
-        for lane in self._lanes:
-            self._advance(lane)
-        self._consumed += len(self._lanes)
+        """Where each row's next chunk begins (B,), and which rows have jumped there (B,)."""
+        starts = np.array([row.start for row in self._rows], np.int64)
+        jumped = np.array([row.jumped for row in self._rows], np.bool_)
+        for row in self._rows:
+            self._advance(row)
+        self._consumed += len(self._rows)
         return starts, jumped
 
     def next_batch(self) -> Batch:
@@ -154,17 +154,17 @@ class SequentialLoader:
         starts, jumped = self.next_positions()
         return make_batch(self.stream, self.eot, starts, jumped, self.block_size)
 
-    def _advance(self, lane: _Lane) -> None:
-        lane.start += self.block_size
-        lane.jumped = False
+    def _advance(self, row: _BatchRow) -> None:
+        row.start += self.block_size
+        row.jumped = False
         if self.carry_chunks == 0:
-            if lane.start + self.block_size + 1 > len(self.stream):
-                lane.start, lane.jumped = 0, True
+            if row.start + self.block_size + 1 > len(self.stream):
+                row.start, row.jumped = 0, True
             return
-        lane.remaining -= 1
-        if lane.remaining == 0:
-            lane.start, lane.remaining = self._deal()
-            lane.jumped = True
+        row.remaining -= 1
+        if row.remaining == 0:
+            row.start, row.remaining = self._deal()
+            row.jumped = True
 
     def _deal(self) -> tuple[int, int]:
         """The next segment: (first token, chunks)."""
@@ -181,10 +181,10 @@ class SequentialLoader:
         return self._deck[self._cursor - 1]
 
     def _shuffle(self, epoch: int) -> _Deck:
-        """The segments of an epoch in the order they are dealt; a function of seed and epoch alone.
+        """The segments of an epoch in the order they are dealt; depends only on random seed and epoch.
 
         Each epoch shifts the grid of chunks within the tokens that do not fill a chunk, and the grid
-        of segments within the chunks, so that borders fall elsewhere.
+        of segments within the chunks, so that their edges fall elsewhere.
         """
         rng = np.random.default_rng([self.seed, epoch])
         slack = (len(self.stream) - 1) % self.block_size
@@ -201,18 +201,18 @@ class SequentialLoader:
     def _stagger(self) -> None:
         """Cut the first segments to lengths spread over 1..carry_chunks.
 
-        The rests are dealt at the end of the epoch: sooner they would undo the spread.
+        The remainders are dealt at the end of the epoch: sooner they would undo the spread.
         """
         rng = np.random.default_rng([self.seed, 0, 1])
-        for index, lane in zip(rng.permutation(len(self._lanes)), self._lanes, strict=True):
-            keep = min(lane.remaining, 1 + int(index) * self.carry_chunks // len(self._lanes))
-            if keep < lane.remaining:
-                self._rests.append((lane.start + keep * self.block_size, lane.remaining - keep))
-                lane.remaining = keep
+        for index, row in zip(rng.permutation(len(self._rows)), self._rows, strict=True):
+            keep = min(row.remaining, 1 + int(index) * self.carry_chunks // len(self._rows))
+            if keep < row.remaining:
+                self._rests.append((row.start + keep * self.block_size, row.remaining - keep))
+                row.remaining = keep
         self._rests = [self._rests[index] for index in rng.permutation(len(self._rests))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the batches to come, as JSON-able values."""
+        """Everything that determines the batches to come, as JSON-compatible values."""
         return {
             "tokens": len(self.stream),
             "block_size": self.block_size,
@@ -223,15 +223,14 @@ class SequentialLoader:
             "cursor": self._cursor,
             "pending": [list(segment) for segment in self._pending],
             "rests": [list(segment) for segment in self._rests],
-            "lanes": [[lane.start, lane.remaining, int(lane.jumped)] for lane in self._lanes],
+            "lanes": [[row.start, row.remaining, int(row.jumped)] for row in self._rows],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken.
+        """Continue exactly where `state_dict` was taken.
 
-        With another number of lanes the segments under way are finished by the lanes there are. After
-        a change of the text or the shape of chunks the old positions mean nothing: the loader then
-        starts a new epoch, in an order of its own.
+        With another batch size, the rows first finish the unfinished segments. After a change of the text
+        or of the shape of chunks the old positions mean nothing, so the loader starts a new epoch.
         """
         same = all(state[key] == self.state_dict()[key] for key in ("tokens", "block_size", "carry_chunks"))
         if not same or state["seed"] != self.seed:
@@ -239,22 +238,22 @@ class SequentialLoader:
             return
         self._consumed = int(state["consumed"])
         self._epoch, self._cursor, self._deck = int(state["epoch"]), int(state["cursor"]), None
-        lanes = [_Lane(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["lanes"]]
+        rows = [_BatchRow(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["lanes"]]
         self._pending = [(int(start), int(length)) for start, length in state["pending"]]
         self._rests = [(int(start), int(length)) for start, length in state["rests"]]
-        if len(lanes) != len(self._lanes) and self.carry_chunks:
-            under_way = [(lane.start, lane.remaining) for lane in lanes]
+        if len(rows) != len(self._rows) and self.carry_chunks:
+            under_way = [(row.start, row.remaining) for row in rows]
             self._pending = under_way + self._pending
-            lanes = [_Lane(*self._deal()) for _ in self._lanes]
-        if len(lanes) == len(self._lanes):
-            self._lanes = lanes
+            rows = [_BatchRow(*self._deal()) for _ in self._rows]
+        if len(rows) == len(self._rows):
+            self._rows = rows
 
     def _restart(self, epoch: int) -> None:
         self._epoch, self._cursor, self._deck = epoch, 0, None
         self._pending, self._rests = [], []
         self._consumed = epoch * self.chunks
         if self.carry_chunks:
-            self._lanes = [_Lane(*self._deal()) for _ in self._lanes]
+            self._rows = [_BatchRow(*self._deal()) for _ in self._rows]
             self._stagger()
 
 

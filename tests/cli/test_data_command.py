@@ -99,7 +99,7 @@ def test_prepare_says_what_it_did_and_the_second_time_that_it_was_ready(texts, c
     assert data("prepare") == 0
     first = capsys.readouterr().out
     assert "7 files encoded" in first
-    assert "held out for validation" in first
+    assert "validation: " in first
     assert data("prepare") == 0
     assert "all of it was ready" in capsys.readouterr().out
 

@@ -134,7 +134,7 @@ def test_when_what_was_held_out_is_removed_other_text_is_and_that_is_said(tmp_pa
     second = prepare(config(tmp_path, tokenizer="auto"), 1)
     (now_held,) = [name for name, side in splits(second).items() if side == "validation"]
     assert second.notices == [
-        f"{now_held} is held out now, which earlier runs trained on: what was held out before is gone"
+        f"{now_held} is validation text now; earlier runs trained on it. The text used before is gone"
     ]
     assert second.tokenizer.hash != first.tokenizer.hash
     assert prepare(config(tmp_path, tokenizer="auto"), 1).notices == []
@@ -462,7 +462,7 @@ def test_a_file_changed_while_it_is_read_is_not_taken_for_what_it_was(tmp_path, 
                 file.write("more")
 
     monkeypatch.setattr(encode, "clean_text", meddle)
-    with pytest.raises(UserError, match=r"book 4\.txt was changed"):
+    with pytest.raises(UserError, match=r"book 4\.txt changed"):
         prepare(config(tmp_path), 1)
 
 
@@ -472,7 +472,7 @@ def test_six_novels_as_they_come(monkeypatch, tmp_path):
     corpus = prepare(config(BOOKS), 1337)
     assert len(corpus.read) == 6
     assert sum(file.split == "validation" for file in corpus.report) == 1
-    assert all("licence cut" in " ".join(file.notes) for file in corpus.report)
+    assert all("license removed" in " ".join(file.notes) for file in corpus.report)
     whole = " ".join(text_of(corpus, corpus.train) + text_of(corpus, corpus.validation))
     assert "\r" not in whole
     assert "\ufeff" not in whole

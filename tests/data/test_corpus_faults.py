@@ -137,7 +137,7 @@ def test_cancelling_while_a_long_file_is_read_takes_effect_at_once(tmp_path, mon
     blocks = []
     monkeypatch.setattr("core.data.corpus.reading.BLOCK", 1 << 12)
     monkeypatch.setattr("core.data.corpus.progress.Reporter.__init__.__defaults__", (1e9,))
-    monkeypatch.setattr("core.data.corpus.workers.PATIENCE", 0.001)
+    monkeypatch.setattr("core.data.corpus.workers.REPORT_SECONDS", 0.001)
     see = _Watch.see
 
     def see_and_wait(watch, block):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.data.corpus import reading
 from core.data.corpus.encodings import check_declared
-from core.data.corpus.gutenberg import LICENCE_LIMIT, GutenbergCutter
+from core.data.corpus.gutenberg import LICENSE_LIMIT, GutenbergCutter
 from core.data.corpus.listing import list_texts
 from core.data.corpus.reading import ReadingOptions, Tail, clean_text, pieces, seekable_text, survey
 from core.data.tokenizer.vocabulary import train_bpe
@@ -43,8 +43,8 @@ def small_blocks(monkeypatch):
         ("utf-8-sig", "utf-8-sig", ""),
         ("utf-16", "utf-16", ""),
         ("utf-32", "utf-32", ""),
-        ("utf-16-le", "utf-16-le", "no mark"),
-        ("utf-16-be", "utf-16-be", "no mark"),
+        ("utf-16-le", "utf-16-le", "no BOM"),
+        ("utf-16-be", "utf-16-be", "no BOM"),
         ("latin-1", "cp1252", "guessed"),
         ("cp1252", "cp1252", "guessed"),
     ],
@@ -99,7 +99,7 @@ def test_stray_bytes_in_utf8_cost_no_other_character(tmp_path, small_blocks):
     path.write_bytes(RUSSIAN.encode() + stray + JAPANESE.encode())
     facts, text = read(path)
     assert text == RUSSIAN + "“Füße”, said the café\x81." + JAPANESE
-    assert facts.notes == ["UTF-8, but for some bytes that were read as Windows-1252"]
+    assert facts.notes == ["UTF-8, except for some bytes that were read as Windows-1252"]
 
 
 def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
@@ -149,7 +149,7 @@ def test_one_bad_byte_far_into_a_file_is_not_silently_replaced(tmp_path):
 def test_a_mark_that_lies_is_a_problem(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("word".encode("utf-16") + b"\x00")
-    assert "UTF-16 that its mark says" in read(path)[0].problem
+    assert "UTF-16 that its BOM says" in read(path)[0].problem
 
 
 @given(text=st.text(alphabet="ab\r\n", max_size=60))
@@ -206,9 +206,9 @@ def test_the_longest_line_is_measured_across_blocks(tmp_path, small_blocks):
 
 # --- Project Gutenberg ---------------------------------------------------------------------------
 
-BODY = "Chapter I.\n\nIt was a dark night; the licence of poets was exhausted.\n"
+BODY = "Chapter I.\n\nIt was a dark night; the license of poets was exhausted.\n"
 HEADER = "The Project Gutenberg EBook of Something\n\nTitle: Something\n\n"
-LICENCE = "\n\nUpdated editions will replace the previous one\n*** START: FULL LICENSE ***\nmany pages\n" * 3
+LICENSE = "\n\nUpdated editions will replace the previous one\n*** START: FULL LICENSE ***\nmany pages\n" * 3
 FORMS = {
     "this": (
         "*** START OF THIS PROJECT GUTENBERG EBOOK SOMETHING ***\n\n",
@@ -255,11 +255,11 @@ def documents(parts):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("size", [1, 13, 10**9])
-def test_header_and_licence_are_cut(form, size):
+def test_header_and_license_are_cut(form, size):
     start, end = FORMS[form]
-    parts, cutter = cut(HEADER + start + BODY + "\n\n" + end + LICENCE, size)
+    parts, cutter = cut(HEADER + start + BODY + "\n\n" + end + LICENSE, size)
     assert documents(parts) == [BODY]
-    assert "licence cut" in cutter.notes[0]
+    assert "license removed" in cutter.notes[0]
 
 
 def test_a_text_without_markers_is_left_alone():
@@ -270,7 +270,7 @@ def test_a_text_without_markers_is_left_alone():
 
 def test_several_books_in_a_file_are_several_documents():
     start, end = FORMS["this"]
-    one = HEADER + start + BODY + end + LICENCE
+    one = HEADER + start + BODY + end + LICENSE
     parts, cutter = cut(one * 3, 50)
     assert documents(parts) == [BODY] * 3
     assert "3 books" in cutter.notes[0]
@@ -278,7 +278,7 @@ def test_several_books_in_a_file_are_several_documents():
 
 def test_a_marker_with_much_text_behind_it_is_part_of_the_text():
     start, end = FORMS["this"]
-    body = BODY + end + "\n" + "and the story goes on\n" * (LICENCE_LIMIT // 20)
+    body = BODY + end + "\n" + "and the story goes on\n" * (LICENSE_LIMIT // 20)
     parts, _ = cut(HEADER + start + body, 5000)
     assert documents(parts) == [body]
 
@@ -286,7 +286,7 @@ def test_a_marker_with_much_text_behind_it_is_part_of_the_text():
 @given(size=st.integers(1, 400), filler=st.integers(0, 30))
 def test_where_the_pieces_end_does_not_matter(size, filler):
     start, end = FORMS["with a line before"]
-    text = HEADER + start + BODY * filler + "x\n" + end + LICENCE
+    text = HEADER + start + BODY * filler + "x\n" + end + LICENSE
     assert documents(cut(text, size)[0]) == [BODY * filler + "x\n"]
 
 
@@ -411,7 +411,7 @@ def test_links_are_followed_once(tmp_path):
     listing = list_texts(str(tmp_path))
     assert len(listing.found) == 1
     assert any("same file" in reason for reason in listing.skipped.values())
-    assert any("which is read already" in reason for reason in listing.skipped.values())
+    assert any("which is already read" in reason for reason in listing.skipped.values())
 
 
 def test_a_file_system_without_numbers_for_files_has_no_copies(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def test_one_full_epoch_is_read_chunk_by_chunk(shape):
     """Exactly: with the grid held still, the first `chunks` readings of a divisible shape are all different
     chunks whenever every lane has finished its segment."""
     loader = make(shape)
-    segments = [(lane.start, lane.remaining) for lane in loader._lanes] + loader._rests
+    segments = [(row.start, row.remaining) for row in loader._rows] + loader._rests
     segments += dealt_in(loader, 0)[loader._cursor :]
     if loader._epoch == 0:
         covered = Counter(
@@ -192,7 +192,7 @@ def test_with_other_lanes_the_epoch_is_still_read_once(shape, lanes, before):
     two.carry_chunks = one.carry_chunks
     two.load_state_dict(one.state_dict())
     assert two._consumed == one._consumed
-    left = [(lane.start, lane.remaining) for lane in two._lanes] + two._pending + two._rests
+    left = [(lane.start, lane.remaining) for lane in two._rows] + two._pending + two._rests
     deck = dealt_in(two, two._epoch)
     if one._epoch == two._epoch == 0:
         left += deck[two._cursor :]

@@ -13,7 +13,7 @@ from core.data.tokenizer.tokenizer import END_OF_TEXT, Tokenizer, byte_tokenizer
 from core.data.tokenizer.vocabulary import (
     GPT2_CACHE_NAME,
     auto_vocabulary_size,
-    different_words,
+    distinct_words,
     gpt2_tokenizer,
     train_bpe,
 )
@@ -72,8 +72,8 @@ def test_a_text_without_pairs_gives_a_smaller_vocabulary():
 def test_learning_stops_reading_when_too_many_words_are_different():
     """Memory for learning grows with the different words, not with the text."""
     new_words = ["".join(chr(0x4E00 + 50 * n + i) for i in range(50)) for n in range(300)]
-    assert len(list(different_words(new_words, 15_000))) == 100
-    assert len(list(different_words(["the same words again"] * 300, 15_000))) == 300
+    assert len(list(distinct_words(new_words, 15_000))) == 100
+    assert len(list(distinct_words(["the same words again"] * 300, 15_000))) == 300
 
 
 def test_merges_run_out_of_bytes_no_earlier_than_257():
@@ -135,7 +135,7 @@ def test_a_broken_file_is_a_sentence_that_names_it(tmp_path, content, says):
 
 def test_a_pattern_that_is_none_is_reported():
     data = TRAINED.to_dict() | {"pattern": "("}
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a valid regular expression"):
         Tokenizer.from_dict(data, "here")
 
 

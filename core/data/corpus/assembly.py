@@ -1,4 +1,4 @@
-"""Joining encoded texts into the two streams, and reporting on every file."""
+"""Joins encoded texts into the two streams, and reports on every file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def join(
     skipped: dict[str, str],
     notices: list[str],
 ) -> Corpus:
-    """Streams in the order of the files' names. The report is made when somebody looks at it."""
-    train, held = _Side(), _Side()
+    """Streams in the order of the file names. The report is made when it is first looked at."""
+    train, validation = _Side(), _Side()
     entries = [store.entries[text.key] for text in texts]
     for text, entry in zip(texts, entries, strict=True):
         cut = entry.tokens if entry.cut is None else entry.cut
         if text.side == VALIDATION:
-            held.add(entry, 0, entry.tokens, entry.head_bytes)
+            validation.add(entry, 0, entry.tokens, entry.head_bytes)
         else:
             train.add(entry, 0, cut, entry.head_bytes)
-            held.add(entry, cut, entry.tokens, entry.tail_bytes)
+            validation.add(entry, cut, entry.tokens, entry.tail_bytes)
     tokens = store.tokens()
     return Corpus(
         tokenizer=tokenizer,
         train=train.stream(tokens),
-        validation=held.stream(tokens),
+        validation=validation.stream(tokens),
         notices=notices,
         cache=store.folder.parent,
         tokens=tokens,

@@ -1,4 +1,4 @@
-"""The vocabulary of a corpus: the one that was asked for, learned from training text if need be."""
+"""The vocabulary of a corpus: as configured, learned from training text if necessary."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from core.data.tokenizer.bpe_training import train_bpe_apart
 from core.data.tokenizer.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer
 from core.data.tokenizer.vocabulary import auto_vocabulary_size, gpt2_tokenizer, train_bpe
 
-# Text that a vocabulary is learned from. More changes the merges little and costs memory and time.
+# A vocabulary is learned from at most this much text; more hardly changes the merges.
 LEARNING_CHARACTERS = 24_000_000
-# A kept vocabulary serves until there is this many times more or less text than it was learned from.
+# A vocabulary is kept while the amount of text stays within this factor of what it was learned from.
 KEPT_WITHIN = 4
-# So much is learned from before another process would have started.
+# Up to this much text, learning takes less time than starting another process.
 AT_ONCE_BYTES = 1_000_000
 _HANDFUL = 1 << 15
 
@@ -27,7 +27,7 @@ _HANDFUL = 1 << 15
 def find_vocabulary(
     config: DataConfig, seed: int, texts: list[Text], options: ReadingOptions, folder: Path, report: Reporter
 ) -> Tokenizer:
-    """The tokenizer that the configuration asks for; one learned earlier is kept while it fits."""
+    """The configured tokenizer; one learned earlier is kept while it fits."""
     kind = config.tokenizer
     if kind == "byte":
         return byte_tokenizer()
@@ -38,7 +38,7 @@ def find_vocabulary(
     fraction = config.validation_fraction
     size = config.vocab_size if kind == "auto" else 0
     store = VocabularyStore(folder, f"{kind}:{size}:{seed}:{fraction!r}:{options.key}")
-    training = _different([text for text in texts if text.side != VALIDATION])
+    training = _distinct([text for text in texts if text.side != VALIDATION])
     amount = sum(text.facts.bytes for text in training)
     kept = store.load()
     if kept is not None and kept[1] / KEPT_WITHIN <= amount <= kept[1] * KEPT_WITHIN:
@@ -64,9 +64,9 @@ def find_vocabulary(
 def training_text(
     training: list[Text], options: ReadingOptions, fraction: float, most: int | None, report: Reporter
 ) -> Iterator[str]:
-    """Training text only, at most `most` characters of it, from every file its fair share.
+    """Training text only, at most `most` characters, a fair share from every file.
 
-    What is held out is never read here: of a text whose tail is held out, nothing from the tail on.
+    Validation text is never read here: a text whose tail is for validation is read up to its tail.
     """
     ends = [tail.target if (tail := text.tail(fraction)) else text.facts.characters for text in training]
     for text, end, share in zip(training, ends, fair_shares(ends, most), strict=True):
@@ -84,13 +84,13 @@ def training_text(
                 break
 
 
-def _different(texts: list[Text]) -> list[Text]:
-    """Of several copies one."""
+def _distinct(texts: list[Text]) -> list[Text]:
+    """One of each set of copies."""
     return list({text.facts.content: text for text in texts}.values())
 
 
 def fair_shares(sizes: list[int], most: int | None) -> list[int]:
-    """How much to take of each so that the sum is `most`: small ones whole, the rest alike."""
+    """How much to take of each so that the sum is `most`: small ones whole, the others equally."""
     if most is None or sum(sizes) <= most:
         return sizes
     left, share = most, 0

@@ -1,4 +1,4 @@
-"""Encoding texts into the token store, on all cores, in the order of the texts."""
+"""Encodes texts into the token store, on all cores, in the order of the texts."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def encode_texts(
     report: Reporter,
     workers: int,
 ) -> int:
-    """Encode every text that the store does not hold yet; how many that were.
+    """Encode every text that is not in the store yet. Returns how many those were.
 
-    A text counts in the store at most COMMIT_SECONDS after it is finished, whatever happens then.
+    A finished text is committed to the store within COMMIT_SECONDS, whatever happens afterwards.
     """
     missing = {text.key: text for text in texts}
     missing = {key: text for key, text in missing.items() if key not in store.entries}
     report.begin("encoding", sum(text.facts.bytes for text in missing.values()))
     if not missing:
         return 0
-    tokenizer.encode("the encoder is built before the threads need it")
+    tokenizer.encode("build the encoder before the threads need it")
 
     def encode(item: tuple[str, Text, Piece | None]) -> tuple[Ids | None, int]:
         piece = item[2]
@@ -109,18 +109,18 @@ def encode_texts(
 def _all_pieces(
     texts: dict[str, Text], options: ReadingOptions, fraction: float
 ) -> Iterator[tuple[str, Text, Piece | None]]:
-    """The pieces of every text, and None behind the last piece of each."""
+    """The pieces of every text, each text followed by None."""
     for key, text in texts.items():
         try:
             for piece in pieces(clean_text(text.found, text.facts.encoding, options), text.tail(fraction)):
                 yield key, text, piece
             _check_unchanged(text.found)
         except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise UserError(f"{text.found.name} could not be read to its end: {error}") from error
+            raise UserError(f"{text.found.name} could not be read completely: {error}") from error
         yield key, text, None
 
 
 def _check_unchanged(found: Found) -> None:
     info = os.stat(found.path)
     if (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) != found.signature:
-        raise UserError(f"{found.name} was changed while it was being read: start again")
+        raise UserError(f"{found.name} changed while it was being read; start again")

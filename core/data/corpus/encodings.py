@@ -1,4 +1,4 @@
-"""Which encoding a file is in: by its mark, else UTF-8, else what was declared, else a reported guess."""
+"""The encoding of a file: by its BOM, else UTF-8, else as declared, else a guess that is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.errors import UserError
 
 SAMPLE = 1 << 16
 
-# UTF-32 first: its little-endian mark begins with UTF-16's.
+# UTF-32 first: its little-endian BOM begins with UTF-16's.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -34,7 +34,7 @@ CONTROLS = bytes(sorted(set(range(32)) - {9, 10, 13} | {127}))
 
 @dataclass(frozen=True)
 class Guess:
-    """An encoding, what a reader should know about the choice, and what it rests on if it is binding."""
+    """An encoding, a note for the user, and the reason if there is no other choice."""
 
     encoding: str
     note: str = ""
@@ -42,11 +42,11 @@ class Guess:
 
 
 class NotTextError(Exception):
-    """The file holds no text; the message says what it looks like instead."""
+    """The file is not text; the message says what it looks like instead."""
 
 
 def check_declared(encoding: str) -> str | None:
-    """The normal name of a declared encoding, None for "auto". Raises UserError for an unknown one."""
+    """The standard name of a declared encoding, None for "auto". Raises UserError for an unknown one."""
     if encoding.strip().lower() == "auto":
         return None
     try:
@@ -61,10 +61,10 @@ def check_declared(encoding: str) -> str | None:
 
 
 def first_guess(head: bytes, declared: str | None) -> Guess:
-    """The encoding to try first, from the first bytes. Raises NotTextError for what is plainly no text."""
+    """The encoding to try first, from the first bytes. Raises NotTextError for what is clearly not text."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
-            return Guess(encoding, because="its mark says")
+            return Guess(encoding, because="its BOM says")
     for signature, what in _SIGNATURES:
         if head.startswith(signature):
             raise NotTextError(f"is {what}, not text")
@@ -81,29 +81,29 @@ def first_guess(head: bytes, declared: str | None) -> Guess:
 def next_guess(head: bytes, around: bytes, letters_before: int, declared: str | None) -> Guess:
     """The encoding of a file that is not UTF-8.
 
-    `around` are the bytes where that showed, `letters_before` the characters beyond ASCII before them.
+    `around` are the bytes where decoding failed, `letters_before` counts the non-ASCII characters before.
     """
     if declared is not None:
         return Guess(declared, f"decoded as {declared}, as declared")
-    # Legacy encodings leave the control bytes unused; a few per cent of them is no prose.
+    # Legacy encodings do not use control bytes; a few percent of them means it is not prose.
     if _control_share(head) > 0.02 or _control_share(around) > 0.02:
         raise NotTextError("looks like a binary file, not text")
-    # Other encodings look like UTF-8 once by accident, but not again and again from the top of the file.
+    # Other encodings look like UTF-8 once by accident, but not repeatedly from the top of the file.
     if letters_before >= _CONVINCING:
-        return Guess("utf-8" + STRAY, "UTF-8, but for some bytes that were read as Windows-1252")
+        return Guess("utf-8" + STRAY, "UTF-8, except for some bytes that were read as Windows-1252")
     sample = around if around in head else head[: SAMPLE // 2] + around
     name = _detect(sample)
-    return Guess(name, f"not UTF-8: decoded as {name}, which was guessed; set `encoding` if it is wrong")
+    return Guess(name, f"not UTF-8: decoded as {name} (guessed); set `encoding` if it is wrong")
 
 
 def make_decoder(encoding: str) -> codecs.IncrementalDecoder:
-    """A decoder for the encoding of a `Guess`; bytes that do not belong are errors."""
+    """A decoder for the encoding of a `Guess`; invalid bytes are errors."""
     name = encoding.removesuffix(STRAY)
     return codecs.getincrementaldecoder(name)("strict" if name == encoding else STRAY)
 
 
 def _read_stray(error: UnicodeError) -> tuple[str, int]:
-    """Bytes in a UTF-8 text that are none: nearly always Windows-1252, from a text pasted into it."""
+    """Invalid bytes in a UTF-8 text: nearly always Windows-1252, from a text pasted into it."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     data = error.object[error.start : error.end]
@@ -115,9 +115,9 @@ _CONVINCING = 3
 _CP1252 = [bytes((byte,)).decode("cp1252", "ignore") or chr(byte) for byte in range(256)]
 codecs.register_error(STRAY, _read_stray)
 
-# Encodings of the Latin alphabet differ in few letters, and a detector takes them for each other. These
-# are the ones in use, the likeliest first. Which is first depends on letters that go together in no
-# language but one: (some of these, some of those, none of these) in a reading as Windows-1252.
+# Encodings of the Latin alphabet differ in few letters, and detectors confuse them. These are the common
+# ones, likeliest first. Letters that occur together in only one language change the order: (any of these,
+# any of those, none of these) when the sample is read as Windows-1252.
 _LATIN = re.compile(
     r"ascii|latin_1|cp(125[0247]|437|77[05]|85[0278]|1140)|iso8859_(1|2|3|4|9|1[03-6])|mac_.*|hp_.*"
 )
@@ -133,7 +133,7 @@ _TELLING = (
 
 
 def _detect(sample: bytes) -> str:
-    """The likeliest legacy encoding of a sample; Windows-1252 where nothing says otherwise."""
+    """The likeliest legacy encoding of a sample; Windows-1252 by default."""
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample).best()
@@ -149,9 +149,9 @@ def _detect(sample: bytes) -> str:
 
 
 def _oddities(sample: bytes, encoding: str) -> float:
-    """How often a reading has signs, digits or capitals in the middle of words, where letters should be."""
+    """How many symbols, digits or capitals stand in the middle of words when decoded this way."""
     try:
-        # The sample may begin and end inside a character, but a byte has one meaning here or none.
+        # The sample may begin and end inside a character, but these encodings have one byte per character.
         text = sample.decode(encoding)
     except UnicodeDecodeError:
         return math.inf
@@ -173,7 +173,7 @@ _BEYOND_ASCII = re.compile(r"(?<=(.))([^\x00-\x7f])(?=(.))", re.DOTALL)
 
 
 def _unmarked_utf16(head: bytes) -> Guess | None:
-    """UTF-16 of mostly Latin text shows as a zero in every second byte."""
+    """UTF-16 of mostly Latin text has a zero in every second byte."""
     even, odd = head[0::2], head[1::2]
     if len(odd) < 2:
         return None
@@ -182,7 +182,7 @@ def _unmarked_utf16(head: bytes) -> Guess | None:
         letters = bytes(byte for byte in head if byte)
         if share > 0.4 and other < 0.05 and _control_share(letters) < 0.02:
             return Guess(
-                name, f"no mark: decoded as {name}, by the zeros in every second byte", "its zeros say"
+                name, f"no BOM: decoded as {name}, because every second byte is zero", "its zeros say"
             )
     return None
 

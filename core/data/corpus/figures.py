@@ -1,4 +1,4 @@
-"""A corpus in figures, so that another process can word them without having the corpus."""
+"""The figures of a corpus, for a process that does not have the corpus itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class CorpusFigures:
     """Sizes of a corpus as a whole."""
 
     files: int
-    """Those that were read."""
+    """Files that were read."""
     skipped: int
     duplicates: int
-    """Files with the text of another one."""
+    """Files with the same text as another file."""
     documents: int
     text_bytes: int
     tokenizer: str
@@ -53,6 +53,6 @@ class CorpusFigures:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CorpusFigures:
-        """The figures whose fields went through JSON."""
+        """The figures from their JSON form."""
         lines = tuple((size, name) for size, name in values["longest_lines"])
         return cls(**{**values, "longest_lines": lines})

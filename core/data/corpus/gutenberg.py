@@ -1,18 +1,18 @@
-"""Cutting Project Gutenberg's header and licence away from the book between them."""
+"""Removes Project Gutenberg's header and license from around a book."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# A header is at most a few pages, a licence about twenty: what looks like a marker but has more text
-# behind it than that is part of the text, and stays.
+# A header is at most a few pages and a license about twenty. A marker line with more text before or after
+# it than that belongs to the book and stays.
 HEADER_LIMIT = 1 << 16
-LICENCE_LIMIT = 1 << 17
+LICENSE_LIMIT = 1 << 17
 LINE_LIMIT = 1 << 12
 
-# A marker is looked for by words that stand in it, which is many times faster than a pattern, and the
-# line around them is then compared with the pattern.
+# Searching for a marker's words is many times faster than searching for the pattern; the line around the
+# words is then compared with the pattern.
 _START = (
     re.compile(
         r"[ \t]*\*\*\*[ \t]*START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*\n"
@@ -32,10 +32,10 @@ _Marker = tuple[re.Pattern[str], tuple[str, ...]]
 
 
 class GutenbergCutter:
-    """Takes a text piece by piece and gives it back without headers and licences.
+    """Takes a text piece by piece and returns it without headers and licenses.
 
-    A file may hold several books; `True` beside a piece says that a new one begins there. `notes`
-    says afterwards what was cut. Memory is bounded by the limits above.
+    A file may hold several books; a piece with `True` begins a new one. Afterwards `notes` says what was
+    removed. Memory is bounded by the limits above.
     """
 
     def __init__(self) -> None:
@@ -45,26 +45,26 @@ class GutenbergCutter:
         self._line_start = True
         self._marker_end = 0
         self.header_characters = 0
-        self.licence_characters = 0
+        self.license_characters = 0
         self.books = 0
 
     def feed(self, text: str) -> Iterator[tuple[bool, str]]:
-        """Pieces that are certain after `text` has been added."""
+        """Add `text`; yields the pieces that are now certain to belong to a book."""
         self._buffer += text
         yield from self._advance(final=False)
 
     def finish(self) -> Iterator[tuple[bool, str]]:
-        """The rest, after the last `feed`."""
+        """Yields the rest, after the last `feed`."""
         yield from self._advance(final=True)
 
     @property
     def notes(self) -> list[str]:
-        """What was cut, in words."""
-        cut = self.header_characters + self.licence_characters
+        """What was removed, in words."""
+        cut = self.header_characters + self.license_characters
         if not cut:
             return []
         books = f", {self.books} books" if self.books > 1 else ""
-        return [f"Project Gutenberg header and licence cut ({cut:,} characters{books})"]
+        return [f"Project Gutenberg header and license removed ({cut:,} characters{books})"]
 
     def _advance(self, final: bool) -> Iterator[tuple[bool, str]]:
         while True:
@@ -74,7 +74,7 @@ class GutenbergCutter:
                 return
 
     def _in_header(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """At the top of the file: wait for a START marker, or for enough text to do without."""
+        """At the top of the file: wait for a START marker, or for enough text to rule one out."""
         yield from ()
         marker = self._search(_START)
         if not final and (self._is_close(marker) if marker else len(self._buffer) < HEADER_LIMIT):
@@ -86,7 +86,7 @@ class GutenbergCutter:
         self._state = "body"
 
     def _in_body(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """Inside the text: everything but a last stretch, which may be the beginning of a marker."""
+        """Inside a book: emit all but the last lines, which may be the beginning of a marker."""
         marker = self._search(_END)
         if marker is not None and (final or marker.end() < len(self._buffer)):
             body = self._buffer[: marker.start()].rstrip()
@@ -94,7 +94,7 @@ class GutenbergCutter:
             yield from self._emit(body)
             self._buffer = self._buffer[len(body) :]
             self._marker_end = marker.end() - len(body)
-            self._state = "licence"
+            self._state = "license"
             return
         keep = 0 if final else LINE_LIMIT
         edge = len(self._buffer) - keep
@@ -105,26 +105,26 @@ class GutenbergCutter:
         yield from self._emit(self._buffer[:edge])
         self._buffer = self._buffer[edge:]
 
-    def _in_licence(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """Behind an END marker: gone if the file or another book follows soon, else text after all."""
+    def _in_license(self, final: bool) -> Iterator[tuple[bool, str]]:
+        """After an END marker: cut if the file ends or another book follows soon, else it is text."""
         marker = self._search(_START)
-        if marker is not None and marker.start() <= LICENCE_LIMIT:
+        if marker is not None and marker.start() <= LICENSE_LIMIT:
             if not final and self._is_close(marker):
                 return
-            self.licence_characters += marker.start()
+            self.license_characters += marker.start()
             self.header_characters -= marker.start()
             self._begin_book(marker.end())
             self._state = "body"
-        elif len(self._buffer) > LICENCE_LIMIT:
+        elif len(self._buffer) > LICENSE_LIMIT:
             yield from self._emit(self._buffer[: self._marker_end])
             self._buffer = self._buffer[self._marker_end :]
             self._state = "body"
         elif final:
-            self.licence_characters += len(self._buffer)
+            self.license_characters += len(self._buffer)
             self._buffer = ""
 
     def _is_close(self, marker: re.Match[str]) -> bool:
-        """True where more of the marker, or of the empty lines behind it, may follow."""
+        """True while more of the marker, or of the empty lines after it, may follow."""
         return len(self._buffer) < marker.end() + LINE_LIMIT
 
     def _begin_book(self, end: int) -> None:
@@ -142,7 +142,7 @@ class GutenbergCutter:
             self._line_start = text.endswith("\n")
 
     def _search(self, marker: _Marker) -> re.Match[str] | None:
-        """The first line of the buffer that is such a marker."""
+        """The first line of the buffer that matches the marker."""
         pattern, words = marker
         first: re.Match[str] | None = None
         for word in words:

@@ -1,4 +1,4 @@
-"""Finding the texts of a dataset folder: every .txt and .txt.gz below it, whatever else lies there."""
+"""Lists the texts of a dataset folder: every .txt and .txt.gz below it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Found:
 
 @dataclass
 class Listing:
-    """What a folder holds: texts in order of their names, and a sentence for each thing passed over."""
+    """The texts of a folder sorted by name, and a sentence for everything skipped."""
 
     found: list[Found] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Listing:
 def list_texts(root: str) -> Listing:
     """All texts under `root`, subfolders included, sorted by name; a single file lists itself.
 
-    Links are followed; a folder or file reached a second time is passed over with a sentence.
+    Links are followed; a folder or file reached a second time is skipped with a sentence.
     """
     listing = Listing()
     if not os.path.isdir(root):
@@ -48,7 +48,7 @@ def list_texts(root: str) -> Listing:
 
 
 def _walk(root: str, seen: dict[tuple[int, int], str], listing: Listing) -> Iterator[tuple[str, str, bool]]:
-    """(name, path, is a link) of everything named like a text that is no folder."""
+    """Yields (name, path, is a link) of everything named like a text that is not a folder."""
     folders = [("", root)]
     while folders:
         prefix, folder = folders.pop()
@@ -77,24 +77,24 @@ def _walk(root: str, seen: dict[tuple[int, int], str], listing: Listing) -> Iter
 def _first_visit(
     entry: os.DirEntry[str], name: str, seen: dict[tuple[int, int], str], listing: Listing
 ) -> bool:
-    """False, with a sentence, for a folder that a link has led to before."""
+    """False, with a sentence, if a link has led to this folder before."""
     try:
         info = entry.stat()
     except OSError as error:
         listing.skipped[name] = f"folder cannot be opened: {error.strerror}"
         return False
-    if not info.st_ino:  # a file system that numbers nothing: without links there are no circles
+    if not info.st_ino:  # a file system without inode numbers: no links, no cycles
         return not entry.is_symlink()
     first = seen.setdefault((info.st_dev, info.st_ino), name)
     if first != name:
-        listing.skipped[name] = f"leads to the folder {first}, which is read already"
+        listing.skipped[name] = f"leads to the folder {first}, which is already read"
     return first == name
 
 
 def _take_file(
     listing: Listing, name: str, path: str, linked: bool, seen: dict[tuple[int, int], str]
 ) -> None:
-    """Add a regular file to the listing, or a sentence that says why not."""
+    """Add a regular file to the listing, or a sentence that says why it is skipped."""
     try:
         info = os.stat(path)
     except OSError as error:
@@ -106,7 +106,7 @@ def _take_file(
         return
     first = seen.setdefault((info.st_dev, info.st_ino), name) if info.st_ino else name
     if first != name:
-        listing.skipped[name] = f"is the same file as {first}, which is read already"
+        listing.skipped[name] = f"is the same file as {first}, which is already read"
         return
     signature = (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     note = f"link to {os.path.realpath(path)}" if linked else ""

@@ -1,8 +1,8 @@
 """From a folder of text files to a `Corpus`: list, survey, split, find a vocabulary, encode, join.
 
-Each step keeps what it found in the cache, so that only what is new or changed costs time. The work
-runs on threads: tiktoken encodes outside the interpreter's lock, so they use all cores, start at once
-and need no second copy of anything.
+Each stage keeps its results in the cache, so only new or changed files cost time. The work runs on threads:
+tiktoken releases the interpreter's lock while it encodes, so threads use all cores, start at once and need no
+copies.
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ def prepare(
     progress: Callback | None = None,
     threads: int | None = None,
 ) -> Corpus:
-    """Make the texts under `config.dataset_dir` ready to train on.
+    """Prepare the texts under `config.dataset_dir` for training.
 
-    `tokenizer` encodes with a vocabulary that exists already, and `split` keeps the sides of an earlier
-    corpus, as a resumed run needs, whatever has become of the cache. `progress` is called often, and
-    ends the work by raising; what is finished stays. Raises UserError where there is no text to use.
+    With `tokenizer` an existing vocabulary is used, and `split` keeps the sides of an earlier corpus, as a
+    resumed run needs, whatever happened to the cache. `progress` is called often and may raise to end the
+    work; finished work is kept. Raises UserError if there is no usable text.
     """
     root = config.dataset_dir
     if not os.path.exists(root):
-        raise UserError(f"the dataset folder {root} does not exist: put .txt files there, or name another")
+        raise UserError(
+            f"the dataset folder {root} does not exist; put .txt files there, or name another folder"
+        )
     options = ReadingOptions(check_declared(config.encoding), config.strip_gutenberg, config.unwrap_lines)
     report = Reporter(progress)
     folder = cache_folder(root)
@@ -76,16 +78,16 @@ def prepare(
     corpus.split = (split or {}) | decisions
     if len(corpus.train) < 2 or len(corpus.validation) < 2:
         raise UserError(
-            f"the text in {root} has {len(corpus.train) + len(corpus.validation)} tokens, too few to train "
-            "on one part and hold out another: add text"
+            f"the text in {root} has {len(corpus.train) + len(corpus.validation)} tokens, too few for "
+            "training and validation: add text"
         )
     return corpus
 
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Facts of ten thousand files are a million small objects and no garbage: looking for some there
-    takes longer than all the rest of opening a corpus. What lives on is not looked through later."""
+    """Switch off garbage collection: the facts of ten thousand files are a million small objects without
+    cycles, and searching them takes longer than everything else. Survivors are exempt afterwards."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -98,17 +100,17 @@ def _without_collection() -> Iterator[None]:
 
 def _nothing_usable(root: str, skipped: dict[str, str]) -> str:
     if not skipped:
-        return f"there are no text files in {root}: put .txt or .txt.gz files there, or name another folder"
+        return f"there are no text files in {root}; put .txt or .txt.gz files there, or name another folder"
     name, reason = next(iter(skipped.items()))
     if len(skipped) == 1:
         return f"there is no usable text in {root}: {name} {reason}"
-    return f"there is no usable text in {root}: none of {len(skipped)} files; {name}, for one, {reason}"
+    return f"there is no usable text in {root}: none of {len(skipped)} files, for example {name} {reason}"
 
 
 def _survey_all(
     listing: Listing, options: ReadingOptions, folder: Path, report: Reporter, workers: int
 ) -> tuple[list[Text], dict[str, str]]:
-    """Facts of every file, from the cache where it has not changed: usable texts, and why not others."""
+    """The usable texts, and the reason for every unusable file; unchanged files come from the cache."""
     store = FactStore(folder, options.key)
     facts = {found.name: store.get(found) for found in listing.found}
     new = [found for found in listing.found if facts[found.name] is None]
@@ -141,10 +143,10 @@ def _survey_all(
 def _decide_sides(
     texts: list[Text], options: ReadingOptions, folder: Path, seed: int, fraction: float, carried: Decisions
 ) -> tuple[Decisions, str]:
-    """Give every text its side; what was decided, and a sentence if that had to forget earlier decisions.
+    """Give every text its side. Returns the decisions, and a sentence if earlier ones had to be dropped.
 
-    What a run carries goes before what the cache remembers. Where they differ, the cache keeps its own
-    for the runs that follow: its vocabularies were learned by it.
+    A run's own record takes precedence over the cache. Where they differ, the cache keeps its decision for
+    later runs, because its vocabularies were learned with it.
     """
     store = SplitStore(folder, seed, fraction)
     documents = [Document(text.found.name, text.facts.content, text.facts.bytes) for text in texts]
@@ -152,14 +154,14 @@ def _decide_sides(
     contents = {content for content, _ in carried.values()}
     known = {name: row for name, row in cached.items() if row[0] not in contents} | carried
     decisions = decide(documents, known, seed, fraction)
-    held_before = {content for content, side in known.values() if side != TRAIN}
+    validated_before = {content for content, side in known.values() if side != TRAIN}
     moved = [
         name
         for name, (content, side) in decisions.items()
-        if side != TRAIN and content not in held_before and known.get(name, ("", ""))[1] == TRAIN
+        if side != TRAIN and content not in validated_before and known.get(name, ("", ""))[1] == TRAIN
     ]
     if moved:
-        # Vocabularies were learned from what is now held out.
+        # Vocabularies were learned from what is now validation text.
         drop_vocabularies(folder)
     differing = {name for name in cached.keys() & carried.keys() if cached[name][1] != carried[name][1]}
     store.update({name: value for name, value in decisions.items() if name not in differing})
@@ -168,7 +170,7 @@ def _decide_sides(
         text.decide(decisions[text.found.name][1], options_key, fraction)
     if moved:
         return decisions, (
-            f"{_some(moved)} held out now, which earlier runs trained on: what was held out before is gone"
+            f"{_some(moved)} validation text now; earlier runs trained on it. The text used before is gone"
         )
     return decisions, store.notice
 

@@ -1,4 +1,4 @@
-"""Text as the model sees it: token by token, with bytes that are no character on their own."""
+"""Text as the model sees it: token by token, with single bytes where a token is not whole characters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.data.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """One token. `opens`: it is `<|endoftext|>`. Bytes of a cut-up character read `⟨E9⟩`."""
+    """One token. `opens`: it is `<|endoftext|>`. Bytes of a split character are shown as `⟨E9⟩`."""
 
     id: int
     text: str
@@ -18,7 +18,7 @@ class TokenText:
 
 
 def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[TokenText]:
-    """Each token with its text, each byte of a character that spans tokens spelled out."""
+    """Each token with its text; a character that spans tokens is shown byte by byte."""
     return [
         TokenText(token, _spelled(tokenizer.token_bytes(token)), token == tokenizer.eot)
         for token in map(int, ids)

@@ -1,4 +1,4 @@
-"""How far preparing has come, told often and cheaply."""
+"""Progress of preparing, reported often and cheaply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: what is being done, on which file, and how much of it in bytes."""
+    """One report: the stage, the file, and bytes done and total."""
 
     stage: str
     done: int
@@ -21,12 +21,12 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """0 to 1."""
+        """The part that is done, 0 to 1."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
     @property
     def text(self) -> str:
-        """`encoding 43%, 12.3 MB/s, 8 s left`."""
+        """In words, such as `encoding 43%, 12.3 MB/s, 8 s left`."""
         if not self.total:
             return self.stage
         parts = [f"{self.stage} {self.fraction:.0%}"]
@@ -43,7 +43,7 @@ Callback = Callable[[Progress], None]
 
 
 class Reporter:
-    """Calls back at most `per_second` times a second. An exception from the callback ends the work."""
+    """Calls back at most `per_second` times a second. An exception in the callback ends the work."""
 
     def __init__(self, callback: Callback | None, per_second: float = 10.0) -> None:
         self._callback = callback
@@ -53,30 +53,30 @@ class Reporter:
         self.begin("listing", 0)
 
     def begin(self, stage: str, total: int) -> None:
-        """A new stage of `total` bytes."""
+        """Begin a stage of `total` bytes."""
         self.stage, self.total, self.done, self.file = stage, total, 0, ""
         self._began = time.monotonic()
         self.tell(force=True)
 
     def wait(self, stage: str) -> None:
-        """Nothing can be done until something else ends."""
+        """Report that the work waits for something else."""
         if self.stage != stage:
             self.begin(stage, 0)
         self.tell()
 
     def count(self, amount: int, file: str) -> None:
-        """So many bytes more are done. For any thread; does not call back."""
+        """Count `amount` bytes as done, from any thread; does not call back."""
         with self._lock:
             self.done += amount
             self.file = file
 
     def add(self, amount: int, file: str) -> None:
-        """So many bytes more are done; calls back, if it is time. For the thread that prepares."""
+        """Count `amount` bytes as done and call back if it is time, from the preparing thread."""
         self.count(amount, file)
         self.tell()
 
     def tell(self, force: bool = False) -> None:
-        """Call back, if it is time."""
+        """Call back if it is time."""
         now = time.monotonic()
         if self._callback is None or (not force and now - self._last < self._interval):
             return

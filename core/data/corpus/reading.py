@@ -1,7 +1,7 @@
-"""A file to clean text: decoded, line ends made LF, licence pages cut, lines joined where wanted.
+"""From a file to clean text: decoded, with LF line ends, without license pages, unwrapped if asked.
 
-Everything here works block by block, so that memory does not grow with the file or with its lines.
-The same file and options always give the same text, cut into the same pieces.
+Everything here works block by block, so memory does not grow with the file or its lines. The same file and
+options always give the same text, cut into the same pieces.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from core.data.corpus.encodings import (
 from core.data.corpus.gutenberg import LINE_LIMIT, GutenbergCutter
 from core.data.corpus.listing import Found
 
-# Part of every cache key: raise it when the same file comes to give another text or other pieces.
+# Part of every cache key: raise it when a change makes the same file give other text or other pieces.
 VERSION = 1
 BLOCK = 1 << 20
 PIECE = 1 << 17
 _CUT_WINDOW = 1 << 12
 
-# A line break is taken for a typist's, not the author's, where a long line runs into text that is
-# neither indented nor a new paragraph; verse and lists have short or indented lines.
+# A line break is a hard wrap if a long line is followed by text that is neither indented nor a new
+# paragraph; verse and lists have short or indented lines.
 _HARD_WRAP = re.compile(r"(?<=[^\n]{45})[ \t]*\n(?=\S)")
 _SPACE_AFTER_TEXT = re.compile(r"(?<=\S) ")
 _ANY_SPACE_AFTER_TEXT = re.compile(r"(?<=\S)\s")
@@ -46,7 +46,7 @@ _ANY_SPACE_AFTER_TEXT = re.compile(r"(?<=\S)\s")
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What decides how a file becomes text. `encoding` None = find out."""
+    """The options that decide how a file becomes text. `encoding` None = detect it."""
 
     encoding: str | None = None
     strip_gutenberg: bool = True
@@ -60,7 +60,7 @@ class ReadingOptions:
 
 @dataclass
 class Facts:
-    """What one reading of a file found. `problem` says why it cannot be used, if it cannot."""
+    """The facts about a file that one reading gives. `problem` says why it cannot be used, if so."""
 
     content: str = ""
     encoding: str = ""
@@ -70,22 +70,22 @@ class Facts:
     longest_line: int = 0
     notes: list[str] = field(default_factory=list)
     problem: str = ""
-    passing: bool = False  # the problem may be gone the next time, though the file is the same
+    passing: bool = False  # the problem may go away although the file stays the same
 
     def to_list(self) -> list[Any]:
-        """A compact JSON-able form."""
+        """A compact JSON-compatible form."""
         return list(asdict(self).values())
 
     @classmethod
     def from_list(cls, values: Any) -> Facts:
-        """The facts of a `to_list` form. Raises TypeError or ValueError for anything else."""
+        """The facts from their `to_list` form. Raises TypeError or ValueError for anything else."""
         facts = cls(*values)
         for name, default in _BLANK.items():
             value = getattr(facts, name)
             if type(value) is not type(default) or (type(value) is int and not 0 <= value < 1 << 53):
                 raise ValueError(f"{name} is {type(value).__name__}")
         if not all(isinstance(note, str) for note in facts.notes):
-            raise ValueError("a note is no text")
+            raise ValueError("a note is not text")
         return facts
 
 
@@ -95,9 +95,9 @@ _BLANK = asdict(Facts())
 def survey(
     found: Found, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
 ) -> Facts:
-    """Read a file once: which encoding it is in, how long it is, and what is remarkable about it.
+    """Read a file once: its encoding, its length, and whatever is unusual about it.
 
-    `count` is told of every few bytes read; `stop` ends the reading, and the facts are then void.
+    `count` is called with the number of bytes read; `stop` ends the reading and makes its facts invalid.
     """
     watch = _Watch(count, stop)
     try:
@@ -118,7 +118,7 @@ def survey(
         except UnicodeDecodeError as error:
             if options.encoding is not None:
                 return Facts(problem=f"is neither UTF-8 nor {options.encoding}, as declared ({error.reason})")
-        note = f"not UTF-8, and not quite {guess.encoding}: decoded as latin-1, which was guessed"
+        note = f"not UTF-8, and not quite {guess.encoding}: decoded as latin-1 (guessed)"
         return _survey_as(found, options, Guess("latin-1", note), watch)
     except NotTextError as error:
         return Facts(problem=str(error))
@@ -129,7 +129,7 @@ def survey(
 
 
 class _Watch:
-    """Follows a reading: a digest of its bytes, a report of how far it is, an end when it must stop."""
+    """Follows a reading: hashes its bytes, reports progress, and stops it on request."""
 
     def __init__(self, count: Callable[[int], None], stop: threading.Event) -> None:
         self.digest = hashlib.blake2b(digest_size=16)
@@ -139,12 +139,12 @@ class _Watch:
         self._seen = 0
 
     def begin(self) -> None:
-        """From the top of the file, perhaps again: nothing is counted twice."""
+        """Start at the top of the file, perhaps again; nothing is counted twice."""
         self.digest = hashlib.blake2b(digest_size=16)
         self._seen = 0
 
     def see(self, block: bytes) -> None:
-        """A block was read."""
+        """Take note of a block that was read."""
         if self._stop.is_set():
             raise OSError("stopped")
         self.digest.update(block)
@@ -187,7 +187,7 @@ def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watc
 
 
 def _first_error(path: str) -> tuple[bytes, int]:
-    """The bytes where a file first fails to be UTF-8, and the characters beyond ASCII before them."""
+    """The bytes around the first invalid UTF-8, and the number of non-ASCII characters before them."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     before, letters = b"", 0
     with _open(path) as file:
@@ -210,9 +210,9 @@ def clean_text(
     cutter: GutenbergCutter | None = None,
     watch: _Watch | None = None,
 ) -> Iterator[tuple[bool, str]]:
-    """The text of a file in stretches; True beside a stretch where a document begins.
+    """The text of a file in stretches; a stretch that comes with True begins a document.
 
-    Raises UnicodeDecodeError where the file is not in `encoding`, OSError where it cannot be read.
+    Raises UnicodeDecodeError if the file is not in `encoding`, OSError if it cannot be read.
     """
     blocks = _decoded(found.path, encoding, watch)
     if cutter is None and options.strip_gutenberg:
@@ -222,10 +222,10 @@ def clean_text(
 
 
 def seekable_text(found: Found, encoding: str, end: int, amount: int) -> Iterator[str] | None:
-    """About `amount` characters from all over the first `end` characters of a file, without the rest.
+    """About `amount` characters, evenly spread over the first `end` characters of a file.
 
-    Only for plain UTF-8, where one can begin anywhere; None for other files. A character is at least
-    a byte, so no byte before `end` belongs to a character at or behind `end`.
+    Only for plain UTF-8, where decoding can begin anywhere; None for other files. A character is at least one
+    byte, so no byte before `end` belongs to a character at or after `end`.
     """
     if encoding not in ("utf-8", "utf-8-sig") or found.path.lower().endswith(".gz"):
         return None
@@ -249,7 +249,7 @@ def _open(path: str) -> BinaryIO:
 
 
 def _decoded(path: str, encoding: str, watch: _Watch | None) -> Iterator[str]:
-    """Text blocks with LF line ends and no mark."""
+    """Text blocks with LF line ends and no BOM."""
     decoder = make_decoder(encoding)
     held = ""
     with _open(path) as file:
@@ -283,7 +283,7 @@ def _cut(blocks: Iterable[str], cutter: GutenbergCutter) -> Iterator[tuple[bool,
 
 
 def _unwrapped(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-    """Join hard-wrapped lines. A paragraph that is not complete yet waits for the next stretch."""
+    """Join hard-wrapped lines. An incomplete paragraph waits for the next stretch."""
     fresh, held = False, ""
     for begins, text in stretches:
         if begins:
@@ -293,7 +293,7 @@ def _unwrapped(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, st
         held += text
         edge = held.rfind("\n\n") + 2
         if edge < 2:
-            # A paragraph beyond all measure is cut, at a line or, where there is none, anywhere.
+            # An extremely long paragraph is cut at a line end or, without one, anywhere.
             edge = max(held.rfind("\n"), len(held) - LINE_LIMIT) if len(held) > BLOCK else 0
         if edge > 0:
             yield fresh, _HARD_WRAP.sub(" ", held[:edge])
@@ -304,7 +304,7 @@ def _unwrapped(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, st
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text to encode in one go. `opens`: an `<|endoftext|>` comes before it; `tail`: held out."""
+    """Text to encode at once. `opens`: an `<|endoftext|>` comes before it; `tail`: it is for validation."""
 
     text: str
     opens: bool
@@ -313,7 +313,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a document that is held out: from the first line at or after `target`.
+    """The end of a document, used for validation: from the first line at or after `target`.
 
     Without a line break before `limit` it begins at `target` itself.
     """
@@ -323,13 +323,13 @@ class Tail:
 
     @classmethod
     def of(cls, characters: int, fraction: float) -> Tail:
-        """The last `fraction` of so many characters, or a little less."""
+        """The last `fraction` of that many characters, or a little less."""
         target = max(1, int(characters * (1 - fraction)))
         return cls(target, target + (characters - target) // 2)
 
 
 def pieces(stretches: Iterable[tuple[bool, str]], tail: Tail | None = None) -> Iterator[Piece]:
-    """Pieces of about PIECE characters, cut where no token can reach across if there is such a place."""
+    """Pieces of about PIECE characters, cut where no token can span the cut if there is such a place."""
     held: list[str] = []
     size = 0
     opens = in_tail = False
@@ -354,7 +354,7 @@ def pieces(stretches: Iterable[tuple[bool, str]], tail: Tail | None = None) -> I
 
 
 def _split_at(stretches: Iterable[tuple[bool, str]], tail: Tail | None) -> Iterator[tuple[bool, bool, str]]:
-    """(begins a document, begins the tail, text), the tail beginning with a stretch of its own."""
+    """Yields (begins a document, begins the tail, text); the tail begins with a new stretch."""
     position = 0
     waiting = tail is not None
     for fresh, text in stretches:
@@ -372,10 +372,10 @@ def _split_at(stretches: Iterable[tuple[bool, str]], tail: Tail | None) -> Itera
 
 
 def _safe_cut(text: str, target: int) -> int:
-    """A place at or after `target` where both sides encode as they do together, if one is near.
+    """A position at or after `target` where cutting does not change the tokens, if one is near.
 
-    A space after text always starts a new word; so does other white space, but for patterns that take
-    line ends into the word before. Without either, as in Chinese, a word may be cut.
+    A space after text always starts a new word; so does other white space, except with patterns that attach
+    line ends to the word before. Without either, as in Chinese, a word may be cut.
     """
     for pattern in (_SPACE_AFTER_TEXT, _ANY_SPACE_AFTER_TEXT):
         match = pattern.search(text, target, target + _CUT_WINDOW)

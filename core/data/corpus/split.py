@@ -1,7 +1,7 @@
-"""Which text is held out: whole documents when there are enough, else the tail of each.
+"""Which text is for validation: whole documents if there are enough, else the tail of each.
 
-A decision once made is kept, by name and by content: books that arrive later never move a book from
-one side to the other. Copies of one text always share a side.
+Decisions are kept, by name and by content: books that arrive later never move a book from one side to the
+other. Copies of a text always share a side.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 TRAIN = "train"
 VALIDATION = "validation"
 TAIL = "tail"
-SIDES = (VALIDATION, TAIL, TRAIN)  # where copies disagree, the first of these that one of them has
+SIDES = (VALIDATION, TAIL, TRAIN)  # where copies disagree, the first of these wins
 
 ENOUGH_DOCUMENTS = 4
-# How far from the wanted share whole documents may be before tails are the better way.
+# How far from the requested fraction whole documents may be before tails are used instead.
 MOST_OVER = 1.25
 MOST_OVER_ALONE = 2.5
 LEAST = 0.25
@@ -50,7 +50,7 @@ def decide(
     sizes = {content: members[0].size for content, members in groups.items()}
     fresh = sorted(set(groups) - set(sides), key=lambda content: _rank(seed, content))
     sides |= _choose(fresh, sides, sizes, fraction, first=not sides)
-    if set(sides.values()) == {TRAIN}:  # what was held out is gone: begin anew
+    if set(sides.values()) == {TRAIN}:  # the validation text was removed: choose again
         order = sorted(groups, key=lambda content: _rank(seed, content))
         sides = _choose(order, {}, sizes, fraction, first=True)
     return {
@@ -61,7 +61,7 @@ def decide(
 
 
 def _remembered(groups: Mapping[str, list[Document]], known: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """The sides of contents with a past, under this name or another."""
+    """The sides of contents that were decided before, under this name or another."""
     ranks = {side: rank for rank, side in enumerate(SIDES)}
     past: dict[str, int] = {}
     for content, side in known.values():
@@ -80,24 +80,24 @@ def _remembered(groups: Mapping[str, list[Document]], known: Mapping[str, tuple[
 def _choose(
     fresh: list[str], sides: Mapping[str, str], sizes: Mapping[str, int], fraction: float, first: bool
 ) -> dict[str, str]:
-    """Sides for documents without a past, walked through in an order that the seed decides."""
+    """Sides for new documents, visited in an order that depends on the random seed."""
     if first and len(fresh) < ENOUGH_DOCUMENTS:
         return dict.fromkeys(fresh, TAIL)
     target = fraction * sum(sizes.values())
     share = {TRAIN: 0.0, VALIDATION: 1.0, TAIL: fraction}
-    held = sum(sizes[content] * share[side] for content, side in sides.items())
+    validating = sum(sizes[content] * share[side] for content, side in sides.items())
     chosen = dict.fromkeys(fresh, TRAIN)
     for content in fresh:
         size = sizes[content]
-        if held + size <= MOST_OVER * target and size < 2 * (target - held):
+        if validating + size <= MOST_OVER * target and size < 2 * (target - validating):
             chosen[content] = VALIDATION
-            held += size
-    if held == 0 and fresh:
+            validating += size
+    if validating == 0 and fresh:
         nearest = min(fresh, key=lambda content: abs(sizes[content] - target))
         if sizes[nearest] > MOST_OVER_ALONE * target:
             return dict.fromkeys(fresh, TAIL)
         chosen[nearest] = VALIDATION
-    elif held < LEAST * target:
+    elif validating < LEAST * target:
         rest = [content for content in fresh if chosen[content] == TRAIN]
         if rest:
             chosen[max(rest, key=lambda content: sizes[content])] = TAIL

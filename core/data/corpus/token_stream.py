@@ -1,4 +1,4 @@
-"""What preparing gives: two token streams over one memory-mapped file, and a report on every file."""
+"""A prepared corpus: two token streams over one memory-mapped file, and a report on every file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenStream:
     """Stretches of a memory-mapped token file, read as one text. Nothing is loaded until it is read.
 
     `stretches` are (offset, count) in the file, in the order of the text; `documents` are the
-    positions in this stream at which one opens; `text_bytes` is the UTF-8 length of the text.
+    positions in this stream at which documents begin; `text_bytes` is the UTF-8 length of the text.
     """
 
     def __init__(
@@ -45,26 +45,26 @@ class TokenStream:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """uint16 or uint32."""
+        """The type of the ids, uint16 or uint32."""
         return self._tokens.dtype
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text for each token, the openings of documents counted as tokens."""
+        """Bytes of text per token; the marks that open documents count as tokens."""
         return self.text_bytes / max(len(self), 1)
 
     def read(self, start: int, count: int) -> Tokens:
-        """Tokens start..start+count (count,). Raises IndexError beyond the stream's ends."""
+        """Tokens start..start+count (count,). Raises IndexError outside the stream."""
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of a stream of {len(self)}")
         part = int(np.searchsorted(self._starts, start, "right")) - 1
-        found = []
+        parts = []
         while count > 0:
             take = min(count, int(self._starts[part + 1]) - start)
             low = int(self._offsets[part]) + start - int(self._starts[part])
-            found.append(self._tokens[low : low + take])
+            parts.append(self._tokens[low : low + take])
             start, count, part = start + take, count - take, part + 1
-        return np.concatenate(found) if len(found) > 1 else np.array(found[0] if found else [], self.dtype)
+        return np.concatenate(parts) if len(parts) > 1 else np.array(parts[0] if parts else [], self.dtype)
 
     def gather(self, starts: Int64, count: int) -> Tokens:
         """Rows (len(starts), count): row b holds the tokens from position starts[b] on."""
@@ -90,7 +90,7 @@ SKIPPED = "skipped"
 
 @dataclass
 class FileReport:
-    """What became of one file. `split` is train, validation, tail (its end held out), or skipped."""
+    """What became of one file. `split` is train, validation, tail (its end validates), or skipped."""
 
     name: str
     split: str
@@ -106,7 +106,7 @@ class FileReport:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text for each token."""
+        """Bytes of text per token."""
         return self.bytes / max(self.tokens, 1)
 
 
@@ -126,16 +126,16 @@ class Corpus:
 
     @cached_property
     def report(self) -> list[FileReport]:
-        """What became of every file, those that were passed over too, by name."""
+        """What became of every file, including skipped ones, sorted by name."""
         return self.make_report()
 
     @property
     def bytes_per_token(self) -> float:
-        """Of the validation text: nats/token divided by this and by ln 2 are bits per byte."""
+        """Of the validation text; bits per byte = nats per token / ln 2 / this."""
         return self.validation.bytes_per_token
 
     def file_tokens(self, file: FileReport, start: int = 0, count: int | None = None) -> Tokens:
-        """The ids of one file as the model sees them, from its `start`th on."""
+        """The ids of one file as the model sees them, from position `start` on."""
         low = file.offset + min(max(start, 0), file.tokens)
         high = file.offset + file.tokens
         return np.array(self.tokens[low : high if count is None else min(low + count, high)])
@@ -146,14 +146,15 @@ class Corpus:
         return [file for file in self.report if file.split != SKIPPED]
 
     def summary(self) -> str:
-        """The corpus in a few lines: sizes, vocabulary, what is held out, what was passed over."""
-        held = [file.name for file in self.read if file.split == "validation"]
+        """The corpus in a few lines: sizes, vocabulary, validation text, skipped files."""
+        validating = [file.name for file in self.read if file.split == "validation"]
         tails = sum(file.split == "tail" for file in self.read)
         total = len(self.train) + len(self.validation)
         what = []
-        if held:
+        if validating:
             what.append(
-                ", ".join(held[:3]) + (f" and {count(len(held) - 3, 'more file')}" if len(held) > 3 else "")
+                ", ".join(validating[:3])
+                + (f" and {count(len(validating) - 3, 'more file')}" if len(validating) > 3 else "")
             )
         if tails:
             what.append(f"the ends of {tails} files" if tails > 1 else "the end of one file")
@@ -162,7 +163,7 @@ class Corpus:
         lines = [
             f"{count(len(self.read), 'file')}, {size:,} bytes of text, "
             f"{total:,} tokens ({self.tokenizer.kind}, {self.tokenizer.vocab_size:,} in the vocabulary)",
-            f"held out for validation: {' and '.join(what)}: {len(self.validation):,} tokens, {share:.1%}",
+            f"validation: {' and '.join(what)}: {len(self.validation):,} tokens, {share:.1%}",
         ]
         skipped = [file for file in self.report if file.split == SKIPPED]
         if skipped:

@@ -1,4 +1,4 @@
-"""What the steps of preparing share: a text on its way, and work done in order on all cores."""
+"""What the stages of preparing share: a text on its way, and ordered work on all cores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from core.data.corpus.split import TAIL, TRAIN
 A = TypeVar("A")
 B = TypeVar("B")
 
-PATIENCE = 0.1  # seconds between reports while nothing is finished
+REPORT_SECONDS = 0.1  # between reports while no result arrives
 
 
 @dataclass
 class Text:
-    """A usable file on its way through the steps."""
+    """A usable file on its way through the stages."""
 
     found: Found
     facts: Facts
@@ -31,18 +31,18 @@ class Text:
     key: str = ""
 
     def decide(self, side: str, options_key: str, fraction: float) -> None:
-        """Set the side, and with it the key: what decides the ids of this text under one tokenizer."""
+        """Set the side, and the key: everything that determines this text's ids under one tokenizer."""
         self.side = side
         cut = repr(fraction) if side == TAIL else ""
         self.key = f"{self.facts.content}:{self.facts.encoding}:{options_key}:{cut}"
 
     def tail(self, fraction: float) -> Tail | None:
-        """The part that is held out, where that is the end of this text."""
+        """The validation part, if it is the end of this text."""
         return Tail.of(self.facts.characters, fraction) if self.side == TAIL else None
 
 
 def available_cores() -> int:
-    """The processors this process may use."""
+    """Number of processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -51,10 +51,10 @@ def available_cores() -> int:
 def in_order(
     items: Iterable[A], function: Callable[[A], B], workers: int, report: Reporter, stop: threading.Event
 ) -> Iterator[tuple[A, B]]:
-    """(item, function(item)) in order, a bounded number of them at work at a time.
+    """Yields (item, function(item)) in order, with a bounded number of items in flight.
 
-    While a result is waited for, `report` is kept up to date; when the consumer or the report's
-    callback raises, `stop` is set so that long functions can end early.
+    Keeps `report` up to date while waiting; if the consumer or the report's callback raises, `stop` is set so
+    that long functions can end early.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
         waiting: deque[tuple[A, Future[B]]] = deque()
@@ -62,7 +62,7 @@ def in_order(
         def oldest() -> tuple[A, B]:
             item, future = waiting.popleft()
             while not future.done():
-                wait([future], timeout=PATIENCE)
+                wait([future], timeout=REPORT_SECONDS)
                 report.tell()
             return item, future.result()
 

@@ -1,6 +1,6 @@
-"""Learning merges in a process of its own: it can be ended at once, and its memory goes with it.
+"""BPE merges are learned in a separate process, which can be killed at once and returns its memory.
 
-The library that learns answers no signal while it works, and keeps the memory that it took.
+The library that learns them ignores signals while it works, and keeps the memory it used.
 `python -P -m core.data.tokenizer.bpe_training SIZE` reads texts, each preceded by its length in four bytes,
 and writes the vocabulary as JSON.
 """
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from core.data.tokenizer.tokenizer import Tokenizer
-from core.data.tokenizer.vocabulary import check_vocabulary_size, different_words, train_bpe
+from core.data.tokenizer.vocabulary import check_vocabulary_size, distinct_words, train_bpe
 from core.errors import UserError
 from core.system.processes import module_command, module_environment
 
-PATIENCE = 0.1  # seconds between two calls of `waiting`
+WAITING_SECONDS = 0.1  # between two calls of `waiting`
 
 
 def train_bpe_apart(texts: Iterable[str], vocab_size: int, waiting: Callable[[], None]) -> Tokenizer:
@@ -30,7 +30,7 @@ def train_bpe_apart(texts: Iterable[str], vocab_size: int, waiting: Callable[[],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=module_environment(),
-        start_new_session=True,  # an interrupt at the keyboard is for us to answer
+        start_new_session=True,  # Ctrl-C is handled by this process
     )
     answer: list[bytes] = []
     with process:
@@ -41,23 +41,23 @@ def train_bpe_apart(texts: Iterable[str], vocab_size: int, waiting: Callable[[],
             reader = threading.Thread(target=lambda: answer.append(output.read()), daemon=True)
             reader.start()
             while reader.is_alive():
-                reader.join(PATIENCE)
+                reader.join(WAITING_SECONDS)
                 waiting()
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0:
         raise UserError(
-            f"learning a vocabulary ended unexpectedly (exit code {process.returncode}), perhaps for want of "
-            'memory; tokenizer = "byte" or "char" needs no learning'
+            f"learning a vocabulary failed (exit code {process.returncode}), perhaps because memory ran out; "
+            'tokenizer = "byte" or "char" needs no learning'
         )
     return Tokenizer.from_dict(json.loads(answer[0]), "the vocabulary that was learned")
 
 
 def _send(process: subprocess.Popen[bytes], texts: Iterable[str]) -> None:
-    """Hand over the texts; a process that ended early is noticed later, by its exit code."""
+    """Send the texts; a process that exits early is noticed later, by its exit code."""
     assert process.stdin is not None
-    for text in different_words(texts):
+    for text in distinct_words(texts):
         data = text.encode("utf-8", "replace")
         try:
             process.stdin.write(len(data).to_bytes(4, "little") + data)

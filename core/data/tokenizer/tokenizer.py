@@ -1,10 +1,10 @@
 """Text to tokens and back: one small class over `tiktoken.Encoding`, whatever the vocabulary.
 
-Every vocabulary is complete: it holds all 256 bytes, so any text encodes and decodes to itself. The
-kinds differ only in what else they hold: `byte` nothing, `char` the other characters of the training
-text, `auto` merges learned from the training text, `gpt2` the merges of GPT-2. The last id is always
-`<|endoftext|>`; it opens a document and never comes out of text, not even of text that spells it.
-Learning and finding vocabularies is `core/data/tokenizer/vocabulary.py`.
+Every vocabulary contains all 256 bytes, so any text encodes and decodes to itself. The kinds differ in what
+else they contain: `byte` nothing, `char` the other characters of the training text, `auto` merges learned
+from the training text, `gpt2` GPT-2's merges. The last id is always `<|endoftext|>`; it opens a document and
+never results from encoding text, not even text that spells it. `core/data/tokenizer/vocabulary.py` learns and
+finds vocabularies.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ END_OF_TEXT = "<|endoftext|>"
 FORMAT = 1
 MAX_VOCABULARY = 1 << 21
 
-# GPT-2's rule for cutting text into words: contractions, letters, digits, signs (each with the space
-# before it), then white space, of which the last character goes to the word that follows.
+# GPT-2's rule for splitting text into words: contractions, letters, digits, symbols (each with the space
+# before it), then white space, whose last character belongs to the word that follows.
 WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 CHARACTER_PATTERN = r"(?s:.)"
 
@@ -39,7 +39,7 @@ Ids = npt.NDArray[np.uint32]
 
 
 class Tokenizer:
-    """An immutable vocabulary. `tokens[i]` are the bytes of id i; the id after them is `eot`."""
+    """An immutable vocabulary. `tokens[i]` are the bytes of id i; the id after the last one is `eot`."""
 
     def __init__(self, kind: str, pattern: str, tokens: Iterable[bytes]) -> None:
         self.kind = kind
@@ -48,7 +48,7 @@ class Tokenizer:
         missing = set(map(_byte, range(256))).difference(self.tokens)
         if missing or len(set(self.tokens)) != len(self.tokens):
             what = f"{len(missing)} of the 256 bytes are missing" if missing else "a token occurs twice"
-            raise UserError(f"this vocabulary cannot be used: {what}, so texts would not survive it")
+            raise UserError(f"this vocabulary cannot be used: {what}, so text could not be restored from it")
         if kind == "byte" and self.tokens != tuple(map(_byte, range(256))):
             raise UserError("this vocabulary is called byte, but its ids are not the bytes")
 
@@ -101,11 +101,11 @@ class Tokenizer:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the ids; `eot` gives its own name. A cut-off stream may end inside a character."""
+        """The bytes of the ids; `eot` gives its name. The bytes may end inside a character."""
         return b"".join(map(self.token_bytes, ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of the ids; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
@@ -118,12 +118,12 @@ class Tokenizer:
 
     @cached_property
     def token_lengths(self) -> npt.NDArray[np.int64]:
-        """Bytes of text behind each id (V,); `eot` stands for none."""
+        """Bytes of text per id (V,); 0 for `eot`."""
         return np.array([*map(len, self.tokens), 0], np.int64)
 
     @cached_property
     def _table(self) -> npt.NDArray[np.int64] | None:
-        """Ids by code point, -1 where there is none, for vocabularies of single characters only."""
+        """Ids by code point, -1 where there is none; only for vocabularies of single characters."""
         if self.pattern != CHARACTER_PATTERN:
             return None
         known = {}
@@ -140,20 +140,20 @@ class Tokenizer:
         return table
 
     def _look_up(self, text: str) -> Ids | None:
-        """What the encoder gives, by table; None where a character is not in the vocabulary."""
+        """Encode by table; None if a character is not in the vocabulary."""
         assert self._table is not None
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         ids = self._table[np.minimum(points, len(self._table) - 1)]
         return None if ids.min() < 0 else ids.astype(np.uint32)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able form that `from_dict` turns back, for files and checkpoints."""
+        """A JSON-compatible form for files and checkpoints, read by `from_dict`."""
         tokens = [base64.b64encode(token).decode() for token in self.tokens]
         return {"format": FORMAT, "kind": self.kind, "pattern": self.pattern, "tokens": tokens}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "tokenizer") -> Tokenizer:
-        """The tokenizer of a `to_dict` form. Raises UserError naming `source` for anything else."""
+        """The tokenizer from its `to_dict` form. Raises UserError naming `source` for anything else."""
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise UserError(f"{source} is not a tokenizer of mamba-tui (format {FORMAT})")
         try:
@@ -167,11 +167,13 @@ class Tokenizer:
         try:
             _ = tokenizer.encoding if pattern not in (WORD_PATTERN, CHARACTER_PATTERN) else None
         except ValueError as error:
-            raise UserError(f"{source} holds a pattern that is no regular expression: {pattern!r}") from error
+            raise UserError(
+                f"{source} holds a pattern that is not a valid regular expression: {pattern!r}"
+            ) from error
         return tokenizer
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json, whole or not at all."""
+        """Write tokenizer.json atomically. Raises UserError if it cannot be written."""
         path = Path(path)
         try:
             write_atomic(path, json.dumps(self.to_dict(), ensure_ascii=True).encode("ascii"))
@@ -180,7 +182,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer.json. Raises UserError naming the file where that cannot be done."""
+        """Read a tokenizer.json. Raises UserError naming the file if that fails."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
@@ -200,9 +202,9 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def char_tokenizer(characters: Iterable[str]) -> Tokenizer:
-    """The 256 bytes, and each of the characters that is not ASCII (those are bytes already).
+    """The 256 bytes and every non-ASCII character given (ASCII characters are bytes already).
 
-    A character outside the vocabulary is spelled in UTF-8 bytes, so that every text still comes back.
+    Characters outside the vocabulary are spelled in UTF-8 bytes, so every text can still be restored.
     """
     others = sorted({character for character in characters if ord(character) > 127})
     tokens = [*map(_byte, range(256)), *(character.encode() for character in others)]

@@ -16,7 +16,7 @@ from core.errors import UserError
 
 MIN_AUTO_VOCABULARY = 512
 MAX_AUTO_VOCABULARY = 32_768
-MOST_DIFFERENT_WORDS = 3_000_000
+MOST_DISTINCT_BYTES = 3_000_000
 
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]+")
 
@@ -26,20 +26,20 @@ GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 
 def auto_vocabulary_size(training_bytes: int) -> int:
-    """A vocabulary for so many bytes of training text: the power of two nearest 1.3 times its root.
+    """Vocabulary size for that much training text: the power of two nearest 1.3 times the square root.
 
-    0.5 MB gives 1,024, 10 MB 4,096, 100 MB 16,384: each doubling of the vocabulary waits for four
-    times the text, so that rare tokens are still seen often enough to be learned.
+    0.5 MB gives 1,024, 10 MB 4,096, 100 MB 16,384: each doubling of the vocabulary needs four times the text,
+    so that rare tokens are still seen often enough to be learned.
     """
     size = 2 ** round(math.log2(1.3 * math.sqrt(max(training_bytes, 1))))
     return min(max(size, MIN_AUTO_VOCABULARY), MAX_AUTO_VOCABULARY)
 
 
-def different_words(texts: Iterable[str], most: int = MOST_DIFFERENT_WORDS) -> Iterator[str]:
-    """`texts`, up to the one with which their different words come to `most` bytes.
+def distinct_words(texts: Iterable[str], most: int = MOST_DISTINCT_BYTES) -> Iterator[str]:
+    """Yields `texts` until their distinct words add up to `most` bytes.
 
-    Learning merges takes about a hundred times the bytes of all different words. In most languages
-    tens of megabytes of text have less than one megabyte of them, but Chinese or Japanese has a new
+    Learning merges needs about a hundred times the bytes of all distinct words. In most languages tens of
+    megabytes of text have less than one megabyte of distinct words, but Chinese or Japanese has a new
     "word" in every clause, and text without spaces is one word.
     """
     seen: set[str] = set()
@@ -54,7 +54,7 @@ def different_words(texts: Iterable[str], most: int = MOST_DIFFERENT_WORDS) -> I
 
 
 def check_vocabulary_size(vocab_size: int) -> None:
-    """Raises UserError where not even the bytes would fit."""
+    """Raises UserError if not even the 256 bytes would fit."""
     if vocab_size < 257:
         raise UserError(
             f"vocab_size is {vocab_size}; accepted: 0 (sized to the corpus) or at least 257, "
@@ -79,7 +79,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(_byte_of_letter()),
         show_progress=False,
     )
-    learner.train_from_iterator(different_words(texts), trainer)
+    learner.train_from_iterator(distinct_words(texts), trainer)
     by_rank = sorted((rank, token) for token, rank in learner.get_vocab(with_added_tokens=False).items())
     return Tokenizer("auto", WORD_PATTERN, (_from_letters(token) for _, token in by_rank))
 
