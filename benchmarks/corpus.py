@@ -136,8 +136,8 @@ def prepare_here(folder: str) -> dict[str, object]:
 
 def encode_batch_here(folder: str) -> dict[str, object]:
     """A tenth of the text, file by file, in pieces of 128 K characters, by tiktoken's own means."""
-    from core.data.corpus.workers import available_cores
     from core.data.tokenizer.tokenizer import Tokenizer
+    from core.system.hardware import available_cores
 
     encoding = Tokenizer.load(Path(folder) / "tokenizer.json").encoding
     files = sorted(Path(folder).glob("*.txt"))

@@ -1,22 +1,21 @@
 """How busy the device of a run is, asked without torch and without holding a step up.
 
-An NVIDIA device is asked through the driver's own library (NVML, `libnvidia-ml.so.1`), which is there
-wherever the driver is; the documentation of `nvmlDeviceGetUtilizationRates` says what it counts: the
-share of the last sample period (up to a second) in which a kernel was running. A processor's share is
-this process's processor time against the time that passed on the cores it may use.
+Of an NVIDIA device the driver tells the share of the last sample period (up to a second) in which a
+kernel was running (`nvmlDeviceGetUtilizationRates`). A processor's share is this process's processor
+time against the time that passed on the cores it may use.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-LIBRARY = "libnvidia-ml.so.1"
+from core.system.hardware import available_cores
+from core.system.nvidia import device_handle, open_driver
+
 ASK_SECONDS = 0.5
 SHORTEST_SECONDS = 1e-3
 
@@ -46,7 +45,7 @@ class ProcessorUsage:
         cores: int | None = None,
     ) -> None:
         self._clock, self._used = clock, used
-        self._cores = cores or allowed_cores()
+        self._cores = cores or available_cores()
         self._since, self._before = clock(), used()
         self._value: float | None = None
 
@@ -73,13 +72,13 @@ class NvidiaUsage:
         self,
         index: int,
         uuid: str = "",
-        load: Callable[[str], Any] = ctypes.CDLL,
+        load: Callable[[], Any] = open_driver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index, self._uuid = index, uuid
         self._load, self._clock = load, clock
-        self._library: Any = None
-        self._handle = ctypes.c_void_p()
+        self._driver: Any = None
+        self._handle: Any = None
         self._asked = -ASK_SECONDS
         self._thread: threading.Thread | None = None
         self._broken = False
@@ -104,50 +103,11 @@ class NvidiaUsage:
 
     def _ask(self) -> None:
         try:
-            if self._library is None:
-                self._open()
-            rates = _Rates()
-            _check(self._library.nvmlDeviceGetUtilizationRates(self._handle, ctypes.byref(rates)))
+            if self._driver is None:
+                driver = self._load()
+                self._handle = device_handle(driver, self._index, self._uuid)
+                self._driver = driver
+            rates = self._driver.nvmlDeviceGetUtilizationRates(self._handle)
             self._value = min(rates.gpu, 100) / 100
         except Exception:  # whatever a driver does, training goes on
             self._broken, self._value = True, None
-
-    def _open(self) -> None:
-        library = self._load(LIBRARY)
-        _check(library.nvmlInit_v2())
-        handle = ctypes.byref(self._handle)
-        uuid, number = visible_device(self._index, self._uuid)
-        if uuid:
-            _check(library.nvmlDeviceGetHandleByUUID(uuid.encode(), handle))
-        else:
-            _check(library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), handle))
-        self._library = library
-
-
-class _Rates(ctypes.Structure):
-    """`nvmlUtilization_t`: per cent of the time that kernels ran, and that memory was accessed."""
-
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
-def _check(code: int) -> None:
-    if code:
-        raise OSError(f"NVML answers {code}")
-
-
-def visible_device(index: int, uuid: str = "") -> tuple[str, int]:
-    """(identity, number) by which the driver knows a visible device; one of the two counts."""
-    if uuid:
-        return (uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"), index
-    chosen = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    name = chosen[index] if index < len(chosen) else ""
-    if name.startswith(("GPU-", "MIG-")):
-        return name, index
-    return "", int(name) if name.isdecimal() else index
-
-
-def allowed_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

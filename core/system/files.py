@@ -167,7 +167,7 @@ class Folder:
         with self.replacing(name, private=private) as file:
             file.write(data)
 
-    def rename(self, name: str, new: str) -> None:
+    def move(self, name: str, new: str) -> None:
         """Give an entry another name, in the place of whatever had it."""
         with _reasons(self.path / name):
             os.replace(_checked(name), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)

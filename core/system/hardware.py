@@ -6,11 +6,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
+from core.system.nvidia import visible_devices
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,18 @@ def resolve_device(name: str) -> str:
 
 
 def cuda_devices() -> list[Device]:
-    """The NVIDIA devices as the driver's own tool reports them; empty where it cannot."""
-    query = "--query-gpu=name,memory.total,memory.free"
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return []
-    devices = []
-    for index, line in enumerate(answer.stdout.strip().splitlines()):
-        description, total, free = (part.strip() for part in line.rsplit(",", 2))
-        if total.isdigit() and free.isdigit():
-            devices.append(Device(f"cuda:{index}", description, int(total) << 20, int(free) << 20))
-    return devices
+    """The NVIDIA devices that a program here sees, as the driver reports them; empty where it cannot."""
+    return [
+        Device(f"cuda:{index}", device.name, device.memory, device.memory_free)
+        for index, device in enumerate(visible_devices())
+    ]
+
+
+def available_cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_device() -> Device:

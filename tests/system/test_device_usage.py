@@ -2,21 +2,22 @@
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from core.system.device_usage import (
     ASK_SECONDS,
-    LIBRARY,
     NvidiaUsage,
     ProcessorUsage,
     device_usage,
-    visible_device,
 )
+from core.system.hardware import cuda_devices
+from core.system.nvidia import visible_device, visible_devices
 
 
 class Driver:
-    """NVML's functions, with a device that is as busy as `busy` says."""
+    """The functions of NVIDIA's binding, with a device that is as busy as `busy` says."""
 
     def __init__(self, busy=37, fails=""):
         self.busy, self.fails = busy, fails
@@ -24,32 +25,38 @@ class Driver:
         self.held = threading.Event()
         self.held.set()
 
-    def __call__(self, name):
-        assert name == LIBRARY
-        if self.fails == "load":
-            raise OSError("no such library")
+    def __call__(self):
+        self._note("init")
         return self
 
-    def _answer(self, name, *details):
+    def _note(self, name, *details):
         self.calls.append((name, *details))
-        return 3 if self.fails == name else 0
+        if self.fails == name:
+            raise RuntimeError("NVML Error")
 
-    def nvmlInit_v2(self):  # noqa: N802
-        return self._answer("init")
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        self._note("uuid", uuid)
+        return uuid
 
-    def nvmlDeviceGetHandleByUUID(self, uuid, handle):  # noqa: N802
-        handle._obj.value = 7
-        return self._answer("uuid", uuid)
+    def nvmlDeviceGetHandleByIndex(self, number):  # noqa: N802
+        self._note("index", number)
+        return number
 
-    def nvmlDeviceGetHandleByIndex_v2(self, number, handle):  # noqa: N802
-        handle._obj.value = 7
-        return self._answer("index", number.value)
-
-    def nvmlDeviceGetUtilizationRates(self, handle, rates):  # noqa: N802
+    def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
         assert self.held.wait(240)
-        assert handle.value == 7
-        rates._obj.gpu = self.busy
-        return self._answer("rates")
+        self._note("rates")
+        return SimpleNamespace(gpu=self.busy, memory=1)
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        self._note("count")
+        return 3
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802
+        return f"card {handle}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        assert self.held.wait(240)
+        return SimpleNamespace(total=80 << 30, free=70 << 30)
 
 
 def usage_of(driver, now, uuid="", index=0):
@@ -71,7 +78,7 @@ def test_the_driver_is_asked_twice_a_second_at_most(monkeypatch):
     usage.settle()
     assert usage() == 1.0
     assert [name for name, *_ in driver.calls] == ["init", "uuid", "rates", "rates"]
-    assert driver.calls[1] == ("uuid", b"GPU-12-34")
+    assert driver.calls[1] == ("uuid", "GPU-12-34")
 
 
 def test_a_driver_that_hangs_holds_nobody_up():
@@ -89,7 +96,7 @@ def test_a_driver_that_hangs_holds_nobody_up():
     usage.settle()
 
 
-@pytest.mark.parametrize("fails", ["load", "init", "uuid", "rates"])
+@pytest.mark.parametrize("fails", ["init", "uuid", "rates"])
 def test_a_driver_that_cannot_tell_is_left_alone(fails):
     driver, now = Driver(fails=fails), [0.0]
     usage = usage_of(driver, now, "a")
@@ -131,6 +138,45 @@ def test_the_driver_is_told_the_device_by_its_own_name(monkeypatch, visible, ind
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_device(index, uuid) == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["card 0", "card 1", "card 2"]),
+        ("2,0", ["card 2", "card 0"]),
+        ("GPU-abc", ["card GPU-abc"]),
+    ],
+)
+def test_devices_are_those_that_a_program_sees_in_its_order(monkeypatch, visible, names):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("core.system.nvidia.open_driver", Driver())
+    devices = cuda_devices()
+    assert [device.description for device in devices] == names
+    assert [device.name for device in devices] == [f"cuda:{index}" for index in range(len(names))]
+    assert (devices[0].memory, devices[0].memory_free) == (80 << 30, 70 << 30)
+
+
+@pytest.mark.parametrize("fails", ["init", "count", "index"])
+def test_where_the_driver_cannot_say_there_are_no_devices(monkeypatch, fails):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("core.system.nvidia.open_driver", Driver(fails=fails))
+    assert visible_devices() == []
+
+
+def test_devices_of_a_driver_that_hangs_are_not_waited_for(monkeypatch):
+    driver = Driver()
+    driver.held.clear()
+    monkeypatch.setattr("core.system.nvidia.open_driver", driver)
+    assert visible_devices(seconds=0.01) == []
+    driver.held.set()
+
+
+def test_nothing_is_asked_of_a_machine_without_a_driver():
+    """NVIDIA's own binding, on whatever machine this is: an answer, and no exception."""
+    assert all(device.memory >= device.memory_free >= 0 for device in visible_devices())
 
 
 def test_the_processor_is_as_busy_as_its_time_says():

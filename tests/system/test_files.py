@@ -235,7 +235,7 @@ def test_a_folder_is_held_while_its_name_goes_elsewhere(folder, victim):
         folder.rename(folder.with_name("moved"))
         folder.symlink_to(victim.parent)
         opened.write_atomic("a", b"1")
-        opened.rename("a", "b")
+        opened.move("a", "b")
         assert opened.names() == ["b"]
         assert opened.read_limited("b", 1) == b"1"
         assert opened.status("a") is None

@@ -81,7 +81,7 @@ def _look_after_others(root: Path, folder: Path, identity: dict[str, Any]) -> No
         if all(known.get(name) == identity[name] for name in ("device", "inode")):
             with contextlib.suppress(OSError):
                 with Folder(root) as opened:
-                    opened.rename(other.name, folder.name)
+                    opened.move(other.name, folder.name)
         elif (other / IDENTITY).stat().st_mtime < time.time() - STALE_DAYS * 86_400:
             delete_prepared(other)
 

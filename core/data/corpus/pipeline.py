@@ -27,9 +27,10 @@ from core.data.corpus.reading import Facts, ReadingOptions, survey
 from core.data.corpus.split import TRAIN, Decisions, Document, decide
 from core.data.corpus.token_store import TokenStore, cache_lock
 from core.data.corpus.token_stream import Corpus
-from core.data.corpus.workers import Text, available_cores, in_order
+from core.data.corpus.workers import Text, in_order
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
+from core.system.hardware import available_cores
 
 _SAVE_SECONDS = 5.0
 

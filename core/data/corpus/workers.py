@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -39,13 +38,6 @@ class Text:
     def tail(self, fraction: float) -> Tail | None:
         """The validation part, if it is the end of this text."""
         return Tail.of(self.facts.characters, fraction) if self.side == TAIL else None
-
-
-def available_cores() -> int:
-    """Number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(
