@@ -28,7 +28,7 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
 from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
-from core.system.files import delete, open_to_read, replacing
+from core.system.files import delete, open_to_read, replacing, write_atomic
 
 FORMAT = 2
 Payload = dict[str, Any]
@@ -267,25 +267,14 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
     return model.to(device).eval(), tokenizer, payload
 
 
-_SAFETENSORS_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
 def export_weights(path: Path, out: Path) -> int:
     """Write a checkpoint's weights alone as a safetensors file; returns its size in bytes.
 
-    The format (huggingface.co/docs/safetensors): the header's length as 8 little-endian bytes, the
-    header as JSON (dtype, shape, data_offsets of each tensor), then the tensors. A tied head is
-    written once, as the embedding. Raises UserError as `load` does, and OSError from writing.
+    A tied head is written once, as the embedding. Raises UserError as `load` does, and OSError from
+    writing.
     """
+    from safetensors.torch import save as as_safetensors
+
     payload = load(path)
     weights: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, ...]] = set()
@@ -294,26 +283,12 @@ def export_weights(path: Path, out: Path) -> int:
         if place not in seen:
             seen.add(place)
             weights[name] = tensor.contiguous()
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": "pt",
-            "step": str(payload["step"]),
-            "vocab_size": str(payload["vocab_size"]),
-            "config": json.dumps(payload["config"]),
-        }
+    about = {
+        "format": "pt",
+        "step": str(payload["step"]),
+        "vocab_size": str(payload["vocab_size"]),
+        "config": json.dumps(payload["config"]),
     }
-    position = 0
-    for name, tensor in weights.items():
-        header[name] = {
-            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [position, position + tensor.nbytes],
-        }
-        position += tensor.nbytes
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    with replacing(out, private=False) as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for tensor in weights.values():
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return 8 + len(head) + position
+    data = as_safetensors(weights, about)
+    write_atomic(out, data, private=False)
+    return len(data)

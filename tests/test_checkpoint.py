@@ -11,9 +11,12 @@ import os
 import pickle
 import random
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import core.checkpoint as checkpoint_module
 from core.checkpoint import FORMAT, export_weights, load, load_model, load_weights, save, to_host
@@ -282,6 +285,29 @@ def test_a_failed_save_is_told_and_can_be_tried_again(tmp_path, monkeypatch):
     saver.submit(payload_of(), {})
     saver.wait()
     assert saver.results()[0].info.step == 5
+
+
+def test_exported_weights_load_with_plain_safetensors(tmp_path):
+    info = saved(tmp_path)
+    out = tmp_path / "weights.safetensors"
+    export_weights(info.path, out)
+    payload = load(info.path)
+    weights = load_file(out)
+    assert weights.keys() == payload["model"].keys() - {"head.weight"}
+    assert all(torch.equal(weights[name], payload["model"][name]) for name in weights)
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["step"] == "5"
+        assert build(json.loads(file.metadata()["config"])) == build(payload["config"])
+
+
+def test_an_export_goes_where_it_was_asked_for_and_through_no_link(tmp_path):
+    info = saved(tmp_path)
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "weights.safetensors").symlink_to(tmp_path / "mine")
+    export_weights(info.path, tmp_path / "weights.safetensors")
+    assert (tmp_path / "mine").read_text() == "mine"
+    with pytest.raises(OSError, match="is a device, not a file"):
+        export_weights(info.path, Path("/dev/null"))
 
 
 def test_exported_weights_are_safetensors(tmp_path):
