@@ -16,25 +16,26 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from core.errors import UserError
+from core.system.files import Folder, delete, open_to_read
+from core.system.locks import try_lock
 from mamba_tui.backend.run_client import CheckpointRow
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 ASIDE = re.compile(r"(checkpoint_step_(\d{1,18})\.(json|pt))(?:\.(\d{1,20}))?\.deleted")
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """A checkpoint put aside: its files' names before and now, the manifest first, and what holds it."""
+    """A checkpoint put aside: its files' names before and now, the manifest first.
+
+    `lock` is the manifest, open and locked; None where the file system has no locks.
+    """
 
     key: str
     moves: tuple[tuple[Path, Path], ...]
-    lock: int = -1
+    lock: IO[bytes] | None = None
 
 
 class Trash:
@@ -59,7 +60,7 @@ class Trash:
         for path in (manifest, row.info.path):
             aside = path.with_name(f"{path.name}.{stamp}.deleted")
             try:
-                os.replace(path, aside)
+                move(path, aside)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -88,7 +89,7 @@ class Trash:
         # The manifest last: without it the rest is no checkpoint.
         for path, aside in reversed(deleted.moves):
             try:
-                os.replace(aside, path)
+                move(aside, path)
             except OSError as error:
                 raise UserError(f"{path} cannot be brought back: {error.strerror}") from None
         self.deleted.pop()
@@ -106,7 +107,7 @@ class Trash:
         for deleted in self.deleted:
             for _, aside in deleted.moves:
                 with contextlib.suppress(OSError):
-                    aside.unlink()
+                    delete(aside)
             release(deleted.lock)
         self.deleted.clear()
 
@@ -126,44 +127,47 @@ def leftovers(folder: Path) -> list[Deleted]:
     for (_, step), files in sorted(groups.items(), key=lambda item: (len(item[0][0]), item[0])):
         moves = tuple(files[kind] for kind in ("json", "pt") if kind in files)
         lock = hold(moves[0][1])
-        if lock < 0:
+        if lock is None:
             continue
         if "json" not in files:  # a console was killed while it really deleted: finish that
             with contextlib.suppress(OSError):
-                moves[0][1].unlink()
+                delete(moves[0][1])
             release(lock)
             continue
         found.append(Deleted(f"{folder.name}/{step}", moves, lock))
     return found
 
 
-def hold(path: Path) -> int:
-    """A descriptor with a lock on the file at `path`; -1 where it is held or no lock is to be had."""
-    if fcntl is None:
-        return -1
+def hold(path: Path) -> IO[bytes] | None:
+    """The file at `path`, open and locked; None where it is held or no lock is to be had."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        file = open_to_read(path)
     except OSError:
-        return -1
+        return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever held it a moment ago may have brought it back or deleted it.
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
+        if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            return file
     except OSError:
         pass
-    os.close(descriptor)
-    return -1
+    file.close()
+    return None
 
 
-def release(lock: int) -> None:
+def release(lock: IO[bytes] | None) -> None:
     """Let go of what is held."""
-    if lock >= 0:
-        os.close(lock)
+    if lock is not None:
+        lock.close()
+
+
+def move(path: Path, new: Path) -> None:
+    """Give a file of a run's folder another name there."""
+    with Folder(path.parent, follow_links=True) as folder:
+        folder.move(path.name, new.name)
 
 
 def undo(moves: Iterable[tuple[Path, Path]]) -> None:
     """Give files their names back, as far as that can be done."""
     for path, aside in moves:
         with contextlib.suppress(OSError):
-            os.replace(aside, path)
+            move(aside, path)

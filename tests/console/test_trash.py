@@ -178,15 +178,11 @@ def test_what_is_left_of_a_real_deletion_is_deleted_and_other_files_are_not(run)
     assert all(path.exists() for path in others)
 
 
-@pytest.mark.parametrize("kind", ["none", "refused"])
-def test_without_locks_what_others_left_stays(run, monkeypatch, kind):
+def test_without_locks_what_others_left_stays(run, monkeypatch):
     def refuse(*_):
         raise OSError("no locks here")
 
-    if kind == "none":
-        monkeypatch.setattr(trash_module, "fcntl", None)
-    else:
-        monkeypatch.setattr(trash_module.fcntl, "flock", refuse)
+    monkeypatch.setattr("core.system.locks.fcntl.flock", refuse)
     mine, other = Trash(), Trash()
     mine.delete(row_of(run))
     names = aside(run)
@@ -200,10 +196,10 @@ def test_without_locks_what_others_left_stays(run, monkeypatch, kind):
 def test_a_deletion_that_fails_half_way_is_taken_back(run, monkeypatch):
     replace = os.replace
 
-    def fail(source, target):
+    def fail(source, target, **folders):
         if str(source).endswith(".pt"):
             raise OSError(13, "Permission denied")
-        replace(source, target)
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match="Permission denied"):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config.schema import RunConfig
 from core.errors import UserError
+from core.system.files import copy, delete, read_limited
 from mamba_tui.backend.run_client import CheckpointRow
 
 if TYPE_CHECKING:
     from core.runs.events import SampleEvent
+
+LARGEST_TOKENIZER = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ def read_details(row: CheckpointRow) -> Details:
 
 def _tokenizer(row: CheckpointRow) -> str:
     try:
-        with open(row.run.tokenizer_path, encoding="utf-8") as file:
-            head = json.load(file)
+        head = json.loads(read_limited(row.run.tokenizer_path, LARGEST_TOKENIZER))
     except (OSError, ValueError, RecursionError):
         return "not known"
     if not isinstance(head, dict):
@@ -72,7 +74,7 @@ def verify(row: CheckpointRow) -> str:
 def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = None) -> Any:
     """A new run that holds a copy of this checkpoint and goes on from it. Raises UserError."""
     from core.config.changes import replace
-    from core.runs import Run, check_name, prepare_run
+    from core.runs import Run, check_name, discard, prepare_run
 
     check_name(name)
     if (root / name).exists():
@@ -84,14 +86,16 @@ def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = No
     run = Run(root / name)
     manifest = row.info.path.with_suffix(".json")
     try:
-        shutil.copy2(row.run.tokenizer_path, run.tokenizer_path)
+        copy(row.run.tokenizer_path, run.tokenizer_path)
         if row.run.split_path.exists():  # runs of earlier versions carry none
-            shutil.copy2(row.run.split_path, run.split_path)
-        shutil.copy2(row.info.path, run.path / row.info.path.name)
+            copy(row.run.split_path, run.split_path)
+        copy(row.info.path, run.path / row.info.path.name)
         # The manifest last: without it the copy is no checkpoint.
-        shutil.copy2(manifest, run.path / manifest.name)
+        copy(manifest, run.path / manifest.name)
     except OSError as error:
-        shutil.rmtree(run.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            delete(run.path / row.info.path.name, missing_ok=True)
+        discard(run)
         raise UserError(f"the checkpoint cannot be copied to {run.path}: {error.strerror}") from None
     return run
 
