@@ -13,7 +13,6 @@ ALLOWED: dict[str, int] = {
     "core/runs/checkpoints.py": 3,
     "core/runs/control.py": 5,
     "core/runs/directory.py": 3,
-    "core/runs/events.py": 1,
     "core/runs/launching.py": 2,
     "core/runs/lock.py": 2,
     "core/training/compilation.py": 1,
