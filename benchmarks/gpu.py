@@ -169,7 +169,7 @@ def kernels(work: Callable[[], object]) -> None:
 
 def decoding() -> None:
     """Batch 1 and 8, tokens sampled on the device; then through the program's own `Decoder`."""
-    from core.generation.cuda.graph_decoder import Reader
+    from core.generation.cuda.graph_decoder import GraphDecoder
 
     report(
         f"\ndecoding, preset original, float32; target {DECODE_TARGET:,}, peers at batch 1: {DECODE_PEERS}"
@@ -181,19 +181,21 @@ def decoding() -> None:
     model = GPT(build(shape).model, vocabulary).to(settings.device).eval()
     for rows in (1, 8):
         with keep_going(f"batch {rows}"):
-            reader = Reader(model, -1, rows)
-            reader.write(min(count, 10))
+            graph = GraphDecoder(model, -1, rows)
+            graph.generate(min(count, 10))
             synchronize()
             began = time.perf_counter()
-            reader.write(count)
+            graph.generate(count)
             synchronize()
             rate = rows * count / (time.perf_counter() - began)
             report(f"  batch {rows}   {rate:,.0f} tok/s, sampled on the device")
             if rows == 1:
-                kernels(lambda: reader.write(1))  # noqa: B023
+                kernels(lambda: graph.generate(1))  # noqa: B023
     with keep_going("decoder"):
+        from core.config.sampling import SamplingSettings
         from core.data.tokenizer.tokenizer import byte_tokenizer
-        from core.generation.sampling import Decoder, Generation, SamplingConfig
+        from core.generation.decoder import Decoder
+        from core.generation.generation import Generation
 
         choices: list[dict[str, Any]] = [
             {"temperature": 1.0}, {"temperature": 0.0}, {"top_k": 40}, {"top_p": 0.9},
@@ -202,7 +204,7 @@ def decoding() -> None:
         for choice in choices:
             decoder = Decoder(model, vocabulary - 1)
             decoder.eot = -1  # a random model must not end the text
-            sampling = SamplingConfig(max_new_tokens=min(count, 500), **choice)
+            sampling = SamplingSettings(max_new_tokens=min(count, 500), **choice)
             for _ in range(2):
                 began = time.perf_counter()
                 written = sum(1 for _ in Generation(decoder, byte_tokenizer(), sampling))

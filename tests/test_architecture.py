@@ -15,7 +15,6 @@ BENT = {
     ("core.ops.triton.adamw", "core.training.optimizer"),
 }
 CIRCLES = {
-    frozenset({"core.generation.decoder", "core.generation.sampling"}),
     frozenset({"core.training.cuda_graph_step", "core.training.step"}),
 }
 LONG = {"core/ops/triton/selective_scan.py"}

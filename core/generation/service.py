@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoint import has_manifest
+from core.config.sampling import SamplingSettings
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
-from core.generation.sampling import Decoder, Generation, SamplingConfig
+from core.generation.decoder import Decoder
+from core.generation.generation import Generation
 from core.model import GPT
 from core.system.hardware import resolve_device
 from core.system.json_lines import Handlers, Request
@@ -43,8 +45,8 @@ class GeneratorService:
     """Answers the requests of `core/system/json_lines.py`.
 
     load      {"id", "checkpoint", "device": "auto", "slot": 0}  ->  loading, loaded
-    generate  {"id", "prompt", "continue": false, "slot": 0, ...SamplingConfig}  ->  token ..., done
-    branch    {"id", "of": id of a generation, "index", "token": id or null, ...SamplingConfig}
+    generate  {"id", "prompt", "continue": false, "slot": 0, ...SamplingSettings}  ->  token ..., done
+    branch    {"id", "of": id of a generation, "index", "token": id or null, ...SamplingSettings}
               ->  token ..., done; its first token has that index
 
     Canceling a generation ends it between two tokens; its `done` says "stopped".
@@ -82,7 +84,7 @@ class GeneratorService:
         )
 
     def _on_generate(self, request: Request) -> None:
-        config = SamplingConfig.from_mapping(request.values)
+        settings = SamplingSettings.read(request.values)
         number = _slot_number(request)
         prompt = request.value("prompt", str, "")
         slot = self._slots.get(number)
@@ -93,11 +95,11 @@ class GeneratorService:
         slot.decoder.prompt(slot.tokenizer, prompt)
         record = Record(slot, slot.decoder.fork())
         self._generate(request, record, Generation(
-            slot.decoder, slot.tokenizer, config, stopped=lambda: request.canceled
+            slot.decoder, slot.tokenizer, settings, stopped=lambda: request.canceled
         ))  # fmt: skip
 
     def _on_branch(self, request: Request) -> None:
-        config = SamplingConfig.from_mapping(request.values)
+        settings = SamplingSettings.read(request.values)
         of, index = request.values.get("of"), request.value("index", int)
         base = self._records.get(of) if isinstance(of, (int, str)) else None
         if base is None:
@@ -108,16 +110,16 @@ class GeneratorService:
         kept = base.tokens[:index]
         decoder = base.start.fork()
         if kept:
-            decoder.held = None  # the first token that was written stands in its place
+            decoder.healing = None  # the first token of the generation replaced it
         decoder.append(kept)
         generation = Generation(
             decoder,
             base.slot.tokenizer,
-            config,
+            settings,
             stopped=lambda: request.canceled,
-            written=kept,
+            earlier=kept,
             first=token,
-            held=base.start.held,
+            healed=base.start.healing,
         )
         base.slot.decoder = decoder
         self._generate(request, Record(base.slot, base.start), generation)
@@ -128,20 +130,21 @@ class GeneratorService:
         while len(self._records) > REMEMBERED_GENERATIONS:
             del self._records[next(iter(self._records))]
         begin, first, count = time.perf_counter(), 0.0, 0
-        for step in generation:
+        for token in generation:
             count += 1
             first = first or time.perf_counter() - begin
             request.reply(
                 "token",
-                index=step.index,
-                token=step.token,
-                text=step.text,
-                probability=step.probability,
-                alternatives=[[text, probability] for _, text, probability in step.alternatives],
-                alternative_tokens=[token for token, _, _ in step.alternatives],
+                index=token.index,
+                token=token.token,
+                text=token.text,
+                probability=token.probability,
+                alternatives=[[text, probability] for _, text, probability in token.alternatives],
+                alternative_tokens=[id for id, _, _ in token.alternatives],
+                ends_document=token.ends_document,
             )
         seconds = time.perf_counter() - begin
-        # The first token waits for the prompt to be read, so it says nothing about the speed of writing.
+        # The first token waits for the prompt to be read, so it says nothing about the speed of the others.
         speed = (
             (count - 1) / (seconds - first) if count > 1 and seconds > first else count / max(seconds, 1e-9)
         )

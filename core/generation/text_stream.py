@@ -17,11 +17,11 @@ class TextStream:
     def push(self, data: bytes) -> str:
         """Take in bytes; returns the text that is certain now. Sets `stopped` at a stop text."""
         held = self._held + self._decoder.decode(data)
-        found = [at for text in self.stop if (at := held.find(text)) >= 0]
-        if found:
+        stops = [at for text in self.stop if (at := held.find(text)) >= 0]
+        if stops:
             self.stopped = True
             self._held = ""
-            return held[: min(found)]
+            return held[: min(stops)]
         # The longest end of the text that may yet grow into a stop text stays back.
         size = max((_overlap(held, text) for text in self.stop), default=0)
         self._held = held[len(held) - size :]

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from core.config import estimates as budget
+from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import byte_tokenizer
 from core.errors import UserError
-from core.generation.sampling import Decoder, Generation, SamplingConfig
+from core.generation.decoder import Decoder
+from core.generation.generation import Generation
 from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.training.build import open_device
@@ -181,7 +183,7 @@ class Bench:
         self.model.eval()
         decoder = Decoder(self.model, self.vocab_size - 1)
         decoder.eot = -1  # a random model must not end the text
-        config = SamplingConfig(max_new_tokens=DECODE_TOKENS, temperature=1.0)
+        config = SamplingSettings(max_new_tokens=DECODE_TOKENS, temperature=1.0)
         rates = []
         for _ in range(3):
             began = time.perf_counter()

@@ -240,7 +240,8 @@ class Trainer:
         return tick
 
     def _sample(self, prompt: str) -> None:
-        from core.generation.sampling import SamplingConfig, sample_text
+        from core.config.sampling import SamplingSettings
+        from core.generation.generation import generate_text
 
         tokens = self.config.training.sample_tokens
         if tokens == 0:
@@ -248,9 +249,8 @@ class Trainer:
         self.writer.state("sampling", self.step)
         seed = (self.config.training.seed + self.step) % (1 << 31)
         with untouched_randomness(self.parts.device):
-            text = sample_text(
-                self.parts.model, self.parts.tokenizer, prompt, tokens, SamplingConfig(seed=seed)
-            )
+            settings = SamplingSettings(seed=seed, max_new_tokens=tokens)
+            text = generate_text(self.parts.model, self.parts.tokenizer, prompt, settings)
         self.writer.write(SampleEvent(step=self.step, prompt=prompt, text=text))
 
     def _save(self, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""Writing ahead of the host gives the text, the state and the reasons that writing token by token gives."""
+"""Sampling ahead of the host gives the text, the state and the reasons that writing token by token gives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 
 from tests.ops.kernels import DEVICE, needs_cuda
 
-from core.generation import decoder as decoders  # isort: skip
-from core.generation.cuda.graph_decoder import shared_reader  # isort: skip
+from core.generation import generation as generations  # isort: skip
+from core.generation.cuda.graph_decoder import shared_graph_decoder  # isort: skip
 from core.errors import UserError  # isort: skip
-from core.generation.sampling import Decoder, Generation, SamplingConfig  # isort: skip
+from core.config.sampling import SamplingSettings  # isort: skip
+from core.generation.decoder import Decoder  # isort: skip
+from core.generation.generation import Generation  # isort: skip
 from core.data.tokenizer.tokenizer import byte_tokenizer  # isort: skip
 from core.config.schema import build  # isort: skip
 from core.model import GPT  # isort: skip
@@ -26,10 +28,10 @@ WARM = {"temperature": 1.5, "max_new_tokens": 9, "seed": 3}
 @pytest.fixture
 def on_device(monkeypatch):
     """Decode as on CUDA; yields a switch."""
-    monkeypatch.setattr(decoders, "takes_triton", lambda tensor: True)
+    monkeypatch.setattr(generations, "takes_triton", lambda tensor: True)
 
     def switch(on):
-        monkeypatch.setattr(decoders, "takes_triton", lambda tensor: on)
+        monkeypatch.setattr(generations, "takes_triton", lambda tensor: on)
 
     return switch
 
@@ -72,7 +74,7 @@ def test_greedy_writes_what_the_host_writes(model, on_device, choice):
     for on in (True, False):
         on_device(on)
         decoder = begun(model)
-        generation = Generation(decoder, TOKENIZER, SamplingConfig(**GREEDY | choice))
+        generation = Generation(decoder, TOKENIZER, SamplingSettings(**GREEDY | choice))
         texts.append((list(generation), generation, decoder))
     (quick, first, one), (plain, second, other) = texts
     assert first.reason == second.reason
@@ -91,7 +93,7 @@ def test_greedy_writes_what_the_host_writes(model, on_device, choice):
 def test_a_stop_leaves_the_text_where_it_was(model, on_device, after):
     """After so many tokens: inside of bursts, and between them."""
     decoder = begun(model, eot=-1)
-    config = SamplingConfig(**WARM)
+    config = SamplingSettings(**WARM)
     steps = []
     generation = Generation(decoder, TOKENIZER, config, stopped=lambda: len(steps) == after)
     for step in generation:
@@ -109,7 +111,7 @@ def test_a_stop_leaves_the_text_where_it_was(model, on_device, after):
 
 
 def test_a_stop_text_ends_inside_a_burst(model, on_device):
-    config = SamplingConfig(**GREEDY)
+    config = SamplingSettings(**GREEDY)
     text = "".join(step.text for step in Generation(begun(model, eot=-1), TOKENIZER, config))
     stop = text[5:7]
     decoder = begun(model, eot=-1)
@@ -122,14 +124,14 @@ def test_a_stop_text_ends_inside_a_burst(model, on_device):
 
 
 def test_the_end_of_the_document_ends_inside_a_burst(model, on_device):
-    plain = list(Generation(begun(model, eot=-1), TOKENIZER, SamplingConfig(**GREEDY)))
+    plain = list(Generation(begun(model, eot=-1), TOKENIZER, SamplingSettings(**GREEDY)))
     last = plain[5].token
     first = [step.token for step in plain].index(last)
     decoder = begun(model, eot=-1)
-    decoder.eot = last  # what the reader takes for the beginning of a document stays another token
-    generation = Generation(decoder, TOKENIZER, SamplingConfig(**GREEDY))
+    decoder.eot = last
+    generation = Generation(decoder, TOKENIZER, SamplingSettings(**GREEDY))
     steps = list(generation)
-    assert generation.reason == "stop"
+    assert generation.reason == "end"
     assert len(steps) == first + 1
     assert steps[-1].text == ""
     assert decoder.unread == [last]
@@ -138,25 +140,25 @@ def test_the_end_of_the_document_ends_inside_a_burst(model, on_device):
 def test_same_seed_same_text_however_it_is_read(model, on_device):
     def tokens(**changes):
         decoder = begun(model, eot=-1)
-        return [step.token for step in Generation(decoder, TOKENIZER, SamplingConfig(**WARM | changes))]
+        return [step.token for step in Generation(decoder, TOKENIZER, SamplingSettings(**WARM | changes))]
 
     whole = tokens()
     assert tokens() == whole
     assert tokens(max_new_tokens=5) == whole[:5]
     assert tokens(seed=4, max_new_tokens=5) != whole[:5]
-    # Somebody who looks at the text between two tokens takes the reader back to it.
+    # Somebody who looks at the text between two tokens finds it where the sampler was leased.
     decoder, seen = begun(model, eot=-1), []
-    for step in Generation(decoder, TOKENIZER, SamplingConfig(**WARM)):
+    for step in Generation(decoder, TOKENIZER, SamplingSettings(**WARM)):
         seen.append(step.token)
         if step.index in (1, 4):
-            assert decoder.fork().unread == [step.token]
-            assert decoder.state is not None
+            assert decoder.fork().next_logits() is not None
     assert seen == whole
+    assert decoder.unread == whole[-1:]
 
 
 def test_two_texts_take_turns(model, on_device):
     def writer():
-        return Generation(begun(model, eot=-1), TOKENIZER, SamplingConfig(**WARM | {"max_new_tokens": 4}))
+        return Generation(begun(model, eot=-1), TOKENIZER, SamplingSettings(**WARM | {"max_new_tokens": 4}))
 
     whole = [step.token for step in writer()]
     turns = [(one.token, other.token) for one, other in zip(writer(), writer())]
@@ -164,7 +166,7 @@ def test_two_texts_take_turns(model, on_device):
 
 
 def test_an_abandoned_text_can_be_continued(model, on_device):
-    config = SamplingConfig(**GREEDY)
+    config = SamplingSettings(**GREEDY)
     whole = [step.token for step in Generation(begun(model, eot=-1), TOKENIZER, config)]
     decoder = begun(model, eot=-1)
     for step in Generation(decoder, TOKENIZER, config):
@@ -175,7 +177,7 @@ def test_an_abandoned_text_can_be_continued(model, on_device):
 
 
 def test_a_set_token_comes_first(model, on_device):
-    config = SamplingConfig(**WARM)
+    config = SamplingSettings(**WARM)
     decoder = begun(model, eot=-1)
     steps = list(Generation(decoder, TOKENIZER, config, first=7))
     again = begun(model, eot=-1)
@@ -185,26 +187,26 @@ def test_a_set_token_comes_first(model, on_device):
     assert len(decoder.unread) == 1
     expected = Generation(again, TOKENIZER, dataclasses.replace(config, temperature=0.0, max_new_tokens=1))
     greedy = Generation(
-        begun(model, eot=-1), TOKENIZER, SamplingConfig(temperature=0.0, max_new_tokens=2), first=7
+        begun(model, eot=-1), TOKENIZER, SamplingSettings(temperature=0.0, max_new_tokens=2), first=7
     )
     assert [step.token for step in expected] == [step.token for step in greedy][1:]
 
 
 def test_a_held_token_is_drawn_by_the_host(model, on_device):
     decoder = begun(model, eot=-1)
-    decoder.held = 9
-    generation = Generation(decoder, TOKENIZER, SamplingConfig(**WARM))
+    decoder.healing = 9
+    generation = Generation(decoder, TOKENIZER, SamplingSettings(**WARM))
     steps = list(generation)
     assert steps[0].token == 9  # no other begins with it
-    assert decoder.held is None
+    assert decoder.healing is None
     assert len(steps) == 9
 
 
 def test_a_text_begins_with_nothing(model, on_device):
     """The first token of a document is read from an empty state."""
-    quick = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingConfig(**GREEDY)))
+    quick = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingSettings(**GREEDY)))
     on_device(False)
-    plain = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingConfig(**GREEDY)))
+    plain = list(Generation(Decoder(model, EOT), TOKENIZER, SamplingSettings(**GREEDY)))
     assert [step.token for step in quick] == [step.token for step in plain]
 
 
@@ -213,7 +215,7 @@ def test_a_model_that_diverged_says_so(on_device):
     decoder = begun(model)
     model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not a number"):
-        list(Generation(decoder, TOKENIZER, SamplingConfig()))
+        list(Generation(decoder, TOKENIZER, SamplingSettings()))
     assert len(decoder.unread) == 1
 
 
@@ -225,7 +227,7 @@ def test_graphs_write_what_the_kernels_write(choice):
     for captured in (True, False):
         model = make_model()
         if not captured:
-            shared_reader(model, -1)._recorded = lambda function: None
-        config = SamplingConfig(**WARM | {"max_new_tokens": 100} | choice)
+            shared_graph_decoder(model, -1)._captured = lambda function: None
+        config = SamplingSettings(**WARM | {"max_new_tokens": 100} | choice)
         texts.append(list(Generation(begun(model, eot=-1), TOKENIZER, config)))
     assert texts[0] == texts[1]

@@ -1,4 +1,4 @@
-"""What the device draws, against what the host draws from."""
+"""What the device samples, against what the host samples from."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tests.ops.kernels import DEVICE
 import triton  # isort: skip
 import triton.language as tl  # isort: skip
 
-from core.generation.cuda.sampler import Drawer, Options, understood  # isort: skip
+from core.generation.cuda.sampler import DeviceSampler, read_records  # isort: skip
 from core.ops.triton import sample_kernels as kernels  # isort: skip
-from core.generation.sampling import SamplingConfig, candidates  # isort: skip
+from core.config.sampling import SamplingSettings  # isort: skip
+from core.generation.sampler import next_token_probabilities  # isort: skip
 
-kept = kernels._kept
+kept = kernels._selected
 
 
 @triton.jit
@@ -30,28 +31,28 @@ def keeping_kernel(
     tl.store(out + column, mask.to(tl.int32), mask=real)
 
 
-def draw(logits, options, seen=None, seed=0, drawn=0):
-    """A record of one draw from logits (V,), and who drew it."""
-    drawer = Drawer(len(logits), 1, torch.device(DEVICE))
-    drawer.prepare(options, seed, drawn)
+def sample(logits, settings, seen=None, sampled=0):
+    """A record of one sample of logits (V,), and who sampled it."""
+    sampler = DeviceSampler(len(logits), 1, torch.device(DEVICE))
+    sampler.prepare(settings, sampled)
     if seen is not None:
-        drawer.seen[0].copy_(seen)
+        sampler.seen[0].copy_(seen)
     tokens = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    drawer.launch(logits[None].to(DEVICE), tokens)
-    (record,) = understood(drawer.records[:, : drawer.length].cpu().numpy())
+    sampler.launch(logits[None].to(DEVICE), tokens)
+    (record,) = read_records(sampler.records[:, : sampler.record_length].cpu().numpy())
     assert record.token == tokens[0]
-    assert drawer.seen[0, record.token] == 1
-    return record, drawer
+    assert sampler.seen[0, record.token] == 1
+    return record, sampler
 
 
-def kept_by(drawer, logits, job):
+def kept_by(sampler, logits, job):
     """The tokens (V,) that a job keeps."""
     keys = (logits.max() - logits).view(torch.int32).to(DEVICE)
     out = torch.zeros_like(keys)
     pieces = triton.cdiv(len(logits), kernels.PIECE)
     keeping_kernel[(pieces,)](
-        keys, out, drawer._tables, drawer._states, drawer._ties, drawer._numbers, job, pieces, len(logits),
-        PIECE=kernels.PIECE, PIECES=triton.next_power_of_2(pieces),
+        keys, out, sampler._histograms, sampler._states, sampler._ties, sampler._numbers, job, pieces,
+        len(logits), PIECE=kernels.PIECE, PIECES=triton.next_power_of_2(pieces),
     )  # fmt: skip
     return out.bool().cpu()
 
@@ -83,14 +84,14 @@ def some_logits(size, kind, seed=0):
 def test_the_same_tokens_are_kept_as_on_the_host(kind, choice):
     logits = some_logits(600, kind)
     choice = {"temperature": 1.0} | choice
-    _, drawer = draw(logits, Options(**choice))
-    found = kept_by(drawer, logits, int("top_p" in choice))
+    _, sampler = sample(logits, SamplingSettings(**choice))
+    found = kept_by(sampler, logits, int("top_p" in choice))
     distance = (logits.max() - logits).double() / choice["temperature"]
     found &= (-distance).exp() >= choice.get("min_p", 0)
 
     def expected(**changes):
-        config = SamplingConfig(**choice | changes)
-        return int((candidates(logits.double(), config) > 0).sum())
+        config = SamplingSettings(**choice | changes)
+        return int((next_token_probabilities(logits.double(), config) > 0).sum())
 
     # The last digit of a sum of probabilities may be another: at most that one token more or less.
     top_p = choice.get("top_p", 1.0)
@@ -108,8 +109,8 @@ def test_a_record_has_the_models_own_probabilities(penalty, kind):
     logits = some_logits(600, kind)
     seen = torch.zeros(600, dtype=torch.bool)
     seen[logits.topk(5).indices] = True
-    options = Options(temperature=0.7, top_k=30, repetition_penalty=penalty, alternatives=7)
-    record, _ = draw(logits, options, seen)
+    options = SamplingSettings(temperature=0.7, top_k=30, repetition_penalty=penalty, alternatives=7)
+    record, _ = sample(logits, options, seen)
     own = logits.softmax(0)
     assert record.finite
     assert record.probability == pytest.approx(float(own[record.token]), rel=1e-5)
@@ -120,7 +121,9 @@ def test_a_record_has_the_models_own_probabilities(penalty, kind):
 
 
 def test_more_alternatives_than_tokens():
-    record, _ = draw(torch.tensor([0.5, 2.0, 1.0]), Options(alternatives=1000, top_k=5, top_p=0.999))
+    record, _ = sample(
+        torch.tensor([0.5, 2.0, 1.0]), SamplingSettings(alternatives=1000, top_k=5, top_p=0.999)
+    )
     assert [token for token, _ in record.alternatives] == [1, 2, 0]
 
 
@@ -130,32 +133,32 @@ def test_greedy_takes_what_the_host_takes(penalty):
     for seed in range(6):
         logits = some_logits(600, ("plain", "tied", "flat")[seed % 3], seed)
         seen = logits > logits.topk(20).values[-1]
-        expected = candidates(logits, SamplingConfig(**options), seen).argmax()
-        assert draw(logits, Options(**options), seen, seed=seed)[0].token == expected
+        expected = next_token_probabilities(logits, SamplingSettings(**options), seen).argmax()
+        assert sample(logits, SamplingSettings(**options, seed=seed), seen)[0].token == expected
 
 
 def test_a_temperature_near_zero_is_greedy():
     logits = some_logits(600, "plain")
-    for temperature in (1e-300, 1e-9):
+    for temperature in (1e-300, 1e-46, 1e-12, 1e-9):
         for top_p in (1.0, 0.9):
-            record, _ = draw(logits, Options(temperature=temperature, top_p=top_p))
+            record, _ = sample(logits, SamplingSettings(temperature=temperature, top_p=top_p))
             assert record.token == logits.argmax()
 
 
 @pytest.mark.parametrize("choice", [{}, {"temperature": 2.0, "min_p": 0.15, "repetition_penalty": 2.0}])
-def test_draws_in_proportion(choice):
+def test_samples_in_proportion(choice):
     """Against the host's distribution: the chance that a right one fails is below 1e-6."""
     logits, count = torch.tensor([1.0, 0.2, -0.4, 0.9, -1.5, 0.0]), 200
     seen = torch.tensor([True, False, True, False, False, False])
-    drawer = Drawer(6, 1, torch.device(DEVICE))
-    drawer.prepare(Options(**choice), seed=5)
+    sampler = DeviceSampler(6, 1, torch.device(DEVICE))
+    sampler.prepare(SamplingSettings(**{"temperature": 1.0, "seed": 5} | choice))
     tokens = torch.zeros(1, dtype=torch.int64, device=DEVICE)
     for _ in range(count):
-        drawer.seen[0].copy_(seen)
-        drawer.launch(logits[None].to(DEVICE), tokens)
-    records = drawer.records[0, : count * drawer.length].cpu().numpy().reshape(count, -1)
+        sampler.seen[0].copy_(seen)
+        sampler.launch(logits[None].to(DEVICE), tokens)
+    records = sampler.records[0, : count * sampler.record_length].cpu().numpy().reshape(count, -1)
     found = torch.bincount(torch.from_numpy(records[:, 0]), minlength=6)
-    weights = candidates(logits, SamplingConfig(**{"temperature": 1.0} | choice), seen)
+    weights = next_token_probabilities(logits, SamplingSettings(**{"temperature": 1.0} | choice), seen)
     expected = weights / weights.sum() * count
     assert (found[expected == 0] == 0).all()
     real = expected > 0
@@ -163,22 +166,24 @@ def test_draws_in_proportion(choice):
     assert squares < 37  # chi-squared with at most 5 degrees of freedom
 
 
-def test_draws_only_what_is_kept():
+def test_samples_only_what_is_kept():
     logits = some_logits(600, "flat")
     options = {"top_k": 2, "temperature": 1.0}
-    allowed = candidates(logits, SamplingConfig(**options)).nonzero().flatten().tolist()
-    assert {draw(logits, Options(**options), seed=seed)[0].token for seed in range(12)} == set(allowed)
+    allowed = next_token_probabilities(logits, SamplingSettings(**options)).nonzero().flatten().tolist()
+    assert {sample(logits, SamplingSettings(**options, seed=seed))[0].token for seed in range(12)} == set(
+        allowed
+    )
 
 
-def test_the_seed_and_the_number_of_the_draw_decide():
+def test_the_seed_and_the_number_of_the_sample_decide():
     logits = some_logits(600, "flat")
 
-    def tokens(**which):
-        return draw(logits, Options(), **which)[0].token
+    def tokens(seed, sampled=0):
+        return sample(logits, SamplingSettings(seed=seed), sampled=sampled)[0].token
 
     assert tokens(seed=3) == tokens(seed=3)
-    assert tokens(seed=(1 << 63) - 1, drawn=2) == tokens(seed=(1 << 63) - 1, drawn=2)
-    assert len({tokens(seed=seed, drawn=drawn) for seed in (3, 4, 3 << 32) for drawn in (0, 1)}) == 6
+    assert tokens(seed=1 << 53, sampled=2) == tokens(seed=1 << 53, sampled=2)
+    assert len({tokens(seed, sampled) for seed in (3, 4, 3 << 32) for sampled in (0, 1)}) == 6
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -186,16 +191,16 @@ def test_the_seed_and_the_number_of_the_draw_decide():
 def test_what_is_no_number_is_told(value, top_p):
     logits = some_logits(600, "plain")
     logits[333] = value
-    record, _ = draw(logits, Options(top_p=top_p, alternatives=2))
+    record, _ = sample(logits, SamplingSettings(top_p=top_p, alternatives=2))
     assert not record.finite
     assert 0 <= record.token < 600
-    assert not draw(torch.full((600,), -torch.inf), Options(top_p=top_p))[0].finite
+    assert not sample(torch.full((600,), -torch.inf), SamplingSettings(top_p=top_p))[0].finite
 
 
 def test_an_impossible_token_is_no_error():
     logits = some_logits(600, "plain")
     logits[10:] = -torch.inf
-    record, _ = draw(logits, Options(top_p=0.99, alternatives=20))
+    record, _ = sample(logits, SamplingSettings(top_p=0.99, alternatives=20))
     assert record.finite
     assert record.token < 10
     assert np.isclose(sum(share for _, share in record.alternatives), 1)

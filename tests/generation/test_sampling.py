@@ -1,4 +1,4 @@
-"""Decoding: what is drawn, what is shown, and that the carried state gives what a full reading gives."""
+"""Generating: what is sampled, what is shown, and that the carried state gives what a full reading gives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.config.sampling import SamplingSettings
 from core.config.schema import build
 from core.data.tokenizer.tokenizer import Tokenizer, byte_tokenizer, char_tokenizer
 from core.errors import UserError
-from core.generation.sampling import Decoder, Generation, SamplingConfig, TextStream, candidates, sample_text
+from core.generation.decoder import Decoder, extensions
+from core.generation.generation import Generation, generate_text
+from core.generation.sampler import next_token_probabilities
+from core.generation.text_stream import TextStream
 from core.model import GPT
 
 TOKENIZER = byte_tokenizer()
@@ -32,7 +36,7 @@ def tiny_model(tokenizer: Tokenizer = TOKENIZER, seed: int = 0) -> GPT:
 def write(model, prompt="", tokenizer=TOKENIZER, **settings):
     decoder = Decoder(model, tokenizer.eot)
     decoder.append(tokenizer.encode(prompt))
-    generation = Generation(decoder, tokenizer, SamplingConfig(**settings))
+    generation = Generation(decoder, tokenizer, SamplingSettings(**settings))
     return list(generation), generation, decoder
 
 
@@ -52,7 +56,7 @@ def test_greedy_is_the_argmax_of_a_full_reading():
 def test_same_seed_same_text_and_another_seed_another():
     model = tiny_model()
     texts = [
-        sample_text(model, TOKENIZER, "a", 40, SamplingConfig(seed=seed, temperature=2.0))
+        generate_text(model, TOKENIZER, "a", SamplingSettings(seed=seed, temperature=2.0, max_new_tokens=40))
         for seed in (7, 7, 8)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -69,7 +73,7 @@ def test_continuing_equals_writing_in_one_go():
     model = tiny_model()
     whole = [step.token for step in write(model, "ab", max_new_tokens=12, temperature=0.0)[0]]
     first, _, decoder = write(model, "ab", max_new_tokens=5, temperature=0.0)
-    more = Generation(decoder, TOKENIZER, SamplingConfig(max_new_tokens=7, temperature=0.0))
+    more = Generation(decoder, TOKENIZER, SamplingSettings(max_new_tokens=7, temperature=0.0))
     assert [step.token for step in first] + [step.token for step in more] == whole
 
 
@@ -84,10 +88,10 @@ def test_forks_do_not_disturb_each_other():
     assert not torch.equal(fork.seen, decoder.seen)
 
 
-def test_sample_text_leaves_mode_and_random_state_alone():
+def test_generate_text_leaves_mode_and_random_state_alone():
     model = tiny_model().train()
     before = torch.get_rng_state()
-    text = sample_text(model, TOKENIZER, "", 10)
+    text = generate_text(model, TOKENIZER, "", SamplingSettings(max_new_tokens=10))
     assert isinstance(text, str)
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
@@ -96,9 +100,9 @@ def test_sample_text_leaves_mode_and_random_state_alone():
 def test_the_end_of_the_document_ends_the_text():
     model = tiny_model()
     decoder = Decoder(model, TOKENIZER.eot)
-    generation = Generation(decoder, TOKENIZER, SamplingConfig(), first=TOKENIZER.eot)
+    generation = Generation(decoder, TOKENIZER, SamplingSettings(), first=TOKENIZER.eot)
     (step,) = generation
-    assert (generation.reason, step.text) == ("stop", "")
+    assert (generation.reason, step.text) == ("end", "")
 
 
 def test_a_model_that_diverged_says_so():
@@ -112,7 +116,7 @@ def test_a_model_that_diverged_says_so():
 @given(
     # steps that stay apart when a high temperature brings them together
     logits=st.lists(st.integers(-240, 240).map(lambda eighths: eighths / 8), min_size=1, max_size=12),
-    temperature=st.sampled_from((0.0, 1e-9, 0.7, 1.0, 100.0)),
+    temperature=st.sampled_from((0.0, 1e-300, 1e-46, 1e-12, 1e-9, 0.7, 1.0, 100.0)),
     top_k=st.integers(0, 14),
     top_p=st.floats(0.01, 1),
     min_p=st.floats(0, 1),
@@ -120,13 +124,13 @@ def test_a_model_that_diverged_says_so():
 @settings(max_examples=300, deadline=None)
 def test_candidates_are_a_distribution_within_the_filters(logits, temperature, top_k, top_p, min_p):
     logits = torch.tensor(logits)
-    config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    weights = candidates(logits, config)
+    filters = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    weights = next_token_probabilities(logits, filters)
     assert weights.isfinite().all()
     assert (weights >= 0).all()
     kept = weights > 0
     assert logits[kept].max() == logits.max()
-    if temperature == 0:
+    if temperature < 1e-12:
         assert kept.sum() == 1
         return
     assert not top_k or kept.sum() <= top_k
@@ -140,7 +144,9 @@ def test_filters_by_hand():
     one = {"temperature": 1.0}
 
     def kept(**changes):
-        return candidates(logits, SamplingConfig(**one, **changes)).nonzero().flatten().tolist()
+        return (
+            next_token_probabilities(logits, SamplingSettings(**one, **changes)).nonzero().flatten().tolist()
+        )
 
     assert kept(top_k=2) == [0, 1]
     assert kept(top_p=0.5) == [0]
@@ -148,17 +154,22 @@ def test_filters_by_hand():
     assert kept(min_p=0.29) == [0, 1, 2]
     assert kept(min_p=0.31) == [0, 1]
     assert kept() == [0, 1, 2, 3]
-    hot = candidates(logits, SamplingConfig(temperature=0.5))
+    hot = next_token_probabilities(logits, SamplingSettings(temperature=0.5))
     torch.testing.assert_close(hot, torch.tensor([0.5, 0.3, 0.15, 0.05]) ** 2 / 0.365)
 
 
 def test_repetition_penalty_makes_what_was_seen_less_likely():
     logits, seen = torch.tensor([2.0, 1.9, -1.0, -1.0]), torch.tensor([True, False, True, False])
-    config = SamplingConfig(temperature=1.0, repetition_penalty=2.0)
+    penalized = SamplingSettings(temperature=1.0, repetition_penalty=2.0)
     torch.testing.assert_close(
-        candidates(logits, config, seen), torch.tensor([1.0, 1.9, -2.0, -1.0]).softmax(0)
+        next_token_probabilities(logits, penalized, seen), torch.tensor([1.0, 1.9, -2.0, -1.0]).softmax(0)
     )
-    assert candidates(logits, SamplingConfig(temperature=0.0, repetition_penalty=2.0), seen).argmax() == 1
+    assert (
+        next_token_probabilities(
+            logits, SamplingSettings(temperature=0.0, repetition_penalty=2.0), seen
+        ).argmax()
+        == 1
+    )
 
 
 @given(
@@ -216,9 +227,9 @@ def test_alternatives_are_the_most_probable_tokens():
     [
         ({"temperature": -1}, "temperature is -1"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": "hot"}, "temperature is 'hot'; accepted: a number"),
+        ({"temperature": "hot"}, 'temperature is "hot"; accepted: a number'),
         ({"top_k": 1.5}, "top_k is 1.5; accepted: a whole number"),
-        ({"top_k": True}, "top_k is True"),
+        ({"top_k": True}, "top_k is true"),
         ({"top_p": 0}, "top_p is 0"),
         ({"min_p": 2}, "min_p is 2"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
@@ -232,20 +243,19 @@ def test_alternatives_are_the_most_probable_tokens():
 )
 def test_bad_values_are_named(values, words):
     with pytest.raises(UserError) as caught:
-        SamplingConfig.from_mapping(values)
+        SamplingSettings.read(values)
     assert str(caught.value).startswith(words)
     assert "accepted" in str(caught.value)
 
 
 def test_from_mapping_takes_defaults_and_one_stop_text():
-    config = SamplingConfig.from_mapping({"temperature": 1, "stop": "x", "top_k": None, "prompt": "other"})
-    assert config == SamplingConfig(temperature=1.0, stop=("x",))
+    config = SamplingSettings.read({"temperature": 1, "stop": "x", "top_k": None, "prompt": "other"})
+    assert config == SamplingSettings(temperature=1.0, stop=("x",))
 
 
 def test_a_prompt_that_ends_inside_a_token_is_continued_as_if_it_did_not():
     from core.data.tokenizer.tokenizer import Tokenizer
     from core.data.tokenizer.vocabulary import WORD_PATTERN
-    from core.generation.sampling import Decoder, Generation, extensions
 
     tokens = [bytes((value,)) for value in range(256)] + [b" s", b" sa", b" said", b"he"]
     tokenizer = Tokenizer("test", WORD_PATTERN, tokens)
@@ -258,7 +268,7 @@ def test_a_prompt_that_ends_inside_a_token_is_continued_as_if_it_did_not():
     for seed in range(60):
         decoder = Decoder(model, tokenizer.eot)
         decoder.prompt(tokenizer, "he ")
-        config = SamplingConfig(max_new_tokens=3, temperature=1.0, seed=seed, alternatives=4)
+        config = SamplingSettings(max_new_tokens=3, temperature=1.0, seed=seed, alternatives=4)
         generation = Generation(decoder, tokenizer, config)
         steps = list(generation)
         assert generation.tokens[0] in allowed
@@ -276,7 +286,6 @@ def test_a_prompt_that_ends_inside_a_token_is_continued_as_if_it_did_not():
 def test_a_prompt_that_was_never_continued_keeps_its_last_token():
     from core.data.tokenizer.tokenizer import Tokenizer
     from core.data.tokenizer.vocabulary import WORD_PATTERN
-    from core.generation.sampling import Decoder
 
     tokens = [bytes((value,)) for value in range(256)] + [b" s"]
     tokenizer = Tokenizer("test", WORD_PATTERN, tokens)
@@ -285,4 +294,4 @@ def test_a_prompt_that_was_never_continued_keeps_its_last_token():
     decoder.prompt(tokenizer, "a ")
     decoder.prompt(tokenizer, "b")
     expected = [tokenizer.eot, *tokenizer.encode("a "), *tokenizer.encode("b")]
-    assert decoder.unread + ([decoder.held] if decoder.held is not None else []) == expected
+    assert decoder.unread + ([decoder.healing] if decoder.healing is not None else []) == expected

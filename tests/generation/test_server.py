@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from core.checkpoint import save
 from core.config.changes import replace
+from core.config.sampling import SamplingSettings
 from core.config.schema import build, flat
 from core.errors import UserError
-from core.generation.sampling import Decoder, Generation, SamplingConfig
+from core.generation.decoder import Decoder
+from core.generation.generation import Generation
 from core.generation.service import GeneratorService
 from core.runs.checkpoints import CheckpointInfo
 from core.system.json_lines import Server
@@ -238,7 +240,7 @@ def test_an_unforeseen_failure_is_one_sentence():
         ({"op": "generate", "id": 2, "slot": 1}, "slot 1 holds no checkpoint"),
         ({"op": "generate", "id": 2, "slot": 9}, "slot is 9"),
         ({"op": "generate", "id": 2, "continue": "yes"}, "continue is 'yes'"),
-        ({"op": "generate", "id": 2, "temperature": "hot"}, "temperature is 'hot'"),
+        ({"op": "generate", "id": 2, "temperature": "hot"}, 'temperature is "hot"'),
         ({"op": "load", "id": 2}, "checkpoint is None"),
         ({"op": "load", "id": 2, "checkpoint": "x.pt", "device": "abacus"}, 'device is "abacus"'),
         ({"op": "branch", "id": 2, "of": 77, "index": 0}, "of is 77"),
@@ -332,5 +334,5 @@ def test_the_process_writes_from_a_saved_checkpoint(tmp_path):
     assert events[1]["step"] == 7
     decoder = Decoder(model, TOKENIZER.eot)
     decoder.append(TOKENIZER.encode("He"))
-    expected = [step.token for step in Generation(decoder, TOKENIZER, SamplingConfig(**GREEDY))]
+    expected = [step.token for step in Generation(decoder, TOKENIZER, SamplingSettings(**GREEDY))]
     assert [event["token"] for event in events if event["event"] == "token"] == expected

@@ -13,9 +13,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from core.config.sampling import SamplingSettings
 from core.config.schema import build
-from core.generation.cuda.graph_decoder import Reader
-from core.generation.cuda.sampler import Options
+from core.generation.cuda.graph_decoder import GraphDecoder
 from core.model import GPT, decay_rates
 from core.ops.positions import Positions
 from core.ops.triton import causal_conv as conv
@@ -94,10 +94,11 @@ def compile_mamba():
 
 def compile_others():
     """All others."""
-    reader = Reader(GPT(build(SHAPE).model, 50), eot=49)
-    reader.write(1)
-    reader.drawer.prepare(Options(top_k=9, top_p=0.9, min_p=0.1, alternatives=3), seed=1)
-    reader.read_and_draw(1)
+    model = GPT(build(SHAPE).model, 50)
+    graph = GraphDecoder(model, eot=49)
+    graph.generate(1)
+    graph.sampler.prepare(SamplingSettings(top_k=9, top_p=0.9, min_p=0.1, alternatives=3, seed=1))
+    graph.read_and_sample(1)
     for vocabulary, kind in ((128, torch.float16), (50304, torch.bfloat16), (33024, torch.float32)):
         x, weight = torch.randn(9, 64).to(kind), torch.randn(vocabulary, 64, requires_grad=True)
         head.linear_cross_entropy_triton(x, weight, torch.zeros(9, dtype=torch.int64)).backward()

@@ -1,6 +1,6 @@
-"""Writing ahead: the device draws a burst of tokens while the host still shows the ones before.
+"""Lookahead: the device samples a burst of tokens while the host still shows the ones before.
 
-The next token does not need the host, so tokens are read and drawn in bursts that grow. A burst begins by
+The next token does not need the host, so tokens are read and sampled in bursts that grow. A burst begins by
 keeping the state. Where a text ends inside a burst, that state comes back and only the tokens that were
 handed out are read again, so that the text stands where it would if they had come one by one.
 """
@@ -8,13 +8,17 @@ handed out are read again, so that the text stands where it would if they had co
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core.generation.cuda.graph_decoder import Reader
-from core.generation.cuda.sampler import Drawn, Options, understood
+from core.config.sampling import SamplingSettings
+from core.generation.cuda.graph_decoder import GraphDecoder
+from core.generation.cuda.sampler import read_records
+from core.generation.decoder import Decoder
+from core.generation.sampler import SampledToken
 
 LONGEST = 16
 """Tokens of a burst: a few milliseconds of one, so that they still come smoothly and a stop is quick."""
@@ -24,48 +28,85 @@ AHEAD = 2
 
 @dataclass
 class Burst:
-    """Tokens that the device reads and draws in one go."""
+    """Tokens that the device reads and samples in one go."""
 
     count: int
-    kept: list[Tensor]
+    before: list[Tensor]
     """What it started from."""
     records: Tensor
     """Where its records come to, on the host."""
     arrived: torch.cuda.Event | None
 
 
-class Writer:
-    """Draws the tokens of one text with a reader that has read all of it but its last token."""
+class LookaheadSampler:
+    """Continues the text of a decoder on a graph decoder, which it borrows at its first token.
+
+    Another text may take the graph decoder over between two tokens; then it is borrowed again.
+    """
+
+    def __init__(
+        self, graph: GraphDecoder, decoder: Decoder, settings: SamplingSettings, sampled: int
+    ) -> None:
+        """`sampled` tokens were sampled with these settings before."""
+        self._graph, self._decoder, self._settings = graph, decoder, settings
+        self._sampled = sampled
+        self._text: BorrowedText | None = None
+
+    def next_token(self, stopped: Callable[[], bool]) -> SampledToken | None:
+        """The next token of the text; None if `stopped` said so while the prompt was being read."""
+        if self._text is None:
+            if not self._decoder.read(stopped, all_but=1):
+                return None
+            self._graph.lend(self)
+            self._text = BorrowedText(self._graph, self._decoder, self._settings, self._sampled)
+        self._sampled += 1
+        return self._text.take()
+
+    def release(self) -> None:
+        """Give the graph decoder back. The decoder then has all tokens that were handed out."""
+        text, self._text = self._text, None
+        if text is None:
+            return
+        if text.tokens:
+            text.rewind()
+            self._decoder.move_to(self._graph.state(), text.tokens)
+        self._graph.returned(self)
+
+
+class BorrowedText:
+    """The text of a decoder while a graph decoder continues it, in bursts."""
 
     @torch.no_grad()
     def __init__(
-        self, reader: Reader, last: int, options: Options, seen: Tensor, *, seed: int, drawn: int, most: int
+        self, graph: GraphDecoder, decoder: Decoder, settings: SamplingSettings, sampled: int
     ) -> None:
-        """`last` is the text's last token, `seen` (V,) bool has those that it contains.
-
-        `drawn` tokens were drawn with this seed before; no more than `most` are to come.
-        """
-        self._reader, self._most = reader, most
-        drawer = reader.drawer
-        drawer.prepare(options, seed, drawn)
-        drawer.seen[0].copy_(seen)
-        device = drawer.seen.device
-        reader.give(torch.tensor([last], device=device))
-        room = AHEAD * LONGEST * drawer.length
+        """The decoder has read all of its text but the last token."""
+        self.tokens: list[int] = []
+        """Those that were handed out."""
+        self._graph, self._most = graph, settings.max_new_tokens - sampled
+        sampler = graph.sampler
+        device = sampler.seen.device
+        graph.load(decoder.state or decoder.model.initial_state(1))
+        graph.set_next(torch.tensor(decoder.unread, device=device))
+        sampler.prepare(settings, sampled)
+        sampler.seen[0].copy_(decoder.seen)
+        room = AHEAD * LONGEST * sampler.record_length
         self._host = torch.empty(room, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self._places = [[torch.empty_like(tensor) for tensor in reader.kept()] for _ in range(AHEAD)]
+        self._copies = [[torch.empty_like(tensor) for tensor in graph.changing()] for _ in range(AHEAD)]
         self._launched = 0
         self._bursts: deque[Burst] = deque()
         """The first is being handed out."""
-        self._ready: list[Drawn] = []
+        self._ready: list[SampledToken] = []
         self._taken = 0
 
-    def take(self) -> Drawn:
+    def take(self) -> SampledToken:
         """The next token."""
         if self._taken == len(self._ready):
             self._next_burst()
         self._taken += 1
-        return self._ready[self._taken - 1]
+        sampled = self._ready[self._taken - 1]
+        self.tokens.append(sampled.token)
+        return sampled
 
     def _next_burst(self) -> None:
         if self._ready:
@@ -75,44 +116,40 @@ class Writer:
         burst = self._bursts[0]
         if burst.arrived is not None:
             burst.arrived.synchronize()
-        length = self._reader.drawer.length
-        self._ready, self._taken = understood(burst.records.numpy().reshape(burst.count, length)), 0
+        length = self._graph.sampler.record_length
+        self._ready, self._taken = read_records(burst.records.numpy().reshape(burst.count, length)), 0
 
     @torch.no_grad()
     def _launch(self, count: int) -> None:
-        """Have the device read and draw `count` tokens, and send their records."""
-        place, drawer = self._launched % AHEAD, self._reader.drawer
-        kept, start = self._places[place], place * LONGEST
-        for copy, tensor in zip(kept, self._reader.kept()):
+        """Have the device read and sample `count` tokens, and send their records."""
+        half, sampler = self._launched % AHEAD, self._graph.sampler
+        before, start = self._copies[half], half * LONGEST
+        for copy, tensor in zip(before, self._graph.changing()):
             copy.copy_(tensor)
-        drawer.slots.fill_(start)
-        self._reader.read_and_draw(count)
-        span = slice(start * drawer.length, (start + count) * drawer.length)
+        sampler.next_record.fill_(start)
+        self._graph.read_and_sample(count)
+        span = slice(start * sampler.record_length, (start + count) * sampler.record_length)
         records, arrived = self._host[span], None
-        records.copy_(drawer.records[0, span], non_blocking=True)
+        records.copy_(sampler.records[0, span], non_blocking=True)
         if records.is_pinned():  # else it is there already
             arrived = torch.cuda.Event()
             arrived.record()
-        self._bursts.append(Burst(count, kept, records, arrived))
+        self._bursts.append(Burst(count, before, records, arrived))
         self._most -= count
         self._launched += 1
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Leave the reader where all tokens that were handed out have been read, except the last one."""
+    def rewind(self) -> None:
+        """Leave the graph decoder where all tokens that were handed out have been read, except the last."""
         if self._bursts and self._taken == self._bursts[0].count:
             self._bursts.popleft()
             self._ready, self._taken = [], 0
         if not self._bursts:
             return
-        for tensor, copy in zip(self._reader.kept(), self._bursts[0].kept):
+        for tensor, copy in zip(self._graph.changing(), self._bursts[0].before):
             tensor.copy_(copy)
-        if not self._taken:
-            return
-        # The token that the burst began with came back with the state; then those that it drew.
-        first = self._reader.next_token()
-        tokens = torch.tensor([drawn.token for drawn in self._ready[: self._taken]]).to(first.device)
-        self._reader.read(first)
-        for i in range(len(tokens) - 1):
-            self._reader.read(tokens[i : i + 1])
-        self._reader.give(tokens[-1:])
+        # The token that the burst began with came back with the state; then those that it sampled.
+        first = self._graph.next_tokens()
+        tokens = torch.tensor([sampled.token for sampled in self._ready[: self._taken]]).to(first.device)
+        for token in [first, *tokens.split(1)][: self._taken]:
+            self._graph.read(token)

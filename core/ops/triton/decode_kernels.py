@@ -1,7 +1,11 @@
 """Kernels that read one token: what each layer does for T = 1, with as few launches as its data flow allows.
 
-Lanes of text are the last grid axis. Everything is float32. States are changed in place; keys and values lie
-in a ring, the slot of step s being s mod (W - 1).
+    embed -> for each layer:  linear (norm first) -> attend | conv step, selective scan or SSD step
+                              linear (adds x) -> linear (norm first, squared ReLU) -> linear (adds x)
+          -> linear (norm first): logits
+
+The batch row is the last grid axis. Everything is float32. States are changed in place; keys and values lie
+in a ring, step s at s mod (W - 1).
 """
 # ruff: noqa: RUF005
 # mypy: ignore-errors
@@ -28,45 +32,45 @@ def _softplus(raw):
 
 
 @triton.jit
-def begin_kernel(
-    tokens, embedding, places, x, position, steps, fresh, rates, turns, eot, width, window,
-    WIDTH: tl.constexpr, RATES: tl.constexpr, HAS_PLACES: tl.constexpr,
+def embed_kernel(
+    tokens, embedding, position_embedding, x, position, steps, doc_start, inv_freq, rotations, eot, width,
+    window, WIDTH: tl.constexpr, FREQUENCIES: tl.constexpr, LEARNED: tl.constexpr,
 ):  # fmt: skip
-    """Look the token up; count it; note where it stands in its document and whether it begins one.
+    """Look the token up; count it; note where it stands in its document and whether it starts one.
 
-    `turns` (lanes, 2, RATES) gets the cosines and sines of its place times `rates`, for all layers.
+    `rotations` (B, 2, FREQUENCIES) gets cosine and sine of its position times `inv_freq`, for all layers.
     """
-    lane = tl.program_id(0)
+    batch = tl.program_id(0)
     column = tl.arange(0, WIDTH)
-    token = tl.load(tokens + lane)
-    begins = token == eot
-    place = tl.where(begins, 0, tl.load(position + lane))
+    token = tl.load(tokens + batch)
+    starts = token == eot
+    pos = tl.where(starts, 0, tl.load(position + batch))
     row = tl.load(embedding + token * width + column, mask=column < width, other=0.0)
-    if HAS_PLACES:
-        row += tl.load(places + place % window * width + column, mask=column < width, other=0.0)
-    tl.store(x + lane * width + column, row, mask=column < width)
+    if LEARNED:
+        row += tl.load(position_embedding + pos % window * width + column, mask=column < width, other=0.0)
+    tl.store(x + batch * width + column, row, mask=column < width)
     # As the model does: far positions have no digits to lose in float64.
-    i = tl.arange(0, RATES)
-    angle = place.to(tl.float64) * tl.load(rates + i)
-    tl.store(turns + lane * 2 * RATES + i, tl.cos(angle).to(tl.float32))
-    tl.store(turns + (lane * 2 + 1) * RATES + i, tl.sin(angle).to(tl.float32))
-    # `position` is the place of the token to come; the kernels of this step subtract 1.
-    tl.store(position + lane, place + 1)
-    tl.store(fresh + lane, tl.where(begins, 1, 0))
-    tl.store(steps + lane, tl.load(steps + lane) + 1)
+    i = tl.arange(0, FREQUENCIES)
+    angle = pos.to(tl.float64) * tl.load(inv_freq + i)
+    tl.store(rotations + batch * 2 * FREQUENCIES + i, tl.cos(angle).to(tl.float32))
+    tl.store(rotations + (batch * 2 + 1) * FREQUENCIES + i, tl.sin(angle).to(tl.float32))
+    # `position` is that of the token to come; the kernels of this step subtract 1.
+    tl.store(position + batch, pos + 1)
+    tl.store(doc_start + batch, tl.where(starts, 1, 0))
+    tl.store(steps + batch, tl.load(steps + batch) + 1)
 
 
 @triton.jit
-def project_kernel(
-    x, weight, norm, add, out, inputs, outputs, x_lane, out_lane,
+def linear_kernel(
+    x, weight, norm, add, out, inputs, outputs, x_stride, out_stride,
     INPUTS: tl.constexpr, ROWS: tl.constexpr, HAS_NORM: tl.constexpr, HAS_ADD: tl.constexpr,
     SQUARED_RELU: tl.constexpr,
 ):  # fmt: skip
     """ROWS outputs of a matrix times x, its RMS norm first, squared ReLU or a sum after."""
-    lane = tl.program_id(1)
+    batch = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, INPUTS)
-    value = tl.load(x + lane * x_lane + column, mask=column < inputs, other=0.0)
+    value = tl.load(x + batch * x_stride + column, mask=column < inputs, other=0.0)
     if HAS_NORM:
         value *= tl.rsqrt(tl.sum(value * value, 0) / inputs + 1e-6)
         value *= tl.load(norm + column, mask=column < inputs, other=0.0)
@@ -77,56 +81,56 @@ def project_kernel(
         total = tl.maximum(total, 0.0)
         total *= total
     if HAS_ADD:
-        total += tl.load(add + lane * out_lane + row, mask=row < outputs, other=0.0)
-    tl.store(out + lane * out_lane + row, total, mask=row < outputs)
+        total += tl.load(add + batch * out_stride + row, mask=row < outputs, other=0.0)
+    tl.store(out + batch * out_stride + row, total, mask=row < outputs)
 
 
 @triton.jit
-def _turned(row, turn, column, real, half, rates, ROPE: tl.constexpr):
-    """A query or key, turned to its place: its halves are the two coordinates of each pair."""
+def _rotated(row, rotation, column, real, half, frequencies, ROPE: tl.constexpr):
+    """A query or key, rotated to its position: its halves are the two coordinates of each pair."""
     value = tl.load(row + column, mask=real, other=0.0)
     if ROPE:
         first = column < half
         partner = tl.load(row + tl.where(first, column + half, column - half), mask=real, other=0.0)
-        pair = turn + tl.where(first, column, column - half)
-        cos, sin = tl.load(pair, mask=real, other=0.0), tl.load(pair + rates, mask=real, other=0.0)
+        pair = rotation + tl.where(first, column, column - half)
+        cos, sin = tl.load(pair, mask=real, other=0.0), tl.load(pair + frequencies, mask=real, other=0.0)
         value = value * cos + tl.where(first, -partner, partner) * sin
     return value
 
 
 @triton.jit
 def attend_kernel(
-    qkv, keys, values, position, steps, turns, out, past, heads, half, rates, scale,
+    qkv, keys, values, position, steps, rotations, out, past, heads, half, frequencies, scale,
     SIZE: tl.constexpr, KEYS: tl.constexpr, ROPE: tl.constexpr,
 ):  # fmt: skip
-    """One head: turn query and key, attend over the ring and the token itself, put the key in the ring.
+    """One head: rotate query and key, attend over the ring and the token itself, put the key in the ring.
 
-    `turns` begins at the layer's own rates, of `rates` altogether.
+    `rotations` starts at the layer's own, of `frequencies` altogether.
     """
-    head, lane = tl.program_id(0), tl.program_id(1)
+    head, batch = tl.program_id(0), tl.program_id(1)
     size = 2 * half
     width = heads * size
     column = tl.arange(0, SIZE)
     real = column < size
-    place = tl.load(position + lane) - 1
-    step = tl.load(steps + lane) - 1
+    pos = tl.load(position + batch) - 1
+    step = tl.load(steps + batch) - 1
     # The slots of the step before and of this one; for a window of one token there are none.
     slots = tl.maximum(past, 1)
     newest, oldest = ((step + slots - 1) % slots).to(tl.int32), (step % slots).to(tl.int32)
-    row = qkv + lane * 3 * width + head * size
-    turn = turns + lane * 2 * rates
-    query = _turned(row, turn, column, real, half, rates, ROPE) * scale
-    key = _turned(row + width, turn, column, real, half, rates, ROPE)
+    row = qkv + batch * 3 * width + head * size
+    rotation = rotations + batch * 2 * frequencies
+    query = _rotated(row, rotation, column, real, half, frequencies, ROPE) * scale
+    key = _rotated(row + width, rotation, column, real, half, frequencies, ROPE)
     value = tl.load(row + 2 * width + column, mask=real, other=0.0)
     top = tl.sum(query * key, 0)
     total = 1.0
     mixed = value
-    ring = (lane * heads + head).to(tl.int64) * past * size
+    ring = (batch * heads + head).to(tl.int64) * past * size
     for start in range(0, past, KEYS):
         slot = start + tl.arange(0, KEYS)
         age = newest - slot
         age = tl.where(age < 0, age + past, age) + 1
-        seen = (age <= place) & (slot < past)
+        seen = (age <= pos) & (slot < past)
         at = ring + slot[:, None] * size + column[None, :]
         # All of it is asked for before any of it is waited for, though some may be too old.
         mask = (slot < past)[:, None] & real[None, :]
@@ -139,7 +143,7 @@ def attend_kernel(
         total = total * shrink + tl.sum(weights, 0)
         mixed = mixed * shrink + tl.sum(weights[:, None] * tl.where(seen[:, None], old_values, 0.0), 0)
         top = higher
-    tl.store(out + lane * width + head * size + column, mixed / total, mask=real)
+    tl.store(out + batch * width + head * size + column, mixed / total, mask=real)
     if past > 0:
         # The slot held the oldest key: every thread has to have read it.
         tl.debug_barrier()
@@ -149,26 +153,26 @@ def attend_kernel(
 
 
 @triton.jit
-def convolve_kernel(
-    x, weight, bias, conv_state, fresh, out, width, x_lane, TAPS: tl.constexpr, CHANNELS: tl.constexpr
+def conv_step_kernel(
+    x, weight, bias, conv_state, doc_start, out, width, x_stride, TAPS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """The activated convolution's newest output; the conv_state moves on."""
-    lane = tl.program_id(1)
+    """The activated convolution's newest output; `conv_state` moves on."""
+    batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     real = d < width
-    begins = tl.load(fresh + lane) != 0
-    newest = tl.load(x + lane * x_lane + d, mask=real, other=0.0)
+    starts = tl.load(doc_start + batch) != 0
+    newest = tl.load(x + batch * x_stride + d, mask=real, other=0.0)
     total = tl.load(bias + d, mask=real, other=0.0)
     rows = ()
     for k in tl.static_range(TAPS - 1):
-        row = tl.load(conv_state + (lane * (TAPS - 1) + k) * width + d, mask=real, other=0.0)
-        rows = rows + (tl.where(begins, 0.0, row),)
+        row = tl.load(conv_state + (batch * (TAPS - 1) + k) * width + d, mask=real, other=0.0)
+        rows = rows + (tl.where(starts, 0.0, row),)
     rows = rows + (newest,)
     for k in tl.static_range(TAPS):
         total += tl.load(weight + d * TAPS + k, mask=real, other=0.0) * rows[k]
     for k in tl.static_range(TAPS - 1):
-        tl.store(conv_state + (lane * (TAPS - 1) + k) * width + d, rows[k + 1], mask=real)
-    tl.store(out + lane * width + d, total * _sigmoid(total), mask=real)
+        tl.store(conv_state + (batch * (TAPS - 1) + k) * width + d, rows[k + 1], mask=real)
+    tl.store(out + batch * width + d, total * _sigmoid(total), mask=real)
 
 
 @triton.jit
@@ -179,18 +183,18 @@ def _normed(row, norm, index, size):
 
 
 @triton.jit
-def scan_kernel(
-    x, projected, gate, dt_norm, B_norm, C_norm, dt_weight, dt_bias, A_log, D, ssm_state, fresh, out,
-    width, rank, states, gate_lane,
+def selective_scan_step_kernel(
+    x, projected, gate, dt_norm, B_norm, C_norm, dt_weight, dt_bias, A_log, D, ssm_state, doc_start, out,
+    width, rank, states, gate_stride,
     CHANNELS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """One step of the selective scan, its step sizes, norms and gate included; the state moves on."""
-    lane = tl.program_id(1)
+    """One step of the selective scan, its step sizes, norms and gate included; `ssm_state` moves on."""
+    batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     r, n = tl.arange(0, RANK), tl.arange(0, STATES)
     real = d < width
-    begins = tl.load(fresh + lane) != 0
-    row = projected + lane * (rank + 2 * states)
+    starts = tl.load(doc_start + batch) != 0
+    row = projected + batch * (rank + 2 * states)
     dt = _normed(row, dt_norm, r, rank)
     B = _normed(row + rank, B_norm, n, states)
     C = _normed(row + rank + states, C_norm, n, states)
@@ -198,47 +202,48 @@ def scan_kernel(
     weight = tl.load(dt_weight + d[:, None] * rank + r[None, :], mask=mask, other=0.0)
     raw = tl.sum(weight * dt[None, :], 1) + tl.load(dt_bias + d, mask=real, other=0.0)
     delta = _softplus(raw)
-    value = tl.load(x + lane * width + d, mask=real, other=0.0)
+    value = tl.load(x + batch * width + d, mask=real, other=0.0)
     mask = real[:, None] & (n[None, :] < states)
     tile = d[:, None] * states + n[None, :]
     rate = -tl.exp(tl.load(A_log + tile, mask=mask, other=0.0))
-    state = ssm_state + lane * width * states + tile
+    state = ssm_state + batch * width * states + tile
     h = tl.load(state, mask=mask, other=0.0)
-    h = tl.where(begins, 0.0, tl.exp(delta[:, None] * rate) * h) + (delta * value)[:, None] * B[None, :]
+    h = tl.where(starts, 0.0, tl.exp(delta[:, None] * rate) * h) + (delta * value)[:, None] * B[None, :]
     tl.store(state, h, mask=mask)
     y = tl.sum(h * C[None, :], 1) + tl.load(D + d, mask=real, other=0.0) * value
-    open_ = tl.load(gate + lane * gate_lane + d, mask=real, other=0.0)
-    tl.store(out + lane * width + d, y * open_ * _sigmoid(open_), mask=real)
+    gated = tl.load(gate + batch * gate_stride + d, mask=real, other=0.0)
+    tl.store(out + batch * width + d, y * gated * _sigmoid(gated), mask=real)
 
 
 @triton.jit
-def scan2_kernel(
-    x, projected, dt_bias, A_log, D, ssm_state, fresh, out, width, heads, states, x_lane, projected_lane,
+def ssd_step_kernel(
+    x, projected, dt_bias, A_log, D, ssm_state, doc_start, out, width, heads, states, x_stride,
+    projected_stride,
     CHANNELS: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """One step of Mamba-2's scan, its step sizes and gate included; the state moves on.
+    """One step of Mamba-2's scan, its step sizes and gate included; `ssm_state` moves on.
 
     `projected` holds the gate (width,), what the convolution has read, and the heads' step sizes.
     """
-    lane = tl.program_id(1)
+    batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     n = tl.arange(0, STATES)
     real = d < width
-    begins = tl.load(fresh + lane) != 0
+    starts = tl.load(doc_start + batch) != 0
     head = d // (width // heads)
-    row = projected + lane * projected_lane
-    raw = tl.load(row + projected_lane - heads + head, mask=real, other=0.0)
+    row = projected + batch * projected_stride
+    raw = tl.load(row + projected_stride - heads + head, mask=real, other=0.0)
     delta = _softplus(raw + tl.load(dt_bias + head, mask=real, other=0.0))
     decay = tl.exp(-delta * tl.exp(tl.load(A_log + head, mask=real, other=0.0)))
-    mixed = x + lane * x_lane
+    mixed = x + batch * x_stride
     value = tl.load(mixed + d, mask=real, other=0.0)
     B = tl.load(mixed + width + n, mask=n < states, other=0.0)
     C = tl.load(mixed + width + states + n, mask=n < states, other=0.0)
     mask = real[:, None] & (n[None, :] < states)
-    state = ssm_state + lane * width * states + d[:, None] * states + n[None, :]
+    state = ssm_state + batch * width * states + d[:, None] * states + n[None, :]
     h = tl.load(state, mask=mask, other=0.0)
-    h = tl.where(begins, 0.0, decay[:, None] * h) + (delta * value)[:, None] * B[None, :]
+    h = tl.where(starts, 0.0, decay[:, None] * h) + (delta * value)[:, None] * B[None, :]
     tl.store(state, h, mask=mask)
     y = tl.sum(h * C[None, :], 1) + tl.load(D + head, mask=real, other=0.0) * value
-    open_ = tl.load(row + d, mask=real, other=0.0)
-    tl.store(out + lane * width + d, y * open_ * _sigmoid(open_), mask=real)
+    gated = tl.load(row + d, mask=real, other=0.0)
+    tl.store(out + batch * width + d, y * gated * _sigmoid(gated), mask=real)
