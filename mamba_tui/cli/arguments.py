@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 import sys
+from collections.abc import Collection
 from typing import NoReturn
 
 from core.config.setting import show
@@ -39,6 +40,9 @@ def number(text: str) -> float:
 class Parser(argparse.ArgumentParser):
     """A parser that refuses in one sentence, names what was probably meant, and lists defaults."""
 
+    text_options: Collection[str] = ()
+    """Options whose value is any text, so that it may begin with a dash."""
+
     def __init__(self, *arguments: object, **options: object) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
@@ -53,11 +57,35 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN201
         """Parse, and refuse what is left over by naming the option that looks most like it."""
-        parsed, rest = self.parse_known_args(args, namespace)
+        given = self._with_texts(list(sys.argv[1:] if args is None else args))
+        parsed, rest = self.parse_known_args(given, namespace)
         if rest:
             command = self._chosen(parsed)
             command.error(f"{show(rest[0])} is not an option of {command.prog}{command.nearest(rest[0])}")
         return parsed
+
+    def _with_texts(self, given: list[str]) -> list[str]:
+        """The arguments, each option of text in one piece with its value."""
+        command = next(
+            (choices[given[0]] for choices in self._commands() if given and given[0] in choices), self
+        )
+        rest = iter(given)
+        return [
+            f"{argument}={value}"
+            if argument in command.text_options and (value := next(rest, None)) is not None
+            else argument
+            for argument in rest
+        ]
+
+    def _commands(self) -> list[dict[str, Parser]]:
+        actions = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [action.choices for action in actions]
+
+    def _get_values(self, action, arg_strings):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN202
+        # argparse takes "--" away even where it is the value of an option.
+        if action.option_strings and arg_strings == ["--"]:
+            return "--"
+        return super()._get_values(action, arg_strings)
 
     def _chosen(self, parsed: argparse.Namespace) -> Parser:
         """The parser of the command that was called."""

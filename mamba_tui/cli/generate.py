@@ -1,199 +1,275 @@
-"""`mamba-tui generate`: a checkpoint writes to the terminal, once or turn by turn.
+"""`mamba-tui generate`: a checkpoint generates text, once or turn by turn.
 
-The model lives in a generator process (`core.generation.server`); this side only reads keys and prints text,
-so it starts at once and never imports torch.
+The model lives in a generator process (`core.generation.server`); this side only reads prompts and shows
+text, so it starts at once and never imports torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from core.config.sampling import SAMPLING, SamplingSettings
 from core.errors import UserError
-from core.runs import Run, list_runs
+from core.runs import CheckpointInfo, Run, find_checkpoints, list_runs
+from core.runs.checkpoints import Which, choose_checkpoint
+from core.system.files import read_limited
 from core.system.hardware import resolve_device
-from core.system.json_lines_client import BlockingClient
+from core.system.json_lines_client import BlockingClient, Event
 from core.system.processes import module_command
-from mamba_tui.cli.run_options import checkpoints_folder
-from mamba_tui.widgets.safe_text import visible
+from mamba_tui.cli.arguments import number, whole_number
+from mamba_tui.cli.conversation import converse
+from mamba_tui.cli.run_options import add_run_place, checkpoints_folder
+from mamba_tui.cli.text_output import TextOutput, terminal_text
 
-HISTORY = Path.home() / ".local" / "state" / "mamba-tui" / "prompt_history"
 INTERRUPTED = 130
+LONGEST_PROMPT = 1 << 24
+FLAGS = {key: "--" + key.replace("_", "-") for key in SAMPLING if key != "alternatives"} | {"stop": "--stop"}
+METAVARS = {
+    "max_new_tokens": "N",
+    "temperature": "T",
+    "top_k": "K",
+    "top_p": "P",
+    "min_p": "P",
+    "repetition_penalty": "R",
+    "seed": "S",
+}
+REASONS = {
+    "length": "length reached",
+    "stop": "stop text",
+    "end": "end of document",
+    "stopped": "stopped",
+}
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "generate",
+        help="generate text from a checkpoint",
+        description="Generate text from a checkpoint. Without a prompt: on a terminal turn by turn, each "
+        "continuing the text so far; elsewhere all of standard input is the prompt.",
+    )
+    parser.text_options = {"--prompt", "--stop"}
+    where = parser.add_argument_group("checkpoint")
+    where.add_argument("--run", metavar="NAME", help="a run (default: the one that saved last)")
+    which = where.add_mutually_exclusive_group()
+    which.add_argument(
+        "--checkpoint", default="best", metavar="C",
+        help="best (lowest validation loss, the default), newest, or the path of a checkpoint_step_<N>.pt",
+    )  # fmt: skip
+    which.add_argument(
+        "--newest", dest="checkpoint", action="store_const", const="newest", help="--checkpoint newest"
+    )
+    add_run_place(where)
+    where.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default auto)")
+    text = parser.add_argument_group("text")
+    prompt = text.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="continue this text once, then exit")
+    prompt.add_argument(
+        "--prompt-file", metavar="FILE",
+        help="the same from a UTF-8 file, without its last line end; - is standard input",
+    )  # fmt: skip
+    text.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end at this text, which is left out; repeatable"
+    )
+    text.add_argument("--ignore-end", action="store_true", default=None, help=SAMPLING["ignore_end"].help)
+    sampling = parser.add_argument_group("sampling")
+    for key, metavar in METAVARS.items():
+        item = SAMPLING[key]
+        kind = whole_number if item.kind is int else number
+        default = "random" if key == "seed" else f"{item.default:g}"
+        (text if key == "max_new_tokens" else sampling).add_argument(
+            FLAGS[key], type=kind, metavar=metavar, help=f"{item.help} (default {default})"
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate once for --prompt, otherwise hold a conversation. Returns the exit code."""
-    sampling = _sampling(arguments)
-    checkpoint = _checkpoint(arguments)
+    """Generate once for a prompt, otherwise hold a conversation. Returns the exit code."""
+    given = {key: getattr(arguments, key) for key in FLAGS}
+    if given["seed"] is None:
+        given["seed"] = random.SystemRandom().randrange(1 << 31)
+    settings = SamplingSettings.read(given, FLAGS)
+    checkpoint, words = _checkpoint(arguments)
     resolve_device(arguments.device)
-    with BlockingClient(module_command("core.generation.server"), "the generator") as generator:
-        request = generator.send("load", checkpoint=str(checkpoint), device=arguments.device)
-        loaded = next(event for event in generator.events(request) if event["event"] == "loaded")
-        step, parameters = loaded["step"], loaded["parameters"]
-        _note(f"{checkpoint.parent.name}, step {step:,}, {parameters:,} parameters, {loaded['device']}")
-        if arguments.prompt is not None:
-            _show(arguments.prompt)
-            return _write(generator, arguments.prompt, sampling, turn=False)
-        return _converse(generator, sampling)
+    prompt = _prompt(arguments)
+    output = TextOutput()
+    with BlockingClient(module_command("core.generation.server"), "the generator") as client:
+        writer = TextWriter(client, settings, output, interactive=prompt is None)
+        writer.load(checkpoint, arguments.device, words)
+        if prompt is None:
+            converse(writer, output)
+            return 0
+        output.write(prompt)
+        return writer.generate(prompt, continues=False)
 
 
-def _sampling(arguments: argparse.Namespace) -> dict[str, Any]:
-    checks = [
-        ("--max-new-tokens", arguments.max_new_tokens, arguments.max_new_tokens >= 1, "at least 1"),
-        ("--temperature", arguments.temperature, 0 <= arguments.temperature <= 100, "a number from 0 to 100"),
-        ("--top-k", arguments.top_k, arguments.top_k >= 0, "a number of at least 0, 0 = all"),
-        ("--top-p", arguments.top_p, 0 < arguments.top_p <= 1, "a number above 0 and at most 1"),
-        ("--min-p", arguments.min_p, 0 <= arguments.min_p <= 1, "a number from 0 to 1"),
-        ("--repetition-penalty", arguments.repetition_penalty, 0 < arguments.repetition_penalty <= 100,
-         "a number above 0 and at most 100"),
-        ("--seed", arguments.seed, arguments.seed is None or 0 <= arguments.seed < 1 << 63,
-         "a whole number from 0 to 2^63 - 1"),
-    ]  # fmt: skip
-    for flag, value, good, accepted in checks:
-        if not good:
-            raise UserError(f"{flag} is {value}; accepted: {accepted}")
-    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 31)
-    return {
-        "max_new_tokens": arguments.max_new_tokens,
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "min_p": arguments.min_p,
-        "repetition_penalty": arguments.repetition_penalty,
-        "seed": seed,
-        "alternatives": 0,
-    }
+def _prompt(arguments: argparse.Namespace) -> str | None:
+    """The text to continue; None where a person is to be asked turn by turn."""
+    if arguments.prompt is not None:
+        return str(arguments.prompt)
+    if arguments.prompt_file in (None, "-"):
+        if arguments.prompt_file is None and sys.stdin.isatty():
+            return None
+        return _without_last_line_end(sys.stdin.read(LONGEST_PROMPT))
+    path = Path(arguments.prompt_file)
+    try:
+        text = read_limited(path, LONGEST_PROMPT, follow_links=True).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--prompt-file is {path}, whose byte {error.start:,} is not UTF-8; accepted: a text in UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"--prompt-file is {path}, which cannot be read ({error.strerror or error})"
+        ) from None
+    return _without_last_line_end(text)
 
 
-def _checkpoint(arguments: argparse.Namespace) -> Path:
-    """The checkpoint that the options name: a file, or the newest of a run."""
-    if arguments.checkpoint:
-        path = Path(arguments.checkpoint)
-        if not path.is_file():
-            raise UserError(
-                f"--checkpoint is {path}, which is not a file; accepted: a checkpoint_step_<N>.pt"
-            )
-        return path
+def _without_last_line_end(text: str) -> str:
+    """Every editor and `echo` end the last line, which says nothing of where the text is to go on."""
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def _checkpoint(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The checkpoint that the options name, and which one that is in words."""
+    if arguments.checkpoint not in ("best", "newest"):
+        return _named_file(arguments)
+    which: Which = arguments.checkpoint
     root = checkpoints_folder(arguments)
     runs = {run.name: run for run in list_runs(root)}
-    if arguments.run:
-        if arguments.run not in runs:
-            known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
-            raise UserError(f'--run is "{arguments.run}", which is not in {root}; accepted: {known}')
-        return _newest(runs[arguments.run]) or _no_checkpoint(arguments.run)
-    newest = [found for one in runs.values() if (found := _newest(one))]
-    if not newest:
+    if arguments.run and arguments.run not in runs:
+        known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
+        raise UserError(f'--run is "{arguments.run}", which is not in {root}; accepted: {known}')
+    run = runs[arguments.run] if arguments.run else _newest_run(list(runs.values()))
+    if run is None:
         raise UserError(f"no run in {root} has a checkpoint yet; train one first: mamba-tui launch")
-    return max(newest, key=lambda found: found.stat().st_mtime)
+    info = choose_checkpoint(run.path, which)
+    if info is None:
+        raise UserError(f'the run "{run.name}" has no checkpoint yet; save one: mamba-tui save {run.name}')
+    return info.path, _about(info, run.path)
 
 
-def _newest(one: Run) -> Path | None:
-    checkpoints = [info for info in one.checkpoints() if not info.problem]
-    return checkpoints[-1].path if checkpoints else None
+def _named_file(arguments: argparse.Namespace) -> tuple[Path, str]:
+    path = Path(arguments.checkpoint)
+    if not path.is_file():
+        raise UserError(
+            f"--checkpoint is {path}, which is not a file; "
+            "accepted: best, newest, or the path of a checkpoint_step_<N>.pt"
+        )
+    if arguments.run:
+        raise UserError(f"--checkpoint is {path} and --run is {arguments.run}; accepted: one of the two")
+    info = next((info for info in find_checkpoints(path.parent) if info.path.name == path.name), None)
+    return path, _about(info, path.parent) if info else path.name
 
 
-def _no_checkpoint(name: str) -> Path:
-    raise UserError(f'the run "{name}" has no checkpoint yet; save one: mamba-tui save {name}')
+def _newest_run(runs: list[Run]) -> Run | None:
+    """The run that saved a checkpoint last."""
+    newest = [(info.time, run) for run in runs if (info := choose_checkpoint(run.path, "newest"))]
+    return max(newest, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def _write(generator: BlockingClient, prompt: str, sampling: dict[str, Any], *, turn: bool) -> int:
-    """Stream one generation to the terminal; Ctrl-C ends it, keeping what was written."""
-    request = generator.send("generate", prompt=prompt, **{"continue": turn}, **sampling)
-    done: dict[str, Any] = {}
-    with _stopping_on_interrupt(generator, request) as interrupted:
-        for event in generator.events(request):
-            if event["event"] == "token":
-                _show(event["text"])
-            elif event["event"] == "done":
-                done = event
-                break
-    print(flush=True)
-    speed = f"{done['tokens']} tokens, {done.get('tokens_per_second') or 0:,.0f} tokens/s"
-    _note(f"{speed}, seed {sampling['seed']}")
-    return INTERRUPTED if interrupted else 0
+def _about(info: CheckpointInfo, folder: Path) -> str:
+    """`run-003, step 600, the best: validation 1.478 (the newest is step 5,000: 2.415)`."""
+    best, newest = choose_checkpoint(folder, "best"), choose_checkpoint(folder, "newest")
+    steps = {"best": best and best.step, "newest": newest and newest.step}
+    names = " and ".join(name for name, step in steps.items() if step == info.step)
+    words = f"{folder.absolute().name}, step {info.step:,}" + (f", the {names}" if names else "")
+    words += f": {_validation(info)}"
+    others = [
+        f"the {name} is step {other.step:,}: {_validation(other)}"
+        for name, other in (("best", best), ("newest", newest))
+        if other and other.step != info.step
+    ]
+    return words + (f" ({'; '.join(dict.fromkeys(others))})" if others else "")
 
 
-@contextlib.contextmanager
-def _stopping_on_interrupt(generator: BlockingClient, request: int) -> Iterator[list[int]]:
-    """Turn Ctrl-C into a stop request; a second one ends the program. Yields the interrupts seen.
-
-    A KeyboardInterrupt in the middle of a read could lose half a line, so none is raised at first.
-    """
-    interrupts: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        interrupts.append(number)
-        if len(interrupts) > 1:
-            raise KeyboardInterrupt
-        generator.cancel(request)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _validation(info: CheckpointInfo) -> str:
+    return "validation unknown" if info.validation_loss is None else f"validation {info.validation_loss:.3f}"
 
 
-def _converse(generator: BlockingClient, sampling: dict[str, Any]) -> int:
-    """Prompt after prompt, each continuing the model's state; /new starts over, /quit or Ctrl-D ends."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        _load_history()
-        _note("each turn continues the text; /new starts over, Ctrl-C ends a turn, /quit or Ctrl-D leaves")
-    continues = False
-    while True:
+class TextWriter:
+    """Has the generator process generate, and shows what comes."""
+
+    def __init__(
+        self, client: BlockingClient, settings: SamplingSettings, output: TextOutput, *, interactive: bool
+    ) -> None:
+        self.settings = settings
+        self._client, self._output, self._interactive = client, output, interactive
+
+    def load(self, checkpoint: Path, device: str, words: str) -> None:
+        """Load a checkpoint and say which."""
+        request = self._client.send("load", checkpoint=str(checkpoint), device=device)
+        loaded = next(event for event in self._client.events(request) if event["event"] == "loaded")
+        self.note(f"{words}; {loaded['parameters']:,} parameters on {loaded['device']}")
+        if not loaded["verified"]:
+            self.note(
+                f"warning: {checkpoint.name} has no manifest beside it, so its content was not compared with "
+                "a hash"
+            )
+
+    def generate(self, prompt: str, *, continues: bool) -> int:
+        """Stream one generation; Ctrl-C ends it, keeping what was generated. An exit code."""
+        # What is no Unicode in an argument or in standard input reaches us as lone surrogates.
+        prompt = re.sub("[\ud800-\udfff]", "\ufffd", prompt)
+        settings = dataclasses.asdict(self.settings)
+        request = self._client.send("generate", prompt=prompt, **{"continue": continues}, **settings)
+        done: Event = {}
+        with self._canceling_on_interrupt(request) as interrupts:
+            for event in self._client.events(request):
+                if event["event"] == "token":
+                    # With --ignore-end another document follows; nothing else parts the two.
+                    self._output.write(event["text"] + ("\n\n" if self._goes_on(event) else ""))
+                elif event["event"] == "done":
+                    done = event
+                    break
+        self._output.write(done["text"])
+        self._output.end_line()
+        self.note(self._ending(done))
+        return INTERRUPTED if interrupts else 0
+
+    def note(self, text: str) -> None:
+        """A remark about the text, kept out of the text: on standard error, dim on a terminal."""
+        terminal = sys.stderr.isatty()
+        print(f"\x1b[2m{terminal_text(text)}\x1b[0m" if terminal else text, file=sys.stderr, flush=True)
+
+    def _goes_on(self, event: Event) -> bool:
+        return bool(event["ends_document"] and self.settings.ignore_end)
+
+    def _ending(self, done: Event) -> str:
+        """`end of document after 195 tokens, 310 tokens/s, seed 7`."""
+        count = done["tokens"]
+        words = f"{REASONS[done['reason']]} after {count:,} token{'' if count == 1 else 's'}"
+        words += f", {done['tokens_per_second']:,.0f} tokens/s, seed {self.settings.seed}"
+        if done["reason"] == "end":
+            way = "Enter begins another document" if self._interactive else "--ignore-end goes on past it"
+            return f"{words}; {way}"
+        return f"{words}; Enter goes on" if self._interactive else words
+
+    @contextlib.contextmanager
+    def _canceling_on_interrupt(self, request: int) -> Iterator[list[int]]:
+        """Turn Ctrl-C into a cancel; a second one ends the program. Yields the interrupts seen.
+
+        A KeyboardInterrupt in the middle of a read could lose half a line, so none is raised at first.
+        """
+        interrupts: list[int] = []
+
+        def cancel(number: int, _: object) -> None:
+            interrupts.append(number)
+            if len(interrupts) > 1:
+                raise KeyboardInterrupt
+            self._client.cancel(request)
+
+        before = signal.signal(signal.SIGINT, cancel)
         try:
-            prompt = input("\n> " if interactive else "")
-        except EOFError:
-            break
-        except KeyboardInterrupt:
-            print()
-            break
-        if prompt.strip() in ("/quit", "/exit"):
-            break
-        if prompt.strip() == "/new":
-            continues = False
-            _note("a new text begins")
-            continue
-        _write(generator, prompt, sampling, turn=continues)
-        sampling["seed"] += 1
-        continues = True
-    if interactive:
-        _save_history()
-    return 0
-
-
-def _show(text: str) -> None:
-    print(visible(text, lines=True), end="", flush=True)
-
-
-def _note(text: str) -> None:
-    """A remark about the text, kept out of the text: on standard error, dim on a terminal."""
-    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{dim}{visible(text)}{plain}", file=sys.stderr, flush=True)
-
-
-def _load_history() -> None:
-    try:
-        import readline
-
-        readline.set_history_length(1000)
-        readline.read_history_file(HISTORY)
-    except (ImportError, OSError):
-        return
-
-
-def _save_history() -> None:
-    try:
-        import readline
-
-        HISTORY.parent.mkdir(parents=True, exist_ok=True)
-        readline.write_history_file(HISTORY)
-    except (ImportError, OSError):
-        return
+            yield interrupts
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -39,6 +39,7 @@ EXAMPLES = {
     "generate": {
         "mamba-tui generate": "write together, turn by turn",
         'mamba-tui generate --prompt "She " --temperature 0.8 --seed 7': "one text",
+        "mamba-tui generate --newest --prompt-file start.txt": "the newest checkpoint",
     },
     "data": {
         "mamba-tui data info --dataset ~/books": "what became of every file",

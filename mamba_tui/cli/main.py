@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from core.errors import UserError
-from mamba_tui.cli.arguments import EXIT_BAD_INPUT, Parser, number, whole_number
+from mamba_tui.cli.arguments import EXIT_BAD_INPUT, Parser, whole_number
 from mamba_tui.cli.help import EXIT_CODES, examples, overview
 from mamba_tui.cli.run_options import add_run_options, add_run_place
 from mamba_tui.cli.streams import leave_quietly, prepare_streams, say_error
@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(launch)
     launch.add_argument("--no-ui", action="store_true", help="train without the console, as plain text")
     launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
+    from mamba_tui.cli.generate import add_parser as add_generate
     from mamba_tui.cli.sweep import add_sweep_options
 
     train = commands.add_parser("train", help="train as plain text, without the console")
@@ -116,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     attach.add_argument("--no-ui", action="store_true", help="watch as plain text instead of in the console")
     attach.add_argument("--read-only", action="store_true", help="watch only")
 
-    _add_generate(commands)
+    add_generate(commands)
     runs = commands.add_parser("runs", help="list the runs: state, step, loss, age, size")
     add_run_place(runs)
     for name, text in {
@@ -152,51 +153,6 @@ def build_parser() -> argparse.ArgumentParser:
         command.description = command.description or f"{summaries[name][:1].upper()}{summaries[name][1:]}."
         command.epilog = examples(name)
     return parser
-
-
-def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    generate = commands.add_parser(
-        "generate",
-        help="generate text from a checkpoint",
-        description="Generate text from a checkpoint. Without --prompt, each turn continues the text so far.",
-    )
-    where = generate.add_argument_group("checkpoint")
-    source = where.add_mutually_exclusive_group()
-    source.add_argument("--run", metavar="NAME", help="a run; its newest checkpoint (default: newest run)")
-    source.add_argument("--checkpoint", metavar="PATH", help="a checkpoint_step_<N>.pt")
-    add_run_place(where)
-    where.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default auto)")
-    text = generate.add_argument_group("text")
-    text.add_argument("--prompt", metavar="TEXT", help="continue this text once, then exit")
-    text.add_argument(
-        "--max-new-tokens", type=whole_number, default=300, metavar="N", help="length (default 300)"
-    )
-    sampling = generate.add_argument_group("sampling")
-    sampling.add_argument(
-        "--temperature", type=number, default=0.8, metavar="T", help="0 = always the likeliest (default 0.8)"
-    )
-    sampling.add_argument(
-        "--top-k",
-        type=whole_number,
-        default=0,
-        metavar="K",
-        help="only the K likeliest tokens (default 0 = all)",
-    )
-    sampling.add_argument(
-        "--top-p", type=number, default=1.0, metavar="P",
-        help="only the likeliest tokens that together have probability P (default 1 = all)",
-    )  # fmt: skip
-    sampling.add_argument(
-        "--min-p", type=number, default=0.0, metavar="P",
-        help="only tokens at least P times as likely as the likeliest (default 0 = all)",
-    )  # fmt: skip
-    sampling.add_argument(
-        "--repetition-penalty", type=number, default=1.0, metavar="R",
-        help="above 1, tokens already in the text become less likely (default 1)",
-    )  # fmt: skip
-    sampling.add_argument(
-        "--seed", type=whole_number, metavar="S", help="random seed: the same gives the same text"
-    )
 
 
 def _version() -> str:

@@ -1,0 +1,161 @@
+"""`mamba-tui generate` on a terminal: turn by turn, each continuing the text, with commands between turns."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from core.config.sampling import SAMPLING, SamplingSettings
+from core.errors import UserError
+from mamba_tui.cli.text_output import TextOutput
+
+HISTORY = Path.home() / ".local" / "state" / "mamba-tui" / "prompt_history"
+PASTE_SECONDS = 0.05
+"""Within what time the lines of one paste come."""
+SETTINGS = {
+    "/temperature": "temperature",
+    "/seed": "seed",
+    "/length": "max_new_tokens",
+    "/top-k": "top_k",
+    "/top-p": "top_p",
+    "/min-p": "min_p",
+    "/repetition-penalty": "repetition_penalty",
+}
+LEAVE = ("/quit", "/exit")
+HINT = "each turn continues the text, Enter alone goes on; Ctrl-C ends a turn, /help lists commands"
+
+
+class Writer(Protocol):
+    """Who generates the turns."""
+
+    settings: SamplingSettings
+
+    def generate(self, prompt: str, *, continues: bool) -> int:
+        """Generate once; an exit code."""
+
+    def note(self, text: str) -> None:
+        """Say something about the text that is not part of it."""
+
+
+def converse(writer: Writer, output: TextOutput) -> None:
+    """Take turns until the user leaves."""
+    _prepare_line_editor()
+    writer.note(HINT)
+    continues = False
+    while True:
+        try:
+            turn = _read_turn(output)
+        except EOFError:
+            output.end_line()
+            break
+        except KeyboardInterrupt:
+            output.end_line()
+            break
+        command = turn.strip()
+        if command in LEAVE:
+            break
+        if command == "/new":
+            continues = False
+            writer.note("a new text begins")
+        elif command.startswith("/") and "\n" not in turn and not turn.startswith(" "):
+            _carry_out(command, writer)
+        else:
+            writer.generate(turn, continues=continues)
+            seed = (writer.settings.seed + 1) % (int(SAMPLING["seed"].high or 0) + 1)
+            writer.settings = dataclasses.replace(writer.settings, seed=seed)
+            continues = True
+    _save_history()
+
+
+def _carry_out(command: str, writer: Writer) -> None:
+    """A command that looks at a setting or changes it."""
+    name, _, value = command.partition(" ")
+    try:
+        if name == "/help":
+            writer.note(_help(writer.settings))
+        elif name == "/stop":
+            writer.settings = SamplingSettings.read(
+                {**dataclasses.asdict(writer.settings), "stop": [value.strip()] if value.strip() else []}
+            )
+            writer.note(f"stop: {', '.join(map(repr, writer.settings.stop)) or 'nowhere'}")
+        elif name in SETTINGS:
+            key = SETTINGS[name]
+            if value:
+                values = {**dataclasses.asdict(writer.settings), key: _number(value.strip())}
+                writer.settings = SamplingSettings.read(values, {key: name})
+            writer.note(f"{name[1:]} is {getattr(writer.settings, key)}; accepted: {SAMPLING[key].accepted}")
+        else:
+            raise UserError(
+                f"{name} is not a command; /help lists them, and a space in front makes it a text"
+            )
+    except UserError as error:
+        writer.note(str(error))
+
+
+def _number(text: str) -> float | int | str:
+    """The number that a text spells, otherwise the text, which the check of its setting refuses."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _help(settings: SamplingSettings) -> str:
+    lines = [
+        ("Enter", "go on with the text"),
+        ("/new", "begin a new text"),
+        *((name, f"{SAMPLING[key].help}; now {getattr(settings, key)}") for name, key in SETTINGS.items()),
+        ("/stop TEXT", "a text that ends each turn; without one, none"),
+        ("/quit", "leave, as Ctrl-D does"),
+    ]
+    return "\n".join(f"{name:20} {words}" for name, words in lines)
+
+
+def _read_turn(output: TextOutput) -> str:
+    """What the user typed, or pasted: lines that come together are one turn. Raises EOFError."""
+    first = input("\n> ")
+    rest = _rest_of_paste()
+    if rest:
+        output.write(rest)
+        output.end_line()
+    return f"{first}\n{rest}" if rest else first
+
+
+def _rest_of_paste() -> str:
+    """The lines that came together with the one that was read."""
+    data = b""
+    while select.select([sys.stdin.fileno()], [], [], PASTE_SECONDS)[0]:
+        block = os.read(sys.stdin.fileno(), 1 << 16)
+        if not block:
+            break
+        data += block
+    text = data.decode(sys.stdin.encoding or "utf-8", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+
+
+def _prepare_line_editor() -> None:
+    """Editing and history of the line where there is a line editor, which takes a paste as one text."""
+    try:
+        import readline
+
+        readline.parse_and_bind("set enable-bracketed-paste on")
+        readline.set_history_length(1000)
+        readline.read_history_file(HISTORY)
+    except (ImportError, OSError):
+        return
+
+
+def _save_history() -> None:
+    try:
+        import readline
+
+        HISTORY.parent.mkdir(parents=True, exist_ok=True)
+        readline.write_history_file(HISTORY)
+    except (ImportError, OSError):
+        return
