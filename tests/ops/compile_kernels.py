@@ -20,7 +20,6 @@ from core.model import GPT, decay_rates
 from core.ops.positions import Positions
 from core.ops.triton import causal_conv as conv
 from core.ops.triton import linear_cross_entropy as head
-from core.ops.triton import selective_scan as scan
 from core.ops.triton import ssd_scan as ssd
 from core.ops.triton import window_attention as attention
 from core.ops.triton.adamw import FusedUpdate
@@ -28,6 +27,8 @@ from core.ops.triton.attention_mixer import attention_mixer_triton
 from core.ops.triton.conditional_copy import conditional_copy
 from core.ops.triton.feed_forward import feed_forward_triton
 from core.ops.triton.mamba_mixer import mamba_mixer_triton
+from core.ops.triton.selective_scan import launch as scan_launch
+from core.ops.triton.selective_scan.operator import selective_scan_triton
 from core.training.optimizer import AdamW
 from tests.ops.reference_ops import conv_inputs, scan_inputs
 
@@ -57,7 +58,7 @@ def compile_only(self, *arguments, grid, warmup, **options):
 driver.set_active(Absent())
 launch, JITFunction.run = JITFunction.run, compile_only
 # As on a GPU, though the tensors are on the CPU.
-scan._exchange = lambda layout, x: "tensor cores" if x.element_size() == 2 else "lanes"
+scan_launch.exchange_kind = lambda layout, x: "tensor cores" if x.element_size() == 2 else "lanes"
 head._wide_product = lambda a, b: (a @ b).float()
 
 
@@ -77,7 +78,7 @@ def compile_mamba():
     """The kernels of Mamba layers in training."""
     random = torch.Generator().manual_seed(0)
     inputs = leaves(scan_inputs(random, 1, 128, 32, 16, dtype=torch.bfloat16))
-    y, last = scan.selective_scan_triton(**inputs, chunk=64)
+    y, last = selective_scan_triton(**inputs, chunk=64)
     (y.float().sum() + last.sum()).backward()
     y, _ = conv.causal_conv_triton(**leaves(conv_inputs(random, 1, 32, 64, 4, dtype=torch.bfloat16)))
     y.float().sum().backward()

@@ -20,10 +20,11 @@ OF_MAMBA = ("causal_conv", "mamba_mixer", "selective_scan")
 def test_all_kernels_compile(tmp_path, part):
     """In two parts of about the same length, as it takes long; a new file's kernels are of the second."""
     everything, kernels = set(), set()
-    for path in (ROOT / "core" / "ops" / "triton").glob("*.py"):
+    for path in (ROOT / "core" / "ops" / "triton").rglob("*.py"):
         names = set(re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.M))
         everything |= names
-        if path.name.startswith(OF_MAMBA) == (part == "mamba"):
+        of_mamba = path.name.startswith(OF_MAMBA) or path.parent.name.startswith(OF_MAMBA)
+        if of_mamba == (part == "mamba"):
             kernels |= names
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     found = subprocess.run(

@@ -8,12 +8,9 @@ import torch
 from tests.ops.kernels import DEVICE, needs_cuda
 from tests.ops.reference_ops import double, relative_errors, run_with_gradients, scan_inputs, scan_loop
 
-from core.ops.triton.selective_scan import (  # isort: skip
-    _operator,
-    plan,
-    selective_scan_triton,
-)
-from core.ops.triton.warp_sums import exchange_assembly, exchange_constraints  # isort: skip
+from core.ops.triton.selective_scan.layout import plan  # isort: skip
+from core.ops.triton.selective_scan.operator import _operator, selective_scan_triton  # isort: skip
+from core.ops.triton.selective_scan.warp_sums import exchange_assembly, exchange_constraints  # isort: skip
 
 ALL = frozenset(("D", "z", "dt_bias", "h0", "reset"))
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 2e-3}

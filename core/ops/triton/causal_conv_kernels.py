@@ -11,12 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _sigmoid(value):
-    """1 / (1 + exp(-value)); the square of a reciprocal root, for a division takes four times as long."""
-    root = tl.rsqrt(1.0 + tl.exp2(value * -1.4426950408889634))
-    return root * root
+from core.ops.triton.activations import short_sigmoid
 
 
 @triton.jit
@@ -114,7 +109,7 @@ def _forward_strip(
     for k in tl.static_range(ROWS):
         row = rows[k].to(tl.float32)
         before = _convolve(_seen(window, row, flags, k, TAPS, MASKED), taps, offset, TAPS)
-        out = before * _sigmoid(before)
+        out = before * short_sigmoid(before)
         mask = d < tl.where(at + k < stop, width, 0)
         tl.store(y + k * width, out.to(y.dtype.element_ty), mask=mask)
         window = (window + (row,))[1:]
@@ -188,7 +183,7 @@ def _backward_strip(
         row = rows[k].to(tl.float32)
         seen = _seen(window, row, flags, k, TAPS, MASKED)
         before = _convolve(seen, taps, offset, TAPS)
-        sigmoid = _sigmoid(before)
+        sigmoid = short_sigmoid(before)
         grad = outs[k].to(tl.float32) * sigmoid * (1.0 + before * (1.0 - sigmoid))
         if OWN:
             added = ()

@@ -15,20 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _sigmoid(value):
-    e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    return tl.where(value >= 0, 1.0, e) / (1.0 + e)
-
-
-@triton.jit
-def _softplus(raw):
-    e = tl.exp2(-tl.abs(raw) * 1.4426950408889634)
-    s = e / (2.0 + e)
-    q = s * s
-    series = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
-    return tl.maximum(raw, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * series))
+from core.ops.triton.activations import sigmoid, softplus
 
 
 @triton.jit
@@ -172,7 +159,7 @@ def conv_step_kernel(
         total += tl.load(weight + d * TAPS + k, mask=real, other=0.0) * rows[k]
     for k in tl.static_range(TAPS - 1):
         tl.store(conv_state + (batch * (TAPS - 1) + k) * width + d, rows[k + 1], mask=real)
-    tl.store(out + batch * width + d, total * _sigmoid(total), mask=real)
+    tl.store(out + batch * width + d, total * sigmoid(total), mask=real)
 
 
 @triton.jit
@@ -201,7 +188,7 @@ def selective_scan_step_kernel(
     mask = real[:, None] & (r[None, :] < rank)
     weight = tl.load(dt_weight + d[:, None] * rank + r[None, :], mask=mask, other=0.0)
     raw = tl.sum(weight * dt[None, :], 1) + tl.load(dt_bias + d, mask=real, other=0.0)
-    delta = _softplus(raw)
+    delta = softplus(raw)
     value = tl.load(x + batch * width + d, mask=real, other=0.0)
     mask = real[:, None] & (n[None, :] < states)
     tile = d[:, None] * states + n[None, :]
@@ -212,7 +199,7 @@ def selective_scan_step_kernel(
     tl.store(state, h, mask=mask)
     y = tl.sum(h * C[None, :], 1) + tl.load(D + d, mask=real, other=0.0) * value
     gated = tl.load(gate + batch * gate_stride + d, mask=real, other=0.0)
-    tl.store(out + batch * width + d, y * gated * _sigmoid(gated), mask=real)
+    tl.store(out + batch * width + d, y * gated * sigmoid(gated), mask=real)
 
 
 @triton.jit
@@ -233,7 +220,7 @@ def ssd_step_kernel(
     head = d // (width // heads)
     row = projected + batch * projected_stride
     raw = tl.load(row + projected_stride - heads + head, mask=real, other=0.0)
-    delta = _softplus(raw + tl.load(dt_bias + head, mask=real, other=0.0))
+    delta = softplus(raw + tl.load(dt_bias + head, mask=real, other=0.0))
     decay = tl.exp(-delta * tl.exp(tl.load(A_log + head, mask=real, other=0.0)))
     mixed = x + batch * x_stride
     value = tl.load(mixed + d, mask=real, other=0.0)
@@ -246,4 +233,4 @@ def ssd_step_kernel(
     tl.store(state, h, mask=mask)
     y = tl.sum(h * C[None, :], 1) + tl.load(D + head, mask=real, other=0.0) * value
     gated = tl.load(row + d, mask=real, other=0.0)
-    tl.store(out + batch * width + d, y * gated * _sigmoid(gated), mask=real)
+    tl.store(out + batch * width + d, y * gated * sigmoid(gated), mask=real)

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from core.ops.operators import define, hidden
 from core.ops.triton.causal_conv import _add_state_gradient, _run_causal_conv, _run_causal_conv_backward
-from core.ops.triton.selective_scan import _run_selective_scan, _run_selective_scan_backward
+from core.ops.triton.selective_scan.operator import (
+    _fake_selective_scan,
+    _run_selective_scan,
+    _run_selective_scan_backward,
+)
 
 ROWS = 16
 """Rows of a program of the norms at a time."""
@@ -172,8 +176,6 @@ def _fake_mamba_mixer(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
     conv_state, h0, reset, eps, keep,
 ):  # fmt: skip
-    from core.ops.triton.selective_scan import _fake_selective_scan
-
     batch, length, _ = projected.shape
     width, states = A.shape
     rows = batch * length

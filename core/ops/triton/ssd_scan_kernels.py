@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from core.ops.triton.selective_scan_kernels import _sigmoid, _softplus
+from core.ops.triton.activations import sigmoid, softplus
 
 FLOOR = tl.constexpr(-1e4)
 """The logarithm of a decay that leaves nothing. Not infinity: sums of logarithms are subtracted."""
@@ -68,7 +68,7 @@ def ssd_steps_kernel(
     at = batch * 0 + k * Q + step
     rate = tl.load(A + head).to(tl.float32) * 1.4426950408889634
     raw = tl.load(dt + batch * dt_batch + at * dt_time + head * dt_head, mask=inside, other=0.0)
-    delta = tl.where(inside, _softplus(raw.to(tl.float32) + _head_value(bias, head, HAS_BIAS)), 0.0)
+    delta = tl.where(inside, softplus(raw.to(tl.float32) + _head_value(bias, head, HAS_BIAS)), 0.0)
     logs = tl.maximum(delta * rate, FLOOR)
     if HAS_RESET:
         flags = tl.load(reset + batch * length + at, mask=inside, other=0)
@@ -357,7 +357,7 @@ def ssd_flows_kernel(
         flags = tl.load(reset + batch * length + at, mask=inside, other=0)
         grad_logs = tl.where(flags != 0, 0.0, grad_logs)
     grad_delta = by_source + by_itself + by_exit + grad_logs * rate
-    grad_raw = tl.where(inside, grad_delta * _sigmoid(raw), 0.0)
+    grad_raw = tl.where(inside, grad_delta * sigmoid(raw), 0.0)
     tl.store(
         grad_dt + (batch * length + at) * heads + head, grad_raw.to(grad_dt.dtype.element_ty), mask=inside
     )

@@ -1,13 +1,13 @@
-"""What the kernels of `selective_scan_triton.py` share; its docstring says how they work together.
+"""What the kernels of the selective scan share; the package's docstring says how they work together.
 
-Tiles are (N, CHANNELS). Suffixes of strides: `_batch` from lane of text to lane of text, `_time` from step to
+Tiles are (N, CHANNELS). Strides of (B, L, D) tensors are pairs, from batch row to batch row and from step to
 step; channels are always next to each other. BLOCK: steps between two reads of rows. EVEN: the length is a
 multiple of BLOCK. FULL: EVEN, and no channel or state of a tile is padding, so that nothing needs a mask.
 
 What hides the waiting: rows of channels are read one block ahead, as they lie in memory; rows of B and C are
-touched one block ahead (`_touch`), so that they are in the processor's own cache when they are read, and read
-WEIGHTS_AHEAD steps before they are used (`pairs`, the next to be used first), also across blocks; and results
-are written at the end of a block, because a read is not moved above an earlier write.
+prefetched one block ahead (`_prefetch`), so that they are in the processor's own cache when they are read,
+and read WEIGHTS_AHEAD steps before they are used (`pairs`, the next to be used first), also across blocks;
+and results are written at the end of a block, because a read is not moved above an earlier write.
 """
 # ruff: noqa: RUF005
 # mypy: ignore-errors
@@ -17,28 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _inverse(value):
-    """1 / value for a moderate positive value: fewer instructions than a division, which takes any."""
-    return tl.rsqrt(value * value)
-
-
-@triton.jit
-def _softplus(value):
-    """log(1 + exp(value)) to float32's precision everywhere, as 2 atanh(e / (2 + e)) for the logarithm."""
-    e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    s = e * _inverse(2.0 + e)
-    q = s * s
-    series = 0.2 + q * (0.14285714 + q * (0.11111111 + q * (0.09090909 + q * 0.07692308)))
-    return tl.maximum(value, 0.0) + 2.0 * s * (1.0 + q * (0.33333333 + q * series))
-
-
-@triton.jit
-def _sigmoid(value):
-    """1 / (1 + exp(-value)) without overflow."""
-    e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
-    return tl.where(value >= 0, 1.0, e) * _inverse(1.0 + e)
+from core.ops.triton.activations import softplus
 
 
 @triton.jit
@@ -91,21 +70,21 @@ def _pair(rows, start, k, stop, N: tl.constexpr, EVEN: tl.constexpr, HAS_C: tl.c
 
 
 @triton.jit
-def _touch(rows, t, stop, N: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+def _prefetch(rows, t, stop, N: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
     """Read a little of every part of the next block's rows of B and C, for the cache."""
     SPACING: tl.constexpr = BLOCK * 2 * N // 32
     lane = tl.arange(0, 32)
     if EVEN:
-        found = tl.load(rows + lane * SPACING)
+        part = tl.load(rows + lane * SPACING)
     else:
-        found = tl.load(rows + lane * SPACING, mask=t + lane * BLOCK // 32 < stop, other=0.0)
-    return found.to(tl.int32, bitcast=True)
+        part = tl.load(rows + lane * SPACING, mask=t + lane * BLOCK // 32 < stop, other=0.0)
+    return part.to(tl.int32, bitcast=True)
 
 
 @triton.jit
 def _step_size(raw, t, stop, EVEN: tl.constexpr):
     """softplus(raw); zero, a step that changes nothing, from `stop` on."""
-    delta = _softplus(raw)
+    delta = softplus(raw)
     if not EVEN:
         delta = tl.where(t < stop, delta, 0.0)
     return delta

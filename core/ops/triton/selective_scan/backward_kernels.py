@@ -1,4 +1,4 @@
-"""Triton kernels of `selective_scan_triton.py` for the gradients; names as in `selective_scan_kernels.py`."""
+"""Triton kernels of the selective scan for the gradients; names as in `shared_kernels.py`."""
 # ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
 
@@ -7,17 +7,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from core.ops.triton.selective_scan_kernels import (
+from core.ops.triton.activations import sigmoid
+from core.ops.triton.selective_scan.shared_kernels import (
     _border_tiles,
     _breaks,
     _channel_values,
     _inside,
     _pair,
+    _prefetch,
     _put,
     _rows,
-    _sigmoid,
     _step_size,
-    _touch,
     _weights,
 )
 
@@ -30,7 +30,7 @@ def scan_backward_local_kernel(
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
-    EVEN: tl.constexpr, FULL: tl.constexpr, AHEAD: tl.constexpr, TOUCH: tl.constexpr,
+    EVEN: tl.constexpr, FULL: tl.constexpr,
     WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """The state gradient that a chunk hands to the one before it if none reaches it from behind.
@@ -70,18 +70,11 @@ def scan_backward_local_kernel(
         at = batch * 0 + start
         following = tl.maximum(start - BLOCK, first)
         to = batch * 0 + following
-        if AHEAD:
-            raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
-            grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
-            if HAS_Z:
-                gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
-        else:
-            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, start, stop, BLOCK, FULL)
-            now_grad = _rows(grad_rows + at * width, width, d, width, start, stop, BLOCK, FULL)
-            if HAS_Z:
-                now_z = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
-        if TOUCH:
-            seen = _touch(rows + (batch * length + to) * (2 * N), following, stop, N, BLOCK, EVEN)
+        raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
+        grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
+        if HAS_Z:
+            gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
+        seen = _prefetch(rows + (batch * length + to) * (2 * N), following, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N) + N
         row_after = rows + (batch * length + to) * (2 * N) + N
@@ -95,7 +88,7 @@ def scan_backward_local_kernel(
             grad = now_grad[k].to(tl.float32)
             if HAS_Z:
                 gate = now_z[k].to(tl.float32)
-                grad *= gate * _sigmoid(gate)
+                grad *= gate * sigmoid(gate)
             delta = _step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN)
             total += delta
             if HAS_RESET:
@@ -103,8 +96,7 @@ def scan_backward_local_kernel(
             decay = tl.exp2(delta[None, :] * rate + breaks[k])
             carried = decay * (carried + weights[0][:, None] * grad[None, :])
             weights = weights[1:]
-        if TOUCH:
-            touched = touched ^ seen
+        touched = touched ^ seen
     carried += tl.sum(touched & unaligned, 0).to(tl.float32)
     slot = (batch * chunks + part) * states * width
     tl.store(local + slot + tile, carried, mask=tile_mask)
@@ -123,7 +115,7 @@ def scan_backward_kernel(
     EXCHANGE: tl.constexpr, ASSEMBLY: tl.constexpr, CONSTRAINTS: tl.constexpr,
     HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, WANTS_FIRST: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
-    AHEAD: tl.constexpr, TOUCH: tl.constexpr, WEIGHTS_AHEAD: tl.constexpr,
+    WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a chunk, walking backwards through its blocks; each begins with a border.
 
@@ -184,15 +176,7 @@ def scan_backward_kernel(
         following = tl.maximum(begin - BLOCK, first)
         to = batch * 0 + following
         now_x, now_dt, now_grad, now_z, h = inputs, raws, grads, gates, border.to(tl.float32)
-        if AHEAD == 0:
-            h = tl.load(border_tiles + (batch * 0 + blocks - 1 - i) * apart).to(tl.float32)
-            now_x = _rows(x_rows + at * x_time, x_time, d, width, begin, stop, BLOCK, FULL)
-            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, begin, stop, BLOCK, FULL)
-            now_grad = _rows(grad_rows + at * width, width, d, width, begin, stop, BLOCK, FULL)
-            if HAS_Z:
-                now_z = _rows(z_rows + at * z_time, z_time, d, width, begin, stop, BLOCK, FULL)
-        if TOUCH:
-            seen = _touch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
+        seen = _prefetch(rows + (batch * length + following) * (2 * N), following, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, begin, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N)
         row_after = rows + (batch * length + to) * (2 * N)
@@ -220,9 +204,9 @@ def scan_backward_kernel(
             if HAS_Z:
                 plain = tl.sum(h * weights_C[:, None], 0) + direct * value
                 out, gate = now_grad[k].to(tl.float32), now_z[k].to(tl.float32)
-                sigmoid = _sigmoid(gate)
-                silu = gate * sigmoid
-                grads_z = grads_z + (out * plain * (sigmoid + silu * (1.0 - sigmoid)),)
+                opening = sigmoid(gate)
+                silu = gate * opening
+                grads_z = grads_z + (out * plain * (opening + silu * (1.0 - opening)),)
                 outs = outs + (out * silu,)
         into = (batch * length + at) * width + d
         if HAS_Z:
@@ -236,13 +220,13 @@ def scan_backward_kernel(
         totals = ()
         for k in tl.static_range(BLOCK - 1, -1, -1):
             t = begin + k
-            if k == ROWS_AT and AHEAD > 0:
+            if k == ROWS_AT:
                 inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
                 raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
                 grads = _rows(grad_rows + to * width, width, d, width, following, stop, BLOCK, FULL)
                 if HAS_Z:
                     gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
-            if k == BORDER_AT and AHEAD > 0:
+            if k == BORDER_AT:
                 border = tl.load(border_tiles + (batch * 0 + tl.maximum(blocks - 2 - i, 0)) * apart)
             if k >= WEIGHTS_AHEAD:
                 pairs = pairs + (_pair(row, begin, k - WEIGHTS_AHEAD, stop, N, EVEN, True),)
@@ -279,7 +263,7 @@ def scan_backward_kernel(
             along_decay = carried * h
             sum_A += along_decay * steps[k][None, :]
             grad_delta = grad_input * value + tl.sum(along_decay * rate, 0) * 0.6931471805599453
-            grad_raw = grad_delta * _sigmoid(now_dt[k].to(tl.float32) + offset)
+            grad_raw = grad_delta * sigmoid(now_dt[k].to(tl.float32) + offset)
             if not EVEN:
                 grad_raw = tl.where(t < stop, grad_raw, 0.0)
             grads_dt = grads_dt + (grad_raw,)
@@ -303,8 +287,7 @@ def scan_backward_kernel(
                     tl.store(share, totals[BLOCK - 1 - k])
                 else:
                     tl.store(share, totals[BLOCK - 1 - k], mask=(lane >= 0) & (t < stop))
-        if TOUCH:
-            touched = touched ^ seen
+        touched = touched ^ seen
     sum_A += tl.sum(touched & unaligned, 0).to(tl.float32)
     tl.store(grad_A + slot * states * width + tile, sum_A, mask=tile_mask)
     if HAS_D:
@@ -325,7 +308,7 @@ def scan_finish_kernel(
 ):  # fmt: skip
     """Add up shares, in a fixed order: those of dB and dC over groups of channels, the others over slots.
 
-    Programs: `BC_programs` for dB and dC of each lane of text, then tiles of channels for each of the
+    Programs: `BC_programs` for dB and dC of each batch row, then tiles of channels for each of the
     `states` rows of dA, for dD and for the bias's gradient.
     """
     program = tl.program_id(0)

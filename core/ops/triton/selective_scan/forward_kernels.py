@@ -1,4 +1,4 @@
-"""Triton kernels of `selective_scan_triton.py` up to the outputs; names as in `selective_scan_kernels.py`."""
+"""Triton kernels of the selective scan up to the outputs; names as in `shared_kernels.py`."""
 # ruff: noqa: RUF005
 # mypy: ignore-errors
 
@@ -7,17 +7,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from core.ops.triton.selective_scan_kernels import (
+from core.ops.triton.activations import sigmoid
+from core.ops.triton.selective_scan.shared_kernels import (
     _border_tiles,
     _breaks,
     _channel_values,
     _inside,
     _pair,
+    _prefetch,
     _put,
     _rows,
-    _sigmoid,
     _step_size,
-    _touch,
 )
 
 
@@ -60,7 +60,7 @@ def scan_forward_kernel(
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     LOCAL: tl.constexpr, KEEP_BORDERS: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
-    AHEAD: tl.constexpr, TOUCH: tl.constexpr, WEIGHTS_AHEAD: tl.constexpr,
+    WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Outputs and last state of a chunk; with LOCAL, its last state from zero and its sum of step sizes."""
     part, batch = tl.program_id(2), tl.program_id(1).to(tl.int64)
@@ -105,21 +105,14 @@ def scan_forward_kernel(
         if EVEN:
             following = tl.minimum(following, stop - BLOCK)
         to = batch * 0 + following
-        if AHEAD:
-            inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
-            raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
-            if HAS_Z and not LOCAL:
-                gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
-        else:
-            now_x = _rows(x_rows + at * x_time, x_time, d, width, start, stop, BLOCK, FULL)
-            now_dt = _rows(dt_rows + at * dt_time, dt_time, d, width, start, stop, BLOCK, FULL)
-            if HAS_Z and not LOCAL:
-                now_z = _rows(z_rows + at * z_time, z_time, d, width, start, stop, BLOCK, FULL)
-        if TOUCH:
-            near = tl.minimum(start + BLOCK, stop - 1)
-            if EVEN:
-                near = tl.minimum(start + BLOCK, stop - BLOCK)
-            seen = _touch(rows + (batch * length + near) * (2 * N), near, stop, N, BLOCK, EVEN)
+        inputs = _rows(x_rows + to * x_time, x_time, d, width, following, stop, BLOCK, FULL)
+        raws = _rows(dt_rows + to * dt_time, dt_time, d, width, following, stop, BLOCK, FULL)
+        if HAS_Z and not LOCAL:
+            gates = _rows(z_rows + to * z_time, z_time, d, width, following, stop, BLOCK, FULL)
+        near = tl.minimum(start + BLOCK, stop - 1)
+        if EVEN:
+            near = tl.minimum(start + BLOCK, stop - BLOCK)
+        seen = _prefetch(rows + (batch * length + near) * (2 * N), near, stop, N, BLOCK, EVEN)
         breaks = _breaks(reset, batch * length + at, start, stop, BLOCK, HAS_RESET)
         row = rows + (batch * length + at) * (2 * N)
         row_after = rows + (batch * length + to) * (2 * N)
@@ -154,15 +147,14 @@ def scan_forward_kernel(
                     out += direct * value
                 if HAS_Z:
                     gate = now_z[k].to(tl.float32)
-                    out *= gate * _sigmoid(gate)
+                    out *= gate * sigmoid(gate)
                 results = results + (out,)
         if not LOCAL:
             y_rows = y + (batch * length + at) * width + d
             for k in tl.static_range(BLOCK):
                 _put(y_rows, results[k], d, width, start + k, stop, FULL)
                 y_rows += width
-        if TOUCH:
-            touched = touched ^ seen
+        touched = touched ^ seen
     # Zero; it only keeps what was touched from being left out.
     h += tl.sum(touched & unaligned, 0).to(tl.float32)
     if LOCAL:
@@ -193,15 +185,17 @@ def scan_carry_kernel(
     if BACKWARD:
         part += chunks - 1
     total = tl.load(sums + part * width + d, mask=d < width, other=0.0)
-    found = tl.load(local + part * states * width + tile, mask=mask, other=0.0)
+    local_state = tl.load(local + part * states * width + tile, mask=mask, other=0.0)
     for i in range(chunks):
         now = part
-        now_total, now_found = total, found
+        now_total, now_local = total, local_state
         part = batch * chunks + tl.minimum(i + 1, chunks - 1)
         if BACKWARD:
             part = batch * chunks + tl.maximum(chunks - 2 - i, 0)
         bound = tl.where(i + 2 < chunks, width, 0)
         total = tl.load(sums + part * width + d, mask=d < bound, other=0.0)
-        found = tl.load(local + part * states * width + tile, mask=mask & (d < bound)[None, :], other=0.0)
+        local_state = tl.load(
+            local + part * states * width + tile, mask=mask & (d < bound)[None, :], other=0.0
+        )
         tl.store(local + now * states * width + tile, carried, mask=mask)
-        carried = tl.exp2(now_total[None, :] * rate) * carried + now_found
+        carried = tl.exp2(now_total[None, :] * rate) * carried + now_local
