@@ -143,7 +143,7 @@ class CapturedStep:
             return None
         from core.ops.triton.adamw import FusedUpdate
 
-        return FusedUpdate(optimizer, clip, self._copy_of)
+        return FusedUpdate(optimizer.param_groups, clip, self._copy_of)
 
     def _copy_of(self, parameter: Tensor) -> Tensor | None:
         """The narrow copy of a parameter, if it has one."""

@@ -59,7 +59,9 @@ class AdamW:
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
-        self.param_groups = [{"lr": lr, "betas": betas, **group} for group in groups if group["params"]]
+        self.param_groups = [
+            {"lr": lr, "betas": betas, "eps": EPSILON, **group} for group in groups if group["params"]
+        ]
         self.found_inf: Tensor | None = None
         self.grad_scale: Tensor | None = None
         for group in self.param_groups:
@@ -93,7 +95,7 @@ class AdamW:
                 beta1=beta1,
                 beta2=beta2,
                 weight_decay=group["weight_decay"],
-                eps=EPSILON,
+                eps=group["eps"],
                 amsgrad=False,
                 maximize=False,
                 grad_scale=self.grad_scale,

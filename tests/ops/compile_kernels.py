@@ -124,7 +124,7 @@ def compile_others():
     weight = torch.nn.Parameter(torch.zeros(2, 4))
     optimizer = AdamW([{"names": ["a"], "params": [weight], "weight_decay": 0.0}], 0.1, (0.9, 0.95))
     number, slot = torch.tensor(0.1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    update = FusedUpdate(optimizer, 1.0, lambda weight: weight.bfloat16())
+    update = FusedUpdate(optimizer.param_groups, 1.0, lambda weight: weight.bfloat16())
     update.step([torch.zeros(2, 4)], torch.zeros(()), number, slot, torch.zeros(1, 2))
     news = [torch.randn(2, 3, 9, 4)[:, :, 4:], torch.zeros(2, dtype=torch.int64)]
     conditional_copy(

@@ -51,7 +51,7 @@ def test_same_weights_averages_copies_and_numbers(clip, narrow):
     parameters, plain = make_optimizer()
     others, optimizer = make_optimizer()
     copies = {id(weight): weight.detach().bfloat16() for weight in others[:2]}
-    fused = FusedUpdate(optimizer, clip, lambda weight: copies.get(id(weight)))
+    fused = FusedUpdate(optimizer.param_groups, clip, lambda weight: copies.get(id(weight)))
     ring, slot = torch.zeros(4, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
     for step in range(1, 6):
         rate, loss = 0.1 / step, torch.tensor(2.0 + step, device=DEVICE)
@@ -91,7 +91,7 @@ def test_same_weights_averages_copies_and_numbers(clip, narrow):
 def test_a_loss_that_is_no_number_changes_nothing():
     parameters, optimizer = make_optimizer()
     before = [weight.detach().clone() for weight in parameters]
-    fused = FusedUpdate(optimizer, 1.0)
+    fused = FusedUpdate(optimizer.param_groups, 1.0)
     ring, slot = torch.zeros(1, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
     rate = torch.tensor(0.1, dtype=torch.float64, device=DEVICE)
     fused.step(gradients(1, False, 1.0), torch.tensor(math.nan, device=DEVICE), rate, slot, ring)
@@ -111,15 +111,15 @@ def test_gradients_may_begin_anywhere_and_lie_across():
     across = [gradient.mT.contiguous().mT if gradient.ndim == 2 else gradient for gradient in found]
     numbers = torch.tensor(1.0, device=DEVICE), torch.tensor(0.1, dtype=torch.float64, device=DEVICE)
     ring, slot = torch.zeros(1, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    FusedUpdate(optimizer, 0.0).step(moved, *numbers, slot, ring)
-    FusedUpdate(second, 0.0).step(across, *numbers, slot, ring)
+    FusedUpdate(optimizer.param_groups, 0.0).step(moved, *numbers, slot, ring)
+    FusedUpdate(second.param_groups, 0.0).step(across, *numbers, slot, ring)
     assert all(map(torch.equal, parameters, others))
 
 
 def test_bias_correction_is_exact_after_many_steps():
     """float32 would lose what beta ** step tells apart from 1."""
     _, optimizer = make_optimizer()
-    fused = FusedUpdate(optimizer, 0.0)
+    fused = FusedUpdate(optimizer.param_groups, 0.0)
     ring, slot = torch.zeros(1, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
     for taken in (0, 6, 1000, 123456):
         for group in optimizer.param_groups:
@@ -162,7 +162,7 @@ def test_on_the_gpu_with_blocks_of_its_own_size(monkeypatch):
         if fast:
             ring, slot = torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
             numbers = torch.tensor(1.0, device="cuda"), torch.tensor(0.1, dtype=torch.float64, device="cuda")
-            FusedUpdate(optimizer, 0.0).step([parameter.grad], *numbers, slot, ring)
+            FusedUpdate(optimizer.param_groups, 0.0).step([parameter.grad], *numbers, slot, ring)
         else:
             optimizer.step()
         results.append(parameter.detach())

@@ -1,9 +1,14 @@
-"""A whole optimiser update on CUDA in three launches: the gradients' norm, what follows from it, AdamW.
+"""A whole optimizer update on CUDA in three launches: the gradients' norm, what follows from it, AdamW.
+
+    gradients --> gradient_squares: a sum a block --> decide: norm, clip, step size, is it finite?
+        |                                                            |
+        +---------> adamw: a program a block of a weight <-----------+
+                      writes average, square, fp32 master weight and bf16 working weight
 
 The same update by torch is a pass to widen gradients, two for their norm, one for AdamW and one to renew the
-narrow copies, each over hundreds of small tensors, and a dozen kernels for single numbers in between. Here a
-table of addresses leads to all tensors at once; gradients are read in the type in which they arrived, and
-narrow copies are written while the new weights are at hand.
+working weights, each over hundreds of small tensors, and a dozen kernels for single numbers in between. Here
+a table of addresses leads to all tensors at once: one row a parameter. Gradients are read in the type in
+which they arrived, and working weights are written while the new master weights are at hand.
 
 Nothing changes where the loss or the norm is not finite. All sums have a fixed order.
 """
@@ -11,28 +16,27 @@ Nothing changes where the loss or the norm is not finite. All sums have a fixed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from core.training.optimizer import EPSILON, AdamW
-
 BLOCK = 8192
 """Elements of a program,"""
 PIECE = 1024
 """of which it holds so many at a time."""
 
-# Columns of the table: addresses (0 for none), elements, whether the gradient is narrow.
-WEIGHT, GRADIENT, AVERAGE, SQUARE, COPY, SIZE, NARROW = (tl.constexpr(column) for column in range(7))
+# Columns of the table: addresses (0 for none), elements, whether the gradient is bfloat16.
+WEIGHT, GRADIENT, AVERAGE, SQUARE, WORKING, SIZE, IS_BF16 = (tl.constexpr(column) for column in range(7))
 COLUMNS = tl.constexpr(7)
 # What the update needs to know, in float32.
-SCALE, STEP_SIZE, ROOT, RATE, GOOD = (tl.constexpr(place) for place in range(5))
+SCALE, STEP_SIZE, ROOT, RATE, GOOD = (tl.constexpr(index) for index in range(5))
 NUMBERS = 5
 # Settings, in float64.
-BETA1, BETA2, CLIP = (tl.constexpr(place) for place in range(3))
+BETA1, BETA2, CLIP = (tl.constexpr(index) for index in range(3))
 
 
 @triton.jit
@@ -42,8 +46,8 @@ def _at(entry, column: tl.constexpr, kind: tl.constexpr):
 
 
 @triton.jit
-def _places(first, PIECE: tl.constexpr):
-    """Positions of a piece, four a lane whatever the type, so that nothing moves between lanes."""
+def _indices(first, PIECE: tl.constexpr):
+    """Indices of a piece, four a lane whatever the type, so that nothing moves between lanes."""
     return tl.max_contiguous(first + tl.arange(0, PIECE), 4)
 
 
@@ -66,7 +70,7 @@ def _put(pointer, at, value, size, FULL: tl.constexpr):
 @triton.jit
 def _gradient(entry, at, size, FULL: tl.constexpr):
     """Elements of the gradient in float32, whichever type it has."""
-    if tl.load(entry + NARROW) != 0:
+    if tl.load(entry + IS_BF16) != 0:
         value = _some(_at(entry, GRADIENT, tl.bfloat16), at, size, FULL)
     else:
         value = _some(_at(entry, GRADIENT, tl.float32), at, size, FULL)
@@ -77,7 +81,7 @@ def _gradient(entry, at, size, FULL: tl.constexpr):
 def _sum_of_squares(entry, first, size, FULL: tl.constexpr, BLOCK: tl.constexpr, PIECE: tl.constexpr):
     total = tl.zeros((PIECE,), tl.float32)
     for start in range(first, tl.minimum(first + BLOCK, size), PIECE):
-        at = _places(tl.multiple_of(start, PIECE), PIECE)
+        at = _indices(tl.multiple_of(start, PIECE), PIECE)
         value = _gradient(entry, at, size, FULL)
         total += value * value
     return tl.sum(total, 0)
@@ -119,12 +123,12 @@ def decide_kernel(
     for start in range(0, count, WIDE):
         total += tl.load(partial + start + column, mask=start + column < count, other=0.0)
     norm = tl.sqrt(tl.sum(total, 0))
-    found = tl.load(loss)
+    loss_value = tl.load(loss)
     into = ring + tl.load(slot) * 2
-    tl.store(into, found)
+    tl.store(into, loss_value)
     tl.store(into + 1, norm)
-    # False for what is no number, too.
-    finite = (tl.abs(found) < float("inf")) & (tl.abs(norm) < float("inf"))
+    # A comparison with NaN is false.
+    finite = (tl.abs(loss_value) < float("inf")) & (tl.abs(norm) < float("inf"))
     tl.store(good, finite.to(tl.uint8))
     clip = tl.load(settings + CLIP).to(tl.float32)
     scale = tl.where(clip > 0, tl.minimum(clip / (norm + 1e-6), 1.0), 1.0)
@@ -152,7 +156,7 @@ def _update(
     average = _at(entry, AVERAGE, tl.float32)
     square = _at(entry, SQUARE, tl.float32)
     for start in range(first, tl.minimum(first + BLOCK, size), PIECE):
-        at = _places(tl.multiple_of(start, PIECE), PIECE)
+        at = _indices(tl.multiple_of(start, PIECE), PIECE)
         gradient = _gradient(entry, at, size, FULL) * scale
         m = _some(average, at, size, FULL)
         v = _some(square, at, size, FULL)
@@ -163,15 +167,15 @@ def _update(
         _put(average, at, m, size, FULL)
         _put(square, at, v, size, FULL)
         _put(weight, at, w, size, FULL)
-        if tl.load(entry + COPY) != 0:
-            _put(_at(entry, COPY, tl.bfloat16), at, w.to(tl.bfloat16), size, FULL)
+        if tl.load(entry + WORKING) != 0:
+            _put(_at(entry, WORKING, tl.bfloat16), at, w.to(tl.bfloat16), size, FULL)
 
 
 @triton.jit
 def adamw_kernel(
     table, blocks, decays, settings, numbers, eps, BLOCK: tl.constexpr, PIECE: tl.constexpr
 ):  # fmt: skip
-    """Update one block of one parameter and of its narrow copy, if the step can be taken."""
+    """Update one block of one parameter and of its working weight, if the step can be taken."""
     program = tl.program_id(0)
     row = tl.load(blocks + 2 * program)
     entry = table + row * COLUMNS
@@ -192,19 +196,28 @@ def adamw_kernel(
 
 
 class FusedUpdate:
-    """AdamW's update of all parameters at once, on the state of an `AdamW`.
+    """AdamW's update of all parameters at once.
 
     Attributes:
         good: whether the newest update was taken, a bool on the device.
     """
 
     def __init__(
-        self, optimizer: AdamW, clip: float, copy_of: Callable[[Tensor], Tensor | None] = lambda _: None
+        self,
+        groups: Sequence[dict[str, Any]],
+        clip: float,
+        working_weight_of: Callable[[Tensor], Tensor | None] = lambda _: None,
     ) -> None:
-        """`copy_of` gives a parameter's bfloat16 copy, which is renewed; `clip` of 0 does not clip."""
-        groups = optimizer.param_groups
+        """Update the `param_groups` of an AdamW optimizer.
+
+        Args:
+            groups: each with `params`, their `averages` and `squares`, all float32, `step` (scalar float32
+                on the device) and `weight_decay`; `betas` and `eps` are those of the first.
+            clip: the largest norm of all gradients; 0 for no limit.
+            working_weight_of: gives a parameter's bfloat16 working weight, which is renewed, or None.
+        """
         self._parameters: list[Tensor] = [weight for group in groups for weight in group["params"]]
-        self._copies = [copy_of(weight) for weight in self._parameters]
+        self._working_weights = [working_weight_of(weight) for weight in self._parameters]
         device = self._parameters[0].device
         self._fixed = [
             (weight.data_ptr(), average.data_ptr(), square.data_ptr())
@@ -214,6 +227,7 @@ class FusedUpdate:
         self._steps = tuple(group["step"] for group in groups)
         decays = [group["weight_decay"] for group in groups for _ in group["params"]]
         self._decays = torch.tensor(decays, dtype=torch.float32, device=device)
+        self._eps: float = groups[0]["eps"]
         settings = [*groups[0]["betas"], max(clip, 0.0)]
         self._settings = torch.tensor(settings, dtype=torch.float64, device=device)
         self._numbers = torch.zeros(NUMBERS, device=device)
@@ -234,7 +248,7 @@ class FusedUpdate:
         """Clip and update, or leave all as it is; loss and norm go to `ring`.
 
         Args:
-            gradients: of all parameters, in the order of the optimiser's groups, float32 or bfloat16.
+            gradients: of all parameters, in the order of the groups, float32 or bfloat16.
             loss: scalar float32.
             rate: the learning rate, scalar float64.
             slot: the row of the ring, int64.
@@ -255,7 +269,7 @@ class FusedUpdate:
             self.good.view(torch.uint8), ring, programs, GROUPS=len(self._steps), WIDE=1024, num_warps=8,
         )  # fmt: skip
         adamw_kernel[(programs,)](
-            self._table, self._blocks, self._decays, self._settings, self._numbers, EPSILON, **options
+            self._table, self._blocks, self._decays, self._settings, self._numbers, self._eps, **options
         )
 
     def find_gradients(self) -> None:
@@ -264,11 +278,11 @@ class FusedUpdate:
         While a graph is recorded nothing can be sent to the device: call this before its first replay.
         """
         rows = []
-        for fixed, gradient, copy in zip(self._fixed, self._gradients, self._copies):
+        for fixed, gradient, working in zip(self._fixed, self._gradients, self._working_weights):
             weight, average, square = fixed
-            into = 0 if copy is None else copy.data_ptr()
-            narrow = int(gradient.dtype == torch.bfloat16)
-            rows.append([weight, gradient.data_ptr(), average, square, into, gradient.numel(), narrow])
+            into = 0 if working is None else working.data_ptr()
+            is_bf16 = int(gradient.dtype == torch.bfloat16)
+            rows.append([weight, gradient.data_ptr(), average, square, into, gradient.numel(), is_bf16])
         if rows != self._tabled:
             self._table.copy_(torch.tensor(rows))
             self._tabled = rows
