@@ -31,6 +31,7 @@ test: setup
 
 docs: setup
 	$(BIN)/python -m mamba_tui.keys > docs/keys.md
+	$(BIN)/python -m core.runs.event_docs
 
 run: setup
 	$(BIN)/mamba-tui $(ARGS)
