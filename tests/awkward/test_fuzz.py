@@ -102,7 +102,43 @@ ANYTHING = (
 KEYS = st.sampled_from(sorted(SETTINGS))
 ASSIGNMENT = st.builds("{}={}".format, KEYS | st.text(max_size=6), ANYTHING)
 OPTIONS = st.sampled_from(
-    ["--run", "--checkpoints", "--dataset", "--device", "--max-iters", "--config", "--preset", "--resume", "--fresh", "--detach", "--no-ui", "--read-only", "--lines", "--seconds", "--json", "--all", "--at", "--tokens", "--prompt", "--temperature", "--top-k", "--top-p", "--min-p", "--repetition-penalty", "--seed", "--max-new-tokens", "--checkpoint", "--sweep", "--random", "--prune", "--at-once", "--tag", "--after", "--forget-split", "--help"]
+    [
+        "--run",
+        "--checkpoints",
+        "--dataset",
+        "--device",
+        "--max-iters",
+        "--config",
+        "--preset",
+        "--resume",
+        "--fresh",
+        "--detach",
+        "--no-ui",
+        "--read-only",
+        "--lines",
+        "--seconds",
+        "--json",
+        "--all",
+        "--at",
+        "--tokens",
+        "--prompt",
+        "--temperature",
+        "--top-k",
+        "--top-p",
+        "--min-p",
+        "--repetition-penalty",
+        "--seed",
+        "--max-new-tokens",
+        "--checkpoint",
+        "--sweep",
+        "--random",
+        "--prune",
+        "--at-once",
+        "--tag",
+        "--after",
+        "--forget-split",
+        "--help",
+    ]
 )
 ARGUMENT = (
     st.tuples(OPTIONS, ANYTHING)
