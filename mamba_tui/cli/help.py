@@ -45,6 +45,9 @@ EXAMPLES = {
         "mamba-tui data info --dataset ~/books": "what became of every file",
         "mamba-tui data sample --tokens 50": "50 tokens as the model sees them",
     },
+    "completion": {
+        "mamba-tui completion bash > ~/.local/share/bash-completion/completions/mamba-tui": "for bash",
+    },
     "bench": {"mamba-tui bench --preset book --seconds 30": "the default model on this machine"},
 }
 

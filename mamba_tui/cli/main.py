@@ -35,6 +35,7 @@ MODULES = {
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
+    "completion": "mamba_tui.cli.completion",
 }
 
 
@@ -141,12 +142,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_place(logs)
 
     from mamba_tui.cli.bench import add_parser as add_bench
+    from mamba_tui.cli.completion import add_parser as add_completion
     from mamba_tui.cli.data import add_parser as add_data
     from mamba_tui.cli.sweep import add_parser as add_sweep
 
     add_sweep(commands)
     add_data(commands)
     add_bench(commands)
+    add_completion(commands)
     summaries = {action.dest: action.help or "" for action in commands._get_subactions()}
     parser.description = f"{ABOUT}\n{overview(summaries)}\n\nmamba-tui COMMAND --help lists its options."
     for name, command in commands.choices.items():

@@ -16,13 +16,13 @@ import sys
 import time
 
 import pytest
+from core.runs.schema import FIELDS
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from core.config.schema import SETTINGS
 from core.errors import UserError
 from core.runs import prepare_run
-from core.runs.schema import FIELDS
 from mamba_tui.cli.main import MODULES
 from tests.awkward.test_awkward_inputs import call, contents
 from tests.run_tools import run_fields, step_fields, tiny

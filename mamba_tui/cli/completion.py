@@ -1,0 +1,81 @@
+"""`mamba-tui completion SHELL`: a script with which Tab completes commands, options, runs and files."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from core.errors import UserError
+
+SHELLS = ("bash", "zsh", "tcsh")
+# What a value is called in --help -> what the shell offers for it.
+FILES = ("FILE", "PATH")
+FOLDERS = ("DIR",)
+RUNS = ("RUN", "NAME")
+# A run is a folder with a frozen configuration; only the usual place is looked at.
+PREAMBLE = {
+    "bash": """
+_mamba_tui_runs() {
+  local config
+  for config in checkpoints/"$1"*/config.toml; do
+    [ -e "$config" ] && config=${config%/config.toml} && printf '%s\\n' "${config#checkpoints/}"
+  done
+}
+""",
+    "zsh": """
+_mamba_tui_runs() {
+  local -a runs
+  runs=(checkpoints/*/config.toml(N:h:t))
+  compadd -a runs
+}
+""",
+    "tcsh": "",
+}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "completion",
+        help="print a script that completes commands and options in your shell",
+        description="Print a script that completes commands, options, runs and files in your shell. "
+        "It needs the package shtab.",
+    )
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the script. Returns the exit code; raises UserError without shtab."""
+    try:
+        import shtab
+    except ImportError:
+        raise UserError(
+            "completion needs the package shtab; install it with pip install 'mamba-tui[completion]'"
+        ) from None
+    from core.config.files import preset_names
+    from mamba_tui.cli.main import build_parser
+
+    parser = build_parser()
+    _describe(parser, preset_names(), shtab)
+    print(shtab.complete(parser, shell=arguments.shell, preamble=PREAMBLE[arguments.shell]))
+    return 0
+
+
+def _describe(parser: argparse.ArgumentParser, presets: list[str], shtab: Any) -> None:
+    """Say of every option what kind of value the shell should offer."""
+    for action in parser._actions:
+        found: Any = action
+        if isinstance(action, argparse._SubParsersAction):
+            found.help = "command"  # --help shows commands in its own way; shtab passes over what has no help
+            for command in action.choices.values():
+                _describe(command, presets, shtab)
+        elif "--preset" in action.option_strings:
+            found.choices = presets
+        elif "--device" in action.option_strings:
+            found.choices = ["auto", "cpu", "cuda", "mps"]
+        elif action.metavar in FILES:
+            found.complete = shtab.FILE
+        elif action.metavar in FOLDERS:
+            found.complete = shtab.DIRECTORY
+        elif action.metavar in RUNS and action.dest in ("run", "after"):
+            found.complete = {"bash": "_mamba_tui_runs", "zsh": "_mamba_tui_runs"}
