@@ -7,6 +7,7 @@ without it there are enough to notice a slip.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -14,18 +15,19 @@ import string
 import subprocess
 import sys
 import time
+import typing
 
 import pytest
-from core.runs.schema import FIELDS
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from core.config.schema import SETTINGS
 from core.errors import UserError
 from core.runs import prepare_run
+from core.runs.events import KINDS
 from mamba_tui.cli.main import MODULES
 from tests.awkward.test_awkward_inputs import call, contents
-from tests.run_tools import run_fields, step_fields, tiny
+from tests.run_tools import tiny
 
 CASES = int(os.environ.get("MAMBA_TUI_FUZZ", "400"))
 SLOWEST_SECONDS = 5.0  # of this process's own time; far above any case, far below a hang
@@ -53,7 +55,7 @@ def home(tmp_path_factory):
     (folder / "notes.txt").write_text("precious")
     (folder / "current_configuration.json").write_text('{"configuration_version": 1, "config": {}}\n')
     run = prepare_run(folder / "checkpoints", "old", tiny(folder / "texts"))
-    run.events_path.write_text(events_text([{"kind": "run", "time": 1.0, "schema": 1, **run_fields()}]))
+    run.events_path.write_text(json.dumps(example_of("run")) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -64,10 +66,6 @@ def home(tmp_path_factory):
 
 def no_process(*arguments, **options):
     raise UserError("a process would have been started")
-
-
-def events_text(events):
-    return "".join(json.dumps(event) + "\n" for event in events)
 
 
 def run_case(home, arguments, capsys, codes=(0, 2)):
@@ -216,15 +214,18 @@ def nearly(fields):
 
 
 def example_of(kind):
-    plain = {int: 3, float: 1.0, str: "m", bool: True, dict: {}, type(None): None}
-    fields = {name: plain[kinds[0]] for name, kinds in FIELDS[kind].items()}
-    return {"kind": kind, "time": 1.0, **fields}
+    """A plain event of a kind, as it is written."""
+    plain = {int: 3, float: 1.0, str: "m", bool: True}
+    hints = typing.get_type_hints(KINDS[kind])
+    fields = {item.name: plain.get(hints[item.name]) for item in dataclasses.fields(KINDS[kind])}
+    defaults = {"versions": {}, "config": {}, "changes": {}, "resumed_from": None}
+    return {**fields, **{name: defaults[name] for name in fields if name in defaults}, "kind": kind}
 
 
 EVENT = st.one_of(
-    *(nearly(example_of(kind)) for kind in FIELDS),
-    st.just({"kind": "run", "time": 1.0, "schema": 1, **run_fields()}),
-    st.just({"kind": "step", "time": 2.0, **step_fields(3)}),
+    *(nearly(example_of(kind)) for kind in KINDS),
+    st.just(example_of("run")),
+    st.just(example_of("step")),
     st.just(
         {"kind": "end", "time": 3.0, "reason": "failed", "step": 3, "message": "\x1b[2J", "checkpoint": None}
     ),
