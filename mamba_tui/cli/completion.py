@@ -33,14 +33,17 @@ _mamba_tui_runs() {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], program: argparse.ArgumentParser
+) -> None:
+    """Add the command to the parser of the whole program, which it describes to the shell."""
     parser = commands.add_parser(
         "completion",
         help="print a script that completes commands and options in your shell",
         description="Print a script that completes commands, options, runs and files in your shell. "
         "It needs the package shtab.",
     )
+    parser.set_defaults(program=program)
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)}")
 
 
@@ -53,11 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
             "completion needs the package shtab; install it with pip install 'mamba-tui[completion]'"
         ) from None
     from core.config.files import preset_names
-    from mamba_tui.cli.main import build_parser
 
-    parser = build_parser()
-    _describe(parser, preset_names(), shtab)
-    print(shtab.complete(parser, shell=arguments.shell, preamble=PREAMBLE[arguments.shell]))
+    _describe(arguments.program, preset_names(), shtab)
+    print(shtab.complete(arguments.program, shell=arguments.shell, preamble=PREAMBLE[arguments.shell]))
     return 0
 
 

@@ -149,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_sweep(commands)
     add_data(commands)
     add_bench(commands)
-    add_completion(commands)
+    add_completion(commands, parser)
     summaries = {action.dest: action.help or "" for action in commands._get_subactions()}
     parser.description = f"{ABOUT}\n{overview(summaries)}\n\nmamba-tui COMMAND --help lists its options."
     for name, command in commands.choices.items():
