@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import torch
 
-from core.config.schema import ModelConfig, RunConfig, build
+from core.config.schema import ModelConfig, RunConfig, build_frozen
 from core.config.setting import ConfigError
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
@@ -225,14 +225,22 @@ def _is_program(path: Path) -> bool:
 def config_of(payload: Payload, path: Path) -> RunConfig:
     """The configuration a checkpoint was made with. Raises UserError when it makes no sense here."""
     try:
-        return build(payload["config"], str(path))
+        return build_frozen(payload["config"], str(path))
     except ConfigError as error:
         raise UserError(f"{path} comes from another version of mamba-tui:\n{error}") from None
 
 
-def load_weights(model: GPT, payload: Payload, path: Path) -> None:
-    """Put a checkpoint's weights into a model. Raises UserError saying what does not fit."""
-    own, found = model.state_dict(), payload["model"]
+def judged_weights(payload: Payload) -> str:
+    """The part of a checkpoint with the weights that were evaluated: the averaged ones if there are any."""
+    return "averaged" if isinstance(payload.get("averaged"), dict) else "model"
+
+
+def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") -> None:
+    """Put a part of a checkpoint into a model: its weights as trained, or `judged_weights(payload)`.
+
+    Raises UserError saying what does not fit.
+    """
+    own, found = model.state_dict(), payload[part]
     differing = [
         f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
         for name in [*own, *(name for name in found if name not in own)]
@@ -263,12 +271,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
             f"{payload['vocab_size']:,}: they do not belong together"
         )
     model = GPT(model_config, payload["vocab_size"])
-    load_weights(model, payload, path)
+    load_weights(model, payload, path, judged_weights(payload))
     return model.to(device).eval(), tokenizer, payload
 
 
 def export_weights(path: Path, out: Path) -> int:
-    """Write a checkpoint's weights alone as a safetensors file; returns its size in bytes.
+    """Write a checkpoint's weights, as evaluated, as a safetensors file; returns its size in bytes.
 
     A tied head is written once, as the embedding. Raises UserError as `load` does, and OSError from
     writing.
@@ -278,7 +286,7 @@ def export_weights(path: Path, out: Path) -> int:
     payload = load(path)
     weights: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, ...]] = set()
-    for name, tensor in payload["model"].items():
+    for name, tensor in payload[judged_weights(payload)].items():
         place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), *tensor.shape)
         if place not in seen:
             seen.add(place)

@@ -62,10 +62,15 @@ def zero_init_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+def stratified(count: int) -> Tensor:
+    """One number out of each `count`-th part of 0..1 (count,), shuffled: even also where there are few."""
+    return (torch.randperm(count) + torch.rand(count)) / count
+
+
 def initial_dt_bias(channels: int) -> Tensor:
     """The bias (channels,) whose softplus is spread evenly over the magnitudes of Mamba's step sizes."""
     low, high = math.log(DT_MIN), math.log(DT_MAX)
-    dt = torch.exp(torch.rand(channels) * (high - low) + low).clamp(min=DT_FLOOR)
+    dt = torch.exp(stratified(channels) * (high - low) + low).clamp(min=DT_FLOOR)
     return dt + torch.log(-torch.expm1(-dt))
 
 
@@ -84,6 +89,7 @@ class MultiHeadAttention(nn.Module):
         self.past = config.block_size - 1
         self.rope = config.position == "rope"
         self.qkv = linear(width, 3 * width)
+        self.dropout = nn.Dropout(config.mixer_dropout)
         self.out = zero_init_linear(width, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> AttentionState:
@@ -97,7 +103,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, AttentionState]:
         """(B, T, C) to (B, T, C), and the cache after it."""
         mixed, *cache = attention_mixer(self.qkv(x), state, positions, self.heads, rotary=self.rope)
-        return self.out(mixed), AttentionState(*cache)
+        return self.out(self.dropout(mixed)), AttentionState(*cache)
 
 
 class MambaBlock(nn.Module):
@@ -120,6 +126,7 @@ class MambaBlock(nn.Module):
         self.dt_bias = nn.Parameter(initial_dt_bias(inner))
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
+        self.dropout = nn.Dropout(config.mixer_dropout)
         self.out = zero_init_linear(inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
@@ -148,7 +155,7 @@ class MambaBlock(nn.Module):
             reset=positions.reset,
             eps=NORM_EPSILON,
         )
-        return self.out(y), MambaState(conv_state, ssm_state)
+        return self.out(self.dropout(y)), MambaState(conv_state, ssm_state)
 
 
 class Mamba2Block(nn.Module):
@@ -164,9 +171,10 @@ class Mamba2Block(nn.Module):
         self.conv_bias = nn.Parameter(torch.zeros(mixed))
         nn.init.uniform_(self.conv_weight, -(config.d_conv**-0.5), config.d_conv**-0.5)
         self.dt_bias = nn.Parameter(initial_dt_bias(self.heads))
-        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.A_log = nn.Parameter((1 + 15 * stratified(self.heads)).log())
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = RMSNorm(self.inner, eps=NORM_EPSILON)
+        self.dropout = config.mixer_dropout
         self.out = zero_init_linear(self.inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
@@ -194,6 +202,7 @@ class Mamba2Block(nn.Module):
             ssm_state=ssm_state,
             reset=positions.reset,
             eps=NORM_EPSILON,
+            dropout=self.dropout if self.training else 0.0,
         )
         return y, MambaState(conv_state, ssm_state)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
 from core.config.changes import replace
-from core.config.schema import GROUPS, SETTINGS, RunConfig, build, flat, nearest_key
+from core.config.schema import GROUPS, SETTINGS, RunConfig, build, build_frozen, flat, nearest_key
 from core.config.setting import ConfigError, Problem, Value, shorten, show
 from core.errors import UserError
 from core.system.files import make_folder, write_atomic
@@ -28,14 +28,19 @@ PRESET_ALIASES = {"seed": "original"}  # its earlier name, which scripts may sti
 ORIGINAL_TOP_LEVEL = ("device", "compile", "dataset_dir")
 
 
-def load_file(path: Path) -> RunConfig:
+def load_frozen(path: Path) -> RunConfig:
+    """The configuration of a run, as it was when the run began. Raises as `load_file` does."""
+    return load_file(path, build_frozen)
+
+
+def load_file(path: Path, make: Callable[[Mapping[str, object], str], RunConfig] = build) -> RunConfig:
     """Read a `.json` or `.toml` configuration.
 
     Raises UserError for a file that cannot be read or parsed (naming the line), and ConfigError
     listing every problem for values that cannot be used.
     """
     try:
-        return build(_flatten(_parse(path), str(path)), str(path))
+        return make(_flatten(_parse(path), str(path)), str(path))
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; accepted: keys and values, in groups") from None
 

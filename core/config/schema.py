@@ -45,7 +45,15 @@ class ModelConfig:
         high=1 << 20,
         fixed=True,
     )
-    dropout: float = setting(0.0, "fraction of activations set to zero during training", low=0.0, high=0.9)
+    dropout: float = setting(
+        0.0, "fraction of each layer's contributions set to zero during training", low=0.0, high=0.9
+    )
+    mixer_dropout: float = setting(
+        0.0,
+        "fraction of what a mixer gives to its output projection set to zero during training",
+        low=0.0,
+        high=0.9,
+    )
     position: str = setting(
         "rope", "position encoding of attention layers", choices=("rope", "learned", "none"), fixed=True
     )
@@ -117,8 +125,32 @@ class TrainingConfig:
     max_iters: int = setting(5000, "optimizer steps in total", unit="steps", low=1)
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0, high=1.0)
     min_learning_rate: float = setting(0.0, "learning rate at the end of training", low=0.0, high=1.0)
+    schedule: str = setting(
+        "constant",
+        "learning rate after warm-up: constant until a linear cool-down, or a cosine over all steps",
+        choices=("constant", "cosine"),
+    )
+    cooldown_iters: int = setting(
+        0, "steps of the cool-down, 0 = a quarter of max_iters", unit="steps", low=0, high=1 << 31
+    )
+    patience: int = setting(
+        0,
+        "evaluations without a better validation loss before the cool-down begins, 0 = never early",
+        unit="evaluations",
+        low=0,
+        high=1 << 31,
+    )
+    average_decay: float = setting(
+        0.0,
+        "decay of the moving average of the weights that is evaluated and kept, 0 = no average",
+        low=0.0,
+        high=0.99999,
+    )
     warmup_iters: int = setting(100, "steps of linear learning-rate warm-up", unit="steps", low=0)
     weight_decay: float = setting(0.1, "weight decay of matrices (AdamW)", low=0.0, high=10.0)
+    decay_small_matrices: bool = setting(
+        False, "also decay the convolution and step-size matrices of Mamba layers"
+    )
     beta1: float = setting(0.9, "AdamW's decay rate for the mean of gradients", low=0.0, high=0.9999)
     beta2: float = setting(
         0.95, "AdamW's decay rate for the mean of squared gradients", low=0.0, high=0.99999
@@ -227,6 +259,15 @@ def build(values: Mapping[str, object], source: str = "configuration") -> RunCon
     if problems:
         raise ConfigError(problems, source)
     return config
+
+
+# What the program did before it had a key for it: a frozen configuration without the key was made then.
+EARLIER: dict[str, object] = {"schedule": "cosine", "decay_small_matrices": True}
+
+
+def build_frozen(values: Mapping[str, object], source: str) -> RunConfig:
+    """Like `build`, for the configuration of a run or checkpoint, which may be older than some keys."""
+    return build({**EARLIER, **values}, source)
 
 
 def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:

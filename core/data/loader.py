@@ -22,6 +22,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 IGNORE = -100
+CHUNKS_TO_SPARE_ONE = 32
+"""In a text of so many chunks an epoch leaves one out, so that the grid of chunks can move."""
 
 
 class Stream(Protocol):
@@ -116,11 +118,11 @@ class SequentialLoader:
         self.eot = eot
         self.batch_size = batch_size
         self.block_size = block_size
-        self.chunks = (len(stream) - 1) // block_size
         self.seed = seed
         self.document_order = document_order
-        # With fewer segments than rows, some rows would read the same text at the same time.
-        self.carry_chunks = min(carry_chunks, max(1, self.chunks // batch_size))
+        self._wanted_carry = carry_chunks
+        can_spare = carry_chunks > 0 and len(stream) > CHUNKS_TO_SPARE_ONE * block_size
+        self._set_grid(block_size if can_spare else 0)
         self._consumed = 0
         self._epoch = 0
         self._cursor = 0
@@ -139,6 +141,13 @@ class SequentialLoader:
     def epoch(self) -> float:
         """How often the training text has been read, as a fraction."""
         return self._consumed / self.chunks
+
+    def _set_grid(self, spare: int) -> None:
+        """Cut the text into chunks, `spare` tokens left out of every epoch for the grid to move in."""
+        self._spare = spare
+        self.chunks = (len(self.stream) - 1 - spare) // self.block_size
+        # With fewer segments than rows some rows would read the same text side by side.
+        self.carry_chunks = min(self._wanted_carry, max(1, self.chunks // self.batch_size))
 
     def next_positions(self) -> tuple[Int64, Bool]:
         """Where each row's next chunk begins (B,), and which rows have jumped there (B,)."""
@@ -183,11 +192,11 @@ class SequentialLoader:
     def _shuffle(self, epoch: int) -> _Deck:
         """The segments of an epoch in the order they are dealt; depends only on random seed and epoch.
 
-        Each epoch shifts the grid of chunks within the tokens that do not fill a chunk, and the grid
-        of segments within the chunks, so that their edges fall elsewhere.
+        Each epoch shifts the grid of chunks by up to a chunk, and the grid of segments within the chunks,
+        so that borders fall elsewhere.
         """
         rng = np.random.default_rng([self.seed, epoch])
-        slack = (len(self.stream) - 1) % self.block_size
+        slack = len(self.stream) - 1 - self.chunks * self.block_size
         offset = int(rng.integers(slack + 1))
         first = int(rng.integers(1, self.carry_chunks + 1))
         first = min(first, self.chunks)
@@ -217,6 +226,7 @@ class SequentialLoader:
             "tokens": len(self.stream),
             "block_size": self.block_size,
             "carry_chunks": self.carry_chunks,
+            "spare": self._spare,
             "seed": self.seed,
             "consumed": self._consumed,
             "epoch": self._epoch,
@@ -232,6 +242,9 @@ class SequentialLoader:
         With another batch size, the rows first finish the unfinished segments. After a change of the text
         or of the shape of chunks the old positions mean nothing, so the loader starts a new epoch.
         """
+        spare = int(state.get("spare", 0))
+        if spare != self._spare:
+            self._set_grid(spare)
         same = all(state[key] == self.state_dict()[key] for key in ("tokens", "block_size", "carry_chunks"))
         if not same or state["seed"] != self.seed:
             self._restart(int(state["epoch"]) + 1)
@@ -257,50 +270,74 @@ class SequentialLoader:
             self._stagger()
 
 
-class EvaluationLoader:
-    """The same batches every time: lanes spread evenly over the stream, each reading on.
+CHUNKS_A_ROW = 16
+"""Chunks that a row of an evaluation reads at least: the first of them begins with an empty state."""
 
-    Iterating gives at most `batches` batches of (B, T), fewer where the text is shorter. A stream
-    with less than a chunk gives one batch whose missing targets are -100.
+
+class EvaluationLoader:
+    """The same batches every time: the stream in as many equal parts as rows, each read in order.
+
+    Every token of the stream is predicted once (but the first), unless `batches` ends it before: then each
+    row reads the beginning of its part. Targets that are missing at the end of a row are -100.
+
+    Attributes:
+        rows: B, at most `batch_size`, and few enough that a row has 16 chunks to read.
+        batches: how many batches of (B, T) iterating gives.
     """
 
-    def __init__(self, stream: Stream, eot: int, batch_size: int, block_size: int, batches: int) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        eot: int,
+        batch_size: int,
+        block_size: int,
+        batches: int | None = None,
+        *,
+        carried: bool = True,
+    ) -> None:
+        """Without `carried` every chunk begins with an empty state, as models with a window are evaluated."""
         if len(stream) < 2:
             raise UserError(f"the text to evaluate has {len(stream)} tokens; at least 2 are needed")
         self.stream = stream
         self.eot = eot
-        self.batch_size = batch_size
         self.block_size = block_size
-        self.chunks = (len(stream) - 1) // block_size
-        self.batches = min(batches, max(1, self.chunks // batch_size))
+        self.carried = carried
+        chunks = -(-(len(stream) - 1) // block_size)
+        self.rows = min(batch_size, max(1, chunks // CHUNKS_A_ROW) if carried else chunks)
+        self._bounds = np.arange(self.rows + 1) * chunks // self.rows
+        whole = int(np.diff(self._bounds).max())
+        self.batches = whole if batches is None else min(batches, whole)
 
     def __len__(self) -> int:
         return self.batches
 
-    def positions(self) -> Iterator[tuple[Int64, Bool]]:
-        """Where each lane's chunk begins (B,) and whether its state restarts (B,), batch by batch."""
-        lanes = np.arange(self.batch_size, dtype=np.int64)
-        if self.chunks >= self.batch_size:
-            first = lanes * self.chunks // self.batch_size
-        else:
-            first = lanes % max(self.chunks, 1)
-        for batch in range(self.batches):
-            yield (first + batch) * self.block_size, np.full(self.batch_size, batch == 0)
+    @property
+    def share(self) -> float:
+        """How much of the stream is read."""
+        read = np.minimum(np.diff(self._bounds), self.batches).sum()
+        return float(read / self._bounds[-1])
 
     def __iter__(self) -> Iterator[Batch]:
-        for starts, jumped in self.positions():
-            yield make_batch(self.stream, self.eot, starts, jumped, self.block_size)
+        last = len(self.stream) - 1
+        for batch in range(self.batches):
+            x = np.full((self.rows, self.block_size), self.eot, np.int64)
+            y = np.full((self.rows, self.block_size), IGNORE, np.int64)
+            for row in range(self.rows):
+                chunk = self._bounds[row] + batch
+                start = int(chunk) * self.block_size
+                count = min(self.block_size, last - start) if chunk < self._bounds[row + 1] else 0
+                if count > 0:
+                    tokens = self.stream.gather(np.array([start]), count + 1)[0]
+                    x[row, :count], y[row, :count] = tokens[:-1], tokens[1:]
+            doc_start = x == self.eot
+            doc_start[:, 0] |= batch == 0 or not self.carried
+            yield Batch(x, y, doc_start)
 
 
 def make_batch(stream: Stream, eot: int, starts: Int64, jumped: Bool, block_size: int) -> Batch:
     """Read chunks at `starts` (B,) into x, y and doc_start (B, T)."""
-    count = min(block_size, len(stream) - 1)
-    window = stream.gather(starts, count + 1).astype(np.int64)
+    window = stream.gather(starts, block_size + 1).astype(np.int64)
     x, y = window[:, :-1], window[:, 1:]
-    if count < block_size:
-        missing = ((0, 0), (0, block_size - count))
-        x = np.pad(x, missing, constant_values=eot)
-        y = np.pad(y, missing, constant_values=IGNORE)
     doc_start = x == eot
     doc_start[:, 0] |= jumped
     return Batch(np.ascontiguousarray(x), np.ascontiguousarray(y), doc_start)

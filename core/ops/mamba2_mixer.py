@@ -35,6 +35,7 @@ def mamba2_mixer(
     ssm_state: Tensor | None,
     reset: Tensor | None,
     eps: float,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Projection, convolution, scan, gate, norm, projection.
 
@@ -49,11 +50,12 @@ def mamba2_mixer(
         ssm_state: the scan's state before, (B, H, P, N) with D = H P; zeros if None.
         reset: (B, L) bool, where a document starts.
         eps: added to the mean square of the norm.
+        dropout: fraction of the norm's output that is set to zero.
 
     Returns:
         y (B, L, C), and the new conv_state and ssm_state, of the given ones' types.
     """
-    if takes_mamba2_mixer_cpu(x, conv_state, reset):
+    if dropout == 0 and takes_mamba2_mixer_cpu(x, conv_state, reset):
         assert conv_state is not None
         assert ssm_state is not None
         return mamba2_mixer_cpu(
@@ -67,7 +69,7 @@ def mamba2_mixer(
     y, ssm_state = ssd_scan(
         inputs.unflatten(2, (heads, -1)), dt, A, B, C, D, dt_bias=dt_bias, h0=ssm_state, reset=reset
     )
-    y = F.linear(rms_norm(y.flatten(2) * F.silu(gate), norm, eps), out_proj)
+    y = F.linear(F.dropout(rms_norm(y.flatten(2) * F.silu(gate), norm, eps), dropout), out_proj)
     return y, new_conv_state if conv_state is None else new_conv_state.to(conv_state.dtype), ssm_state
 
 

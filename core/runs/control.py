@@ -17,7 +17,7 @@ from core.runs.event_file import EventReader
 from core.runs.events import CommandEvent, Event
 from core.runs.lock import is_locked
 
-COMMANDS = ("pause", "resume", "stop", "save", "evaluate", "sample")
+COMMANDS = ("pause", "resume", "stop", "finish", "save", "evaluate", "sample")
 LARGEST_COMMAND = 1 << 16
 COARSEST_DATE = 3.0
 LOOK_SECONDS = 0.02

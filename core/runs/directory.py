@@ -77,11 +77,11 @@ class Run:
 
     def config(self) -> RunConfig:
         """The frozen configuration. Raises UserError when it is missing or damaged."""
-        from core.config.files import load_file
+        from core.config.files import load_frozen
 
         if not self.exists:
             raise UserError(f'there is no run "{self.name}" in {self.path.parent}')
-        return load_file(self.config_path)
+        return load_frozen(self.config_path)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Every checkpoint with a manifest, by step. No manifest: the save never finished."""

@@ -124,13 +124,19 @@ class StepEvent(Event, kind="step"):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEvent(Event, kind="eval"):
-    """both splits were evaluated; losses in nats per token, `bits_per_byte` of the validation text"""
+    """both splits were evaluated; losses in nats per token, `bits_per_byte` of the validation text,
+    `standard_error` of its loss, how many of its tokens were read and what share of all; the last three are
+    absent in histories of older trainers
+    """
 
     step: Count
     train_loss: Number
     validation_loss: Number
     bits_per_byte: Number
     train_bits_per_byte: Number
+    standard_error: Number | None = None
+    validation_tokens: Count | None = None
+    validation_share: Share | None = None
     seconds: Number
 
 

@@ -6,11 +6,21 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from core.checkpoint import FORMAT, RESUMABLE, Payload, check_keys, config_of, load, load_weights
+from core.checkpoint import (
+    FORMAT,
+    RESUMABLE,
+    Payload,
+    check_keys,
+    config_of,
+    judged_weights,
+    load,
+    load_weights,
+)
 from core.config.schema import ModelConfig, RunConfig, differences, flat
 from core.config.setting import Value
 from core.data.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
@@ -20,8 +30,11 @@ from core.errors import UserError
 from core.model import GPT, ModelState
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.system.hardware import describe, resolve_device
+from core.training.averaged_weights import AveragedWeights
 from core.training.compilation import compiled, compiles
+from core.training.learning_progress import LearningProgress
 from core.training.optimizer import AdamW, make_optimizer
+from core.training.schedule import Schedule
 from core.training.step import TrainingStep, make_step
 
 WIDE = 768
@@ -45,6 +58,8 @@ class Parts:
     training_step: TrainingStep
     tokens_per_step: int
     compiled: bool
+    averaged: AveragedWeights | None = None
+    progress: LearningProgress = field(default_factory=LearningProgress)
     resumed_from: CheckpointInfo | None = None
     step: int = 0
     tokens: int = 0
@@ -54,9 +69,9 @@ class Parts:
     notices: list[str] = field(default_factory=list)
 
     @property
-    def bytes_per_token(self) -> tuple[float, float]:
-        """Of the training and of the validation text."""
-        return self.corpus.train.bytes_per_token, self.corpus.validation.bytes_per_token
+    def judged_model(self) -> GPT:
+        """The model that is evaluated and writes: the averaged one where there is one."""
+        return self.model if self.averaged is None else self.averaged.model
 
     def snapshot(self) -> Payload:
         """Where loader and randomness are, to go back there when a first step fails."""
@@ -123,6 +138,7 @@ def build_parts(
         training_step=make_step(model, forward, optimizer, loader, config, device),
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
         compiled=compiling,
+        averaged=AveragedWeights(model, training.average_decay) if training.average_decay else None,
         resumed_from=resumed_from,
         changes=changes,
         notices=list(corpus.notices),
@@ -214,6 +230,17 @@ def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
             "the text has changed since the checkpoint: training goes on with the text as it is now"
         )
     parts.loader.load_state_dict(payload["loader"])
+    if parts.averaged is not None:
+        load_weights(parts.averaged.model, payload, Path("the checkpoint"), judged_weights(payload))
+    schedule = parts.training_step.schedule
+    schedule.load_state_dict(payload["progress"].get("schedule", {}))
+    if parts.changes.keys() & {"max_iters", "schedule", "cooldown_iters"} and parts.resumed_from is not None:
+        before = Schedule(config_of(payload, parts.resumed_from.path).training)
+        before.load_state_dict(payload["progress"].get("schedule", {}))
+        if sentence := schedule.go_on(int(payload["step"]), before.rate(int(payload["step"]))):
+            parts.notices.append(sentence)
+    if "best" in payload["progress"]:
+        parts.progress.load_state_dict(payload["progress"]["best"])
     state = ModelState.from_tensors(payload["model_state"])
     if state.position.shape[0] == config.training.batch_size and payload["data"] == text:
         parts.training_step.load_state(state)
@@ -222,6 +249,20 @@ def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
     parts.tokens = int(payload["progress"]["tokens"])
     parts.bad_in_a_row = int(payload["progress"]["bad_in_a_row"])
     parts.losses = dict(payload["losses"])
+
+
+def return_to(parts: Parts, info: CheckpointInfo) -> None:
+    """Take back the weights and the optimizer's averages of a checkpoint of this run; all else goes on.
+
+    Raises UserError where it cannot be used.
+    """
+    payload = load(info.path)
+    check_keys(payload, RESUMABLE, info.path)
+    load_weights(parts.model, payload, info.path)
+    parts.optimizer.load_state_dict(payload["optimizer"])
+    if parts.averaged is not None:
+        load_weights(parts.averaged.model, payload, info.path, judged_weights(payload))
+    parts.training_step.weights_changed()
 
 
 def payload_of(
@@ -248,8 +289,13 @@ def payload_of(
         "rng": randomness(parts.device),
         "losses": dict(losses),
         "data": fingerprint(parts.corpus),
-        "progress": {"tokens": tokens, "bad_in_a_row": bad_in_a_row},
-    }
+        "progress": {
+            "tokens": tokens,
+            "bad_in_a_row": bad_in_a_row,
+            "schedule": parts.training_step.schedule.state_dict(),
+            "best": parts.progress.state_dict(),
+        },
+    } | ({} if parts.averaged is None else {"averaged": parts.averaged.state_dict()})
 
 
 def randomness(device: torch.device) -> dict[str, torch.Tensor]:

@@ -25,7 +25,8 @@ from core.model import GPT, MambaState, ModelState
 from core.ops.dispatch import takes_triton
 from core.training.bf16_weights import NarrowWeights
 from core.training.compilation import compiled
-from core.training.optimizer import AdamW, learning_rate
+from core.training.optimizer import AdamW
+from core.training.schedule import Schedule
 from core.training.step import StepMetrics, Unread, autocast
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class CapturedStep:
         config: RunConfig,
         device: torch.device,
     ) -> None:
+        self.schedule = Schedule(config.training)
         narrow = _narrow_type(config, device)
         self._narrow = None if narrow is None else NarrowWeights(model, narrow)
         self.plain: Callable[..., object] = model
@@ -88,15 +90,20 @@ class CapturedStep:
         _copy(state, into=self.state)
         _copy(state, into=self._before)
 
+    def weights_changed(self) -> None:
+        """Bring the bf16 working weights up to date with the model's."""
+        if self._narrow is not None:
+            self._narrow.refresh()
+
     def run(self, step: int) -> None:
         """Do the optimiser step of this number (the first is 1)."""
-        if self._taken == 0 and self._narrow is not None:
-            self._narrow.refresh()
+        if self._taken == 0:
+            self.weights_changed()
         if self._may_capture and self._taken >= WARM_UP_STEPS:
             self._capture()
         if len(self._unread) >= RING // 2:
             self._found = self.read(wait=True)
-        rate = learning_rate(step, self._config.training)
+        rate = self.schedule.rate(step)
         slot, waited = step % RING, 0.0
         for batch in range(self._batches):
             began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How good a model is: the mean loss of both splits, read in order with the state carried along."""
+"""How good a model is: its mean loss over a text that is read in order, the state carried along."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from core.config.schema import RunConfig
@@ -30,19 +32,41 @@ class Text(Protocol):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Losses in nats per token, the same in bits per byte of text, and how long it took."""
+class SplitLoss:
+    """The loss over some text.
 
-    train_loss: float
-    validation_loss: float
-    bits_per_byte: float
-    train_bits_per_byte: float
+    Attributes:
+        loss: mean nats per token.
+        standard_error: of that mean, from the spread of the batches' means; nan with a single batch.
+        tokens: how many were predicted.
+        bytes: of the text that those tokens stand for.
+    """
+
+    loss: float
+    standard_error: float
+    tokens: int
+    bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss in bits per byte of text, which compares across tokenizers; nan without text."""
+        return self.loss * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Both splits' losses, and how long finding them took."""
+
+    train: SplitLoss
+    validation: SplitLoss
+    validation_share: float
+    """How much of the validation text was read."""
     seconds: float
 
 
-def bits_per_byte(loss: float, bytes_per_token: float) -> float:
-    """Nats per token to bits per byte, which compares across tokenizers."""
-    return loss / math.log(2) / bytes_per_token if bytes_per_token > 0 else math.nan
+def token_lengths(tokens: tuple[bytes, ...]) -> npt.NDArray[np.int64]:
+    """The bytes of each token id (V,); the mark that opens a document has none."""
+    return np.array([*(len(token) for token in tokens), 0], np.int64)
 
 
 @contextlib.contextmanager
@@ -62,38 +86,51 @@ def untouched_randomness(device: torch.device) -> Iterator[None]:
 def split_loss(
     model: GPT,
     loader: EvaluationLoader,
+    lengths: npt.NDArray[np.int64],
     config: RunConfig,
     device: torch.device,
     tick: Callable[[], None] = lambda: None,
-) -> float:
-    """The mean loss over a split's evaluation batches, each lane's state carried from one to the next."""
-    state = model.initial_state(loader.batch_size, device)
-    total = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-    count = 0
+) -> SplitLoss:
+    """The mean loss over a loader's batches, each row's state carried from one to the next."""
+    state = model.initial_state(loader.rows, device)
+    means, counts, text_bytes = [], [], 0
     for batch in loader:
+        counts.append(int((batch.y >= 0).sum()))
+        text_bytes += int(lengths[batch.y[batch.y >= 0]].sum())
         x, y, doc_start = (torch.from_numpy(item).to(device) for item in batch)
         with autocast(config, device):
             output = model(x, state, doc_start, y)
         assert output.loss is not None
-        # The loss is a mean over real targets: weigh it by them, a short text's batch has missing ones.
-        tokens = int((batch.y >= 0).sum())
-        total += output.loss * tokens
-        count += tokens
+        # The loss is a mean over real targets: weigh it by them, the last batches have missing ones.
+        means.append(output.loss.float())
         state = output.state
         tick()
-    return float(total) / max(count, 1)
+    losses = (
+        torch.stack(means).double().cpu().numpy()
+        if device.type != "mps"
+        else torch.stack(means).cpu().numpy()
+    )
+    weights = np.array(counts, np.float64)
+    total = max(weights.sum(), 1.0)
+    mean = float((losses * weights).sum() / total)
+    error = math.nan
+    if len(losses) > 1:
+        error = float(
+            np.sqrt((weights**2 * (losses - mean) ** 2).sum() * len(losses) / (len(losses) - 1)) / total
+        )
+    return SplitLoss(mean, error, int(total), text_bytes)
 
 
 def evaluate(
     model: GPT,
     text: Text,
     eot: int,
-    bytes_per_token: tuple[float, float],
+    lengths: npt.NDArray[np.int64],
     config: RunConfig,
     device: torch.device,
     tick: Callable[[float], None] = lambda share: None,
 ) -> Evaluation:
-    """Both splits' losses. `bytes_per_token` is (training's, validation's); `tick` hears the share done.
+    """Both splits' losses. `lengths` (V,) are the bytes of each token; `tick` hears the share done.
 
     Leaves the model in the mode it was in, and the random numbers of training as they were.
     """
@@ -114,15 +151,9 @@ def evaluate(
     model.eval()
     try:
         with untouched_randomness(device):
-            train_loss, validation_loss = (
-                split_loss(model, loader, config, device, count) for loader in loaders
+            train, validation = (
+                split_loss(model, loader, lengths, config, device, count) for loader in loaders
             )
     finally:
         model.train(was_training)
-    return Evaluation(
-        train_loss=train_loss,
-        validation_loss=validation_loss,
-        bits_per_byte=bits_per_byte(validation_loss, bytes_per_token[1]),
-        train_bits_per_byte=bits_per_byte(train_loss, bytes_per_token[0]),
-        seconds=time.perf_counter() - began,
-    )
+    return Evaluation(train, validation, loaders[1].share, time.perf_counter() - began)

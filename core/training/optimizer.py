@@ -1,8 +1,7 @@
-"""How parameters learn: which of them decay, AdamW over them, and the learning rate of each step."""
+"""How parameters learn: which of them decay, and AdamW over them."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,19 +13,8 @@ EPSILON = 1e-8
 
 # Mamba's own parameters say how fast a channel forgets: decay would pull them to a meaning of its own.
 WITHOUT_DECAY = ("A_log", "D", "dt_bias")
-
-
-def learning_rate(step: int, training: TrainingConfig) -> float:
-    """The rate of optimiser step `step` (the first is 1): linear warm-up, then a cosine to the minimum.
-
-    A function of the step and the configuration alone, so that resuming needs no other memory.
-    """
-    if step < training.warmup_iters:
-        return training.learning_rate * step / training.warmup_iters
-    span = max(1, training.max_iters - training.warmup_iters)
-    share = min(1.0, (step - training.warmup_iters) / span)
-    high, low = training.learning_rate, training.min_learning_rate
-    return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
+# Filters of a few taps and the projection to step sizes: what they say is as particular.
+SMALL_MATRICES = ("conv_weight", "dt_proj.weight")
 
 
 def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
@@ -39,7 +27,12 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[st
     """The parameters in two groups, with and without decay, by name and in the model's own order."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    matrices = [name for name, parameter in named.items() if decays(name, parameter, embeddings)]
+    spared = () if training.decay_small_matrices else SMALL_MATRICES
+    matrices = [
+        name
+        for name, parameter in named.items()
+        if decays(name, parameter, embeddings) and not name.endswith(spared)
+    ]
     others = [name for name in named if name not in set(matrices)]
     return [
         {"names": names, "params": [named[name] for name in names], "weight_decay": decay}
@@ -133,4 +126,4 @@ class AdamW:
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
     """AdamW over a model's parameters with the settings of a configuration."""
     betas = (training.beta1, training.beta2)
-    return AdamW(parameter_groups(model, training), learning_rate(1, training), betas)
+    return AdamW(parameter_groups(model, training), training.learning_rate, betas)

@@ -19,7 +19,8 @@ from torch import Tensor
 from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT, ModelState
-from core.training.optimizer import AdamW, learning_rate
+from core.training.optimizer import AdamW
+from core.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrainingStep(Protocol):
     """The model, or the model compiled."""
     plain: Callable[..., object]
     """What `forward` is without compiling."""
+    schedule: Schedule
+    """The learning rate of each step."""
     notices: list[str]
     """What the user should know about how steps are computed; whoever shows them clears the list."""
 
@@ -54,6 +57,9 @@ class TrainingStep(Protocol):
 
     def load_state(self, state: ModelState) -> None:
         """Go on from this model state."""
+
+    def weights_changed(self) -> None:
+        """The model's weights were replaced from outside: take them over before the next step."""
 
 
 def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -82,6 +88,7 @@ class EagerStep:
         config: RunConfig,
         device: torch.device,
     ) -> None:
+        self.schedule = Schedule(config.training)
         self.state = model.initial_state(config.training.batch_size, device)
         self.forward = forward
         self.plain: Callable[..., object] = model
@@ -97,10 +104,13 @@ class EagerStep:
         """Go on from this model state."""
         self.state = state.to(self._device)
 
+    def weights_changed(self) -> None:
+        """Nothing to do: the weights are read where they are."""
+
     def run(self, step: int) -> None:
         """Do the optimiser step of this number (the first is 1)."""
         training = self._config.training
-        rate = learning_rate(step, training)
+        rate = self.schedule.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         count = training.gradient_accumulation_steps

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from core.config.schema import RunConfig, flat
-from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
+from core.runs import CheckpointInfo, EventWriter, Run, StepMeter, verify
 from core.runs.events import CheckpointEvent, EvaluationEvent, RunEvent, SampleEvent
 from core.system.device_usage import Usage, device_usage
-from core.training.build import Parts, payload_of
+from core.training.build import Parts, payload_of, return_to
 from core.training.checkpoint_saver import CheckpointSaver
-from core.training.evaluation import Evaluation, evaluate, untouched_randomness
+from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
 from core.training.requests import Requests, StopRequestedError, say
+from core.training.schedule import COOL_DOWN, WARM_UP, Schedule
 
 PAUSE_SECONDS = 0.05
 PROGRESS_SECONDS = 0.5
@@ -61,6 +62,14 @@ class Trainer:
         self._ticked = 0.0
 
     @property
+    def _schedule(self) -> Schedule:
+        return self.parts.training_step.schedule
+
+    @property
+    def _at_end(self) -> bool:
+        return self.step >= self._schedule.last_step
+
+    @property
     def _evaluated(self) -> bool:
         return self.losses.get("validation_loss") is not None
 
@@ -74,16 +83,16 @@ class Trainer:
         Either way everything learned is saved. Raises DivergenceError, UserError, and whatever torch raises.
         """
         training = self.config.training
-        due = self.step > 0 and (self.step % training.eval_interval == 0 or self.step >= training.max_iters)
+        due = self.step > 0 and (self.step % training.eval_interval == 0 or self._at_end)
         if due and not self._evaluated and not self.requests.stopping:
             self._look()  # the run ended before its evaluation at this step had
-        if self.step < training.max_iters and not self.requests.stopping:
+        if not self._at_end and not self.requests.stopping:
             self._first_step()
-        while self.step < training.max_iters and not self.requests.stopping:
+        while not self._at_end and not self.requests.stopping:
             self._listen()
             if not self.requests.stopping:
                 self._advance()
-        finished = self.step >= training.max_iters and (self._evaluated or not self.requests.stopping)
+        finished = self._at_end and (self._evaluated or not self.requests.stopping)
         self._collect(wait=True)
         self.meter.flush()
         self._save("the last checkpoint" if finished else "saving")
@@ -95,6 +104,8 @@ class Trainer:
         self.parts.training_step.run(self.step + 1)
         self.step += 1
         self.losses = {}
+        if self.parts.averaged is not None:
+            self.parts.averaged.update(self.step)
         # On CPU the numbers are there; on a device asking for them has its price.
         if self.parts.device.type == "cpu" or self.meter.due:
             self._collect(wait=False)
@@ -121,6 +132,8 @@ class Trainer:
             self.parts.training_step.run(self.step + 1)
         self.step += 1
         self.losses = {}
+        if self.parts.averaged is not None:
+            self.parts.averaged.update(self.step)
         self._collect(wait=True)
         if compiling:
             seconds = time.monotonic() - began
@@ -167,7 +180,7 @@ class Trainer:
     def _after_step(self) -> None:
         """What is due at this step: evaluation, then a sample, then a checkpoint."""
         training, step = self.config.training, self.step
-        last = step >= training.max_iters
+        last = self._at_end
         evaluation = last or step % training.eval_interval == 0
         sample = step % training.sample_interval == 0 if training.sample_interval else evaluation
         save = step % training.checkpoint_interval == 0 if training.checkpoint_interval else evaluation
@@ -182,11 +195,35 @@ class Trainer:
         if save and not self.requests.stopping:
             self._save("")
         if not last and not self.requests.stopping:
+            if evaluation and self._evaluated:
+                self._finish_if_exhausted()
             self._back_to_training()
 
     def _back_to_training(self) -> None:
-        self.writer.state("training", self.step)
+        cooling = self._schedule.phase(self.step + 1) == COOL_DOWN
+        detail = f"cooling down until step {self._schedule.last_step:,}" if cooling else ""
+        self.writer.state("training", self.step, detail)
         self.meter.restart()
+
+    def _finish_if_exhausted(self) -> None:
+        """End a run whose validation no longer improves: cool down from its best checkpoint."""
+        progress = self.parts.progress
+        if self._schedule.phase(self.step + 1) in (COOL_DOWN, WARM_UP):
+            return
+        if not progress.exhausted(self.config.training.patience):
+            return
+        self.saver.wait()
+        self._report_saves()
+        best = next((info for info in self.run.checkpoints() if info.step == progress.best_step), None)
+        origin = f"from step {self.step:,}"
+        if best is not None and best.step < self.step and not verify(best):
+            return_to(self.parts, best)
+            origin = f"from the weights of step {best.step:,}"
+        cool_down = self._schedule.finish(self.step)
+        self.writer.warning(
+            f"validation has not improved since step {progress.best_step:,} ({progress.best_loss:.4f}): "
+            f"cooling down {origin}, until step {cool_down.end:,}"
+        )
 
     def _look(self, *, sample: bool = True) -> None:
         """Evaluate both splits. A stop cuts it short: the run saves at once and looks when it resumes."""
@@ -194,10 +231,10 @@ class Trainer:
         self.writer.state("evaluating", self.step, progress=0.0)
         try:
             found = evaluate(
-                parts.model,
+                parts.judged_model,
                 parts.corpus,
                 parts.tokenizer.eot,
-                parts.bytes_per_token,
+                token_lengths(parts.tokenizer.tokens),
                 self.config,
                 parts.device,
                 self._tick("evaluating"),
@@ -210,17 +247,21 @@ class Trainer:
 
     def _record(self, found: Evaluation) -> None:
         self.losses = {
-            "train_loss": found.train_loss,
-            "validation_loss": found.validation_loss,
-            "bits_per_byte": found.bits_per_byte,
+            "train_loss": found.train.loss,
+            "validation_loss": found.validation.loss,
+            "bits_per_byte": found.validation.bits_per_byte,
         }
+        self.parts.progress.take(self.step, found.validation.loss)
         self.writer.write(
             EvaluationEvent(
                 step=self.step,
-                train_loss=found.train_loss,
-                validation_loss=found.validation_loss,
-                bits_per_byte=found.bits_per_byte,
-                train_bits_per_byte=found.train_bits_per_byte,
+                train_loss=found.train.loss,
+                validation_loss=found.validation.loss,
+                bits_per_byte=found.validation.bits_per_byte,
+                train_bits_per_byte=found.train.bits_per_byte,
+                standard_error=found.validation.standard_error,
+                validation_tokens=found.validation.tokens,
+                validation_share=round(found.validation_share, 4),
                 seconds=round(found.seconds, 3),
             )
         )
@@ -250,7 +291,7 @@ class Trainer:
         seed = (self.config.training.seed + self.step) % (1 << 31)
         with untouched_randomness(self.parts.device):
             settings = SamplingSettings(seed=seed, max_new_tokens=tokens)
-            text = generate_text(self.parts.model, self.parts.tokenizer, prompt, settings)
+            text = generate_text(self.parts.judged_model, self.parts.tokenizer, prompt, settings)
         self.writer.write(SampleEvent(step=self.step, prompt=prompt, text=text))
 
     def _save(self, detail: str) -> None:
@@ -317,6 +358,8 @@ class Trainer:
             self._save("")
         elif command == "evaluate":
             self._look(sample=False)
+        elif command == "finish":
+            self._schedule.finish(self.step)
         elif command == "sample":
             self._sample(str(arguments.get("prompt", self.config.training.sample_prompt))[:10_000])
 

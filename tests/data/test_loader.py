@@ -1,4 +1,3 @@
-import itertools
 import json
 from collections import Counter
 
@@ -235,28 +234,69 @@ def test_a_stream_shorter_than_a_chunk_is_a_sentence_with_both_lengths():
 
 
 @settings(deadline=None)
-@given(shape=shapes(), batches=st.integers(1, 8))
-def test_evaluation_reads_the_same_text_every_time_and_no_chunk_twice(shape, batches):
-    tokens, lanes, block, _, _ = shape
-    loader = EvaluationLoader(ArrayStream(tokens), EOT, lanes, block, batches)
+@given(
+    tokens=st.integers(2, 700),
+    rows=st.integers(1, 9),
+    block=st.integers(1, 12),
+    batches=st.none() | st.integers(1, 8),
+    carried=st.booleans(),
+)
+def test_evaluation_predicts_every_token_once_in_order(tokens, rows, block, batches, carried):
+    loader = EvaluationLoader(ArrayStream(tokens), EOT, rows, block, batches, carried=carried)
     once, again = list(loader), list(loader)
-    assert len(once) == len(loader) <= batches
+    assert len(once) == len(loader)
     for a, b in zip(once, again):
         for left, right in zip(a, b):
             np.testing.assert_array_equal(left, right)
-    for before, after in itertools.pairwise(once):
-        np.testing.assert_array_equal(before.y[:, -1], after.x[:, 0])
-        assert not after.doc_start.any()
+    predicted = [batch.y[batch.y != IGNORE].tolist() for batch in once]
+    flat = [token for part in predicted for token in part]
+    chunks = -(-(tokens - 1) // block)
+    assert loader.rows == min(rows, max(1, chunks // 16) if carried else chunks)
+    if loader.share == 1:
+        assert sorted(flat) == sorted(
+            np.asarray(ArrayStream(tokens).gather(np.array([0]), tokens)[0])[1:].tolist()
+        )
+    for row in range(loader.rows):
+        x = np.concatenate([batch.x[row][batch.y[row] != IGNORE] for batch in once])
+        y = np.concatenate([batch.y[row][batch.y[row] != IGNORE] for batch in once])
+        np.testing.assert_array_equal(x[1:], y[:-1])
     assert once[0].doc_start[:, 0].all()
-    starts = [start for positions, _ in loader.positions() for start in positions.tolist()]
-    if loader.chunks >= lanes:
-        assert len(set(starts)) == len(starts)
+    assert all(batch.doc_start[:, 0].all() != carried for batch in once[1:])
+
+
+def test_small_texts_are_evaluated_in_few_rows():
+    """Each row begins with nothing remembered: 64 rows on 20 chunks would read nearly all of it like that."""
+    loader = EvaluationLoader(ArrayStream(20 * 16 + 1), EOT, 64, 16)
+    assert (loader.rows, len(loader), loader.share) == (1, 20, 1.0)
+    assert EvaluationLoader(ArrayStream(64 * 16 * 16 + 1), EOT, 64, 16).rows == 64
+
+
+def test_an_evaluation_that_is_cut_short_reads_the_beginning_of_every_part():
+    loader = EvaluationLoader(ArrayStream(64 * 16 * 16 + 1), EOT, 64, 16, 4)
+    assert (loader.rows, len(loader), loader.share) == (64, 4, 0.25)
 
 
 def test_evaluation_of_less_than_a_chunk_leaves_the_missing_targets_out():
     (batch,) = EvaluationLoader(ArrayStream(4), EOT, 2, 6, 5)
-    assert batch.x.shape == (2, 6)
+    assert batch.x.shape == (1, 6)
     assert batch.y[0].tolist() == [2, 3, 4, IGNORE, IGNORE, IGNORE]
+
+
+def test_the_grid_of_chunks_moves_by_a_whole_chunk_whatever_the_length():
+    for tokens in (641, 640, 650):
+        loader = SequentialLoader(ArrayStream(tokens), EOT, 2, 10, 4, 1)
+        offsets = {loader._shuffle(epoch).offset for epoch in range(200)}
+        assert offsets >= set(range(10)), tokens
+
+
+def test_a_loader_saved_before_the_grid_moved_goes_on_with_its_own_grid():
+    loader = SequentialLoader(ArrayStream(641), EOT, 2, 10, 4, 1)
+    loader._set_grid(0)
+    state = loader.state_dict()
+    del state["spare"]
+    resumed = SequentialLoader(ArrayStream(641), EOT, 2, 10, 4, 1)
+    resumed.load_state_dict(state)
+    assert resumed.chunks == 64
 
 
 def test_evaluation_of_nothing_is_refused():

@@ -9,7 +9,8 @@ import torch
 
 from core.config.schema import TrainingConfig, build
 from core.model import GPT
-from core.training.optimizer import AdamW, learning_rate, make_optimizer, parameter_groups
+from core.training.optimizer import AdamW, make_optimizer, parameter_groups
+from core.training.schedule import Schedule
 
 TRAINING = TrainingConfig(warmup_iters=10, max_iters=110, learning_rate=1e-2, min_learning_rate=1e-3)
 
@@ -25,17 +26,10 @@ def model(**changes) -> GPT:
     return GPT(build(values | changes).model, 100)
 
 
-def test_warm_up_then_cosine():
-    assert learning_rate(1, TRAINING) == pytest.approx(1e-3)
-    assert learning_rate(5, TRAINING) == pytest.approx(5e-3)
-    assert learning_rate(10, TRAINING) == pytest.approx(1e-2)
-    assert learning_rate(60, TRAINING) == pytest.approx((1e-2 + 1e-3) / 2)
-    assert learning_rate(110, TRAINING) == pytest.approx(1e-3)
-    assert learning_rate(500, TRAINING) == pytest.approx(1e-3)
-    rates = [learning_rate(step, TRAINING) for step in range(10, 111)]
-    assert rates == sorted(rates, reverse=True)
-    without = TrainingConfig(warmup_iters=0, max_iters=1)
-    assert math.isfinite(learning_rate(1, without))
+def test_runs_from_before_still_decay_the_small_matrices():
+    groups = parameter_groups(model(), TrainingConfig(decay_small_matrices=True))
+    assert {"conv_weight", "weight"} <= {name.rpartition(".")[2] for name in groups[0]["names"]}
+    assert any("dt_proj" in name for name in groups[0]["names"])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -49,6 +43,7 @@ def test_what_decays(tied):
     for name in groups:
         last = name.rpartition(".")[2]
         expected = last in ("A_log", "D", "dt_bias", "conv_bias") or "norm" in name or "embedding" in name
+        expected |= last == "conv_weight" or "dt_proj" in name
         assert (name in free) == expected, name
     assert ("head.weight" in groups) == (not tied)
 
@@ -70,7 +65,7 @@ def test_it_is_torch_s_fused_adamw_bit_for_bit():
     for step in range(1, 6):
         for optimizer in (own, reference):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, TRAINING)
+                group["lr"] = Schedule(TRAINING).rate(step)
         gradients(ours, step)
         gradients(theirs, step)
         own.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from core.data.loader import EvaluationLoader
 from core.model import GPT
 from core.runs import EventReader, Run, log_tail, prepare_run, status
 from core.runs.control import post_command
-from core.training.evaluation import bits_per_byte, evaluate
+from core.training.evaluation import SplitLoss, evaluate
 from core.training.step import EagerStep
 from core.training.trainer import memory_advice, out_of_memory
 from tests.run_tools import curve, evaluations, history, new_run, tiny, train_here, write_text
@@ -54,7 +55,8 @@ def test_a_whole_run_tells_its_story(tmp_path, dataset):
     assert losses[0] == pytest.approx(math.log(257), rel=0.05)
     assert losses[-1] < losses[0] - 0.5
     validation = events(run, "eval")[-1]
-    assert validation.bits_per_byte == pytest.approx(validation.validation_loss / math.log(2), rel=0.01)
+    per_byte = validation.validation_loss / math.log(2)  # but marks between documents have no bytes
+    assert validation.bits_per_byte == pytest.approx(per_byte, rel=0.05)
     best = min(run.checkpoints(), key=lambda info: info.validation_loss)
     assert best.best
     assert status(run).state == "finished"
@@ -335,14 +337,17 @@ def test_evaluation_weighs_tokens_and_leaves_the_model_as_it_was(dataset):
 
     state = torch.get_rng_state()
     shares = []
-    found = evaluate(model, Text, 256, (2.0, 4.0), config, torch.device("cpu"), shares.append)
+    lengths = np.full(257, 4)
+    found = evaluate(model, Text, 256, lengths, config, torch.device("cpu"), shares.append)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert shares[-1] == 1.0
     assert len(shares) == 3
-    assert found.bits_per_byte == pytest.approx(found.validation_loss / math.log(2) / 4)
+    validation = found.validation
+    assert (validation.tokens, validation.bytes, found.validation_share) == (6, 24, 1.0)
+    assert validation.bits_per_byte == pytest.approx(validation.loss / math.log(2) / 4)
     model.eval()
-    losses, state = [], model.initial_state(3)
+    losses, state = [], model.initial_state(1)
     with torch.no_grad():
         for batch in EvaluationLoader(Text.train, 256, 3, 16, 2):
             x, y, doc_start = map(torch.from_numpy, batch)
@@ -350,12 +355,14 @@ def test_evaluation_weighs_tokens_and_leaves_the_model_as_it_was(dataset):
             assert output.loss != model(x, None, doc_start, y).loss or not losses
             losses.append(float(output.loss))
             state = output.state
-        assert found.train_loss == pytest.approx(sum(losses) / 2)
+        assert found.train.loss == pytest.approx(sum(losses) / 2)
+        error = abs(losses[0] - losses[1]) / 2
+        assert found.train.standard_error == pytest.approx(error, rel=1e-4)
         tokens = torch.from_numpy(Text.validation.tokens)[None]
-        assert found.validation_loss == pytest.approx(
+        assert validation.loss == pytest.approx(
             float(model(tokens[:, :-1], targets=tokens[:, 1:]).loss), rel=1e-5
         )
-    assert math.isnan(bits_per_byte(1.0, 0.0))
+    assert math.isnan(SplitLoss(1.0, 0.1, 5, 0).bits_per_byte)
 
 
 def test_the_log_is_empty_when_all_is_well(tmp_path, dataset):

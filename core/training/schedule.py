@@ -1,0 +1,139 @@
+"""The learning rate of each step: warm-up, then constant until a cool-down ends the run, or a cosine.
+
+A cosine must know its last step from the first one. A cool-down can begin at any time: when the planned steps
+are nearly done, when validation no longer improves, or on request (`mamba-tui finish`). When it began is
+part of a checkpoint.
+
+         learning_rate  _________________________
+                      /                          \\
+                    /                              \\    min_learning_rate
+        warm-up: warmup_iters       constant        cool-down: linear
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.config.schema import TrainingConfig
+
+COOLDOWN_SHARE = 0.25
+"""Length of a cool-down over all planned steps, where `cooldown_iters` is 0."""
+SHORTEST_COOLDOWN = 50
+WARM_UP, CONSTANT, COOL_DOWN, COSINE = "warm-up", "constant", "cool-down", "cosine"
+
+
+@dataclass(frozen=True)
+class CoolDown:
+    """A cool-down that follows step `begin` and takes `steps` steps."""
+
+    begin: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """The last step."""
+        return self.begin + self.steps
+
+
+class Schedule:
+    """The rate as a function of the step, and which step is the last.
+
+    Attributes:
+        early: the cool-down that began before the planned one, None while there is none.
+        warm_up_again: the step after which a run that had cooled down goes on, None where none did.
+    """
+
+    def __init__(self, training: TrainingConfig) -> None:
+        self.training = training
+        self.early: CoolDown | None = None
+        self.warm_up_again: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The step with which training ends."""
+        return self.training.max_iters if self.early is None else self.early.end
+
+    @property
+    def cool_down(self) -> CoolDown | None:
+        """The cool-down that is planned or under way; None for a cosine that nothing cut short."""
+        if self.early is not None:
+            return self.early
+        if self.training.schedule != "constant":
+            return None
+        total = self.training.max_iters
+        steps = min(self.training.cooldown_iters or round(COOLDOWN_SHARE * total), total)
+        return CoolDown(total - steps, steps)
+
+    def finish(self, step: int) -> CoolDown:
+        """Begin to cool down after `step`, unless that has begun; never ends later than planned."""
+        current = self.cool_down
+        if current is not None and step >= current.begin:
+            return current
+        # As long a cool-down as fits what was learned: a tenth of the steps so far would leave noise in.
+        wanted = max(SHORTEST_COOLDOWN, round(COOLDOWN_SHARE * step))
+        if self.training.cooldown_iters:
+            wanted = self.training.cooldown_iters
+        self.early = CoolDown(step, max(1, min(wanted, self.training.max_iters - step)))
+        return self.early
+
+    def phase(self, step: int) -> str:
+        """What the rate does at `step`."""
+        cool_down = self.cool_down
+        if cool_down is not None and step > cool_down.begin:
+            return COOL_DOWN
+        if step < self.training.warmup_iters:
+            return WARM_UP
+        return CONSTANT if self.training.schedule == "constant" else COSINE
+
+    def rate(self, step: int) -> float:
+        """The learning rate of optimizer step `step` (the first is 1)."""
+        cool_down = self.cool_down
+        if cool_down is None or step <= cool_down.begin:
+            return self._before(step) * self._warmth(step)
+        high = self._before(cool_down.begin) if cool_down.begin else self.training.learning_rate
+        low = min(self.training.min_learning_rate, high)
+        return low + (high - low) * max(0.0, 1.0 - (step - cool_down.begin) / cool_down.steps)
+
+    def _warmth(self, step: int) -> float:
+        """How far a second warm-up has come, as a factor on the rate."""
+        if self.warm_up_again is None or self.training.warmup_iters == 0:
+            return 1.0
+        return min(1.0, max(0, step - self.warm_up_again) / self.training.warmup_iters)
+
+    def go_on(self, step: int, rate_before: float) -> str:
+        """Go on after `step`, whose rate was `rate_before`, under changed settings; a sentence if felt.
+
+        A rate that had fallen comes back in a warm-up instead of at once.
+        """
+        self.early = None
+        after = self.rate(step + 1)
+        if step == 0 or after <= 2 * rate_before:
+            return ""
+        self.warm_up_again = step
+        return (
+            f"the learning rate of step {step:,} was {rate_before:.2g}; it warms up again to {after:.2g} "
+            f"within {self.training.warmup_iters:,} steps"
+        )
+
+    def _before(self, step: int) -> float:
+        """The rate where no cool-down has begun."""
+        training = self.training
+        if step < training.warmup_iters:
+            return training.learning_rate * step / training.warmup_iters
+        if training.schedule == "constant":
+            return training.learning_rate
+        share = min(1.0, (step - training.warmup_iters) / max(1, training.max_iters - training.warmup_iters))
+        high, low = training.learning_rate, training.min_learning_rate
+        return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps of decisions made while training."""
+        kept = {} if self.early is None else {"begin": self.early.begin, "steps": self.early.steps}
+        return kept if self.warm_up_again is None else kept | {"warm_up_again": self.warm_up_again}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a `state_dict`."""
+        self.early = CoolDown(int(state["begin"]), int(state["steps"])) if "begin" in state else None
+        self.warm_up_again = int(state["warm_up_again"]) if "warm_up_again" in state else None
