@@ -119,7 +119,10 @@ def _help(settings: SamplingSettings) -> str:
 
 def _read_turn(output: TextOutput) -> str:
     """What the user typed, or pasted: lines that come together are one turn. Raises EOFError."""
-    first = input("\n> ")
+    if not sys.stdout.isatty():
+        # The text goes into a file or a pipe, where the question does not belong.
+        print("\n> ", end="", file=sys.stderr, flush=True)
+    first = input("\n> " if sys.stdout.isatty() else "")
     rest = _rest_of_paste()
     if rest:
         output.write(rest)

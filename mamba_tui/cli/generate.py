@@ -119,7 +119,12 @@ def _prompt(arguments: argparse.Namespace) -> str | None:
     if arguments.prompt_file in (None, "-"):
         if arguments.prompt_file is None and sys.stdin.isatty():
             return None
-        return _without_last_line_end(sys.stdin.read(LONGEST_PROMPT))
+        text = sys.stdin.read(LONGEST_PROMPT + 1)
+        if len(text) > LONGEST_PROMPT:
+            raise UserError(
+                f"standard input has more than {LONGEST_PROMPT:,} characters; accepted: a shorter prompt"
+            )
+        return _without_last_line_end(text)
     path = Path(arguments.prompt_file)
     try:
         text = read_limited(path, LONGEST_PROMPT, follow_links=True).decode("utf-8-sig")

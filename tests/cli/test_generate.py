@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -142,6 +143,17 @@ def test_bad_input_is_one_sentence(folder, arguments, words, monkeypatch, capsys
     error = capsys.readouterr().err
     assert (code, error.count("\n")) == (2, 1)
     assert words in error
+
+
+def test_a_prompt_that_is_too_long_is_not_cut(folder, monkeypatch, capsys):
+    from mamba_tui.cli import generate as command_module
+    from mamba_tui.cli.main import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(command_module, "LONGEST_PROMPT", 3)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("four"))
+    assert main(["generate"]) == 2
+    assert "more than 3 characters" in capsys.readouterr().err
 
 
 def test_another_encoding_gets_what_it_can_express(folder):

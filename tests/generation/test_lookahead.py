@@ -55,7 +55,7 @@ def model():
 
 def begun(model, eot=EOT):
     decoder = Decoder(model, EOT)
-    decoder.eot = eot  # -1: nothing that is drawn ends the text
+    decoder.eot = eot  # -1: nothing that is sampled ends the text
     decoder.append([0, 1])
     return decoder
 
