@@ -96,6 +96,13 @@ class DataConfig:
     )
     strip_gutenberg: bool = setting(True, "remove Project Gutenberg's header and license", fixed=True)
     unwrap_lines: bool = setting(False, "join hard-wrapped lines into paragraphs", fixed=True)
+    document_marks: str = setting(
+        "note",
+        "marks like <|endoftext|> in the text: note (keep as text) or cut (begin a document there)",
+        choices=("note", "cut"),
+        fixed=True,
+    )
+    outside_links: bool = setting(False, "also read texts that links lead to outside the dataset folder")
     document_order: str = setting(
         "weighted",
         "order of training documents: weighted (by length) or uniform (taking turns)",

@@ -14,7 +14,7 @@ import pytest
 
 from core.config.schema import DataConfig
 from core.data.corpus import Progress, encode, prepare
-from core.data.corpus.reading import _Watch
+from core.data.corpus.survey import _Watch
 from core.data.corpus.token_store import JOURNAL, TokenStore, cache_lock
 from core.data.tokenizer import bpe_training as learner
 from core.data.tokenizer.vocabulary import train_bpe
@@ -401,5 +401,5 @@ def test_ten_thousand_files_are_opened_without_reading_them(tmp_path, monkeypatc
     monkeypatch.setattr("core.data.corpus.cache._LONG_TICK", -(10**12))
     first = prepare(config(tmp_path), 1)
     assert len(splits(first)) == 1000
-    monkeypatch.setattr("core.data.corpus.reading._open", lambda path: pytest.fail("opened"))
+    monkeypatch.setattr("core.data.corpus.reading.open_text", lambda path: pytest.fail("opened"))
     assert len(prepare(DataConfig(dataset_dir=str(tmp_path), tokenizer="byte"), 1).train) == len(first.train)

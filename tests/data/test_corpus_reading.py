@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.data.corpus import reading
+from core.data.corpus.document_marks import MARKS, MarkCounter, cut_at_marks
 from core.data.corpus.encodings import check_declared
 from core.data.corpus.gutenberg import LICENSE_LIMIT, GutenbergCutter
 from core.data.corpus.listing import list_texts
-from core.data.corpus.reading import ReadingOptions, Tail, clean_text, pieces, seekable_text, survey
+from core.data.corpus.reading import ReadingOptions, Tail, clean_text, pieces, seekable_text
+from core.data.corpus.survey import survey
 from core.data.tokenizer.vocabulary import train_bpe
 from core.errors import UserError
 
@@ -99,7 +101,84 @@ def test_stray_bytes_in_utf8_cost_no_other_character(tmp_path, small_blocks):
     path.write_bytes(RUSSIAN.encode() + stray + JAPANESE.encode())
     facts, text = read(path)
     assert text == RUSSIAN + "“Füße”, said the café\x81." + JAPANESE
-    assert facts.notes == ["UTF-8, except for some bytes that were read as Windows-1252"]
+    assert facts.notes == ["UTF-8, except for 6 bytes that were read as Windows-1252; the first in line 31"]
+
+
+@pytest.mark.parametrize("first", ["utf-8", "cp1251"])
+def test_a_file_half_in_another_encoding_is_read_in_both(tmp_path, small_blocks, first):
+    path = tmp_path / "a.txt"
+    half, other = RUSSIAN * 3, RUSSIAN.replace("семьи", "люди") * 3
+    second = {"utf-8": "cp1251", "cp1251": "utf-8"}[first]
+    path.write_bytes(half.encode(first) + other.encode(second))
+    facts, text = read(path)
+    assert text == half + other
+    line = 1 if first == "cp1251" else half.count("\n") + 1
+    count = sum(not char.isascii() for char in (half if first == "cp1251" else other))
+    assert facts.notes == [
+        f"UTF-8, except for {count:,} bytes that were read as cp1251 (guessed); the first in line {line:,}"
+    ]
+
+
+@pytest.mark.parametrize("block", [5, 6, 7, 8, 9, 10, 1000])
+def test_halves_of_a_character_are_joined(tmp_path, monkeypatch, block):
+    """Emoji as programs write them that think in UTF-16: two surrogates of three bytes each."""
+    monkeypatch.setattr(reading, "BLOCK", block)
+    path = tmp_path / "a.txt"
+    text = "Größe, Mühe und Füße\n so 😀 and 𝄞\n" * 5
+    pairs = "".join(
+        char if char <= "\uffff" else "".join(map(chr, memoryview(char.encode("utf-16-le")).cast("H")))
+        for char in text
+    )
+    path.write_bytes(pairs.encode("utf-8", "surrogatepass"))
+    facts, found = read(path)
+    assert found == text
+    assert facts.notes == ["UTF-8, except for 10 surrogate pairs, joined; the first in line 2"]
+
+
+CHINESE = "话说天下大势，分久必合，合久必分。\n周末七国分争，并入于秦。\n" * 40
+HEBREW = "בראשית ברא אלהים את השמים ואת הארץ\n" * 40
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [RUSSIAN, CHINESE, JAPANESE, HEBREW, RUSSIAN[:60]])
+def test_utf16_of_other_alphabets_is_known_without_a_mark(tmp_path, small_blocks, encoding, text):
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    facts, found = read(path)
+    assert (facts.problem, found) == ("", text)
+    assert facts.encoding == encoding
+    assert "guessed" in facts.notes[0]
+
+
+def test_ascii_with_a_few_zeros_is_not_utf16(tmp_path):
+    path = tmp_path / "a.txt"
+    text = "plain words and a zero\0 here and then\n" * 50
+    path.write_bytes(text.encode())
+    assert read(path)[1] == text
+
+
+def test_binary_names_the_setting(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(bytes(range(256)) * 20)
+    assert "set `encoding`" in read(path)[0].problem
+
+
+def test_the_guess_is_made_from_what_is_not_ascii(tmp_path):
+    """A few Russian lines in a long English file are Russian all the same."""
+    path = tmp_path / "a.txt"
+    text = ("An English sentence that says nothing much.\n" * 400 + RUSSIAN.split("\n")[0] + "\n") * 12
+    path.write_bytes(text.encode("cp1251"))
+    facts, found = read(path)
+    assert found == text
+    assert facts.encoding == "cp1251"
+
+
+def test_marks_in_the_middle_are_noted(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("one two\n".encode("utf-8-sig") * 3)
+    facts, text = read(path)
+    assert text == "one two\n\ufeffone two\n\ufeffone two\n"
+    assert facts.notes == ["2 byte order marks inside the text, as where files were joined; kept"]
 
 
 def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
@@ -170,6 +249,16 @@ def test_gzip_is_read_and_damaged_gzip_reported(tmp_path):
     assert "damaged gzip" in read(path)[0].problem
     path.write_bytes(b"no gzip at all")
     assert "damaged gzip" in read(path)[0].problem
+
+
+def test_a_gzip_file_that_unpacks_to_more_than_any_text_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LEAST_UNPACKED", 1 << 16)
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"a" * 40_000_000))
+    facts, _ = read(path)
+    assert "unpacks to more than 100 times its size" in facts.problem
+    path.write_bytes(gzip.compress(b"a" * 60_000))  # small enough to be harmless
+    assert read(path)[0].problem == ""
 
 
 @pytest.mark.parametrize(
@@ -288,6 +377,41 @@ def test_where_the_pieces_end_does_not_matter(size, filler):
     start, end = FORMS["with a line before"]
     text = HEADER + start + BODY * filler + "x\n" + end + LICENSE
     assert documents(cut(text, size)[0]) == [BODY * filler + "x\n"]
+
+
+# --- document marks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 13, 16, 1000])
+@pytest.mark.parametrize("options", [{}, {"strip_gutenberg": False}])
+def test_marks_begin_documents_where_that_is_asked_for(tmp_path, monkeypatch, block, options):
+    monkeypatch.setattr(reading, "BLOCK", block)
+    path = tmp_path / "a.txt"
+    parts = ["A story\n\nof two paragraphs", "another one", "< a third |>\nnearly <|endoftex"]
+    path.write_text("<|startoftext|>" + "<|endoftext|>\n<|startoftext|>\n".join(parts) + "\n<|endoftext|>")
+    facts, text = read(path, **options)
+    assert text == path.read_text()
+    assert facts.documents == 1
+    assert "spells a document mark such as <|endoftext|> 6 times" in facts.notes[0]
+    chosen = ReadingOptions(cut_at_marks=True, **options)
+    (file,) = list_texts(str(path)).found
+    facts = survey(file, chosen, lambda size: None, threading.Event())
+    assert documents(clean_text(file, facts.encoding, chosen)) == parts
+    assert (facts.documents, facts.notes) == (3, [])
+    assert facts.characters == sum(map(len, parts))
+
+
+@given(st.lists(st.sampled_from(["a", "\n", *MARKS, "<|", "|>", " "]), max_size=30), st.integers(1, 20))
+def test_marks_are_cut_wherever_stretches_end(words, size):
+    text = "".join(words)
+    whole = list(cut_at_marks([(True, text)]))
+    cut = [(low == 0, text[low : low + size]) for low in range(0, len(text), size)]
+    assert documents(cut_at_marks(cut)) == documents(whole)
+    assert not any(mark in part for part in documents(whole) for mark in MARKS)
+    counter = MarkCounter()
+    for _, part in cut:
+        counter.see(part)
+    assert counter.count == sum(map(text.count, MARKS))
 
 
 # --- unwrapping, pieces, slices ----------------------------------------------------------------------
@@ -434,6 +558,71 @@ def test_a_link_says_where_it_leads(tmp_path):
     assert found.note == f"link to {tmp_path / 'elsewhere'}"
 
 
+def test_links_that_lead_out_of_the_folder_are_not_followed_unless_that_is_allowed(tmp_path):
+    shelf, private = tmp_path / "shelf", tmp_path / "private"
+    shelf.mkdir()
+    (private / "deep").mkdir(parents=True)
+    (private / "deep" / "letters.txt").write_text("secret")
+    (private / "notes").write_text("secret")
+    (shelf / "mine.txt").write_text("x")
+    (shelf / "notes.txt").symlink_to(private / "notes")
+    (shelf / "folder").symlink_to(private / "deep")
+    (shelf / "up").symlink_to("..")
+    (shelf / "chain.txt").symlink_to(shelf / "notes.txt")
+    (tmp_path / "shelf-2").mkdir()  # a name that begins alike is not inside
+    (tmp_path / "shelf-2" / "other.txt").write_text("secret")
+    (shelf / "beside").symlink_to(tmp_path / "shelf-2")
+    listing = list_texts(str(shelf))
+    assert [file.name for file in listing.found] == ["mine.txt"]
+    assert sorted(listing.skipped) == ["beside", "chain.txt", "folder", "notes.txt", "up"]
+    for name, reason in listing.skipped.items():
+        assert "is a link that leads out of the dataset folder, to" in reason, name
+        assert "outside_links = true" in reason
+    allowed = list_texts(str(shelf), outside_links=True)
+    assert "notes.txt" in {*[file.name for file in allowed.found], *allowed.skipped}
+    assert any(file.name == "folder/letters.txt" for file in allowed.found)
+
+
+def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "texts" / "b.txt").symlink_to("a.txt")
+    (tmp_path / "dataset").symlink_to(tmp_path / "texts")
+    listing = list_texts(str(tmp_path / "dataset"))
+    assert [file.name for file in listing.found] == ["a.txt"]
+    assert "same file" in listing.skipped["b.txt"]
+
+
+@pytest.mark.parametrize("name", ["loop.txt", "loop"])
+def test_an_entry_that_cannot_be_looked_at_is_skipped_with_a_sentence(tmp_path, name):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / name).symlink_to(name)
+    listing = list_texts(str(tmp_path))
+    assert [file.name for file in listing.found] == ["a.txt"]
+    assert name in listing.skipped
+
+
+def test_any_error_of_any_entry_is_that_entrys_alone(tmp_path, monkeypatch):
+    for name in ("a.txt", "b.txt", "c"):
+        (tmp_path / name).write_text("x")
+    real = os.scandir
+
+    class Faulty:
+        def __init__(self, entry):
+            self.name, self.path = entry.name, entry.path
+
+        def is_symlink(self):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(
+        "core.data.corpus.listing.os.scandir",
+        lambda path: [entry if entry.name == "a.txt" else Faulty(entry) for entry in real(path)],
+    )
+    listing = list_texts(str(tmp_path))
+    assert [file.name for file in listing.found] == ["a.txt"]
+    assert listing.skipped == dict.fromkeys(("b.txt", "c"), "cannot be read: Input/output error")
+
+
 def test_a_file_without_permission_is_reported(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("x")
@@ -450,7 +639,7 @@ def test_a_file_that_cannot_be_opened_is_reported(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(reading, "_open", refuse)
+    monkeypatch.setattr(reading, "open_text", refuse)
     facts = read(path)[0]
     assert facts.problem == "cannot be read: Permission denied"
     assert facts.passing  # it is tried again the next time, though nothing about the file changes

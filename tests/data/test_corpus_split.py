@@ -1,4 +1,6 @@
+import hashlib
 import json
+import random
 import shutil
 from collections import defaultdict
 
@@ -178,3 +180,63 @@ def test_a_damaged_split_is_none(tmp_path, damage):
     assert json.loads(path.read_bytes()) == {"a": ["hash", TAIL]}
     with pytest.raises(UserError, match="cannot write the split"):
         save_split(tmp_path / "no folder" / "split.json", {})
+
+
+def novel(accents="é"):
+    return "".join(
+        f"Le caf{accents} nombre {number} fut trouv{accents}, dit l'homme n° {number * 7}.\n"
+        for number in range(60)
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_novel_in_several_encodings_is_on_one_side(tmp_path, seed):
+    for number in range(5):
+        (tmp_path / f"other {number}.txt").write_text(story(number))
+    text = novel()
+    copies = {
+        "a.txt": text.encode(),
+        "b.txt": text.encode("cp1252"),
+        "c.txt": text.replace("\n", "\r\n").encode("utf-16"),
+        "d.txt": text.encode("utf-8-sig") + b"\n\n",
+        "e.txt": text.replace(" ", "\n").upper().encode(),
+    }
+    for name, data in copies.items():
+        (tmp_path / name).write_bytes(data)
+    corpus = prepare(config(tmp_path), seed)
+    assert len({splits(corpus)[name] for name in copies}) == 1
+    same = {file.name: file.duplicate_of for file in corpus.report}
+    assert (same["b.txt"], same["c.txt"]) == ("a.txt", "a.txt")
+
+
+def test_a_record_of_an_earlier_version_is_followed_under_another_name_too(tmp_path):
+    shelf(tmp_path, count=8)
+    first = prepare(config(tmp_path), 1)
+    (held,) = [name for name, side in splits(first).items() if side == VALIDATION]
+    raw = hashlib.blake2b((tmp_path / held).read_bytes(), digest_size=16).hexdigest()
+    (tmp_path / held).rename(tmp_path / "renamed.txt")
+    sides = splits(prepare(config(tmp_path), 5, split={held: (raw, VALIDATION)}))
+    assert sides["renamed.txt"] == VALIDATION
+
+
+def test_editions_get_a_note_with_each_others_names(tmp_path):
+    chance = random.Random(1)
+    words = [story(number, 40) for number in range(60)]
+    for number in range(8):
+        (tmp_path / f"other {number}.txt").write_text(story(number, 3000))
+    first = " ".join(words)
+    second = "A foreword of the editor. " * 9 + " ".join(
+        part if chance.random() < 0.95 else part[::-1] for part in words
+    )
+    (tmp_path / "one.txt").write_text(first)
+    (tmp_path / "two.txt").write_text(second.replace("\n", " "))
+    seeds = [prepare(config(tmp_path), seed) for seed in range(12)]
+    notes = {file.name: " ".join(file.notes) for file in seeds[0].report}
+    assert "nearly the same text as two.txt (about" in notes["one.txt"]
+    assert "nearly the same text as one.txt (about" in notes["two.txt"]
+    assert not any("nearly" in notes[f"other {number}.txt"] for number in range(8))
+    apart = [corpus for corpus in seeds if splits(corpus)["one.txt"] != splits(corpus)["two.txt"]]
+    assert apart
+    for corpus in seeds:
+        said = any("one.txt" in notice and "two.txt" in notice for notice in corpus.notices)
+        assert said == (corpus in apart)

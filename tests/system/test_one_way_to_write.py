@@ -17,7 +17,6 @@ ALLOWED: dict[str, int] = {
     "core/runs/lock.py": 2,
     "core/training/compilation.py": 1,
     "mamba_tui/app.py": 1,
-    "mamba_tui/cli/generate.py": 2,
     "mamba_tui/panes/generate/pane.py": 1,
     "mamba_tui/panes/train/pane.py": 1,
 }

@@ -59,7 +59,7 @@ def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) ->
                 longest_line=text.facts.longest_line,
                 duplicate_of=twin if twin != text.found.name else "",
                 offset=entry.offset,
-                notes=([text.found.note] if text.found.note else []) + text.facts.notes,
+                notes=([text.found.note] if text.found.note else []) + text.facts.notes + text.near_copies,
             )
         )
     return sorted(reports, key=lambda report: report.name)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from core.data.corpus.listing import Found
-from core.data.corpus.reading import Facts
 from core.data.corpus.split import SIDES, Decisions
+from core.data.corpus.survey import Facts
 from core.data.corpus.token_store import JOURNAL, disk_errors
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError

@@ -5,9 +5,12 @@ from __future__ import annotations
 import codecs
 import math
 import re
+import struct
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from core.data.corpus.stray_bytes import STRAY, StrayDecoder, is_single_byte
 from core.errors import UserError
 
 SAMPLE = 1 << 16
@@ -41,6 +44,9 @@ class Guess:
     because: str = ""
 
 
+BINARY = "looks like a binary file, not text; if it is text, set `encoding`"
+
+
 class NotTextError(Exception):
     """The file is not text; the message says what it looks like instead."""
 
@@ -71,49 +77,79 @@ def first_guess(head: bytes, declared: str | None) -> Guess:
     guess = _unmarked_utf16(head)
     if guess is not None:
         return guess
+    if declared is None and (guess := _utf16_of_other_letters(head)) is not None:
+        return guess
     if _control_share(head) > 0.1:
         if declared is not None:
             return Guess(declared, f"decoded as {declared}, as declared", "was declared")
-        raise NotTextError("looks like a binary file, not text")
+        raise NotTextError(BINARY)
     return Guess("utf-8")
 
 
-def next_guess(head: bytes, around: bytes, letters_before: int, declared: str | None) -> Guess:
-    """The encoding of a file that is not UTF-8.
+@dataclass(frozen=True)
+class Trouble:
+    """Where a file is not UTF-8: the bytes around the first error, and what its lines say.
 
-    `around` are the bytes where decoding failed, `letters_before` counts the non-ASCII characters before.
+    `letters_before` counts the non-ASCII characters before the error, `good_lines` the lines with several
+    valid non-ASCII characters, `bad_lines` those that are not UTF-8, of which `sample` holds many.
     """
+
+    around: bytes
+    letters_before: int
+    good_lines: int
+    bad_lines: int
+    sample: bytes
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the file is UTF-8 all the same.
+
+        Other encodings look like UTF-8 once by accident, but not repeatedly.
+        """
+        lines = self.good_lines + self.bad_lines
+        return self.letters_before >= 3 or (self.good_lines >= 3 and self.good_lines >= 0.05 * lines)
+
+
+def next_guess(head: bytes, trouble: Trouble, declared: str | None) -> Guess:
+    """The encoding of a file that is not UTF-8."""
     if declared is not None:
         return Guess(declared, f"decoded as {declared}, as declared")
     # Legacy encodings do not use control bytes; a few percent of them means it is not prose.
-    if _control_share(head) > 0.02 or _control_share(around) > 0.02:
-        raise NotTextError("looks like a binary file, not text")
-    # Other encodings look like UTF-8 once by accident, but not repeatedly from the top of the file.
-    if letters_before >= _CONVINCING:
-        return Guess("utf-8" + STRAY, "UTF-8, except for some bytes that were read as Windows-1252")
-    sample = around if around in head else head[: SAMPLE // 2] + around
-    name = _detect(sample)
+    if _control_share(head) > 0.02 or _control_share(trouble.around) > 0.02:
+        raise NotTextError(BINARY)
+    if trouble.is_mixed:
+        return Guess(f"utf-8{STRAY}{_encoding_of_strays(trouble.sample)}")
+    name = _detect(trouble.sample if _strays(trouble.sample) >= ENOUGH_STRAYS else _wider(head, trouble))
     return Guess(name, f"not UTF-8: decoded as {name} (guessed); set `encoding` if it is wrong")
 
 
 def make_decoder(encoding: str) -> codecs.IncrementalDecoder:
     """A decoder for the encoding of a `Guess`; invalid bytes are errors."""
-    name = encoding.removesuffix(STRAY)
-    return codecs.getincrementaldecoder(name)("strict" if name == encoding else STRAY)
+    name, plus, strays = encoding.partition(STRAY)
+    return StrayDecoder(strays) if plus else codecs.getincrementaldecoder(name)("strict")
 
 
-def _read_stray(error: UnicodeError) -> tuple[str, int]:
-    """Invalid bytes in a UTF-8 text: nearly always Windows-1252, from a text pasted into it."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    data = error.object[error.start : error.end]
-    return "".join(_CP1252[byte] for byte in data), error.end
+def _encoding_of_strays(sample: bytes) -> str:
+    """The encoding of the bytes that are not UTF-8; Windows-1252 unless there are enough to tell."""
+    strays = _UTF8_LETTERS.sub(b"", sample)
+    if _strays(strays) < ENOUGH_STRAYS:
+        return "cp1252"
+    name = _detect(strays)
+    return name if is_single_byte(name) else "cp1252"
 
 
-STRAY = "+cp1252"
-_CONVINCING = 3
-_CP1252 = [bytes((byte,)).decode("cp1252", "ignore") or chr(byte) for byte in range(256)]
-codecs.register_error(STRAY, _read_stray)
+def _strays(data: bytes) -> int:
+    """How many bytes are not ASCII."""
+    return len(data) - len(data.decode("ascii", "ignore"))
+
+
+def _wider(head: bytes, trouble: Trouble) -> bytes:
+    """More than the lines that are not ASCII, where they are too few to tell an encoding by."""
+    return trouble.around if trouble.around in head else head[: SAMPLE // 2] + trouble.around
+
+
+ENOUGH_STRAYS = 100
+_UTF8_LETTERS = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 # Encodings of the Latin alphabet differ in few letters, and detectors confuse them. These are the common
 # ones, likeliest first. Letters that occur together in only one language change the order: (any of these,
@@ -121,6 +157,7 @@ codecs.register_error(STRAY, _read_stray)
 _LATIN = re.compile(
     r"ascii|latin_1|cp(125[0247]|437|77[05]|85[0278]|1140)|iso8859_(1|2|3|4|9|1[03-6])|mac_.*|hp_.*"
 )
+_CYRILLIC = ("cp1251", "koi8_r", "iso8859_5", "cp866", "mac_cyrillic")
 _NOT_LATIN = ("mac_cyrillic", "mac_greek")
 _USUAL = ("cp1252", "cp1250", "iso8859_2", "mac_roman", "cp850", "cp437")
 _EASTERN = ("cp1250", "iso8859_2", "cp852", "cp1252")
@@ -137,6 +174,9 @@ def _detect(sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample).best()
+    if best is not None and best.encoding in _CYRILLIC:
+        # Detectors confuse these too, but only one of them has its capitals where words begin.
+        return min((best.encoding, *_CYRILLIC), key=lambda name: _oddities(sample, name))
     if best is not None and (not _LATIN.fullmatch(best.encoding) or best.encoding in _NOT_LATIN):
         return best.encoding
     letters = set(sample.decode("cp1252", "ignore").lower())
@@ -185,6 +225,55 @@ def _unmarked_utf16(head: bytes) -> Guess | None:
                 name, f"no BOM: decoded as {name}, because every second byte is zero", "its zeros say"
             )
     return None
+
+
+def _utf16_of_other_letters(head: bytes) -> Guess | None:
+    """UTF-16 in other alphabets: read in the right order it has ASCII spaces and line ends in it.
+
+    And nearly everything is then a letter or a sign in use, which is not so of what is no text at all.
+    """
+    head = head[: len(head) // 2 * 2]
+    if len(head) < LEAST_UTF16 or 0 not in head:
+        return None
+    if _control_share(head.replace(b"\0", b"")) <= 0.02 and _is_utf8(head):
+        return None  # text with zeros in it
+    ascii_units = {
+        order: sum(0x20 <= unit < 0x7F or unit in (9, 10, 13) for unit in _units(head, order))
+        for order in ("le", "be")
+    }
+    order = max(ascii_units, key=lambda order: ascii_units[order])
+    least = max(1, len(head) // 2000, 4 * min(ascii_units.values()))
+    name = f"utf-16-{order}"
+    if ascii_units[order] < least or _written_share(head, name) < 0.98:
+        return None
+    note = f"no BOM: decoded as {name} (guessed from its letters); set `encoding` if it is wrong"
+    return Guess(name, note, "its letters say")
+
+
+def _units(data: bytes, order: str) -> Iterator[int]:
+    """The numbers of two bytes each that some bytes stand for."""
+    return (unit for (unit,) in struct.iter_unpack("<H" if order == "le" else ">H", data))
+
+
+LEAST_UTF16 = 32
+
+
+def _written_share(data: bytes, encoding: str) -> float:
+    """The share of characters that people write with, when decoded this way."""
+    text = data[:LOOKED_AT].decode(encoding, "replace")
+    good = sum(char in "\n\r\t" or unicodedata.category(char)[0] in "LMNPZS" for char in text)
+    return (good - text.count("\ufffd")) / max(len(text), 1)
+
+
+LOOKED_AT = 1 << 13
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _control_share(data: bytes) -> float:

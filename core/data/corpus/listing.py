@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from core.system.files import kind
+
 SUFFIXES = (".txt", ".txt.gz")
 
 
@@ -30,10 +32,11 @@ class Listing:
     others: int = 0
 
 
-def list_texts(root: str) -> Listing:
+def list_texts(root: str, outside_links: bool = False) -> Listing:
     """All texts under `root`, subfolders included, sorted by name; a single file lists itself.
 
-    Links are followed; a folder or file reached a second time is skipped with a sentence.
+    Links inside the folder are followed; a folder or file reached a second time is skipped with a sentence,
+    and so is a link that leads out of the folder, which may show more than it should, unless `outside_links`.
     """
     listing = Listing()
     if not os.path.isdir(root):
@@ -42,12 +45,15 @@ def list_texts(root: str) -> Listing:
         return listing
     seen_folders: dict[tuple[int, int], str] = {}
     seen_files: dict[tuple[int, int], str] = {}
-    for name, path, linked in sorted(_walk(root, seen_folders, listing)):
+    inside = "" if outside_links else os.path.realpath(root)
+    for name, path, linked in sorted(_walk(root, inside, seen_folders, listing)):
         _take_file(listing, name, path, linked, seen_files)
     return listing
 
 
-def _walk(root: str, seen: dict[tuple[int, int], str], listing: Listing) -> Iterator[tuple[str, str, bool]]:
+def _walk(
+    root: str, inside: str, seen: dict[tuple[int, int], str], listing: Listing
+) -> Iterator[tuple[str, str, bool]]:
     """Yields (name, path, is a link) of everything named like a text that is not a folder."""
     folders = [("", root)]
     while folders:
@@ -63,15 +69,30 @@ def _walk(root: str, seen: dict[tuple[int, int], str], listing: Listing) -> Iter
                 if entry.name.lower().endswith(SUFFIXES):
                     listing.skipped[name] = "hidden file, not read"
                 continue
-            if entry.is_dir():
-                if _first_visit(entry, name, seen, listing):
-                    folders.append((name + "/", entry.path))
-                if entry.name.lower().endswith(SUFFIXES):
-                    listing.skipped.setdefault(name, "is a folder; the texts in it are read")
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield name, entry.path, entry.is_symlink()
-            else:
-                listing.others += 1
+            try:
+                is_text = entry.name.lower().endswith(SUFFIXES)
+                linked, is_folder = entry.is_symlink(), entry.is_dir()
+                if linked and inside and (is_text or is_folder) and _leads_out(entry.path, inside):
+                    listing.skipped[name] = (
+                        f"is a link that leads out of the dataset folder, to {os.path.realpath(entry.path)}; "
+                        "outside_links = true reads it"
+                    )
+                elif is_folder:
+                    if _first_visit(entry, name, seen, listing):
+                        folders.append((name + "/", entry.path))
+                    if is_text:
+                        listing.skipped.setdefault(name, "is a folder; the texts in it are read")
+                elif is_text:
+                    yield name, entry.path, linked
+                else:
+                    listing.others += 1
+            except OSError as error:  # a link to itself, a file system with faults
+                listing.skipped[name] = f"cannot be read: {error.strerror or error}"
+
+
+def _leads_out(path: str, inside: str) -> bool:
+    """Whether a link leads to something that exists outside of a folder."""
+    return os.path.exists(path) and not os.path.realpath(path).startswith(inside.rstrip("/") + "/")
 
 
 def _first_visit(
@@ -102,7 +123,7 @@ def _take_file(
         listing.skipped[name] = reason
         return
     if not stat.S_ISREG(info.st_mode):
-        listing.skipped[name] = f"is {_kind(info.st_mode)}, not a text file"
+        listing.skipped[name] = f"is {kind(info.st_mode)}, not a text file"
         return
     first = seen.setdefault((info.st_dev, info.st_ino), name) if info.st_ino else name
     if first != name:
@@ -111,13 +132,3 @@ def _take_file(
     signature = (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     note = f"link to {os.path.realpath(path)}" if linked else ""
     listing.found.append(Found(name, path, info.st_size, signature, note))
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        return "a device"
-    return "a folder" if stat.S_ISDIR(mode) else "something else"

@@ -23,11 +23,12 @@ from core.data.corpus.encode import encode_texts
 from core.data.corpus.encodings import check_declared
 from core.data.corpus.listing import Found, Listing, list_texts
 from core.data.corpus.progress import Callback, Reporter
-from core.data.corpus.reading import Facts, ReadingOptions, survey
+from core.data.corpus.reading import ReadingOptions
 from core.data.corpus.split import TRAIN, Decisions, Document, decide
+from core.data.corpus.survey import Facts, survey
 from core.data.corpus.token_store import TokenStore, cache_lock
 from core.data.corpus.token_stream import Corpus
-from core.data.corpus.workers import Text, in_order
+from core.data.corpus.workers import Text, in_order, note_near_copies
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.system.hardware import available_cores
@@ -55,12 +56,17 @@ def prepare(
         raise UserError(
             f"the dataset folder {root} does not exist; put .txt files there, or name another folder"
         )
-    options = ReadingOptions(check_declared(config.encoding), config.strip_gutenberg, config.unwrap_lines)
+    options = ReadingOptions(
+        check_declared(config.encoding),
+        config.strip_gutenberg,
+        config.unwrap_lines,
+        config.document_marks == "cut",
+    )
     report = Reporter(progress)
     folder = cache_folder(root)
     workers = threads or available_cores()
     with _without_collection(), cache_lock(folder, lambda: report.wait("waiting for another process")):
-        listing = list_texts(root)
+        listing = list_texts(root, config.outside_links)
         texts, skipped = _survey_all(listing, options, folder, report, workers)
         if not texts:
             raise UserError(_nothing_usable(root, skipped))
@@ -73,7 +79,8 @@ def prepare(
         encoded = encode_texts(texts, options, fraction, tokenizer, store, report, workers)
         store.compact({text.key for text in texts})
         store.seal()
-        notices = [notice for notice in (notice, store.notice) if notice]
+        alike = note_near_copies(texts)
+        notices = [notice for notice in (notice, store.notice, alike) if notice]
         corpus = join(texts, tokenizer, store, skipped, notices)
     corpus.encoded_files = encoded
     corpus.split = (split or {}) | decisions
@@ -150,7 +157,9 @@ def _decide_sides(
     later runs, because its vocabularies were learned with it.
     """
     store = SplitStore(folder, seed, fraction)
-    documents = [Document(text.found.name, text.facts.content, text.facts.bytes) for text in texts]
+    documents = [
+        Document(text.found.name, text.facts.letters, text.facts.bytes, text.facts.raw) for text in texts
+    ]
     cached = store.known()
     contents = {content for content, _ in carried.values()}
     known = {name: row for name, row in cached.items() if row[0] not in contents} | carried

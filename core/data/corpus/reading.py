@@ -8,31 +8,20 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import os
 import re
-import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import BinaryIO, cast
 
-import numpy as np
-
-from core.data.corpus.encodings import (
-    CONTROLS,
-    SAMPLE,
-    Guess,
-    NotTextError,
-    first_guess,
-    make_decoder,
-    next_guess,
-)
+from core.data.corpus.document_marks import MARKS, MarkCounter, cut_at_marks
+from core.data.corpus.encodings import SAMPLE, NotTextError, make_decoder
 from core.data.corpus.gutenberg import LINE_LIMIT, GutenbergCutter
 from core.data.corpus.listing import Found
+from core.system.files import open_to_read
 
 # Part of every cache key: raise it when a change makes the same file give other text or other pieces.
-VERSION = 1
+VERSION = 2
 BLOCK = 1 << 20
 PIECE = 1 << 17
 _CUT_WINDOW = 1 << 12
@@ -51,181 +40,55 @@ class ReadingOptions:
     encoding: str | None = None
     strip_gutenberg: bool = True
     unwrap_lines: bool = False
+    cut_at_marks: bool = False
 
     @property
     def key(self) -> str:
         """A short form for cache keys."""
-        return f"{VERSION}-{self.encoding or 'auto'}-{int(self.strip_gutenberg)}{int(self.unwrap_lines)}"
+        flags = f"{self.strip_gutenberg:d}{self.unwrap_lines:d}{self.cut_at_marks:d}"
+        return f"{VERSION}-{self.encoding or 'auto'}-{flags}"
 
 
 @dataclass
-class Facts:
-    """The facts about a file that one reading gives. `problem` says why it cannot be used, if so."""
+class Observers:
+    """Who looks on while a file is read; each is told of what it is for."""
 
-    content: str = ""
-    encoding: str = ""
-    characters: int = 0
-    bytes: int = 0
-    documents: int = 0
-    longest_line: int = 0
-    notes: list[str] = field(default_factory=list)
-    problem: str = ""
-    passing: bool = False  # the problem may go away although the file stays the same
-
-    def to_list(self) -> list[Any]:
-        """A compact JSON-compatible form."""
-        return list(asdict(self).values())
-
-    @classmethod
-    def from_list(cls, values: Any) -> Facts:
-        """The facts from their `to_list` form. Raises TypeError or ValueError for anything else."""
-        facts = cls(*values)
-        for name, default in _BLANK.items():
-            value = getattr(facts, name)
-            if type(value) is not type(default) or (type(value) is int and not 0 <= value < 1 << 53):
-                raise ValueError(f"{name} is {type(value).__name__}")
-        if not all(isinstance(note, str) for note in facts.notes):
-            raise ValueError("a note is not text")
-        return facts
-
-
-_BLANK = asdict(Facts())
-
-
-def survey(
-    found: Found, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
-) -> Facts:
-    """Read a file once: its encoding, its length, and whatever is unusual about it.
-
-    `count` is called with the number of bytes read; `stop` ends the reading and makes its facts invalid.
-    """
-    watch = _Watch(count, stop)
-    try:
-        with _open(found.path) as file:
-            head = file.read(SAMPLE)
-        if not head:
-            return Facts(problem="is empty")
-        guess = first_guess(head, options.encoding)
-        try:
-            return _survey_as(found, options, guess, watch)
-        except UnicodeDecodeError as error:
-            if guess.because:
-                name = guess.encoding.removesuffix("-sig").upper()
-                return Facts(problem=f"is not the {name} that {guess.because} ({error.reason})")
-        guess = next_guess(head, *_first_error(found.path), options.encoding)
-        try:
-            return _survey_as(found, options, guess, watch)
-        except UnicodeDecodeError as error:
-            if options.encoding is not None:
-                return Facts(problem=f"is neither UTF-8 nor {options.encoding}, as declared ({error.reason})")
-        note = f"not UTF-8, and not quite {guess.encoding}: decoded as latin-1 (guessed)"
-        return _survey_as(found, options, Guess("latin-1", note), watch)
-    except NotTextError as error:
-        return Facts(problem=str(error))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        return Facts(problem=f"is a damaged gzip file ({error})")
-    except OSError as error:
-        return Facts(problem=f"cannot be read: {error.strerror or error}", passing=True)
-
-
-class _Watch:
-    """Follows a reading: hashes its bytes, reports progress, and stops it on request."""
-
-    def __init__(self, count: Callable[[int], None], stop: threading.Event) -> None:
-        self.digest = hashlib.blake2b(digest_size=16)
-        self._count = count
-        self._stop = stop
-        self._counted = 0
-        self._seen = 0
-
-    def begin(self) -> None:
-        """Start at the top of the file, perhaps again; nothing is counted twice."""
-        self.digest = hashlib.blake2b(digest_size=16)
-        self._seen = 0
-
-    def see(self, block: bytes) -> None:
-        """Take note of a block that was read."""
-        if self._stop.is_set():
-            raise OSError("stopped")
-        self.digest.update(block)
-        self._seen += len(block)
-        if self._seen > self._counted:
-            self._count(self._seen - self._counted)
-            self._counted = self._seen
-
-
-def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watch) -> Facts:
-    watch.begin()
-    facts = Facts(encoding=guess.encoding, notes=[guess.note] if guess.note else [])
-    cutter = GutenbergCutter() if options.strip_gutenberg else None
-    controls = np.zeros(256, np.int64)
-    line = 0
-    for fresh, text in clean_text(found, guess.encoding, options, cutter, watch):
-        data = text.encode()
-        facts.documents += fresh
-        facts.characters += len(text)
-        facts.bytes += len(data)
-        if len(data.translate(None, CONTROLS)) != len(data):
-            controls += np.bincount(np.frombuffer(data, np.uint8), minlength=256)
-        breaks = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
-        if len(breaks):
-            inner = int(np.diff(breaks).max()) - 1 if len(breaks) > 1 else 0
-            facts.longest_line = max(facts.longest_line, line + int(breaks[0]), inner)
-            line = len(data) - int(breaks[-1]) - 1
-        else:
-            line += len(data)
-    facts.longest_line = max(facts.longest_line, line)
-    facts.content = watch.digest.hexdigest()
-    facts.notes += cutter.notes if cutter else []
-    counted = {code: int(controls[code]) for code in CONTROLS if controls[code]}
-    if counted:
-        which = ", ".join(f"U+{code:04X}" for code in counted)
-        facts.notes.append(f"{sum(counted.values()):,} control characters kept ({which})")
-    if not facts.characters:
-        facts.problem = "holds no text"
-    return facts
-
-
-def _first_error(path: str) -> tuple[bytes, int]:
-    """The bytes around the first invalid UTF-8, and the number of non-ASCII characters before them."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    before, letters = b"", 0
-    with _open(path) as file:
-        while block := file.read(SAMPLE):
-            try:
-                text = decoder.decode(block)
-                letters += 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
-            except UnicodeDecodeError as error:
-                good = error.object[: error.start].decode()
-                letters += len(good) - len(good.encode("ascii", "ignore"))
-                return before[-SAMPLE // 4 :] + block + file.read(SAMPLE // 4), letters
-            before = block
-    return before, letters
+    cutter: GutenbergCutter | None = None
+    marks: MarkCounter | None = None
+    decoder: codecs.IncrementalDecoder | None = None
+    block: Callable[[bytes], None] = lambda block: None
 
 
 def clean_text(
-    found: Found,
-    encoding: str,
-    options: ReadingOptions,
-    cutter: GutenbergCutter | None = None,
-    watch: _Watch | None = None,
+    found: Found, encoding: str, options: ReadingOptions, observers: Observers | None = None
 ) -> Iterator[tuple[bool, str]]:
     """The text of a file in stretches; a stretch that comes with True begins a document.
 
-    Raises UnicodeDecodeError if the file is not in `encoding`, OSError if it cannot be read.
+    Raises UnicodeDecodeError if the file is not in `encoding`, OSError if it cannot be read, NotTextError
+    if it is a gzip file that unpacks to more than any text does.
     """
-    blocks = _decoded(found.path, encoding, watch)
-    if cutter is None and options.strip_gutenberg:
-        cutter = GutenbergCutter()
-    marked = _cut(blocks, cutter) if cutter else _mark_first(blocks)
-    return _unwrapped(marked) if options.unwrap_lines else marked
+    observers = observers or Observers()
+    blocks = _decoded(found.path, observers.decoder or make_decoder(encoding), observers.block)
+    if observers.marks is not None:
+        blocks = _seen(blocks, observers.marks.see)
+    cutter = observers.cutter or (GutenbergCutter() if options.strip_gutenberg else None)
+    stretches = _cut(blocks, cutter) if cutter else _mark_first(blocks)
+    if options.cut_at_marks:
+        stretches = cut_at_marks(stretches)
+    return _unwrapped(stretches) if options.unwrap_lines else stretches
+
+
+def _seen(blocks: Iterable[str], see: Callable[[str], None]) -> Iterator[str]:
+    for block in blocks:
+        see(block)
+        yield block
 
 
 def seekable_text(found: Found, encoding: str, end: int, amount: int) -> Iterator[str] | None:
     """About `amount` characters, evenly spread over the first `end` characters of a file.
 
     Only for plain UTF-8, where decoding can begin anywhere; None for other files. A character is at least one
-    byte, so no byte before `end` belongs to a character at or after `end`.
+    byte, so no byte before `end` belongs to a character at or after `end`. Document marks are left out.
     """
     if encoding not in ("utf-8", "utf-8-sig") or found.path.lower().endswith(".gz"):
         return None
@@ -234,29 +97,62 @@ def seekable_text(found: Found, encoding: str, end: int, amount: int) -> Iterato
 
 def _slices(path: str, end: int, amount: int) -> Iterator[str]:
     count = max(1, amount // SAMPLE)
-    with open(path, "rb", buffering=0) as file:
+    with open_text(path) as file:
         for index in range(count):
             low = index * end // count
             file.seek(low, os.SEEK_SET)
-            data = file.read(min(SAMPLE, end - low))
-            yield data.decode("utf-8", "ignore").replace("\r\n", "\n").replace("\r", "\n")
+            text = file.read(min(SAMPLE, end - low)).decode("utf-8", "ignore")
+            for mark in MARKS:
+                text = text.replace(mark, "")
+            yield text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _open(path: str) -> BinaryIO:
-    if path.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return cast(BinaryIO, open(path, "rb", buffering=0))
+def open_text(path: str) -> BinaryIO:
+    """The bytes of a file, unpacked where it is a gzip file. Only regular files, and without waiting."""
+    # Whether the link at the end of a path may be followed was decided when the folder was listed.
+    file = open_to_read(path, follow_links=True)
+    if not path.lower().endswith(".gz"):
+        return file
+    return cast(BinaryIO, _Unpacked(file))
 
 
-def _decoded(path: str, encoding: str, watch: _Watch | None) -> Iterator[str]:
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that ends with an error when it unpacks to far more than text does.
+
+    Prose shrinks to a third or a quarter, tables and logs to a twentieth; deflate can do a thousand.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self._file = file
+        self._most = max(LEAST_UNPACKED, MOST_UNPACKED * os.fstat(file.fileno()).st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self.tell() > self._most:
+            raise NotTextError(
+                f"unpacks to more than {MOST_UNPACKED} times its size, which no text does; "
+                "unpack it yourself if it is one"
+            )
+        return data
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
+MOST_UNPACKED = 100
+LEAST_UNPACKED = 1 << 26
+"""Bytes that any gzip file may unpack to."""
+
+
+def _decoded(path: str, decoder: codecs.IncrementalDecoder, see: Callable[[bytes], None]) -> Iterator[str]:
     """Text blocks with LF line ends and no BOM."""
-    decoder = make_decoder(encoding)
     held = ""
-    with _open(path) as file:
+    with open_text(path) as file:
         while True:
             block = file.read(BLOCK)
-            if watch is not None:
-                watch.see(block)
+            see(block)
             text = held + decoder.decode(block, final=not block)
             held = ""
             if "\r" in text:

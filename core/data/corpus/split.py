@@ -24,11 +24,16 @@ LEAST = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the split needs to know of a file."""
+    """What the split needs to know of a file.
+
+    `content` is the same for all copies of a text. `raw` is the hash of the file's bytes: the random order
+    comes from it, and records of earlier versions know a text by it.
+    """
 
     name: str
     content: str
     size: int
+    raw: str = ""
 
 
 Decisions = dict[str, tuple[str, str]]
@@ -48,10 +53,14 @@ def decide(
         groups.setdefault(document.content, []).append(document)
     sides = _remembered(groups, known)
     sizes = {content: members[0].size for content, members in groups.items()}
-    fresh = sorted(set(groups) - set(sides), key=lambda content: _rank(seed, content))
+    ranks = {
+        content: _rank(seed, min(document.raw or content for document in members))
+        for content, members in groups.items()
+    }
+    fresh = sorted(set(groups) - set(sides), key=lambda content: ranks[content])
     sides |= _choose(fresh, sides, sizes, fraction, first=not sides)
     if set(sides.values()) == {TRAIN}:  # the validation text was removed: choose again
-        order = sorted(groups, key=lambda content: _rank(seed, content))
+        order = sorted(groups, key=lambda content: ranks[content])
         sides = _choose(order, {}, sizes, fraction, first=True)
     return {
         document.name: (content, sides[content])
@@ -70,6 +79,7 @@ def _remembered(groups: Mapping[str, list[Document]], known: Mapping[str, tuple[
     for content, members in groups.items():
         best = past.get(content, len(SIDES))
         for document in members:
+            best = min(best, past.get(document.raw, len(SIDES)))
             if document.name in known:
                 best = min(best, ranks[known[document.name][1]])
         if best < len(SIDES):

@@ -6,13 +6,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from core.data.corpus.listing import Found
+from core.data.corpus.near_copies import near_copies
 from core.data.corpus.progress import Reporter
-from core.data.corpus.reading import Facts, Tail
+from core.data.corpus.reading import Tail
 from core.data.corpus.split import TAIL, TRAIN
+from core.data.corpus.survey import Facts
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -28,16 +30,36 @@ class Text:
     facts: Facts
     side: str = TRAIN
     key: str = ""
+    near_copies: list[str] = field(default_factory=list)
 
     def decide(self, side: str, options_key: str, fraction: float) -> None:
         """Set the side, and the key: everything that determines this text's ids under one tokenizer."""
         self.side = side
         cut = repr(fraction) if side == TAIL else ""
-        self.key = f"{self.facts.content}:{self.facts.encoding}:{options_key}:{cut}"
+        self.key = f"{self.facts.content}:{options_key}:{cut}"
 
     def tail(self, fraction: float) -> Tail | None:
         """The validation part, if it is the end of this text."""
         return Tail.of(self.facts.characters, fraction) if self.side == TAIL else None
+
+
+def note_near_copies(texts: list[Text]) -> str:
+    """Tell texts of those that are nearly the same; a sentence where they are on different sides."""
+    across = []
+    pairs = near_copies([text.facts.sketch for text in texts], [text.facts.letters for text in texts])
+    for first, second, share in pairs:
+        one, two = texts[first], texts[second]
+        for text, other in ((one, two), (two, one)):
+            text.near_copies.append(f"nearly the same text as {other.found.name} (about {share:.0%})")
+        if one.side != two.side:
+            across.append(f"{one.found.name} ({one.side}) and {two.found.name} ({two.side})")
+    if not across:
+        return ""
+    more = f", and {len(across) - 1} more pairs," if len(across) > 1 else ""
+    return (
+        f"{across[0]}{more} are nearly the same text: the validation loss looks better than it is; "
+        "keep one of them"
+    )
 
 
 def in_order(

@@ -33,7 +33,7 @@ def survey(config: RunConfig, root: Any) -> Survey:
     from core.errors import UserError
 
     try:
-        found = list_texts(config.data.dataset_dir).found
+        found = list_texts(config.data.dataset_dir, config.data.outside_links).found
     except OSError:
         found = []
     try:
