@@ -17,11 +17,12 @@ from core.config.changes import replace
 from core.config.schema import GROUPS, SETTINGS, RunConfig, build, build_frozen, flat, nearest_key
 from core.config.setting import ConfigError, Problem, Value, shorten, show
 from core.errors import UserError
-from core.system.files import make_folder, write_atomic
+from core.system.files import make_folder, read_limited, write_atomic
 
 PRESETS = resources.files("core.config.presets")
 WORKING_FILE = Path("current_configuration.json")
 CONFIGURATION_VERSION = 1
+LARGEST_FILE = 4 << 20
 DEFAULT_PRESET = "book"
 PRESET_ALIASES = {"seed": "original"}  # its earlier name, which scripts may still use
 # In the original project's layout these three stand beside "config", not in it.
@@ -49,7 +50,7 @@ def _parse(path: Path) -> dict[str, object]:
     if path.suffix not in (".json", ".toml"):
         raise UserError(f"{path} is not a configuration file; accepted: a name ending in .json or .toml")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_limited(path, LARGEST_FILE, follow_links=True).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; accepted: a .json or .toml configuration") from None
     except UnicodeDecodeError as error:

@@ -13,23 +13,21 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from core.config.schema import TrainingConfig
-from core.runs.event_fields import plain
-from core.system.files import sync_folder, write_atomic
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from core.runs.event_fields import COUNT, MOMENT, NUMBER, plain
+from core.system.files import Folder, kind, open_to_read, read_limited, write_atomic
+from core.system.locks import NoLocksError, try_lock
 
 MANIFEST = re.compile(r"checkpoint_step_(\d{1,18})\.json")
 LEFTOVER = re.compile(r"checkpoint_step_\d{1,18}\.pt|\.checkpoint_step_\d{1,18}\.(pt|json)\.[0-9a-f]+\.tmp")
 HASH_BYTES = 1 << 20
+LARGEST_MANIFEST = 1 << 16
 Which = Literal["best", "newest"]
 
 
@@ -81,14 +79,14 @@ def find_checkpoints(folder: Path) -> list[CheckpointInfo]:
         names = os.listdir(folder)
     except OSError:
         return []
-    found = [
+    known = [
         info
         for name in names
         if (match := MANIFEST.fullmatch(name)) and (info := read_manifest(folder / name, int(match[1])))
     ]
-    found.sort(key=lambda info: info.step)
-    best = _by_loss(found)[:1]
-    return [dataclasses.replace(info, best=info in best) for info in found]
+    known.sort(key=lambda info: info.step)
+    best = _by_loss(known)[:1]
+    return [dataclasses.replace(info, best=info in best) for info in known]
 
 
 def choose_checkpoint(folder: Path, which: Which = "best") -> CheckpointInfo | None:
@@ -101,34 +99,37 @@ def choose_checkpoint(folder: Path, which: Which = "best") -> CheckpointInfo | N
     return by_loss[0] if by_loss else usable[-1] if usable else None
 
 
-def _by_loss(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
+def _by_loss(checkpoints: list[CheckpointInfo]) -> list[CheckpointInfo]:
     """The usable ones whose validation loss is known, best first; of equals the earlier."""
 
     def loss(info: CheckpointInfo) -> float:
         return math.nan if info.validation_loss is None else info.validation_loss
 
-    usable = [info for info in found if not info.problem and math.isfinite(loss(info))]
+    usable = [info for info in checkpoints if not info.problem and math.isfinite(loss(info))]
     return sorted(usable, key=lambda info: (loss(info), info.step))
 
 
 def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
     """The checkpoint that a manifest describes; None when the file is no manifest. Never raises."""
     try:
-        with open(path, "rb") as file:
-            values = json.loads(file.read(1 << 16))
-        size, digest = values["bytes"], values["sha256"]
-        if type(size) is not int or type(digest) is not str or values["step"] != step:
+        values = json.loads(read_limited(path, LARGEST_MANIFEST))
+        size, digest = COUNT.read(values["bytes"]), values["sha256"]
+        if type(digest) is not str or COUNT.read(values["step"]) != step:
             return None
-        losses = [_number(values, key) for key in ("train_loss", "validation_loss", "bits_per_byte", "time")]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        losses = [_number(values, key) for key in ("train_loss", "validation_loss", "bits_per_byte")]
+        saved = values.get("time")
+        moment = 0.0 if saved is None else MOMENT.read(saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     file_path = path.with_suffix(".pt")
     try:
-        found = file_path.stat().st_size
+        file = file_path.stat()
     except OSError:
         problem = "its file is missing"
     else:
-        problem = "" if found == size else f"its file has {found:,} bytes instead of {size:,}"
+        problem = "" if file.st_size == size else f"its file has {file.st_size:,} bytes instead of {size:,}"
+        if not stat.S_ISREG(file.st_mode):
+            problem = f"its file is {kind(file.st_mode)}, not a file"
     return CheckpointInfo(
         step=step,
         path=file_path,
@@ -137,7 +138,7 @@ def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
         train_loss=losses[0],
         validation_loss=losses[1],
         bits_per_byte=losses[2],
-        time=losses[3] or 0.0,
+        time=moment,
         best=False,
         problem=problem,
     )
@@ -145,11 +146,7 @@ def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
 
 def _number(values: Mapping[str, Any], key: str) -> float | None:
     value = values.get(key)
-    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value)
+    return None if value is None else NUMBER.read(value)
 
 
 def verify(info: CheckpointInfo) -> str:
@@ -158,7 +155,7 @@ def verify(info: CheckpointInfo) -> str:
         return info.problem
     digest = hashlib.sha256()
     try:
-        with open(info.path, "rb") as file:
+        with open_to_read(info.path, follow_links=True) as file:
             while block := file.read(HASH_BYTES):
                 digest.update(block)
     except OSError as error:
@@ -169,16 +166,15 @@ def verify(info: CheckpointInfo) -> str:
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Keep a checkpoint from being deleted by its run's trainer while it is loaded."""
-    with open(path, "rb") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with open_to_read(path, follow_links=True) as file:
+        with contextlib.suppress(NoLocksError):
+            try_lock(file, shared=True)
         yield
 
 
-def kept(found: list[CheckpointInfo], policy: TrainingConfig) -> set[int]:
+def kept(checkpoints: list[CheckpointInfo], policy: TrainingConfig) -> set[int]:
     """The steps that the policy keeps: the newest, the best (one at least), and every so many steps."""
-    usable = [info for info in found if not info.problem]
+    usable = [info for info in checkpoints if not info.problem]
     steps = {info.step for info in usable[-policy.keep_last :]}
     steps |= {info.step for info in _by_loss(usable)[: max(1, policy.keep_best)]}
     if policy.keep_every:
@@ -192,27 +188,33 @@ def prune(folder: Path, policy: TrainingConfig) -> list[int]:
     Only the trainer that holds the run may call this, and not during a save. A damaged checkpoint
     is left for its owner to look at. What cannot be deleted, or is being loaded, stays for next time.
     """
-    found = find_checkpoints(folder)
-    keep = kept(found, policy)
-    gone = [info.step for info in found if info.step not in keep and not info.problem and _delete(info)]
-    declared = {info.path.name for info in found}
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if LEFTOVER.fullmatch(name) and name not in declared:
-                with contextlib.suppress(OSError):
-                    os.unlink(folder / name)
-    sync_folder(folder)
+    checkpoints = find_checkpoints(folder)
+    keep = kept(checkpoints, policy)
+    declared = {info.path.name for info in checkpoints}
+    try:
+        with Folder(folder, follow_links=True) as run:
+            gone = [info.step for info in checkpoints if info.step not in keep and _delete(run, info)]
+            for name in run.names():
+                if LEFTOVER.fullmatch(name) and name not in declared:
+                    with contextlib.suppress(OSError):
+                        run.delete(name)
+            run.sync()
+    except OSError:  # the folder is gone
+        return []
     return gone
 
 
-def _delete(info: CheckpointInfo) -> bool:
+def _delete(run: Folder, info: CheckpointInfo) -> bool:
+    if info.problem:
+        return False
     try:
-        with open(info.path, "rb") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open_to_read(info.path, follow_links=True) as file:
+            with contextlib.suppress(NoLocksError):
+                if not try_lock(file):
+                    return False  # it is being loaded
             # The manifest first: what is left of a deletion cut short is not a checkpoint.
-            info.manifest_path.unlink()
-            info.path.unlink()
+            run.delete(info.manifest_path.name)
+            run.delete(info.path.name)
     except OSError:
         return False
     return True

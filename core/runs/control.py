@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +18,10 @@ from core.errors import UserError
 from core.runs.event_file import EventReader
 from core.runs.events import CommandEvent, Event
 from core.runs.lock import is_locked
+from core.system.files import Folder, make_folder
 
 COMMANDS = ("pause", "resume", "stop", "finish", "save", "evaluate", "sample")
+COMMAND_FILE = re.compile(r"(\d{1,30})-[^/]*\.json")
 LARGEST_COMMAND = 1 << 16
 COARSEST_DATE = 3.0
 LOOK_SECONDS = 0.02
@@ -35,49 +39,42 @@ class Command:
 
 def post_command(folder: Path, command: str, arguments: dict[str, Any]) -> str:
     """Put a command into a run's `control/` folder and return its id."""
-    folder.mkdir(exist_ok=True)
-    # The name is the order. A clock set back must not let a command overtake one that still waits.
-    waiting = [int(path.name.split("-")[0]) for path in _files(folder) if path.name.split("-")[0].isdecimal()]
-    stamp = max([time.time_ns(), *(number + 1 for number in waiting)])
+    make_folder(folder)
     identity = secrets.token_hex(4)
-    path = folder / f"{stamp:020d}-{identity}.json"
-    temporary = folder / f".{path.name}.tmp"
     body = {"id": identity, "command": command, "arguments": arguments, "pid": os.getpid()}
-    temporary.write_text(json.dumps(body))
-    os.replace(temporary, path)
+    with Folder(folder) as control:
+        # The name is the order. A clock set back must not let a command overtake one that still waits.
+        waiting = [int(match[1]) for name in control.names() if (match := COMMAND_FILE.fullmatch(name))]
+        stamp = max([time.time_ns(), *(number + 1 for number in waiting)])
+        control.write_atomic(f"{stamp:020d}-{identity}.json", json.dumps(body).encode())
     return identity
 
 
-def _files(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
-
-
-def read_command(path: Path) -> Command:
+def read_command(folder: Folder, file_name: str) -> Command:
     """A command file, whatever is in it. Never raises for its content."""
-    identity = path.stem.rpartition("-")[2][:64] or "?"
+    identity = file_name.removesuffix(".json").rpartition("-")[2][:64] or "?"
     try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_COMMAND + 1)
-        values = json.loads(data) if len(data) <= LARGEST_COMMAND else None
+        values = json.loads(folder.read_limited(file_name, LARGEST_COMMAND))
     except (ValueError, RecursionError):
         values = None
     except OSError as error:
-        return Command(identity, "?", problem=f"{path.name} cannot be read: {error.strerror}")
+        return Command(identity, "?", problem=f"{file_name} cannot be read: {error.strerror}")
     if not isinstance(values, dict) or not isinstance(values.get("command"), str):
-        return Command(identity, "?", problem=f"{path.name} is not a command")
+        return Command(identity, "?", problem=f"{file_name} is not a command")
     name, arguments = values["command"][:64], values.get("arguments", {})
     if isinstance(values.get("id"), str):
         identity = values["id"][:64]
     if name not in COMMANDS:
-        return Command(identity, name, problem=f'"{name}" is no command; known: {", ".join(COMMANDS)}')
+        return Command(identity, name, problem=f'"{name}" is not a command; known: {", ".join(COMMANDS)}')
     if not isinstance(arguments, dict):
         return Command(identity, name, problem=f"the arguments of {name} are not a mapping")
     return Command(identity, name, arguments)
+
+
+def _command_files(folder: Folder) -> list[str]:
+    """The names of the commands that wait, in the order of sending."""
+    names = filter(COMMAND_FILE.fullmatch, folder.names())
+    return [name for name in names if (info := folder.status(name)) and stat.S_ISREG(info.st_mode)]
 
 
 class CommandInbox:
@@ -94,12 +91,12 @@ class CommandInbox:
         self._name = os.fspath(folder)
         self._seen, self._seen_at, self._looked_at = -1, 0.0, 0.0
         with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
 
     def poll(self) -> Iterator[Command]:
         """The commands that came since the last call."""
         try:
-            changed = os.stat(self._name).st_mtime_ns
+            changed = os.lstat(self._name).st_mtime_ns
         except OSError:
             return
         if changed == self._seen:
@@ -111,13 +108,18 @@ class CommandInbox:
         else:
             self._seen = changed
             self._seen_at = self._looked_at = time.monotonic()
-        for path in _files(self.folder):
-            command = read_command(path)
-            if command.id not in self._answered:
-                self._answered.add(command.id)
-                yield command
-            with contextlib.suppress(OSError):
-                path.unlink()
+        try:
+            folder = Folder(self.folder)
+        except OSError:  # gone, or a link to somewhere else: whatever is there was not sent to this run
+            return
+        with folder:
+            for name in _command_files(folder):
+                command = read_command(folder, name)
+                if command.id not in self._answered:
+                    self._answered.add(command.id)
+                    yield command
+                with contextlib.suppress(OSError):
+                    folder.delete(name)
 
 
 def answered_ids(events: list[Event]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,15 @@ from core.runs.checkpoints import CheckpointInfo, find_checkpoints
 from core.runs.event_file import read_tail
 from core.runs.events import StepEvent
 from core.runs.lock import is_locked, read_holder, refusal
+from core.system.files import Folder, delete_folder, make_folder
 
 Mode = Literal["auto", "resume", "fresh"]
 LONGEST_NAME = 120  # below what file systems allow, so that ".old-1" fits behind it
+# What a run's folder holds before its first step.
+OURS = re.compile(
+    r"config\.toml|tokenizer\.json|split\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
+    r"|control|\d{1,30}-[0-9a-f]+\.json|\..+\.[0-9a-f]+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def discard(run: Run) -> None:
     """
     begun = any(isinstance(event, StepEvent) for event in read_tail(run.events_path))
     if not begun and not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
-        shutil.rmtree(run.path, ignore_errors=True)
+        delete_folder(run.path, lambda name: OURS.fullmatch(name) is not None)
 
 
 def portable(config: RunConfig) -> RunConfig:
@@ -168,7 +174,7 @@ def _absolute(path: str) -> str:
 
 def _make_folders(run: Run) -> None:
     try:
-        run.control_path.mkdir(parents=True, exist_ok=True)
+        make_folder(run.control_path)
     except OSError as error:
         raise UserError(
             f"{run.path} cannot be made ({error.strerror}); accepted: a folder that can be written to, "
@@ -187,7 +193,8 @@ def _move_aside(run: Run) -> None:
     while (aside := run.path.with_name(f"{run.name}.old-{number}")).exists():
         number += 1
     try:
-        run.path.rename(aside)
+        with Folder(run.path.parent, follow_links=True) as root:
+            root.rename(run.name, aside.name)
     except OSError as error:
         raise UserError(f"--fresh: {run.path} cannot be moved to {aside.name} ({error.strerror})") from None
 

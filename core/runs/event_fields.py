@@ -170,10 +170,11 @@ def _plain(value: object, depth: int) -> bool:
 
 
 COUNT = Whole()
+NUMBER = Real()
 MOMENT = Real(0.0, LATEST_TIME, finite=True)
 
 Count = Annotated[int, COUNT]
-Number = Annotated[float, Real()]
+Number = Annotated[float, NUMBER]
 NotNegative = Annotated[float, Real(0.0)]
 Share = Annotated[float, Real(0.0, 1.0, "0..1")]
 Moment = Annotated[float, MOMENT]

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.runs.events import Event, StateEvent, WarningEvent, decode, encode
+from core.system.files import open_in_place, open_to_read
 
 READ_BYTES = 4 << 20
 LONGEST_LINE = 4 << 20
@@ -48,7 +49,7 @@ class EventWriter:
         self._clock = clock
         self._waiting = bytearray()
         self._complained = False
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._descriptor = open_in_place(path, os.O_APPEND)
         end, size = torn_tail(self._descriptor)
         if end < size:
             os.ftruncate(self._descriptor, end)
@@ -150,7 +151,7 @@ class EventReader:
 
         Raises OSError when there is no file yet.
         """
-        with open(self.path, "rb") as file:
+        with open_to_read(self.path) as file:
             start = max(0, file.seek(0, os.SEEK_END) - most)
             data = os.pread(file.fileno(), most, start)
         self.offset = start + data.find(b"\n") + 1 if start else 0
@@ -163,7 +164,7 @@ class EventReader:
         """
         events: list[Event] = []
         try:
-            with open(self.path, "rb") as file:
+            with open_to_read(self.path) as file:
                 self._notice_replacement(file.fileno())
                 while limit is None or len(events) < limit:
                     lines = self._next_lines(file.fileno(), limit and limit - len(events))
@@ -213,7 +214,7 @@ class EventReader:
 def read_tail(path: Path, most: int = 1 << 18) -> list[Event]:
     """The valid events among the last `most` bytes, oldest first; [] when there is no file."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             size = file.seek(0, os.SEEK_END)
             start = max(0, size - most)
             file.seek(start)
@@ -230,7 +231,7 @@ def read_sample(path: Path, blocks: int = 400, block_bytes: int = 8192) -> list[
     """
     events: list[Event] = []
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             size = file.seek(0, os.SEEK_END)
             if size <= blocks * block_bytes:
                 return read_tail(path, size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -16,6 +14,7 @@ from core.runs.directory import Run
 from core.runs.events import CommandEvent
 from core.runs.lock import is_locked, read_holder, refusal, signal_holder
 from core.runs.status import ATTEMPT, explain_log, is_alive, log_tail, status
+from core.system.files import Folder, open_to_append
 from core.system.processes import module_command, module_environment
 
 START_SECONDS = 60.0
@@ -75,10 +74,11 @@ def _first_words(run: Run, code: int) -> str:
 
 def _open_log(run: Run) -> IO[bytes]:
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if run.log_path.stat().st_size > LARGEST_LOG:
-                os.replace(run.log_path, run.path / "trainer.log.1")
-        log = open(run.log_path, "ab", buffering=0)  # noqa: SIM115  (the caller closes it)
+        with Folder(run.path, follow_links=True) as folder:
+            info = folder.status(run.log_path.name)
+            if info is not None and info.st_size > LARGEST_LOG:
+                folder.rename(run.log_path.name, f"{run.log_path.name}.1")
+        log = open_to_append(run.log_path)
         log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} ===\n".encode())
     except OSError as error:
         raise UserError(f"{run.log_path} cannot be written ({error.strerror})") from None

@@ -18,15 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from core.runs.event_fields import COUNT, MOMENT
+from core.system.files import open_in_place, open_to_read, read_limited, shared
+from core.system.locks import NoLocksError, try_lock, unlock
 
 HEARTBEAT_SECONDS = 2.0
 HEARTBEAT_LIMIT = 30.0
 PATIENCE_SECONDS = 2.0
+LARGEST_LOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,11 @@ class Holder:
             and self.boot_id == boot_id()
             and self.process_start == process_start(self.pid) != ""
         )
+
+    @property
+    def gone(self) -> bool:
+        """True when this process is known to have ended: it was on this host, and is not there any more."""
+        return self.pid > 0 and self.host == platform.node() and not self.here
 
     def __str__(self) -> str:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -96,7 +100,9 @@ class RunLock:
         self._ended = threading.Event()
 
     def __enter__(self) -> RunLock:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptor = open_in_place(self.path)
+        if not shared():
+            os.fchmod(self._descriptor, 0o600)  # whoever can open it can hold it
         method = self._take()
         holder = Holder(
             os.getpid(), boot_id(), process_start(os.getpid()), platform.node(), time.time(), method
@@ -117,20 +123,15 @@ class RunLock:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             holder = read_holder(self.path)
-            if fcntl is not None:
-                try:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    # It may be a reader that asks whether we live: that takes microseconds.
-                    if time.monotonic() < deadline:
-                        time.sleep(0.02)
-                        continue
-                    os.close(self._descriptor)
-                    raise UserError(refusal(self.path.absolute().parent.name, holder)) from None
-                except OSError:
-                    pass  # a file system without locks
-                else:
+            with contextlib.suppress(NoLocksError):
+                if try_lock(self._descriptor):
                     return "flock"
+                # It may be a reader that asks whether we live: that takes microseconds.
+                if time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    continue
+                os.close(self._descriptor)
+                raise UserError(refusal(self.path.absolute().parent.name, holder))
             if holder is not None and holder.method == "heartbeat" and _beating(self.path, holder):
                 os.close(self._descriptor)
                 raise UserError(refusal(self.path.absolute().parent.name, holder))
@@ -154,14 +155,18 @@ class RunLock:
             released = asdict(holder) | {"pid": 0}
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, json.dumps(released).encode().ljust(512), 0)
-        elif fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        else:
+            unlock(self._descriptor)
         self._forget()
 
 
 def refusal(name: str, holder: Holder | None) -> str:
-    """Why a second trainer may not start."""
+    """Why a second trainer may not start: only what is known of who holds the lock."""
+    if holder is not None and holder.gone:
+        return (
+            f'run "{name}" cannot be trained now: its trainer, {holder}, has ended, but another program '
+            "holds the file run.lock in its folder; close whatever reads that file"
+        )
     who = str(holder) if holder else "another process"
     return f'run "{name}" is already being trained by {who}; attach to it, or stop it first'
 
@@ -169,17 +174,16 @@ def refusal(name: str, holder: Holder | None) -> str:
 def read_holder(path: Path) -> Holder | None:
     """Who wrote the lock file; None when it is missing or makes no sense."""
     try:
-        with open(path, "rb") as file:
-            values = json.loads(file.read(4096))
+        values = json.loads(read_limited(path, LARGEST_LOCK))
         return Holder(
-            pid=int(values["pid"]),
+            pid=COUNT.read(values["pid"]),
             boot_id=str(values["boot_id"]),
             process_start=str(values["process_start"]),
             host=str(values["host"]),
-            since=float(values["since"]),
+            since=MOMENT.read(values["since"]),
             method=str(values["method"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -197,21 +201,14 @@ def _beating(path: Path, holder: Holder) -> bool:
 def is_locked(path: Path) -> bool:
     """True while a trainer holds the lock file at `path`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with open_to_read(path) as file:
+            with contextlib.suppress(NoLocksError):
+                if not try_lock(file, shared=True):
+                    return True
+            holder = read_holder(path)
+            return holder is not None and holder.method == "heartbeat" and _beating(path, holder)
     except OSError:
         return False
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:
-                pass
-        holder = read_holder(path)
-        return holder is not None and holder.method == "heartbeat" and _beating(path, holder)
-    finally:
-        os.close(descriptor)
 
 
 def signal_holder(path: Path, number: signal.Signals) -> int:

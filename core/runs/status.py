@@ -12,6 +12,7 @@ from core.runs.event_file import read_tail
 from core.runs.events import STATES
 from core.runs.latest import LatestEvents
 from core.runs.lock import boot_id, is_locked, read_holder
+from core.system.files import open_to_read
 
 LOG_BYTES = 16384
 LOG_LINES = 20
@@ -118,7 +119,7 @@ def _modified(path: Path) -> float:
 def log_tail(path: Path, lines: int = LOG_LINES) -> str:
     """The last lines that the newest trainer of a run printed."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - LOG_BYTES))
             text = file.read().decode("utf-8", errors="replace")

@@ -17,6 +17,7 @@ from core.runs.events import Event, RunEvent, StepEvent
 from core.runs.history import RunHistory
 from core.runs.smoothing import Smoother
 from core.runs.table import Table
+from core.system.files import open_to_read
 
 # Coarse rows in the window from which on a chart cannot show more.
 ENOUGH_ROWS = 1024
@@ -102,7 +103,7 @@ def read(path: Path, start: int, end: int) -> Table:
     """The step events of a part of the file, which begins and ends between lines. Raises OSError."""
     history = RunHistory(FINE_ROWS)
     rest = b""
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         file.seek(start)
         # In small blocks: the screen's thread must get its turn in between.
         while start < end and (data := file.read(min(BLOCK_BYTES, end - start))):

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.runs import COMMANDS, CommandInbox, EventReader, EventWriter, Run, RunLock, send_command
 from core.runs.control import post_command, read_command
 from core.runs.events import CommandEvent
+from core.system.files import Folder
 from core.training.requests import Requests
 from tests.run_tools import new_run, write_text
 
@@ -120,7 +121,8 @@ def test_no_control_file_upsets_the_trainer(tmp_path_factory, content):
     run = Run(folder)
     run.control_path.mkdir()
     (run.control_path / "00000000000000000001-abcd.json").write_bytes(content)
-    command = read_command(run.control_path / "00000000000000000001-abcd.json")
+    with Folder(run.control_path) as control:
+        command = read_command(control, "00000000000000000001-abcd.json")
     assert command.problem or command.name in COMMANDS
     requests = Requests(run, EventWriter(run.events_path))
     requests.refuse_stale()
