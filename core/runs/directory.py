@@ -194,7 +194,7 @@ def _move_aside(run: Run) -> None:
         number += 1
     try:
         with Folder(run.path.parent, follow_links=True) as root:
-            root.rename(run.name, aside.name)
+            root.move(run.name, aside.name)
     except OSError as error:
         raise UserError(f"--fresh: {run.path} cannot be moved to {aside.name} ({error.strerror})") from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.runs.events import KINDS, Event, fields_of
+from core.system.files import write_atomic
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "events.md"
 HEAD = "| kind | fields | when |\n| --- | --- | --- |\n"
@@ -33,5 +34,5 @@ def with_table(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text()))
+    write_atomic(PAGE, with_table(PAGE.read_text()).encode(), private=False)
     print(f"wrote {PAGE}")

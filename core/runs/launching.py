@@ -77,7 +77,7 @@ def _open_log(run: Run) -> IO[bytes]:
         with Folder(run.path, follow_links=True) as folder:
             info = folder.status(run.log_path.name)
             if info is not None and info.st_size > LARGEST_LOG:
-                folder.rename(run.log_path.name, f"{run.log_path.name}.1")
+                folder.move(run.log_path.name, f"{run.log_path.name}.1")
         log = open_to_append(run.log_path)
         log.write(f"{ATTEMPT}{time.strftime('%Y-%m-%d %H:%M:%S')} ===\n".encode())
     except OSError as error:

@@ -81,13 +81,13 @@ def without_locks(monkeypatch):
     """A file system that has no locks."""
 
     class NoLocks:
-        LOCK_EX = LOCK_SH = LOCK_NB = 0
+        LOCK_EX = LOCK_SH = LOCK_NB = LOCK_UN = 0
 
         @staticmethod
         def flock(descriptor, how):
             raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock_module, "fcntl", NoLocks)
+    monkeypatch.setattr("core.system.locks.fcntl", NoLocks)
 
 
 def test_where_there_are_no_locks_the_process_itself_is_looked_for(path, monkeypatch):
