@@ -8,28 +8,34 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual import on
+from textual import actions, on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
-from textual.content import Content
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.theme import ThemeProvider
 from textual.widgets import ContentSwitcher
 
+from core.config.files import WORKING_FILE
 from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
-from mamba_tui.document import WORKING_FILE, Document
+from mamba_tui.document import Document
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.messages import CheckpointsChosen, Notice, RunListRequested, RunStarted, RunStateChanged
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.bars import KeyBar, TabBar
-from mamba_tui.widgets.safe_text import clip, safe, visible
+from mamba_tui.widgets.safe_text import safe
+from mamba_tui.widgets.status_line import StatusLine
+
+if TYPE_CHECKING:
+    from textual.dom import DOMNode
+
+    from mamba_tui.commands import Command
 
 __all__ = ["LaunchOptions", "MambaTUI", "main"]
 
@@ -56,7 +62,7 @@ class MambaTUI(App[int]):
 
     tab = reactive("configure", init=False)
 
-    def __init__(self, options: LaunchOptions, *, state_path: Path | None = None) -> None:
+    def __init__(self, options: LaunchOptions, *, state_path: Path | None = None, notice: str = "") -> None:
         super().__init__()
         from mamba_tui.backend.console_state import ConsoleState
 
@@ -71,13 +77,15 @@ class MambaTUI(App[int]):
         # Kept by hand: the screen on top may be a dialog, and near the end there may be none.
         self.tab_bar = TabBar(list(TABS))
         self.panes = ContentSwitcher(id="panes")
+        self.status_line = StatusLine()
         self.generator_command: list[str] | None = None
+        self._notice = notice
         self._dirty = False
         self._failed = False
         self._mounting = asyncio.Lock()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Series colours for themes that do not bring them."""
+        """Series colors for themes that do not bring them."""
         return themes.fallback_variables(self.current_theme.dark)
 
     # ---------------------------------------------------------------- shape
@@ -87,6 +95,7 @@ class MambaTUI(App[int]):
         yield self.tab_bar
         yield self.panes
         yield KeyBar()
+        yield self.status_line
 
     async def on_mount(self) -> None:
         """Show the first pane, then begin everything that can wait."""
@@ -98,6 +107,8 @@ class MambaTUI(App[int]):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        if self._notice:
+            self.say(self._notice, problem=True)
         self.run_worker(self._watch(), group="session", name="watch")
         self.set_interval(FLUSH_SECONDS, self._show_news)
 
@@ -114,7 +125,7 @@ class MambaTUI(App[int]):
             if newest is not None and self.session.run is None and not self.session.starting:
                 self.session.follow(newest.run)
                 if newest.status.alive:
-                    self.say(f"{newest.name} is training: F3 shows it")
+                    self.say(f"{newest.name} is training. F3 shows it.")
         self.run_worker(self._take_over_deleted(), group="session", name="deleted")
         await self.session.follow_for_ever(self._changed)
 
@@ -129,7 +140,7 @@ class MambaTUI(App[int]):
         if count:
             what = "A checkpoint was" if count == 1 else f"{count:,} checkpoints were"
             self.say(
-                f"{what} deleted in a console that was killed. In Checkpoints (F4) u brings back, "
+                f"{what} deleted in a console that was killed. Ctrl+Z in Checkpoints (F4) undeletes, "
                 "until this console is closed."
             )
 
@@ -213,40 +224,45 @@ class MambaTUI(App[int]):
     # -------------------------------------------------------------- talking
 
     def say(self, message: object, *, problem: bool = False) -> None:
-        """A notice that goes by itself; foreign text in it is made visible."""
-        text = clip(visible(message), 600)
-        self.notify(text, severity="error" if problem else "information", markup=False,
-                    timeout=8 if problem else 4)  # fmt: skip
+        """Show a sentence in the status line."""
+        self.status_line.say(message, problem=problem)
 
-    def action_help(self) -> None:
-        """All keys."""
+    def show_messages(self) -> None:
+        """What was said lately, to read again."""
         from mamba_tui.widgets.dialogs import Page
 
-        if any(isinstance(screen, Page) for screen in self.screen_stack):
-            return
-        lines: list[Content | str] = []
-        for title, rows in keys.sections():
-            lines.append(Content.styled(f"{title}\n", "bold $accent"))
-            widest = 22
-            for names, text in rows:
-                lines.append(Content.assemble((f"  {names:<{widest}} ", "bold"), (f"{text}\n", "$muted")))
-            lines.append("\n")
-        self.push_screen(Page("Keys", Content.assemble(*lines)))
+        self.push_screen(Page("Messages", self.status_line.history()))
+
+    def action_help(self) -> None:
+        """All keys, those of this tab first."""
+        from mamba_tui.widgets.help import HelpScreen
+
+        if not any(isinstance(screen, HelpScreen) for screen in self.screen_stack):
+            self.push_screen(HelpScreen(list(keys.sections(self.tab))))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """For the command palette: everything that a key does here, and the choice of a theme."""
-        seen: set[str] = set()
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if not binding.tooltip or not active.enabled or binding.action in (*seen, "command_palette"):
-                continue
-            seen.add(binding.action)
-            # The tables of keys have "Up", "Left" and so on, which nobody looks for.
-            if binding.action.startswith(("move", "page", "edge", "app.focus")):
-                continue
-            run = partial(self.run_action, binding.action, active.node)
-            yield SystemCommand(binding.description, binding.tooltip, partial(self.call_later, run))
-        yield SystemCommand("Colours", "choose among all colour themes", self.search_themes)
+        """For the command palette: everything that a key does in any tab, and the choice of a theme."""
+        from mamba_tui.commands import all_commands
+
+        labels = {tab: label for tab, _, label in TABS}
+        for command in all_commands(labels, self.tab):
+            run = partial(self.call_later, self._run_command, command)
+            yield SystemCommand(command.title, command.shortcut, run)
+        yield SystemCommand("Choose a color theme", "", self.search_themes)
+        yield SystemCommand("Show the last messages again", "", self.show_messages)
+
+    async def _run_command(self, command: Command) -> None:
+        """Go where a command belongs, and do it if it can be done now."""
+        context, target = command.context, cast("DOMNode", self)
+        if context.tab:
+            await self._show(context.tab)
+            assert self.pane is not None
+            target = self.pane.target(context.widget)
+        _, name, parameters = actions.parse(command.action)
+        if target.check_action(name, parameters) is False:
+            self.say(f"Not possible now: {command.title}")
+            return
+        await self.run_action(command.action, target)
 
     async def action_tab(self, tab: str) -> None:
         """Go to a tab."""
@@ -266,7 +282,7 @@ class MambaTUI(App[int]):
         """The next of our own themes; the palette knows all of them."""
         at = themes.NAMES.index(self.theme) if self.theme in themes.NAMES else -1
         self.theme = themes.NAMES[(at + 1) % len(themes.NAMES)]
-        self.say(f"theme {self.theme}")
+        self.say(f"Theme: {self.theme}")
 
     def watch_theme(self, theme: str) -> None:
         """Remember the theme."""
@@ -295,7 +311,7 @@ class MambaTUI(App[int]):
         except OSError as error:
             self.say(f"{path} cannot be written: {error.strerror}", problem=True)
             return
-        self.say(f"wrote {path}")
+        self.say(f"Screenshot saved as {path}")
 
     async def action_start(self) -> None:
         """Start training with the configuration on screen."""
@@ -383,10 +399,11 @@ def make_pane(tab: str, app: MambaTUI) -> Pane:
 def main(options: LaunchOptions) -> int:
     """Open the console; the exit code of the program."""
     from mamba_tui.backend.console_state import default_path
+    from mamba_tui.terminal_encoding import adapt_terminal
 
     # Textual takes NO_COLOR for itself; a trainer that we start should still find it.
     no_color = os.environ.get("NO_COLOR")
-    app = MambaTUI(options, state_path=default_path(options.checkpoints))
+    app = MambaTUI(options, state_path=default_path(options.checkpoints), notice=adapt_terminal())
     if no_color is not None:
         os.environ["NO_COLOR"] = no_color
     result = app.run()

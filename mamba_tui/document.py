@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core.config import schema as configuration
+from core.config.files import WORKING_FILE, save_file
 from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, RunConfig
 from core.config.setting import Problem, show
 
 UNDO_LIMIT = 500
-WORKING_FILE = Path("current_configuration.json")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,6 @@ class Document:
 
     def save(self, path: Path) -> None:
         """Write the configuration to a file, which is its own from now on. Raises UserError."""
-        from core.config.files import save_file
-
         values = self.values
         save_file(self.config, path)
         self.path, self._saved = path, values

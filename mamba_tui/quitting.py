@@ -17,26 +17,26 @@ Ask = Callable[[Screen[str | None]], Awaitable[str | None]]
 
 
 async def ask_before_quitting(ask: Ask, document: Document, session: RunClient) -> str | None:
-    """Ask what becomes of unsaved changes and of a run that trains. Raises UserError.
+    """Ask what to do with unsaved changes and with a run that is training. Raises UserError.
 
     Returns the last words for the terminal ("" for none), or None when the console is to stay open.
     """
-    if not session.read_only and document.worth_saving and not await _changes_settled(ask, document):
+    if not session.read_only and document.worth_saving and not await _changes_decided(ask, document):
         return None
     if session.run is None or not session.alive or session.read_only:
         return ""
     return await _ask_about_run(ask, session, visible(session.run.name))
 
 
-async def _changes_settled(ask: Ask, document: Document) -> bool:
+async def _changes_decided(ask: Ask, document: Document) -> bool:
     answer = await ask(
         Question(
             "Quit",
-            "The configuration has changes that are in no file and no run.",
+            "The configuration has changes that are neither in a file nor in a run.",
             [
-                Answer("save", f"Save to {document.path.name}", "primary"),
+                Answer("stay", "Cancel"),
                 Answer("drop", "Quit without saving"),
-                Answer("stay", "Stay"),
+                Answer("save", f"Save to {document.path.name}", "primary"),
             ],
         )
     )
@@ -49,20 +49,20 @@ async def _ask_about_run(ask: Ask, session: RunClient, name: str) -> str | None:
     answer = await ask(
         Question(
             "Quit",
-            f"{name} is training. It goes on without the console; "
-            f"`mamba-tui attach {name}` comes back to it.",
+            f"{name} is training and keeps training when the console closes. "
+            f"`mamba-tui attach {name}` shows it again.",
             [
-                Answer("detach", "Leave it training", "primary"),
+                Answer("cancel", "Cancel"),
                 Answer("stop", "Save and stop it"),
-                Answer("cancel", "Stay"),
+                Answer("detach", "Keep it training", "primary"),
             ],
         )
     )
     if answer == "detach":
-        return f"{name} goes on training. Come back: mamba-tui attach {name}"
+        return f"{name} keeps training. To see it again: mamba-tui attach {name}"
     if answer == "stop":
         await session.command("stop")
-        return f"{name} saves a checkpoint and ends. Go on later: mamba-tui launch --resume --run {name}"
+        return f"{name} saves a checkpoint and stops. To resume it: mamba-tui launch --resume --run {name}"
     return None
 
 
@@ -83,5 +83,5 @@ def last_words(error: BaseException, report: Path | None, session: RunClient) ->
     where = f"; details are in {visible(report)}" if report else ""
     training = ""
     if session.run is not None and session.alive:
-        training = f" {visible(session.run.name)} goes on training."
+        training = f" {visible(session.run.name)} keeps training."
     return f"The console failed: {type(error).__name__}{where}.{training}"

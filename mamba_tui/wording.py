@@ -111,7 +111,7 @@ def event_sentence(event: Event) -> str:
 
     match event:
         case events.RunEvent():
-            begin = "began" if event.resumed_from is None else f"went on from step {event.resumed_from:,}"
+            begin = "started" if event.resumed_from is None else f"resumed from step {event.resumed_from:,}"
             return f"{begin} on {event.device}, {event.parameters:,} parameters"
         case events.EvaluationEvent():
             losses = f"training {loss(event.train_loss)}, validation {loss(event.validation_loss)}"
@@ -120,8 +120,7 @@ def event_sentence(event: Event) -> str:
             best = ", the best so far" if event.best else ""
             return f"step {event.step:,}: saved {event.file}, {bytes_size(event.bytes)}{best}"
         case events.CommandEvent():
-            verdict = "" if event.accepted else " refused"
-            return f"{event.command}{verdict}: {event.message or 'done'}"
+            return command_sentence(event.command, not event.accepted, event.message)
         case events.EndEvent():
             return f"step {event.step:,}: {event.reason}: {event.message or 'ended'}"
         case events.ErrorEvent():
@@ -142,6 +141,35 @@ def sample_content(sample: SampleEvent, *, lines: bool = True) -> Content:
     if prompt and text.startswith(prompt):
         text = text[len(prompt) :]
     return Content.assemble((prompt, "bold"), text)
+
+
+COMMAND_NAMES = {
+    "pause": "Pause",
+    "resume": "Continue",
+    "stop": "Stop",
+    "save": "Save checkpoint",
+    "evaluate": "Evaluate",
+    "sample": "Sample",
+}
+ACCEPTED = {
+    "pause": "Paused",
+    "resume": "Training continues",
+    "save": "Checkpoint saved",
+    "evaluate": "Evaluated",
+    "sample": "Sample written",
+    "stop": "Stopping",
+}
+
+
+def command_sentence(command: str, refused: bool, message: str) -> str:
+    """What became of a command: `Checkpoint saved at step 719`."""
+    message = message.strip().rstrip(".")
+    if refused:
+        return f"{COMMAND_NAMES.get(command, command)} refused: {message}"
+    done = ACCEPTED.get(command, command)
+    if not message or message == "done":
+        return done
+    return f"{done} {message}" if message.startswith("at step") else f"{done}: {message}"
 
 
 def free_path(path: Path) -> Path:

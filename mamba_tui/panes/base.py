@@ -10,6 +10,7 @@ from textual.containers import Vertical
 from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.widget import Widget
 
 from core.errors import UserError
 from mamba_tui.messages import Notice
@@ -18,6 +19,23 @@ from mamba_tui.messages import Notice
 def css_beside(module: str) -> str:
     """The .tcss of a module's name beside it. Textual takes CSS_PATH from apps and screens only."""
     return Path(module).with_suffix(".tcss").read_text(encoding="utf-8")
+
+
+def work_on(widget: Widget, coroutine: Coroutine[Any, Any, None], group: str) -> None:
+    """Run a coroutine in the background for a widget; another of the same group ends it."""
+    widget.run_worker(_guarded(widget, coroutine), group=group, exclusive=True, exit_on_error=True)
+
+
+async def _guarded(widget: Widget, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await, and turn what goes wrong in the world (not in us) into a notice."""
+    try:
+        await coroutine
+    except (UserError, OSError) as error:
+        widget.post_message(Notice(error, problem=True))
+    except NoMatches:
+        # Near the end widgets go one after the other, and work that waited finds them gone.
+        if widget.app.is_running:
+            raise
 
 
 class Pane(Vertical):
@@ -52,18 +70,22 @@ class Pane(Vertical):
 
     def work(self, coroutine: Coroutine[Any, Any, None], group: str) -> None:
         """Run a coroutine in the background; another of the same group ends it."""
-        self.run_worker(self._guarded(coroutine), group=group, exclusive=True, exit_on_error=True)
+        work_on(self, coroutine, group)
 
-    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Await, and turn what goes wrong in the world (not in us) into a notice."""
-        try:
-            await coroutine
-        except (UserError, OSError) as error:
-            self.say(error, problem=True)
-        except NoMatches:
-            # Near the end widgets go one after the other, and work that waited finds them gone.
-            if self.app.is_running:
-                raise
+    def target(self, selector: str) -> Widget:
+        """The part of this pane that has a command's keys, brought up and focused where it can be."""
+        widgets = [self] if type(self).__name__ == selector else list(self.query(selector))
+        widget: Widget = widgets[0]
+        focused = self.screen.focused
+        if focused is not None and isinstance(focused, type(widget)):
+            widget = focused  # of several charts or texts, the one in use
+        self.bring_up(widget)
+        if widget.focusable:
+            widget.focus()
+        return widget
+
+    def bring_up(self, widget: Widget) -> None:
+        """Show the part of the pane that a widget is in."""
 
     def shown(self) -> None:
         """The pane came to the front: focus what matters, show what is new."""

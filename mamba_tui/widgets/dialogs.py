@@ -23,7 +23,7 @@ CSS = """
     & > .dialog {
         width: 72; max-width: 100%; height: auto; max-height: 100%;
         background: $surface; border: round $primary; padding: 0 1;
-        border-title-color: $accent; border-title-style: bold;
+        border-title-color: $accent; border-title-style: bold; border-subtitle-color: $text-muted;
     }
     & .message { height: auto; padding: 0 0 1 0; }
     & .buttons { height: 1; align-horizontal: right; }
@@ -55,23 +55,31 @@ class Answer:
 
 
 class Question(Dialog):
-    """A sentence and buttons. The first button is what Enter does."""
+    """A sentence and buttons: the way out at the left, the action at the right.
+
+    Enter gives the answer `default`, by default the action; where that destroys something, name another.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,up", "app.focus_previous", "Previous", show=False),
         Binding("right,down", "app.focus_next", "Next", show=False),
     ]
 
-    def __init__(self, title: str, message: str | Content, answers: Sequence[Answer]) -> None:
+    def __init__(
+        self, title: str, message: str | Content, answers: Sequence[Answer], *, default: str = ""
+    ) -> None:
         super().__init__()
         self.question = title
         self.message = message
         self.answers = answers
+        self.default = next((answer for answer in answers if answer.value == default), answers[-1])
 
     def compose(self) -> ComposeResult:
         """The box."""
         with Vertical(classes="dialog") as box:
             box.border_title = safe(clip(self.question, 60))
+            ways = f"Enter {self.default.label}" + (", Esc cancel" if len(self.answers) > 1 else "")
+            box.border_subtitle = safe(ways)
             content = self.message if isinstance(self.message, Content) else safe(self.message, lines=True)
             yield Static(content, classes="message")
             with Horizontal(classes="buttons"):
@@ -81,8 +89,8 @@ class Question(Dialog):
                     yield button
 
     def on_mount(self) -> None:
-        """Enter takes the first answer."""
-        self.query(Button).first().focus()
+        """Enter gives the default answer."""
+        next(button for button in self.query(Button) if button.name == self.default.value).focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Answer."""
@@ -103,6 +111,7 @@ class Prompt(Dialog):
         """The box."""
         with Vertical(classes="dialog") as box:
             box.border_title = safe(clip(self.question, 60))
+            box.border_subtitle = safe("Enter accept, Esc cancel")
             yield Static(safe(self.message, lines=True), classes="message")
             yield Input(self.value, placeholder=self.placeholder, select_on_focus=False)
 
@@ -165,6 +174,7 @@ class Choice(Dialog):
         """The box."""
         with Vertical(classes="dialog") as box:
             box.border_title = safe(clip(self.question, 60))
+            box.border_subtitle = safe("Enter choose, Esc cancel")
             if self.message:
                 yield Static(safe(self.message, lines=True), classes="message")
             if len(self.choices) > self.MANY:
@@ -219,7 +229,7 @@ class Page(Dialog):
         """The box."""
         with Vertical(classes="dialog") as box:
             box.border_title = safe(clip(self.question, 80))
-            box.border_subtitle = safe("Esc closes")
+            box.border_subtitle = safe("↑↓ scroll, Esc close")
             with VerticalScroll(can_focus=False):
                 yield Static(self.content)
 

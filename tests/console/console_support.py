@@ -206,8 +206,8 @@ def rows(app: Any) -> list[str]:
 
 
 def screen(app: Any) -> str:
-    """What is on screen, as text; notices, which wrap, once more in one line each."""
-    notices = [f"notice: {notice.message}" for notice in app._notifications]
+    """What is on screen, as text; then what the status line has said, a line each."""
+    notices = [f"notice: {text}" for text, _ in app.status_line.said]
     return "\n".join([*rows(app), *notices])
 
 

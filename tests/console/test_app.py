@@ -11,6 +11,7 @@ from textual.widgets import Input
 
 from mamba_tui import themes
 from mamba_tui.widgets.dialogs import Page, Question
+from mamba_tui.widgets.help import HelpScreen
 from mamba_tui.widgets.modal import Palette
 from tests.console.console_support import (
     LARGE,
@@ -19,6 +20,7 @@ from tests.console.console_support import (
     console,
     end_run,
     make_run,
+    rows,
     screen,
     serving,
     until,
@@ -71,13 +73,55 @@ async def test_a_tab_is_reached_by_a_click(tmp_path):
         await until(pilot, lambda: app.tab == "checkpoints")
 
 
-async def test_help_shows_the_table_of_keys_and_closes(tmp_path):
+@pytest.mark.parametrize("key", ["f1", "question_mark"])
+async def test_help_opens_at_the_current_tab_filters_and_closes(tmp_path, key):
     async with console(tmp_path) as (app, pilot):
-        await pilot.press("f1")
-        await until_shown(pilot, "Everywhere")
-        assert isinstance(app.screen, Page)
+        await pilot.press("f4", key)
+        await until_shown(pilot, "mark it for comparison")
+        assert isinstance(app.screen, HelpScreen)
+        assert next(row for row in rows(app) if "Checkpoints" in row and "│" in row)
+        assert not any("Everywhere" in row for row in rows(app)[:6]), "this tab's keys come first"
+        await pilot.press(*"smoothing")
+        await until_shown(pilot, "more smoothing")
+        assert "mark it for comparison" not in screen(app)
+        await pilot.press(*"xyz")
+        await until_shown(pilot, "No key matches")
         await pilot.press("escape")
-        await until(pilot, lambda: not isinstance(app.screen, Page))
+        await until(pilot, lambda: not isinstance(app.screen, HelpScreen))
+
+
+async def test_a_question_mark_can_be_typed_into_a_prompt(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("f5", "w", "h", "y", "question_mark")
+        await until(pilot, lambda: app.query_one("#prompt").text == "why?")
+        assert len(app.screen_stack) == 1
+
+
+async def test_the_palette_does_what_another_tab_can_do(tmp_path):
+    end_run(make_run(tmp_path))
+    async with console(tmp_path, LARGE) as (app, pilot):
+        await until_shown(pilot, "stopped")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, Palette) and app.screen.is_mounted)
+        await pilot.press(*"more smoothing")
+        await until_shown(pilot, "Train: more smoothing")
+        await until(pilot, lambda: any("s" in row.split() for row in rows(app)))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.tab == "train" and app.pane.charts.options.smoothing == 3)
+        await pilot.press("3", "ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, Palette) and app.screen.is_mounted)
+        await pilot.press(*"crosshair with values")
+        await until_shown(pilot, "Train: crosshair")
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.pane.view == "charts" and app.pane.charts.loss.crosshair is not None)
+
+
+async def test_the_palette_says_that_it_found_nothing(tmp_path):
+    async with console(tmp_path) as (app, pilot):
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, Palette) and app.screen.is_mounted)
+        await pilot.press(*"qqqq")
+        await until_shown(pilot, "No matches found")
 
 
 async def test_themes_go_round_and_are_kept(tmp_path):
@@ -108,7 +152,7 @@ async def test_quitting_leaves_a_run_training_by_default(tmp_path):
     async with serving(FakeTrainer(make_run(tmp_path))) as trainer, console(tmp_path) as (app, pilot):
         await until_shown(pilot, "● 40%")
         await pilot.press("ctrl+q")
-        await until_shown(pilot, "It goes on without the console")
+        await until_shown(pilot, "keeps training when the console closes")
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_running)
         assert trainer.alive
@@ -120,7 +164,7 @@ async def test_quitting_can_stop_the_run(tmp_path):
         await until_shown(pilot, "● 40%")
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, Question))
-        await pilot.press("right", "enter")
+        await pilot.press("left", "enter")
         await until(pilot, lambda: not app.is_running)
         await until(pilot, lambda: not trainer.alive)
         assert [name for name, _ in trainer.commands] == ["stop"]
@@ -156,7 +200,7 @@ async def test_read_only_commands_nothing(tmp_path):
             await pilot.press("f3")
             await until_shown(pilot, "Gradient norm")
             await pilot.press("p", "x", "c", "e", "g")
-            await pilot.press("f4", "d", "b", "r")
+            await pilot.press("f4", "d", "b", "R")
             await pilot.pause()
             assert len(app.screen_stack) == 1, screen(app)
             await pilot.press("ctrl+q")
@@ -212,8 +256,8 @@ async def test_the_palette_does_what_keys_do(tmp_path):
         await until(pilot, lambda: values.values["attention_type"] == values.values["attention_type"][::-1])
         await pilot.press("ctrl+p")
         await until(pilot, lambda: isinstance(app.focused, Input))
-        await pilot.press(*"checkpoints")
-        await until_shown(pilot, "what runs have kept")
+        await pilot.press(*"go to checkpoints")
+        await until_shown(pilot, "Go to Checkpoints")
         await pilot.press("enter")
         await until(pilot, lambda: app.tab == "checkpoints")
 
@@ -232,7 +276,7 @@ async def test_asking_twice_to_quit_is_asking_once(tmp_path):
     async with serving(FakeTrainer(run)), console(tmp_path, attach=run.name) as (app, pilot):
         await until(pilot, lambda: app.session.alive)
         await pilot.press("ctrl+q", "ctrl+q")
-        await until_shown(pilot, "Leave it training")
+        await until_shown(pilot, "Keep it training")
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_running)
 

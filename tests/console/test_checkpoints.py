@@ -91,7 +91,7 @@ async def test_filtering_and_pinning(tmp_path):
     two_runs(tmp_path)
     async with console(tmp_path) as (app, pilot):
         table = await opened(pilot)
-        await pilot.press("end", "p")
+        await pilot.press("end", "P")
         pinned = table.rows[0].key
         assert pinned in table.pins
         await pilot.press("slash", *"beta", "enter")
@@ -108,7 +108,7 @@ async def test_verifying_tells_whole_from_damaged(tmp_path):
     async with console(tmp_path, LARGE) as (_, pilot):
         await opened(pilot)
         await pilot.press("h")
-        await until_shown(pilot, "is whole")
+        await until_shown(pilot, "is intact")
         await until_shown(pilot, "hash verified")
         (run.path / "checkpoint_step_400.pt").write_bytes(b"WEIGHTS")
         await pilot.press("h")
@@ -121,7 +121,7 @@ async def test_two_are_compared_and_written_with(tmp_path):
         table = await opened(pilot)
         while table.sort != "run":
             await pilot.press("s")
-        await pilot.press("home", "space", "end", "space", "c")
+        await pilot.press("home", "space", "end", "space", "ctrl+d")
         await until(pilot, lambda: isinstance(app.screen, Question))
         assert "batch_size" in screen(app)
         await pilot.press("enter")
@@ -141,7 +141,7 @@ async def test_comparing_one_says_what_to_do(tmp_path):
     end_run(make_run(tmp_path))
     async with console(tmp_path) as (_, pilot):
         await opened(pilot)
-        await pilot.press("c")
+        await pilot.press("ctrl+d")
         await until_shown(pilot, "mark a checkpoint with Space first")
 
 
@@ -182,11 +182,11 @@ async def test_resuming_from_the_newest_and_from_an_older_one(tmp_path, monkeypa
     monkeypatch.setattr("core.runs.start_trainer", lambda run: started.append(run.name) or 1)
     async with console(tmp_path) as (app, pilot):
         await opened(pilot)
-        await pilot.press("down", "r")
-        await until_shown(pilot, "begin a new run from there")
+        await pilot.press("down", "R")
+        await until_shown(pilot, "start a new run there")
         await pilot.press("escape")
         await until(pilot, lambda: len(app.screen_stack) == 1)
-        await pilot.press("up", "r")
+        await pilot.press("up", "R")
         await until(pilot, lambda: started == ["run-001"])
         await until(pilot, lambda: app.tab == "train")
 
@@ -207,7 +207,7 @@ async def test_deleting_asks_and_can_be_taken_back(tmp_path):
         await pilot.press("right", "enter")
         await until(pilot, lambda: len(table.rows) == 3 and app.trash.deleted)
         assert not path.exists()
-        await pilot.press("u")
+        await pilot.press("ctrl+z")
         await until(pilot, lambda: len(table.rows) == 4)
         assert path.read_bytes() == b"weights"
         await pilot.press("home", "d")
@@ -246,7 +246,7 @@ async def test_a_failing_export_says_why(tmp_path, monkeypatch):
     end_run(make_run(tmp_path))
     async with console(tmp_path) as (app, pilot):
         await opened(pilot)
-        await pilot.press("x")
+        await pilot.press("W")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         await pilot.press("enter")
         await until_shown(pilot, "checkpoint_step_400.pt")

@@ -77,7 +77,7 @@ async def test_a_problem_stands_beside_its_row_and_start_says_why_not(tmp_path, 
     async with console(tmp_path, size) as (app, pilot):
         await pilot.press("down", "right", "7", "enter")
         await until_shown(pilot, "a number that divides")
-        assert "1 problem to solve first" in screen(app)
+        assert "1 invalid value, marked above" in screen(app)
         assert app.query_one("#start").disabled
         await pilot.press("ctrl+r")
         await pilot.pause()
@@ -160,11 +160,11 @@ async def test_a_broken_file_is_refused_in_words(tmp_path):
 
 async def test_presets_and_differences(tmp_path):
     async with console(tmp_path, LARGE) as (app, pilot):
-        await pilot.press("f7")
+        await pilot.press("ctrl+e")
         await until(pilot, lambda: isinstance(app.screen, Choice))
         await pilot.press("down", "enter")
         await until(pilot, lambda: document(app).changed)
-        await pilot.press("f8")
+        await pilot.press("ctrl+d")
         await until(pilot, lambda: isinstance(app.screen, Choice))
         await pilot.press("down", "enter")
         await until(pilot, lambda: isinstance(app.screen, Page))
@@ -174,7 +174,7 @@ async def test_presets_and_differences(tmp_path):
 async def test_differences_to_a_run(tmp_path):
     end_run(make_run(tmp_path, batch_size=7))
     async with console(tmp_path, LARGE) as (app, pilot):
-        await pilot.press("f8")
+        await pilot.press("ctrl+d")
         await until(pilot, lambda: isinstance(app.screen, Choice))
         await pilot.press("end", "enter")
         await until(pilot, lambda: isinstance(app.screen, Page))
@@ -296,3 +296,14 @@ async def test_the_mouse_edits_too(tmp_path):
         await pilot.click(table, offset=(25, 5), times=2)
         await until(pilot, lambda: table.edit is not None)
         await pilot.press("escape")
+
+
+async def test_tab_goes_from_layers_to_settings_to_start(tmp_path):
+    async with console(tmp_path, LARGE) as (app, pilot):
+        parts = []
+        for _ in range(3):
+            parts.append(app.screen.focused.id)
+            await pilot.press("tab")
+        assert parts == ["layers", "settings", "start"]
+        places = [app.query_one(f"#{part}").region for part in parts]
+        assert places[2].y > max(places[0].y, places[1].y), "Start is where the eye arrives last"

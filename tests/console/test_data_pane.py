@@ -101,7 +101,7 @@ async def test_escape_ends_preparing_and_p_begins_it_again(tmp_path):
             await until(pilot, lambda: "another process" in head(pane))
             await pilot.press("escape")
             await until(pilot, lambda: "preparing was canceled" in head(pane) + about(pane))
-        await pilot.press("p")
+        await pilot.press("r")
         await until(pilot, lambda: pane.files.files)
 
 
@@ -112,7 +112,7 @@ async def test_an_empty_folder_says_so_and_s_writes_the_sample(tmp_path):
         await pilot.press("f6")
         pane = app.pane
         await until(pilot, lambda: "no text files" in head(pane))
-        await pilot.press("s")
+        await pilot.press("i")
         await until(pilot, lambda: pane.files.files)
         assert len(pane.files.files) == 16
 
@@ -124,7 +124,7 @@ async def test_a_read_only_console_writes_no_sample(tmp_path):
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("f6")
         await until(pilot, lambda: "no text files" in head(app.pane))
-        await pilot.press("s")
+        await pilot.press("i")
         await pilot.pause(0.2)
         assert list((tmp_path / "texts").iterdir()) == []
 
@@ -139,7 +139,7 @@ async def test_a_process_that_dies_is_said_and_started_again(tmp_path):
         pane.process._process.kill()
         await until(pilot, lambda: "ended unexpectedly" in head(pane))
         (folder / "book 1.txt").unlink()
-        await pilot.press("p")
+        await pilot.press("r")
         await until(pilot, lambda: len(pane.files.files) == 5)
 
 

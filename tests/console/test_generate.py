@@ -277,3 +277,21 @@ async def test_the_generator_ends_with_the_console(tmp_path):
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
     assert process.returncode is not None
+
+
+async def test_the_prompt_has_the_keys_at_every_start_and_every_f5(tmp_path):
+    from mamba_tui.app import LaunchOptions, MambaTUI
+    from mamba_tui.backend.console_state import ConsoleState, default_path
+
+    ConsoleState(tab="generate", path=default_path(tmp_path)).save()
+    app = MambaTUI(LaunchOptions(checkpoints=tmp_path), state_path=default_path(tmp_path))
+    async with app.run_test() as pilot:
+        await pilot.press("y")
+        prompt = app.query_one(PromptEditor)
+        await until(pilot, lambda: prompt.text == "y")
+        await pilot.press("shift+tab", "shift+tab")
+        assert app.screen.focused is not prompt
+        await pilot.press("f5", "e")
+        await until(pilot, lambda: prompt.text == "ye")
+        await pilot.press("shift+tab", "f3", "f5", "s")
+        await until(pilot, lambda: prompt.text == "yes")

@@ -61,7 +61,7 @@ async def test_a_zoom_comes_back_for_its_own_run_only(tmp_path):
     async with console(tmp_path, attach="beta", state_path=path) as (app, pilot):
         await until_shown(pilot, "Loss, smoothed")
         await until(pilot, lambda: app.session.caught_up)
-        assert app.query_one(TrainPane)._returns_to is None
+        assert app.query_one(TrainPane).charts._returns_to is None
         assert chart(app).view is None
         await quit_console(app, pilot)
     async with console(tmp_path, attach="alpha", state_path=path) as (app, pilot):
@@ -133,7 +133,9 @@ async def test_what_makes_no_sense_is_passed_over(tmp_path, kept):
         await until(pilot, lambda: app.tab == "configure")
         await pilot.press("f3")
         await until_shown(pilot, "Loss, smoothed")
-        await until(pilot, lambda: app.session.caught_up and app.query_one(TrainPane)._returns_to is None)
+        await until(
+            pilot, lambda: app.session.caught_up and app.query_one(TrainPane).charts._returns_to is None
+        )
         assert chart(app).view is None
         assert chart(app).follow
         await until(pilot, lambda: chart(app).has_focus)

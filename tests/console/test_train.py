@@ -98,7 +98,7 @@ async def test_an_ended_run_is_resumed(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr("core.runs.start_trainer", lambda run: started.append(run.name) or 1)
     async with console(tmp_path, attach="run-001") as (_, pilot):
-        await until_shown(pilot, "R goes on from its last checkpoint")
+        await until_shown(pilot, "R resumes from its last checkpoint")
         await pilot.press("R")
         await until(pilot, lambda: started == ["run-001"])
 
@@ -159,13 +159,13 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
         await pilot.press("0", "l")
         assert all_charts["loss"].log_y
         await until_shown(pilot, "(log)")
-        before = pane.options.smoothing
+        before = pane.charts.options.smoothing
         await pilot.press("s", "s", "S")
-        assert pane.options.smoothing == before + 1
+        assert pane.charts.options.smoothing == before + 1
         for axis in ("tokens", "duration", "clock", "number"):
             await pilot.press("t")
-            assert pane.options.axis == axis
-        await pilot.press("u")
+            assert pane.charts.options.axis == axis
+        await pilot.press("B")
         await until_shown(pilot, "bits per byte")
         await pilot.press("m")
         assert not all_charts["gradient"].is_on_screen

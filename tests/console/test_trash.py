@@ -85,8 +85,8 @@ async def test_the_next_console_offers_what_a_killed_one_deleted(run, tmp_path, 
         await until_shown(pilot, "deleted in a console that was killed")
         await pilot.press("f4")
         await until_shown(pilot, "300")
-        await pilot.press("u")
-        await until_shown(pilot, "run-001/400 is back")
+        await pilot.press("ctrl+z")
+        await until_shown(pilot, "Undeleted run-001/400")
         assert aside(run) == []
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
@@ -119,15 +119,15 @@ async def test_a_checkpoint_is_not_brought_back_over_a_newer_one(run, tmp_path):
         await pilot.press("right", "enter")
         await until(pilot, lambda: len(aside(run)) == 2)
         newer = add_checkpoint(run, 400, content=b"newer weights")
-        await pilot.press("u")
+        await pilot.press("ctrl+z")
         await until_shown(pilot, "was saved again since")
         assert newer.read_bytes() == b"newer weights"
         newer.unlink()
         newer.with_suffix(".json").unlink()
-        await pilot.press("u")
-        await until_shown(pilot, "is back")
+        await pilot.press("ctrl+z")
+        await until_shown(pilot, "Undeleted")
         assert newer.read_bytes() == b"weights"
-        assert "nothing to bring back" not in screen(app)
+        assert "Nothing to undelete" not in screen(app)
 
 
 def test_nothing_is_brought_back_under_a_trainer(run):

@@ -200,6 +200,21 @@ def test_no_pane_takes_a_key_from_the_application():
             assert not taken, f"{context} takes {taken}"
 
 
+def test_a_letter_means_one_thing_in_all_tabs():
+    """Two tabs may use a key for the same thing, and these few for what each of them does most."""
+    spared = {"s", "S", "ctrl+n", "r", "c", "a", "m", "v", "b", "escape", "l", "h", "k", "j", "space", "1"}
+    meanings = {}
+    for context in ("config", "train", "charts", "chart", "checkpoints", "generate", "data", "runs"):
+        for key in keys.TABLE[context]:
+            for name in set(key.keys.split(",")) - spared:
+                if len(name) == 1 or name.startswith("ctrl"):
+                    meanings.setdefault(name, set()).add(key.label)
+    sense = {"d": {"Delete"}, "g": {"Sample", "Generate"}, "ctrl+s": {"Save"}, "W": {"Write file"}}
+    several = {name: labels for name, labels in meanings.items() if len(labels) > 1}
+    assert several == {"g": sense["g"]}
+    assert all(meanings[name] == labels for name, labels in sense.items())
+
+
 def test_every_context_has_a_title():
     assert set(keys.TABLE) == set(keys.CONTEXTS)
 

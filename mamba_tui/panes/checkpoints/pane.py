@@ -26,7 +26,7 @@ from mamba_tui.widgets.numbers import bytes_size
 from mamba_tui.widgets.rows import Rows
 
 REFRESH_SECONDS = 2.0
-NONE = "No checkpoints yet. A run saves one at every evaluation; in Train, c saves one now."
+NONE = "No checkpoints yet. A run saves one at every evaluation; c in Train saves one now."
 
 
 class CheckpointsPane(Pane):
@@ -45,7 +45,7 @@ class CheckpointsPane(Pane):
 
     def compose(self) -> ComposeResult:
         """Table, then details; one sentence while there is nothing."""
-        yield Input(placeholder="show only runs whose name contains this; Esc ends", id="checkpoint-filter")
+        yield Input(placeholder="show only runs whose name contains this; Esc clears", id="checkpoint-filter")
         with Vertical(id="checkpoints-body"):
             yield CheckpointTable(id="table")
             with VerticalScroll(id="details", can_focus=False):
@@ -126,7 +126,7 @@ class CheckpointsPane(Pane):
     def _row(self) -> CheckpointRow:
         row = self.table.current
         if row is None:
-            raise UserError("there is no checkpoint here yet")
+            raise UserError("there is no checkpoint yet")
         return row
 
     def action_generate(self, slot: int) -> None:
@@ -166,13 +166,13 @@ class CheckpointsPane(Pane):
             current = self._row()
             chosen = [row for row in chosen if row.key != current.key] + [current]
         if len(chosen) < 2:
-            raise UserError("mark a checkpoint with Space first; c compares it with the one under the cursor")
+            raise UserError("mark a checkpoint with Space first; Ctrl+D compares it with the selected one")
         first, second = chosen[-2:]
         answer = await self.ask(
             Question(
                 "Compare",
                 await off_thread(comparison, first, second),
-                [Answer("write", "Let both write", "primary"), Answer("close", "Close")],
+                [Answer("close", "Cancel"), Answer("write", "Generate with both", "primary")],
             )
         )
         if answer == "write":
@@ -190,12 +190,12 @@ class CheckpointsPane(Pane):
             answer = await self.ask(
                 Question(
                     "Resume",
-                    f"{row.run.name} goes on from its newest checkpoint. To go on from step "
-                    f"{row.info.step:,}, begin a new run from there.",
+                    f"{row.run.name} resumes from its newest checkpoint. To continue from step "
+                    f"{row.info.step:,}, start a new run there.",
                     [
-                        Answer("branch", "New run from here", "primary"),
+                        Answer("no", "Cancel"),
                         Answer("newest", "Resume from the newest"),
-                        Answer("no", "Neither"),
+                        Answer("branch", "New run from here", "primary"),
                     ],
                 )
             )
@@ -204,7 +204,7 @@ class CheckpointsPane(Pane):
             if answer != "newest":
                 return
         await self.session.start(None, row.run.name, "resume")
-        self.post_message(RunStarted(f"{row.run.name} goes on"))
+        self.post_message(RunStarted(f"{row.run.name} resumed"))
 
     def action_branch(self) -> None:
         """Begin a new run from here."""
@@ -225,7 +225,7 @@ class CheckpointsPane(Pane):
             answer = await self.ask(
                 Prompt(
                     "New run from here",
-                    "The checkpoint is at its last step. Train up to step:",
+                    "The checkpoint is from the last step of its run. Train up to step:",
                     str(row.info.step + config.training.max_iters),
                 )
             )
@@ -234,7 +234,7 @@ class CheckpointsPane(Pane):
             steps = int(answer)
         run = await off_thread(work_on.branch, row, self.session.root, name.strip(), steps)
         await self.session.start(None, run.name, "resume")
-        self.post_message(RunStarted(f"{run.name} goes on from step {row.info.step:,} of {row.run.name}"))
+        self.post_message(RunStarted(f"{run.name} started from step {row.info.step:,} of {row.run.name}"))
 
     def action_pin(self) -> None:
         """Keep at the top."""
@@ -291,7 +291,7 @@ class CheckpointsPane(Pane):
         row = self._row()
         problem = await off_thread(work_on.verify, row)
         self._verified[row.key] = not problem
-        message = f"is damaged: {problem}" if problem else "is whole: its hash is the one in its manifest"
+        message = f"is damaged: {problem}" if problem else "is intact: its hash matches its manifest"
         self.say(f"{row.info.path.name} {message}", problem=bool(problem))
         self._details_soon()
 
@@ -312,7 +312,7 @@ class CheckpointsPane(Pane):
             )
         )
         if name:
-            self.say("exporting ...")
+            self.say("Exporting ...")
             self.say(await export(row.info.path, name))
 
     def action_delete(self) -> None:
@@ -325,15 +325,16 @@ class CheckpointsPane(Pane):
             Question(
                 "Delete",
                 f"Delete step {row.info.step:,} of {row.run.name} ({bytes_size(row.info.bytes)})? "
-                "u brings it back until the console is closed.",
-                [Answer("no", "Keep it", "primary"), Answer("yes", "Delete", "error")],
+                "Ctrl+Z undeletes it until the console is closed.",
+                [Answer("no", "Cancel", "primary"), Answer("yes", "Delete", "error")],
+                default="no",
             )
         )
         if answer != "yes":
             return
         await off_thread(self.trash.delete, row)
         self._renew()
-        self.say(f"deleted step {row.info.step:,} of {row.run.name}; u brings it back")
+        self.say(f"Deleted step {row.info.step:,} of {row.run.name}. Ctrl+Z undeletes it.")
 
     def action_undelete(self) -> None:
         """Bring the last deleted one back."""
@@ -342,10 +343,10 @@ class CheckpointsPane(Pane):
     async def _undelete(self) -> None:
         key = await off_thread(self.trash.restore)
         if not key:
-            self.say("nothing to bring back")
+            self.say("Nothing to undelete")
             return
         self._renew()
-        self.say(f"{key} is back")
+        self.say(f"Undeleted {key}")
 
     def _renew(self) -> None:
         self.session.forget_checkpoints()

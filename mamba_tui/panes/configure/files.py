@@ -40,7 +40,7 @@ class ConfigurationFiles:
         if answer:
             path = Path(answer).expanduser()
             await off_thread(self._document.save, path)
-            self._pane.say(f"saved {path}")
+            self._pane.say(f"Saved {path}")
             self._changed()
 
     async def load(self) -> None:
@@ -62,7 +62,7 @@ class ConfigurationFiles:
     async def choose_preset(self) -> None:
         """Take over a preset; the text stays."""
         choices = [(name, name, preset_about(name)) for name in preset_names()]
-        name = await self._pane.ask(Choice("Preset", choices, "Ctrl+Z takes it back."))
+        name = await self._pane.ask(Choice("Preset", choices, "Ctrl+Z undoes it."))
         if name:
             config = preset(name, cuda=has_cuda())
             data = dataclasses.replace(config.data, dataset_dir=self._document.config.data.dataset_dir)

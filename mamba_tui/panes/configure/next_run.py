@@ -23,14 +23,14 @@ class NextRun:
         self.mode: Mode = options.mode
 
     def reason_against(self) -> str:
-        """Why Start cannot be, "" when it can."""
+        """Why no run can be started now; "" if one can."""
         if self._session.read_only:
-            return "read-only: this console starts nothing"
+            return "read-only: runs cannot be started here"
         if self._session.starting:
             return f"{self._session.starting} is starting ..."
         count = len(self._document.problems)
         if count:
-            return f"{count} problem{'s' if count > 1 else ''} to solve first, shown in the rows"
+            return f"{count} invalid value{'s' if count > 1 else ''}, marked above"
         return ""
 
     async def ask_for_name(self) -> None:
@@ -39,7 +39,7 @@ class NextRun:
 
         free = await self._session.free_name(self.name)
         answer = await self._pane.ask(
-            Prompt("Name of the run", f"A folder of this name is made in {self._session.root}", free)
+            Prompt("Name of the run", f"The run gets a folder of this name in {self._session.root}", free)
         )
         if answer is not None:
             if answer.strip():
@@ -64,7 +64,9 @@ class NextRun:
         self._document.started()
         # The name and mode given on the command line hold for the first start only.
         self.name, self.mode = None, "auto"
-        self._pane.post_message(RunStarted(f"{run.name} started; it goes on when the console is closed"))
+        self._pane.post_message(
+            RunStarted(f"{run.name} started. It keeps training when the console is closed.")
+        )
 
     async def _has_text(self) -> bool:
         from core.data.sample_corpus import has_texts, no_text, write_sample
@@ -79,13 +81,13 @@ class NextRun:
                 "No text yet",
                 f"There is no .txt file in {folder}. mamba-tui can write a sample there to learn from: the "
                 "Python language reference that comes with this Python, about 0.5 MB. Nothing is downloaded.",
-                [Answer("sample", "Write the sample and start", "success"), Answer("no", "Not now")],
+                [Answer("no", "Cancel"), Answer("sample", "Write the sample and start", "success")],
             )
         )
         if answer != "sample":
             return False
         await off_thread(write_sample, folder)
-        self._pane.say(f"wrote the sample to {folder}")
+        self._pane.say(f"Sample text written to {folder}")
         return True
 
     def _resumes(self) -> bool:
@@ -101,8 +103,9 @@ class NextRun:
         answer = await self._pane.ask(
             Question(
                 "A run is training",
-                f"{session.run.name} is training. Two runs share the machine and are slower each.",
-                [Answer("no", "Not now", "primary"), Answer("yes", "Start another beside it")],
+                f"{session.run.name} is training. Two runs share the machine, and each is slower.",
+                [Answer("no", "Cancel", "primary"), Answer("yes", "Start a second run")],
+                default="no",
             )
         )
         return answer == "yes"

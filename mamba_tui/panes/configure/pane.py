@@ -54,14 +54,14 @@ class ConfigPane(Pane):
             with Vertical(id="design"):
                 yield LayerTable(self.document, read_only=read_only, id="layers")
                 yield TextLine(id="totals")
-                with Horizontal(id="start-row"):
-                    yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
-                    yield TextLine(id="ready")
                 yield Hourglass(id="drawing")
             with Vertical(id="rest"):
-                yield Input(placeholder="find a setting; Esc ends", id="find")
+                yield Input(placeholder="find a setting; Esc clears", id="find")
                 yield SettingsList(self.document, read_only=read_only, id="settings")
                 yield TextLine(id="hint")
+        with Horizontal(id="start-row"):
+            yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
+            yield TextLine(id="ready")
 
     def on_mount(self) -> None:
         """Show the totals at once, and what takes longer when it is known."""
@@ -146,7 +146,7 @@ class ConfigPane(Pane):
             ready.show(Content.styled(visible(reason), "$text-error"))
             return
         changed = (
-            "unsaved changes, Ctrl+S saves" if self.document.changed else visible(self.document.path.name)
+            "unsaved changes (Ctrl+S saves)" if self.document.changed else visible(self.document.path.name)
         )
         wanted = self.next_run.name
         name = f"run {visible(clip(wanted, 30))}" if wanted else "a new run"
@@ -206,22 +206,22 @@ class ConfigPane(Pane):
         self.values_changed()
 
     def action_undo(self) -> None:
-        """Take the last change back."""
+        """Undo the last change."""
         done = self.document.undo()
-        self.say(f"took back: {done}" if done is not None else "nothing to take back")
+        self.say(f"Undone: {done}" if done is not None else "Nothing to undo")
         self.all_changed()
 
     def action_redo(self) -> None:
-        """Make it again."""
+        """Redo it."""
         done = self.document.redo()
-        self.say(f"made again: {done}" if done is not None else "nothing to make again")
+        self.say(f"Redone: {done}" if done is not None else "Nothing to redo")
         self.all_changed()
 
     def action_save(self) -> None:
         """Save to the file of the configuration, or another."""
         self.finish_editing()
         if self.document.problems:
-            self.say("not saved: " + self.next_run.reason_against(), problem=True)
+            self.say("Not saved: " + self.next_run.reason_against(), problem=True)
             return
         self.work(self.files.save(), "dialog")
 

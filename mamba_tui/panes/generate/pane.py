@@ -74,10 +74,8 @@ class GeneratePane(Pane):
         self._show_lines()
 
     def shown(self) -> None:
-        """The prompt has the keys."""
-        focused = self.screen.focused
-        if focused is None or self not in focused.ancestors:
-            self.query_one(PromptEditor).focus()
+        """Whoever comes here wants to type: the prompt has the keys."""
+        self.query_one(PromptEditor).focus()
         self._show_lines()
 
     def remember(self) -> None:

@@ -14,7 +14,7 @@ class Overlays:
 
     def __init__(self, session: RunClient) -> None:
         self._session = session
-        self.names: Sequence[str] = ()
+        self.names: Sequence[str] = []
         self.histories: dict[str, RunHistory] = {}
 
     def wanted(self, names: Sequence[str]) -> Sequence[str] | None:

@@ -110,11 +110,11 @@ def _figures(
 def _advice(session: RunClient) -> str:
     state = state_of(session)
     if state in ("finished",):
-        return "F5 lets it write, F4 shows its checkpoints"
+        return "F5 generates text, F4 shows its checkpoints"
     if state in ("stopped", "died", "failed"):
         history = session.history
         saved = history is not None and any(mark.kind in ("checkpoint", "best") for mark in history.marks)
         return (
-            "R goes on from its last checkpoint" if saved else "F2 changes the configuration, v shows the log"
+            "R resumes from its last checkpoint" if saved else "F2 changes the configuration, 3 shows the log"
         )
     return ""

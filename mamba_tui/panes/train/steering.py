@@ -13,7 +13,7 @@ from mamba_tui.backend.run_client import RunClient
 from mamba_tui.messages import RunStarted
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.dialogs import Answer, Prompt, Question
-from mamba_tui.wording import state_of
+from mamba_tui.wording import COMMAND_NAMES, command_sentence, state_of
 
 if TYPE_CHECKING:
     from core.runs import Run
@@ -38,7 +38,7 @@ class Steering:
         return True
 
     async def pause(self) -> None:
-        """Pause, or go on."""
+        """Pause, or continue."""
         await self.command("resume" if state_of(self._session) == "paused" else "pause")
 
     async def command(self, command: str, **arguments: object) -> None:
@@ -51,11 +51,11 @@ class Steering:
             history = self._session.history
         answer = history.answers.get(identity) if history is not None else None
         if answer is None:
-            self._pane.say(f"{command}: the trainer has not answered yet; it looks at the end of its step")
-        elif not answer.accepted:
-            self._pane.say(f"{command} refused: {answer.message}", problem=True)
+            name = COMMAND_NAMES.get(command, command)
+            self._pane.say(f"{name}: no answer yet. The trainer answers at the end of its step.")
         else:
-            self._pane.say(f"{command}: {answer.message or 'done'}")
+            refused = not answer.accepted
+            self._pane.say(command_sentence(command, refused, answer.message), problem=refused)
 
     async def stop(self) -> None:
         """Save, then end."""
@@ -65,8 +65,8 @@ class Steering:
         answer = await self._pane.ask(
             Question(
                 "Stop",
-                f"{run.name} saves a checkpoint and ends. It can be resumed from there with R.",
-                [Answer("stop", "Save and stop", "primary"), Answer("no", "Let it train")],
+                f"{run.name} saves a checkpoint and stops. R resumes it from there.",
+                [Answer("no", "Cancel"), Answer("stop", "Save and stop", "primary")],
             )
         )
         if answer == "stop":
@@ -75,7 +75,7 @@ class Steering:
     async def sample(self) -> None:
         """Ask for a sample."""
         prompt = await self._pane.ask(
-            Prompt("Sample", "What the sample starts from; empty begins a document.", "")
+            Prompt("Sample", "How the sample begins; leave it empty to start a new document.", "")
         )
         if prompt is not None:
             await self.command("sample", prompt=prompt)
@@ -91,17 +91,19 @@ class Steering:
             if config is None:
                 return
         await self._session.start(config, run.name, "resume")
-        self._pane.post_message(RunStarted(f"{run.name} goes on"))
+        self._pane.post_message(RunStarted(f"{run.name} resumed"))
 
     async def _longer(self, run: Run) -> RunConfig | None:
-        """The run's configuration with more steps, for one that has done all of its own."""
+        """The configuration with more steps, for a run that has finished its own."""
         config = await off_thread(run.config)
         steps = config.training.max_iters
         answer = await self._pane.ask(
-            Prompt("Resume", f"{run.name} has done its {steps:,} steps. Train up to step:", str(2 * steps))
+            Prompt(
+                "Resume", f"{run.name} has finished its {steps:,} steps. Train up to step:", str(2 * steps)
+            )
         )
         if answer is None:
             return None
         if not answer.strip().isdecimal() or int(answer) <= steps:
-            raise UserError(f"the last step is {answer!r}; accepted: a whole number above {steps}")
+            raise UserError(f"the last step is {answer!r}; use a whole number above {steps}")
         return replace(config, max_iters=int(answer))

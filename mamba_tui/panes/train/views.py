@@ -1,18 +1,26 @@
-"""The other two views of the Train pane: samples side by side, and the log."""
+"""The names of the views of Train, and two of them: samples side by side, and the log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
+from rich.segment import Segment
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.events import Key
+from textual.events import Click
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
 from textual.widgets import Static
 
 from core.runs.events import Event, SampleEvent
+from mamba_tui import keys
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.safe_text import safe, visible
 from mamba_tui.wording import event_sentence, sample_content
 
@@ -31,8 +39,52 @@ def newest_sample(session: RunClient) -> Content:
     return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
 
 
+class ViewTabs(CachedStyles):
+    """The names of the views with their digits. A click chooses one."""
+
+    COMPONENT_CLASSES = {"views--active", "views--digit"}  # noqa: RUF012
+    DEFAULT_CSS = """
+    ViewTabs { height: 1; background: $surface; color: $text-muted; }
+    ViewTabs .views--active { color: $foreground; background: $panel; text-style: bold; }
+    ViewTabs .views--digit { color: $accent; background: $surface; }
+    """
+    active = reactive("")
+
+    class Chosen(Message):
+        """A view was clicked."""
+
+        def __init__(self, view: str) -> None:
+            super().__init__()
+            self.view = view
+
+    def __init__(self, views: Sequence[str], active: str) -> None:
+        super().__init__()
+        self.views = views
+        self.set_reactive(ViewTabs.active, active)
+
+    def render_line(self, y: int) -> Strip:
+        """The line."""
+        base, segments = self.component(""), [Segment(" ", self.component(""))]
+        for number, view in enumerate(self.views, 1):
+            here = self.component("views--active") if view == self.active else None
+            segments.append(Segment(f" {number}", here or self.component("views--digit")))
+            segments.append(Segment(f" {view.capitalize()} ", here or base))
+        return Strip(segments).adjust_cell_length(self.size.width, base)
+
+    def on_click(self, event: Click) -> None:
+        """Show the view."""
+        left = 1
+        for view in self.views:
+            left += len(view) + 4
+            if event.x < left:
+                self.post_message(self.Chosen(view))
+                return
+
+
 class SamplesView(Horizontal, can_focus=True):
     """Samples in the order of their steps, as many beside each other as fit; the newest at the right."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("samples")
 
     DEFAULT_CSS = """
     SamplesView { height: 1fr; }
@@ -83,22 +135,26 @@ class SamplesView(Horizontal, can_focus=True):
             elif place == 0:
                 static.update(safe("No samples yet. g asks for one now."))
 
-    def on_key(self, event: Key) -> None:
-        """Left and right go through time, up and down scroll."""
-        if event.key in ("left", "right"):
-            self.back += 1 if event.key == "left" else -1
-            self._draw()
-        elif event.key in ("up", "down", "pageup", "pagedown"):
-            by = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10}[event.key]
-            for column in self.query(VerticalScroll):
-                column.scroll_relative(y=by, animate=False)
-        else:
-            return
-        event.stop()
+    def action_older(self) -> None:
+        """Older samples."""
+        self.back += 1
+        self._draw()
+
+    def action_newer(self) -> None:
+        """Newer samples."""
+        self.back -= 1
+        self._draw()
+
+    def action_scroll_by(self, lines: int) -> None:
+        """Scroll all columns."""
+        for column in self.query(VerticalScroll):
+            column.scroll_relative(y=lines, animate=False)
 
 
 class LogView(VerticalScroll, can_focus=True):
     """What happened, in words, and what the trainer printed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("log")
 
     DEFAULT_CSS = """
     LogView { height: 1fr; padding: 0 1; }
