@@ -46,6 +46,7 @@ class EventWriter:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self.lost = 0
+        self.listener: Callable[[Event], None] = lambda event: None
         self._clock = clock
         self._waiting = bytearray()
         self._complained = False
@@ -62,6 +63,7 @@ class EventWriter:
         else:
             self._waiting += line
         self._drain()
+        self.listener(event)
 
     def state(self, state: str, step: int, detail: str = "", progress: float | None = None) -> None:
         """What the trainer does from now on."""

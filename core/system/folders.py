@@ -17,3 +17,8 @@ def cache_root() -> Path:
 def state_root() -> Path:
     """`$XDG_STATE_HOME/mamba-tui`, by default `~/.local/state/mamba-tui`. Not made here."""
     return platformdirs.user_state_path(PROGRAM, appauthor=False)
+
+
+def config_root() -> Path:
+    """`$XDG_CONFIG_HOME/mamba-tui`, by default `~/.config/mamba-tui`. Not made here."""
+    return platformdirs.user_config_path(PROGRAM, appauthor=False)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from core.config.schema import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
+from core.runs.alerts import DIVERGED_ADVICE, AlertWatch, load_settings, run_command
 from core.runs.directory import portable
 from core.runs.events import EndEvent, ErrorEvent, RunEvent
 from core.system.allocator import keep_freed_memory
@@ -64,11 +65,24 @@ class Session:
         self.run_directory = run
         self.config = config
         self.writer = EventWriter(run.events_path)
+        self._send_alerts()
         self.requests = Requests(run, self.writer)
         self.trainer: Trainer | None = None
         self.found: CheckpointInfo | None = None
         self._vocabulary = config.data.vocab_size or 4096
         self._told = 0.0
+
+    def _send_alerts(self) -> None:
+        """Have the user's command told of what is worth telling, as alerts.toml asks."""
+        try:
+            wishes = load_settings()
+        except UserError as error:
+            self.writer.warning(f"no alerts: {error}")
+            return
+        if wishes.notify:
+            run = self.run_directory
+            watch = AlertWatch(run.name, run.path, wishes, lambda alert: run_command(alert, wishes))
+            self.writer.listener = watch.feed
 
     def run(self) -> int:
         """Train, and write down how it ended whatever happens."""
@@ -168,7 +182,7 @@ class Session:
         except Exception:  # torch itself is what does not work
             return self._fail(FAILURE, f"torch cannot be used here: {error}", "install it again", trace)
         if isinstance(error, DivergenceError):
-            return self._fail(FAILURE, str(error), "lower learning_rate or raise warmup_iters, then resume")
+            return self._fail(FAILURE, str(error), DIVERGED_ADVICE)
         if out_of_memory(error):
             message, advice = memory_advice(self.config, self._vocabulary)
             return self._fail(FAILURE, message, advice, trace)

@@ -20,6 +20,14 @@ from rich.text import Text
 
 from core.config.schema import RunConfig
 from core.runs import EventReader, LatestEvents, Run, is_alive, status, trainer_exit_code
+from core.runs.alerts import (
+    Alert,
+    AlertSettings,
+    AlertWatch,
+    load_settings,
+    run_command,
+    terminal_sequence,
+)
 from core.runs.events import (
     CheckpointEvent,
     EvaluationEvent,
@@ -53,6 +61,8 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
     trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves.
     """
     console = Console(highlight=False)
+    wishes = load_settings()
+    alerts = AlertWatch(run.name, run.path, wishes, lambda alert: _ring(console, alert, wishes))
     display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, run.config())
     if pid is None:
         console.print(f"Following {visible(run.name)}; Ctrl-C leaves, training goes on.", style="dim")
@@ -63,11 +73,25 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
             ended = not _alive(run, pid)
             for event in reader.poll():
                 display.take(event)
+                alerts.feed(event)
             display.tick()
             if ended or left:
                 break
             time.sleep(POLL_SECONDS)
-    return 0 if left and pid is None else _conclude(console, run, display, pid)
+    if left and pid is None:
+        return 0
+    if display.latest.end is None and run.exists:
+        alerts.alert("died", "its trainer ended without a word")
+    return _conclude(console, run, display, pid)
+
+
+def _ring(console: Console, alert: Alert, wishes: AlertSettings) -> None:
+    """Ring or notify in a terminal; only a trainer's death must be told to the user's command from here."""
+    if console.is_terminal:
+        console.file.write(terminal_sequence(alert, wishes))
+        console.file.flush()
+    if alert.kind == "died":
+        run_command(alert, wishes)
 
 
 @contextmanager
