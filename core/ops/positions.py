@@ -72,7 +72,7 @@ class Positions:
     def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of `half` angles a token, (B, T, 1, half), where `like` is."""
         if half not in self._rotations and takes_triton(like):
-            from core.ops.triton.window_attention import rotations
+            from core.ops.triton.rotary import rotations
 
             self._rotations[half] = rotations(self.position, half, ROPE_BASE)
         if half not in self._rotations:

@@ -27,6 +27,7 @@ from core.ops.triton.attention_mixer import attention_mixer_triton
 from core.ops.triton.conditional_copy import conditional_copy
 from core.ops.triton.feed_forward import feed_forward_triton
 from core.ops.triton.mamba_mixer import mamba_mixer_triton
+from core.ops.triton.rotary import rotations
 from core.ops.triton.selective_scan import launch as scan_launch
 from core.ops.triton.selective_scan.operator import selective_scan_triton
 from core.training.optimizer import AdamW
@@ -115,11 +116,11 @@ def compile_others():
         q, k, v = (torch.randn(1, 2, size, 24, dtype=torch.bfloat16, requires_grad=True) for size in sizes)
         visible_length = torch.zeros(1, length, dtype=torch.int64)
         attention.window_attention_triton(q, k, v, visible_length, 16).float().sum().backward()
-    attention.rotations(torch.zeros(2, 16, dtype=torch.int64), 6, 10000.0)
+    rotations(torch.zeros(2, 16, dtype=torch.int64), 6, 10000.0)
     positions = Positions(torch.zeros(1, 16, dtype=torch.int64), None, None, 16)
     qkv, cache = torch.randn(1, 16, 72).bfloat16().requires_grad_(), torch.randn(2, 1, 2, 15, 12).bfloat16()
-    rotations = positions.rotations(qkv, 6)
-    mixed, *_ = attention_mixer_triton(qkv, cache, rotations, positions.visible_length, 2, 16)
+    angles = positions.rotations(qkv, 6)
+    mixed, *_ = attention_mixer_triton(qkv, cache, angles, positions.visible_length, 2, 16)
     mixed.float().sum().backward()
     weight = torch.nn.Parameter(torch.zeros(2, 4))
     optimizer = AdamW([{"names": ["a"], "params": [weight], "weight_decay": 0.0}], 0.1, (0.9, 0.95))

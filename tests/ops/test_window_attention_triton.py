@@ -11,6 +11,7 @@ from tests.ops.reference_ops import relative_errors
 from core.ops.triton import window_attention as module  # isort: skip
 from core.ops.triton.conditional_copy import conditional_copy  # isort: skip
 from core.ops.positions import ROPE_BASE, Positions  # isort: skip
+from core.ops.triton.rotary import _rotations, rotations  # isort: skip
 from core.ops.window_attention import window_attention  # isort: skip
 
 
@@ -82,7 +83,7 @@ def test_a_text_without_past():
 
 def test_rotations_are_those_of_the_plain_path():
     positions = Positions(torch.zeros(2, 9, dtype=torch.int64), torch.tensor([0, 10**6]), None, 16)
-    cos, sin = module.rotations(positions.position.to(DEVICE), 4, ROPE_BASE)
+    cos, sin = rotations(positions.position.to(DEVICE), 4, ROPE_BASE)
     x = torch.randn(2, 9, 3, 8)
     first, second = x.to(DEVICE).chunk(2, 3)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), 3)
@@ -96,7 +97,7 @@ def test_rotations_are_right_to_the_last_digit(half):
     position[0] = torch.arange(30)
     position[1] = torch.arange(2**20 - 29, 2**20 + 1)
     position[2, :2] = torch.tensor([2**31, 2**24 + 1])
-    cos, sin = module.rotations(position.to(DEVICE).t().contiguous().t(), half, ROPE_BASE)
+    cos, sin = rotations(position.to(DEVICE).t().contiguous().t(), half, ROPE_BASE)
     assert cos.shape == sin.shape == (3, 30, 1, half)
     rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = position[:, :, None, None] * rates
@@ -111,7 +112,7 @@ def test_rotations_are_right_to_the_last_digit(half):
 def test_rotations_operator_keeps_torch_compiles_rules():
     position = torch.randint(0, 99, (2, 9), device=DEVICE)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(module._rotations, (position, 4, ROPE_BASE), test_utils=checks)
+    torch.library.opcheck(_rotations, (position, 4, ROPE_BASE), test_utils=checks)
 
 
 def test_operators_keep_torch_compiles_rules():

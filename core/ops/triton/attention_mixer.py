@@ -1,8 +1,10 @@
 """All of an attention layer between its two outer projections, on CUDA, as one operation.
 
-What `MultiHeadAttention` does elsewhere with single operations: split the projection, turn queries and keys
-by their places, attend over the cache as well, which is read where it is. One kernel prepares all three; the
-gradients are turned back and written into the projection's where they are found.
+    qkv (B, T, 3 H E) --> prepare: split, rotate --> q, k, v (B, H, T, E) --> window_attention --> (B, T, H E)
+                                                         cache, read where it is --^
+
+What `core.ops.attention_mixer` does elsewhere with single operations. One kernel prepares queries, keys and
+values; backward, the attention kernels rotate the gradients back and write them straight into qkv's.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -16,19 +18,19 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.operators import define, hidden
+from core.ops.triton.rotary import rotate, rotation
 from core.ops.triton.window_attention import Seen, _backward, _forward
-from core.ops.triton.window_attention_kernels import _angles, _turned
 
 ROWS = 64
 """Slots of a program."""
 
 
 @triton.jit
-def _move(source, target, mask, half, turn_cos, turn_sin):
-    """Copy the first and second halves of channels, turned."""
+def _move(source, target, mask, half, row_cos, row_sin):
+    """Copy the first and second halves of channels, rotated."""
     first = tl.load(source, mask=mask, other=0.0).to(tl.float32)
     second = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
-    first, second = _turned(first, second, turn_cos, turn_sin)
+    first, second = rotate(first, second, row_cos, row_sin)
     tl.store(target, first.to(target.dtype.element_ty), mask=mask)
     tl.store(target + half, second.to(target.dtype.element_ty), mask=mask)
 
@@ -44,11 +46,11 @@ def attention_prepare_kernel(
     column = tl.arange(0, HALF)
     size = 2 * half
     mask = (t < length)[:, None] & (column[None, :] < half)
-    turn_cos, turn_sin = _angles(cos, sin, batch * length + t, half, column, mask, ROPE)
+    row_cos, row_sin = rotation(cos, sin, batch * length + t, half, column, mask, ROPE)
     source = qkv + (batch * length + t)[:, None] * (3 * heads * size) + head * size + column[None, :]
     into = ((batch * heads + head) * length + t)[:, None] * size + column[None, :]
-    _move(source, queries + into, mask, half, turn_cos, turn_sin)
-    _move(source + heads * size, keys + into, mask, half, turn_cos, turn_sin)
+    _move(source, queries + into, mask, half, row_cos, row_sin)
+    _move(source + heads * size, keys + into, mask, half, row_cos, row_sin)
     _move(source + 2 * heads * size, values + into, mask, half, 1.0, 0.0)
 
 
@@ -57,13 +59,13 @@ def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, he
     half = width // (6 * heads)
     queries, keys, values = (qkv.new_empty(batch, heads, length, 2 * half) for _ in range(3))
     # Without angles any pointer will do: nothing is read.
-    turns = (qkv, qkv) if cos is None else (cos.contiguous(), sin.contiguous())
+    angles = (qkv, qkv) if cos is None else (cos.contiguous(), sin.contiguous())
     attention_prepare_kernel[(triton.cdiv(length, ROWS), batch * heads)](
-        qkv.contiguous(), *turns, queries, keys, values, length, heads, half,
+        qkv.contiguous(), *angles, queries, keys, values, length, heads, half,
         ROWS=ROWS, HALF=triton.next_power_of_2(half), ROPE=cos is not None, num_warps=4,
     )  # fmt: skip
-    out, norms = _forward(queries, Seen(keys, values, old_keys, old_values), visible_length, window)
-    return out.transpose(1, 2).flatten(2), keys, values, hidden(queries), norms
+    out, logsumexp = _forward(queries, Seen(keys, values, old_keys, old_values), visible_length, window)
+    return out.transpose(1, 2).flatten(2), keys, values, hidden(queries), logsumexp
 
 
 def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, heads, window):
@@ -79,7 +81,7 @@ def _fake_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, h
 
 
 def _run_attention_mixer_backward(
-    queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out, grad, heads, window
+    queries, keys, values, old_keys, old_values, cos, sin, visible_length, logsumexp, out, grad, heads, window
 ):
     queries = queries.view(keys.dtype)
     batch, _, length, size = queries.shape
@@ -88,14 +90,14 @@ def _run_attention_mixer_backward(
     grads = grad_qkv.view(batch, length, 3, heads, size).transpose(1, 3).unbind(2)
     _backward(
         queries, Seen(keys, values, old_keys, old_values), visible_length,
-        out.view(by_head).transpose(1, 2), norms, grad.reshape(by_head).transpose(1, 2), window, grads,
+        out.view(by_head).transpose(1, 2), logsumexp, grad.reshape(by_head).transpose(1, 2), window, grads,
         None if cos is None else (cos, sin),
     )  # fmt: skip
     return grad_qkv
 
 
 def _fake_attention_mixer_backward(
-    queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out, grad, heads, window
+    queries, keys, values, old_keys, old_values, cos, sin, visible_length, logsumexp, out, grad, heads, window
 ):
     batch, _, length, size = queries.shape
     return keys.new_empty(batch, length, 3 * heads * size)
@@ -104,7 +106,7 @@ def _fake_attention_mixer_backward(
 _backward_operator = define(
     "attention_mixer_backward",
     "(Tensor queries, Tensor keys, Tensor values, Tensor? old_keys, Tensor? old_values, Tensor? cos, "
-    "Tensor? sin, Tensor visible_length, Tensor norms, Tensor out, Tensor grad, int heads, int window) "
+    "Tensor? sin, Tensor visible_length, Tensor logsumexp, Tensor out, Tensor grad, int heads, int window) "
     "-> Tensor",
     _run_attention_mixer_backward,
     _fake_attention_mixer_backward,
@@ -113,9 +115,11 @@ _backward_operator = define(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, old_keys, old_values, cos, sin, visible_length, ctx.heads, ctx.window = inputs
-    out, keys, values, queries, norms = output
+    out, keys, values, queries, logsumexp = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(queries, keys, values, old_keys, old_values, cos, sin, visible_length, norms, out)
+    ctx.save_for_backward(
+        queries, keys, values, old_keys, old_values, cos, sin, visible_length, logsumexp, out
+    )
 
 
 def _gradients(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Any, ...]:
@@ -149,8 +153,8 @@ def attention_mixer_triton(
 
     Args:
         qkv: (B, T, 3 H E), in 16 bits.
-        cache: keys, turned already, and values of earlier tokens, (B, H, P, E) each, without gradients.
-        rotations: cosines and sines of each token's place, (B, T, 1, E / 2), or None for no turning.
+        cache: keys, rotated already, and values of earlier tokens, (B, H, P, E) each, without gradients.
+        rotations: cosines and sines of each token's position, (B, T, 1, E / 2), or None for no rotation.
         visible_length: keys that each query sees before its own, (B, T) int64, below `window`.
         heads: H.
         window: an upper bound of visible_length + 1.

@@ -1,5 +1,12 @@
 """Attention over a window of the same document on CUDA, in Triton: what `window_attention` computes.
 
+                  keys: cache | chunk
+    queries  0    . x x x x | x                    x  seen: itself and visible_length keys before it
+             1    . . x x x | x x                  .  not seen
+             2    . . . . . | . . x   <- a document starts here
+             3    . . . . . | . . x x
+             a program takes a block of rows and walks over the blocks of keys that any of them sees
+
 The mask is never made: a query sees as many keys before it as its `visible_length` says, blocks of keys
 that no query of a block sees are not read, and only blocks at an end of what is seen compare positions.
 Softmax is online (arXiv 2205.14135); the backward recomputes the probabilities from each row's log-sum-exp,
@@ -10,7 +17,6 @@ text both are one launch.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -25,9 +31,6 @@ SHORT = 128
 """The longest text whose backward is one launch."""
 SMALL_WINDOW = 256
 """In windows up to this one, looking up which keys a document hides takes longer than reading them."""
-
-ROTATIONS = 1024
-"""Angles of a program."""
 
 
 class Blocks(NamedTuple):
@@ -87,9 +90,9 @@ def _alike(*tensors: Tensor) -> list[Tensor]:
     return _rows(*tensors) if same else [tensor.contiguous() for tensor in tensors]
 
 
-def _strides(*tensors: Tensor) -> list[int]:
+def _strides(*tensors: Tensor) -> list[tuple[int, ...]]:
     """Strides over batch, heads and rows of each."""
-    return [stride for tensor in tensors for stride in tensor.stride()[:3]]
+    return [tensor.stride()[:3] for tensor in tensors]
 
 
 class Seen(NamedTuple):
@@ -121,15 +124,15 @@ def _forward(q: Tensor, seen: Seen, visible_length: Tensor, window: int) -> tupl
     (q,) = _rows(q)
     k, v, old_k, old_v = seen.aligned()
     out = torch.empty(batch, length, heads, width, dtype=q.dtype, device=q.device).transpose(1, 2)
-    norms = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
+    logsumexp = torch.empty(batch, heads, length, dtype=torch.float32, device=q.device)
     blocks = _forward_blocks(width)
     kernels.attention_forward_kernel[triton.cdiv(length, blocks.queries), heads, batch](
-        q, k, v, old_k, old_v, visible_length.contiguous(), out, norms,
+        q, k, v, old_k, old_v, visible_length.contiguous(), out, logsumexp,
         length, seen.past, heads, width, window, _scale(width),
-        *_strides(q, k), *old_k.stride()[:2], *_strides(out),
+        *_strides(q, k), old_k.stride()[:2], *_strides(out),
         SKIPS=window > SMALL_WINDOW, **blocks.options(width),
     )  # fmt: skip
-    return out, norms
+    return out, logsumexp
 
 
 def _backward(
@@ -137,7 +140,7 @@ def _backward(
     seen: Seen,
     visible_length: Tensor,
     out: Tensor,
-    norms: Tensor,
+    logsumexp: Tensor,
     grad_out: Tensor,
     window: int,
     grads: tuple[Tensor, Tensor, Tensor],
@@ -145,8 +148,8 @@ def _backward(
 ) -> None:
     """Write the gradients of q, keys and values; those of the cache's too where there is room for them.
 
-    With `rotations`, cosines and sines (B, T, 1, E / 2), q and k were turned by them: the gradients are those
-    before. Then there must be no room for the cache's.
+    With `rotations`, cosines and sines (B, T, 1, E / 2), q and k were rotated by them: the gradients are
+    those before. Then there must be no room for the cache's.
     """
     batch, heads, length, width = q.shape
     q, grad_out = _rows(q, grad_out)
@@ -154,10 +157,10 @@ def _backward(
     grad_q, grad_k, grad_v = grads
     learning = grad_k.shape[2] - length
     visible_length = visible_length.contiguous()
-    turns = (q, q) if rotations is None else tuple(item.contiguous() for item in rotations)
+    angles = (q, q) if rotations is None else tuple(item.contiguous() for item in rotations)
     sizes = (length, seen.past, heads, width, window, _scale(width))
     blocks, keys_blocks = _backward_blocks(width, length)
-    how = {"TURNS": rotations is not None}
+    how = {"ROTATED": rotations is not None}
     skips = {"SKIPS": window > SMALL_WINDOW}
     full = {"FULL": length % keys_blocks.queries == 0}
     programs = (
@@ -168,20 +171,20 @@ def _backward(
         at_once = {"QUERIES_AT_ONCE": keys_blocks.queries, "KEYS_AT_ONCE": blocks.keys}
         options = how | skips | full | at_once | blocks.options(width) | {"KEYS": keys_blocks.keys}
         kernels.attention_backward_kernel[sum(programs), heads, batch](
-            q, k, v, old_k, old_v, visible_length, out, grad_out, norms, grad_q, grad_k, grad_v, *turns,
-            *sizes, learning, *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
+            q, k, v, old_k, old_v, visible_length, out, grad_out, logsumexp, grad_q, grad_k, grad_v, *angles,
+            *sizes, learning, *_strides(q, k), old_k.stride()[:2], *_strides(out, grad_out, grad_q, grad_k),
             **options,
         )  # fmt: skip
         return
-    slopes = torch.empty_like(norms)
+    delta = torch.empty_like(logsumexp)
     kernels.attention_queries_kernel[programs[0], heads, batch](
-        q, k, v, old_k, old_v, visible_length, out, grad_out, norms, slopes, grad_q, *turns, *sizes,
-        *_strides(q, k), *old_k.stride()[:2], *_strides(out, grad_out, grad_q),
+        q, k, v, old_k, old_v, visible_length, out, grad_out, logsumexp, delta, grad_q, *angles, *sizes,
+        *_strides(q, k), old_k.stride()[:2], *_strides(out, grad_out, grad_q),
         **how, **skips, **blocks.options(width),
     )  # fmt: skip
     kernels.attention_keys_kernel[programs[1], heads, batch](
-        q, k, v, old_k, old_v, visible_length, grad_out, norms, slopes, grad_k, grad_v, *turns, *sizes,
-        learning, *_strides(q, k), *old_k.stride()[:2], *_strides(grad_out, grad_k),
+        q, k, v, old_k, old_v, visible_length, grad_out, logsumexp, delta, grad_k, grad_v, *angles, *sizes,
+        learning, *_strides(q, k), old_k.stride()[:2], *_strides(grad_out, grad_k),
         **how, **full, **keys_blocks.options(width),
     )  # fmt: skip
 
@@ -205,18 +208,18 @@ def _fake_window_attention(q, k, v, visible_length, window, cache_learns):
     return out, q.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-def _run_window_attention_backward(q, k, v, visible_length, out, norms, grad_out, window, cache_learns):
+def _run_window_attention_backward(q, k, v, visible_length, out, logsumexp, grad_out, window, cache_learns):
     grads = _fake_window_attention_backward(
-        q, k, v, visible_length, out, norms, grad_out, window, cache_learns
+        q, k, v, visible_length, out, logsumexp, grad_out, window, cache_learns
     )
     grad_q, *others = grads
     first = 0 if cache_learns else k.shape[2] - q.shape[2]
-    places = grad_q, *(grad[:, :, first:] for grad in others)
-    _backward(q, _split(q, k, v), visible_length, out, norms, grad_out, window, places)
+    written = grad_q, *(grad[:, :, first:] for grad in others)
+    _backward(q, _split(q, k, v), visible_length, out, logsumexp, grad_out, window, written)
     return grads
 
 
-def _fake_window_attention_backward(q, k, v, visible_length, out, norms, grad_out, window, cache_learns):
+def _fake_window_attention_backward(q, k, v, visible_length, out, logsumexp, grad_out, window, cache_learns):
     batch, heads, length, width = q.shape
     grad_k = k.new_empty(batch, heads, k.shape[2], width)
     return q.new_empty(batch, length, heads, width).transpose(1, 2), grad_k, torch.empty_like(grad_k)
@@ -224,7 +227,7 @@ def _fake_window_attention_backward(q, k, v, visible_length, out, norms, grad_ou
 
 _backward_operator = define(
     "window_attention_backward",
-    "(Tensor q, Tensor k, Tensor v, Tensor visible_length, Tensor out, Tensor norms, Tensor grad_out, "
+    "(Tensor q, Tensor k, Tensor v, Tensor visible_length, Tensor out, Tensor logsumexp, Tensor grad_out, "
     "int window, bool cache_learns) -> (Tensor, Tensor, Tensor)",
     _run_window_attention_backward,
     _fake_window_attention_backward,
@@ -236,9 +239,9 @@ def _keep(ctx, inputs, output):
     ctx.save_for_backward(q, k, v, visible_length, *output)
 
 
-def _gradients(ctx, grad_out, grad_norms):
-    found = _backward_operator(*ctx.saved_tensors, grad_out, ctx.window, ctx.cache_learns)
-    return *found, None, None, None
+def _gradients(ctx, grad_out, grad_logsumexp):
+    grads = _backward_operator(*ctx.saved_tensors, grad_out, ctx.window, ctx.cache_learns)
+    return *grads, None, None, None
 
 
 _operator = define(
@@ -250,40 +253,6 @@ _operator = define(
     keep=_keep,
     gradients=_gradients,
 )
-
-
-def _run_rotations(position, half, base):
-    shape = (*position.shape, 1, half)
-    cos, sin = (torch.empty(shape, dtype=torch.float32, device=position.device) for _ in range(2))
-    padded = triton.next_power_of_2(half)
-    rows = max(1, ROTATIONS // padded)
-    kernels.rotations_kernel[(triton.cdiv(position.numel(), rows),)](
-        position.contiguous(), cos, sin, position.numel(), half,
-        STEP=-math.log2(base) / half, ROWS=rows, HALF=padded,
-    )  # fmt: skip
-    return cos, sin
-
-
-def _fake_rotations(position, half, base):
-    shape = (*position.shape, 1, half)
-    return position.new_empty(shape, dtype=torch.float32), position.new_empty(shape, dtype=torch.float32)
-
-
-_rotations = define(
-    "rotations",
-    "(Tensor position, int half, float base) -> (Tensor, Tensor)",
-    _run_rotations,
-    _fake_rotations,
-)
-
-
-def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions (B, T), each (B, T, 1, half) float32.
-
-    An operator of its own, or a compiler would compute them again, in float64, wherever they are used.
-    """
-    cos, sin = _rotations(position, half, base)
-    return cos, sin
 
 
 def window_attention_triton(
