@@ -123,21 +123,21 @@ def convolve_backward(
 
 
 def _weight_gradient(grad: Tensor, padded: Tensor, weight: Tensor, masks: Tensor | None) -> Tensor:
-    """(D, K): what each tap has seen, times `grad`, over all lanes and steps.
+    """(D, K): what each tap has seen, times `grad`, over all batch rows and steps.
 
-    All taps at once, and so many lanes as stay in the processor's cache.
+    All taps at once, and so many batch rows as stay in the processor's cache.
     """
     batch, length, channels = grad.shape
     taps = weight.shape[1]
     seen = padded.unfold(1, length, 1).transpose(2, 3)  # (B, K, L, D), the same memory
     parts = grad.unsqueeze(1)
-    lanes = max(1, CACHED // (taps * length * channels))
-    total = grad.new_zeros(min(lanes, batch), taps, length, channels)
-    for lane in range(0, batch, lanes):
-        part = parts[lane : lane + lanes]
+    rows = max(1, CACHED // (taps * length * channels))
+    total = grad.new_zeros(min(rows, batch), taps, length, channels)
+    for row in range(0, batch, rows):
+        part = parts[row : row + rows]
         if masks is not None:
-            part = part * masks[lane : lane + lanes]
-        total[: part.shape[0]].addcmul_(seen[lane : lane + lanes], part)
+            part = part * masks[row : row + rows]
+        total[: part.shape[0]].addcmul_(seen[row : row + rows], part)
     return total.sum((0, 2)).t().contiguous().to(weight.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None and torch.version.hip is None
-"""The kernels count on warps of 32 lanes, and some speak PTX."""
+"""The kernels count on warps of 32 threads, and some speak PTX."""
 
 ALIGNED = 8
 """16-bit numbers in 16 bytes: the fastest reads of a GPU take rows of a multiple of so many."""

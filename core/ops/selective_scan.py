@@ -128,7 +128,7 @@ class _Chunks:
         self.starts = range(0, length, self.size)
 
     def rows(self, start: int) -> slice:
-        """Where the chunk at `start` is among all rows of time and lane."""
+        """Where the chunk at `start` is among all rows of time and batch."""
         batch = self.x.shape[1]
         return slice(start * batch, (start + self.size) * batch)
 

@@ -20,7 +20,7 @@ from core.ops.dispatch import takes_triton
 
 CHUNK = 32
 MOST = 64
-"""What comes from a step counts at most 2^64 times; a step of that size is no number to compute with."""
+"""What comes from a step counts at most 2^64 times; a larger factor would overflow."""
 
 
 def ssd_scan(
@@ -296,7 +296,7 @@ def _decays(steps: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 
     `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column, and across
     (B, H, K, Q, 2): from each step to the chunk's end, and from before the chunk to each step. What comes
-    from a step counts as often as its size says. Where a column comes first, `within` is just finite.
+    from a step is weighted by its size. Where a column comes first, `within` is just finite.
 
     A difference of two running sums loses the digits that the sums do not share, so they are float64
     where the device has it.

@@ -49,7 +49,7 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _cut(batch: int, length: int, width: int, channels: int) -> tuple[int, tuple[int, int, int]]:
-    """Steps of a warp, and the grid of warps over channels, lanes of text and time."""
+    """Steps of a warp, and the grid of warps over channels, batch rows and time."""
     across = triton.cdiv(width, channels)
     steps = MOST
     while steps > LEAST and across * batch * triton.cdiv(length, steps) < WARPS:

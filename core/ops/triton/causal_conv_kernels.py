@@ -1,4 +1,4 @@
-"""Triton kernels of `causal_conv_triton.py`; its docstring says how they work.
+"""Triton kernels of `causal_conv.py`; its docstring says how they work.
 
 `flags` has bit i set where step at + i - (TAPS - 2) forgets all before it, for all that a strip of rows from
 `at` on has to know of. A strip without any, as most are, takes a path without masks.
@@ -293,8 +293,8 @@ def conv_sums_kernel(
         row = (share.to(tl.int64) * (TAPS + 1) + tap) * width
         mask = (share < count)[:, None] & inside[None, :]
         total += tl.load(shares + row[:, None] + d[None, :], mask=mask, other=0.0)
-    found = tl.sum(total, 0)
+    gradient = tl.sum(total, 0)
     if tap < TAPS:
-        tl.store(grad_weight + d * TAPS + tap, found.to(grad_weight.dtype.element_ty), mask=inside)
+        tl.store(grad_weight + d * TAPS + tap, gradient.to(grad_weight.dtype.element_ty), mask=inside)
     elif HAS_BIAS:
-        tl.store(grad_bias + d, found.to(grad_bias.dtype.element_ty), mask=inside)
+        tl.store(grad_bias + d, gradient.to(grad_bias.dtype.element_ty), mask=inside)

@@ -1,9 +1,9 @@
 """A feed-forward layer on CUDA as one operation: up, squared ReLU, down.
 
 Squared ReLU is the end of the product before it, and its gradient the end of the product behind it, so that
-neither costs a pass over memory. Only the squares are kept: the slope of x^2 is twice its root. Products are
-made tile by tile of their result, each program one tile after the other, tiles of factors read by the tensor
-copy engine ahead of their use. The other four products of a layer and its backward are left to cuBLAS.
+neither costs a pass over memory. Only the squares are kept: the derivative of x^2 is twice its root. Products
+are made tile by tile of their result, each program one tile after the other, tiles of factors read by the
+tensor copy engine ahead of their use. The other four products of a layer and its backward are left to cuBLAS.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -115,9 +115,9 @@ def _squares(x: Tensor, up: Tensor) -> Tensor:
 
 def _squares_backward(grad: Tensor, down: Tensor, squares: Tensor) -> Tensor:
     """The gradient of what was squared: grad (M, C'), down (C', J), squares (M, J) to (M, J)."""
-    found = torch.empty_like(squares)
-    _launch(grad, down, squares, found)
-    return found
+    through = torch.empty_like(squares)
+    _launch(grad, down, squares, through)
+    return through
 
 
 def _run_feed_forward(x, up, down):

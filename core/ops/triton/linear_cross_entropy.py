@@ -188,7 +188,7 @@ def linear_cross_entropy_triton(
     return loss
 
 
-# The gradients are found on the way forward and returned as integers, which have no gradient themselves.
+# The gradients are computed on the way forward and returned as integers, which have no gradient themselves.
 def _run_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, vocab_size, wants_gradient):
     head = weight.to(x.dtype) if working_weight is None else working_weight
     count = (targets != ignore_index).sum()

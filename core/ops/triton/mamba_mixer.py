@@ -1,7 +1,7 @@
 """All of a Mamba layer between its two outer projections, on CUDA, as one operation.
 
 Convolution, the projection to dt, B and C, their norms, dt's own projection and the scan are what
-`MambaBlock` does with the operations of this folder elsewhere. Done together, the gradients of the two halves
+`core.ops.mamba_mixer` does with single operations elsewhere. Done together, the gradients of the two halves
 of the inner projection are written where they belong instead of being joined, those of the convolution's
 output meet inside a product, and the three norms are one kernel.
 """
@@ -93,9 +93,9 @@ def norms_backward_kernel(
         )
         first = rank + states
         x_C, rate_C, scale_C, _, _ = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
-        places = rows[:, None] * states + column[None, :]
-        of_B = tl.load(grad_B + places, mask=mask_B, other=0.0).to(tl.float32)
-        of_C = tl.load(grad_C + places, mask=mask_B, other=0.0).to(tl.float32)
+        offsets = rows[:, None] * states + column[None, :]
+        of_B = tl.load(grad_B + offsets, mask=mask_B, other=0.0).to(tl.float32)
+        of_C = tl.load(grad_C + offsets, mask=mask_B, other=0.0).to(tl.float32)
         grad, product = _norm_back(x, rate, scale, grad.to(tl.float32), rank)
         sum_dt += tl.sum(product, 0)
         into = grad_raw + rows[:, None] * stride
@@ -148,10 +148,10 @@ def _norms_backward(
         raw, *weights, *grads, grad_raw, shares, raw.shape[0], rank, states, eps,
         PIECES=pieces, **_sizes(rank, states),
     )  # fmt: skip
-    found = shares.sum(0).split((rank, states, states))
+    grads_of_weights = shares.sum(0).split((rank, states, states))
     # Compiled code counts on results that begin at a multiple of 16 bytes.
-    found = tuple(part.clone() if part.storage_offset() % 4 else part for part in found)
-    return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(found, weights))
+    aligned = (part.clone() if part.storage_offset() % 4 else part for part in grads_of_weights)
+    return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(aligned, weights))
 
 
 def _run_mamba_mixer(

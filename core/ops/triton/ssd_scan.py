@@ -2,12 +2,12 @@
 
 Time is cut into chunks of CHUNK steps, inside which everything is a product for the tensor cores.
 
-- Forward, a program owns a head of a lane of text, or a tile of its size, and walks over the chunks with the
+- Forward, a program owns a head of a batch row, or a tile of its size, and walks over the chunks with the
   state in registers. When gradients are wanted it keeps the states at the chunks' borders.
-- Backward, one kernel walks the same way from the end and finds the gradients of the states at the borders.
-  All else is then independent from chunk to chunk: a program owns a chunk and takes one head after the other,
-  so that B and C, which the heads share, have their gradients added up in registers. If there are too few
-  chunks for the chip, the heads are cut into groups, whose shares are added in a fixed order.
+- Backward, one kernel walks the same way from the end and computes the gradients of the states at the
+  borders. All else is then independent from chunk to chunk: a program owns a chunk and takes one head after
+  the other, so that B and C, which the heads share, have their gradients added up in registers. If there are
+  too few chunks for the chip, the heads are cut into groups, whose shares are added in a fixed order.
 - Long texts in few heads leave the chip idle, so time is cut into parts: each finds its own last state from
   zero, a short scan carries them on, and only then the parts run with their true entry. Likewise backwards.
 

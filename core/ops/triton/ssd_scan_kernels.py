@@ -1,7 +1,7 @@
-"""Triton kernels of `ssd_scan_triton.py`; its docstring says how they work together.
+"""Triton kernels of `ssd_scan.py`; its docstring says how they work together.
 
 Tiles of inputs and outputs are (Q, P), of weights (Q, N), of states (P, N), with Q steps of a chunk. Suffixes
-of strides: `_batch` from lane of text to lane of text, `_time` from step to step, `_head` from head to head.
+of strides: `_batch` from batch row to batch row, `_time` from step to step, `_head` from head to head.
 NARROW is the type of a product's factors, PRECISION what a product does with float32 ones.
 """
 # mypy: ignore-errors
@@ -45,7 +45,7 @@ def _head_value(pointer, head, PRESENT: tl.constexpr):
 
 @triton.jit
 def _step_values(steps, chunk, index, plane, step, Q: tl.constexpr):
-    """One of what `ssd_steps_kernel` found for the steps of a chunk."""
+    """One of what `ssd_steps_kernel` computed for the steps of a chunk."""
     return tl.load(steps + index * plane + chunk * Q + step)
 
 
@@ -166,9 +166,9 @@ def ssd_carry_kernel(
         if BACKWARD:
             slot = row * parts + parts - 1 - i
         left = tl.load(through + slot)
-        found = tl.load(local + slot * area + at, mask=at < area, other=0.0)
+        local_state = tl.load(local + slot * area + at, mask=at < area, other=0.0)
         tl.store(local + slot * area + at, carried, mask=at < area)
-        carried = left * carried + found
+        carried = left * carried + local_state
 
 
 @triton.jit
