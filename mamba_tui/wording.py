@@ -24,6 +24,7 @@ STATE_COLOR = {
     "paused": "warning",
     "failed": "error",
     "died": "error",
+    "gone": "error",
     "stopped": "secondary",
     "new": "secondary",
 }
@@ -34,6 +35,7 @@ SIGN = {
     "stopped": "■",
     "failed": "✘",
     "died": "✘",
+    "gone": "✘",
     "new": "○",
 }
 
@@ -84,7 +86,7 @@ def sentence(session: RunClient, now: float | None = None) -> str:
         return f"reading the history {share:.0%}"
     event = history.state
     detail = visible(event.detail) if event else ""
-    if state in ("failed", "died", "finished", "stopped", "new"):
+    if state in ("failed", "died", "gone", "finished", "stopped", "new"):
         message = visible(status.message) if status and status.message else ""
         if history.error is not None and state == "failed":
             message = f"{visible(history.error.message)} {visible(history.error.advice)}"

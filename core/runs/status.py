@@ -23,7 +23,7 @@ ENDED = {"finished": "finished", "stopped": "stopped", "interrupted": "stopped",
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run at a glance. `state` is new, one of the trainer's states, finished, stopped, failed or died."""
+    """A run at a glance. `state` is new, a trainer's state, finished, stopped, failed, died or gone."""
 
     state: str
     alive: bool
@@ -84,6 +84,8 @@ def _state(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str, 
     if alive:
         name = state.state if state else "preparing"
         return (name if name in STATES else "training"), (state.detail if state else "")
+    if not run.path.is_dir():
+        return "gone", f"the run's folder {run.path} is gone: moved, renamed or deleted"
     if end is not None:
         message = end.message
         if error is not None and end.reason == "failed":

@@ -26,7 +26,7 @@ EVENTS_A_SLICE = 1000
 POLL_SECONDS = 0.2
 LIVENESS_SECONDS = 1.0
 
-ENDED = ("finished", "stopped", "failed", "died", "new")
+ENDED = ("finished", "stopped", "failed", "died", "gone", "new")
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,14 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
         console.print(f"Following {visible(run.name)}; Ctrl-C leaves, training goes on.", style="dim")
     else:
         console.print(f"Training {visible(run.name)}; Ctrl-C saves and ends.", style="dim")
+    gone = False
     with _interrupts(display, run, pid) as left, display:
         while True:
+            if pid is not None and not gone and not run.path.is_dir():
+                gone = True
+                display.say(
+                    f"warning: the folder of {run.name} is gone; its trainer is still there", "yellow"
+                )
             ended = not _alive(run, pid)
             for event in reader.poll():
                 display.take(event)
@@ -143,6 +149,9 @@ def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> 
     elif end is None:
         now = status(run)
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        if now.state == "gone":
+            errors.print(f"mamba-tui: {visible(now.message)}", markup=False)
+            return code or 1
         errors.print(f"mamba-tui: the trainer of {visible(run.name)} died; its last words:", markup=False)
         errors.print(visible(now.log_tail, lines=True), markup=False)
     elif end.reason == "finished":

@@ -120,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_generate(commands)
     runs = commands.add_parser("runs", help="list the runs: state, step, loss, age, size")
+    runs.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     add_run_place(runs)
     for name, text in {
         "stop": "save a checkpoint and end a run",
@@ -130,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("run", metavar="RUN", help="name of the run")
         add_run_place(command)
-    logs = commands.add_parser("logs", help="show the log of a run's trainer")
+    logs = commands.add_parser("logs", help="show what happened in a run")
     logs.add_argument("run", metavar="RUN", help="name of the run")
     logs.add_argument(
         "--lines",
@@ -139,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of lines from the end (default 50)",
     )
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
     add_run_place(logs)
 
     from mamba_tui.cli.bench import add_parser as add_bench

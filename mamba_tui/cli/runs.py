@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import time
-from collections import deque
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +13,11 @@ from rich.text import Text
 
 from core.errors import UserError
 from core.runs import Run, is_alive, list_runs, send_command, status
+from core.runs.event_fields import plain
 from core.runs.events import CheckpointEvent, CommandEvent
 from mamba_tui.cli.headless import reader_at_end
 from mamba_tui.cli.launch import find_run
+from mamba_tui.cli.logs import show
 from mamba_tui.cli.run_options import checkpoints_folder
 from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
@@ -28,10 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out one of the commands. Returns the exit code."""
     root = checkpoints_folder(arguments)
     if arguments.command == "runs":
-        return _table(list_runs(root), root.name)
+        return _json(list_runs(root)) if arguments.json else _table(list_runs(root), root.name)
     found = find_run(root, arguments.run)
     if arguments.command == "logs":
-        return _logs(found, arguments.lines)
+        return show(found, arguments.lines, follow=arguments.follow)
     return _command(found, arguments.command)
 
 
@@ -60,16 +63,11 @@ def _table(runs: list[Run], folder: str) -> int:
     return 0
 
 
-def _logs(one: Run, lines: int) -> int:
-    if lines < 1:
-        raise UserError(f"--lines is {lines}; accepted: a number of at least 1")
-    try:
-        with one.log_path.open(encoding="utf-8", errors="replace") as file:
-            tail = deque(file, maxlen=lines)
-    except FileNotFoundError:
-        tail = deque()
-    for line in tail:
-        print(visible(line.rstrip("\n")))
+def _json(runs: list[Run]) -> int:
+    """One JSON object a line and run; numbers that are not finite are strings, as in events.jsonl."""
+    for one in runs:
+        values = {"name": one.name, "path": str(one.path)} | dataclasses.asdict(status(one))
+        print(json.dumps(plain(values)))
     return 0
 
 
