@@ -134,14 +134,13 @@ def event_sentence(event: Event) -> str:
 
 def sample_content(sample: SampleEvent, *, lines: bool = True) -> Content:
     """Prompt in bold, then what was written."""
-    prompt, text = sample.prompt, sample.text
+    prompt, text = sample.prompt[:LONGEST_SAMPLE], sample.text[:LONGEST_SAMPLE]
+    whole = text if prompt and text.startswith(prompt) else prompt + text
     if not lines:
-        # One paragraph: line ends become spaces, everything else stays visible.
-        prompt, text = " ".join(prompt.split()), " ".join(text.split())
-    prompt = visible(prompt[:LONGEST_SAMPLE], lines=lines)
-    text = visible(text[:LONGEST_SAMPLE], lines=lines)
-    if prompt and text.startswith(prompt):
-        text = text[len(prompt) :]
+        # One paragraph: line ends become spaces, everything else stays visible. The prompt is folded with
+        # its text, since the space between the two belongs to either.
+        prompt, whole = " ".join(prompt.split()), " ".join(whole.split())
+    prompt, text = visible(prompt, lines=lines), visible(whole[len(prompt) :], lines=lines)
     return Content.assemble((prompt, "bold"), text)
 
 

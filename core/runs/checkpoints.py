@@ -90,11 +90,16 @@ def find_checkpoints(folder: Path) -> list[CheckpointInfo]:
 
 
 def choose_checkpoint(folder: Path, which: Which = "best") -> CheckpointInfo | None:
-    """The checkpoint of a run's folder to use: that of the lowest validation loss, or the newest.
+    """The checkpoint of a run's folder to use, as `choose_among` says. Never raises."""
+    return choose_among(find_checkpoints(folder), which)
 
-    Where no loss was recorded, the newest is the best. None when none looks whole. Never raises.
+
+def choose_among(checkpoints: list[CheckpointInfo], which: Which = "best") -> CheckpointInfo | None:
+    """That of the lowest validation loss, or the newest, of checkpoints by step.
+
+    Where no loss was recorded, the newest is the best. None when none looks whole.
     """
-    usable = [info for info in find_checkpoints(folder) if not info.problem]
+    usable = [info for info in checkpoints if not info.problem]
     by_loss = _by_loss(usable) if which == "best" else []
     return by_loss[0] if by_loss else usable[-1] if usable else None
 

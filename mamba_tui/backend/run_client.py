@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,15 @@ class CheckpointRow:
     def key(self) -> str:
         """What tells it from all others."""
         return f"{self.run.name}/{self.info.step}"
+
+
+def best_row(rows: Sequence[CheckpointRow], run_name: str) -> CheckpointRow | None:
+    """The best checkpoint of a run."""
+    from core.runs.checkpoints import choose_among
+
+    own = sorted((row for row in rows if row.run.name == run_name), key=lambda row: row.info.step)
+    best = choose_among([row.info for row in own])
+    return next((row for row in own if row.info is best), None)
 
 
 class RunClient:
@@ -200,6 +209,15 @@ class RunClient:
                 self._checkpoint_cache[run.name] = cached
             rows += [CheckpointRow(run, info, info is cached[1][-1]) for info in cached[1]]
         return rows
+
+    async def default_checkpoint(self) -> CheckpointRow | None:
+        """The one to use where none was chosen: the best of the run that is shown, or that saved last."""
+        rows = [row for row in await self.checkpoint_rows() if not row.info.problem]
+        names = [row.run.name for row in rows]
+        if not rows:
+            return None
+        name = self.run.name if self.run is not None and self.run.name in names else names[0]
+        return best_row(rows, name)
 
     def forget_checkpoints(self) -> None:
         """Read the manifests anew next time."""

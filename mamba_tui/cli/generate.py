@@ -63,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     where.add_argument("--run", metavar="NAME", help="a run (default: the one that saved last)")
     which = where.add_mutually_exclusive_group()
     which.add_argument(
-        "--checkpoint", default="best", metavar="C",
+        "--checkpoint", metavar="C",
         help="best (lowest validation loss, the default), newest, or the path of a checkpoint_step_<N>.pt",
     )  # fmt: skip
     which.add_argument(
@@ -146,9 +146,9 @@ def _without_last_line_end(text: str) -> str:
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[Path, str]:
     """The checkpoint that the options name, and which one that is in words."""
-    if arguments.checkpoint not in ("best", "newest"):
+    if arguments.checkpoint not in (None, "best", "newest"):
         return _named_file(arguments)
-    which: Which = arguments.checkpoint
+    which: Which = arguments.checkpoint or "best"
     root = checkpoints_folder(arguments)
     runs = {run.name: run for run in list_runs(root)}
     if arguments.run and arguments.run not in runs:

@@ -11,6 +11,7 @@ from tests.console.console_support import (
     LARGE,
     SMALL,
     FakeTrainer,
+    add_checkpoint,
     console,
     end_run,
     make_run,
@@ -39,13 +40,15 @@ def view(app, slot=0):
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_enter_loads_the_newest_checkpoint_and_streams(tmp_path, size):
-    end_run(make_run(tmp_path))
+async def test_enter_loads_the_best_checkpoint_and_streams(tmp_path, size):
+    run = make_run(tmp_path)
+    add_checkpoint(run, 500, validation=9.0)
+    end_run(run)
     async with console(tmp_path, size) as (app, pilot):
         pane = await opened(pilot)
         await pilot.press(*"She", "enter")
         await written(pilot, pane)
-        assert pane.sides[0].name == "run-001 step 400"
+        assert pane.sides[0].name == "run-001 step 400  ★ best"
         assert view(app).text.startswith("She word0s1 word1s1")
         assert len(view(app).tokens) == 31
         for words in ("30 tokens", "100/s", "length reached"):
@@ -156,7 +159,7 @@ async def test_two_checkpoints_write_side_by_side(tmp_path):
         await written(pilot, pane)
         await until(pilot, lambda: len(view(app, 1).tokens) == 31)
         assert view(app, 0).text == view(app, 1).text, "the same prompt and seed"
-        assert [side.name for side in pane.sides] == ["run-001 step 400", "run-001 step 300"]
+        assert [side.name for side in pane.sides] == ["run-001 step 400  ★ best, newest", "run-001 step 300"]
         await pilot.press("f7")
         await until(pilot, lambda: not pane.two)
 
@@ -233,7 +236,7 @@ async def test_a_generator_that_dies_is_started_again(tmp_path):
         await until(pilot, lambda: pane.client._process not in (None, dead))
         await until(pilot, lambda: len(view(app).tokens) == 31 and view(app).tokens[-1] is not before)
         await written(pilot, pane)
-        assert pane.sides[0].name == "run-001 step 400"
+        assert pane.sides[0].name == "run-001 step 400  ★ best, newest"
         assert len(view(app).tokens) == 31
 
 

@@ -15,7 +15,7 @@ from mamba_tui import keys
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.console_state import ConsoleState
 from mamba_tui.backend.off_thread import off_thread
-from mamba_tui.backend.run_client import CheckpointRow, RunClient
+from mamba_tui.backend.run_client import CheckpointRow, RunClient, best_row
 from mamba_tui.messages import CheckpointsChosen, RunStarted
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.checkpoints import work as work_on
@@ -164,7 +164,9 @@ class CheckpointsPane(Pane):
         chosen = [by_key[key] for key in self.table.marked if key in by_key]
         if len(chosen) < 2:
             current = self._row()
-            chosen = [row for row in chosen if row.key != current.key] + [current]
+            best = best_row(self.table.everything, current.run.name)
+            others = chosen or ([best] if best else [])
+            chosen = [row for row in others if row.key != current.key] + [current]
         if len(chosen) < 2:
             raise UserError("mark a checkpoint with Space first; Ctrl+D compares it with the selected one")
         first, second = chosen[-2:]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.segment import Segment
 
-from mamba_tui.backend.run_client import CheckpointRow
+from mamba_tui.backend.run_client import CheckpointRow, best_row
 from mamba_tui.widgets.numbers import age, bytes_size, loss
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
@@ -57,9 +57,13 @@ class CheckpointTable(Rows):
         return self.rows[self.cursor] if 0 <= self.cursor < len(self.rows) else None
 
     def show(self, rows: Sequence[CheckpointRow]) -> None:
-        """Take the checkpoints there are; the cursor stays on its own one."""
+        """Take the checkpoints there are; the cursor starts at the best of the run that saved last."""
+        first_time = bool(rows) and not self.everything
         self.everything = rows
         self.reorder()
+        best = best_row(rows, max(rows, key=lambda row: row.info.time).run.name) if first_time else None
+        if best in self.rows:
+            self.cursor = self.rows.index(best)
 
     def reorder(self) -> None:
         """Filter and sort anew, pinned ones first."""

@@ -21,7 +21,7 @@ from mamba_tui.backend.console_state import ConsoleState
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import CheckpointRow, RunClient
 from mamba_tui.panes.base import Pane, css_beside
-from mamba_tui.panes.generate.side import SAMPLING, Side, sampling_values
+from mamba_tui.panes.generate.side import KNOBS, Side, sampling_values
 from mamba_tui.widgets.dialogs import Choice, Prompt
 from mamba_tui.widgets.knobs import Knobs
 from mamba_tui.widgets.numbers import age, compact, loss
@@ -65,7 +65,7 @@ class GeneratePane(Pane):
                     yield TextLine(classes="side-title", id=f"title-{number}")
                     yield TokenView(EMPTY if number == 0 else "", id=f"text-{number}")
         yield TextLine(id="token-line")
-        yield Knobs(SAMPLING, self.state.sampling, id="knobs")
+        yield Knobs(KNOBS, self.state.sampling, id="knobs")
         yield PromptEditor(self.state.prompts, id="prompt")
 
     def on_mount(self) -> None:
@@ -96,20 +96,18 @@ class GeneratePane(Pane):
 
     async def _load(self, row: CheckpointRow, slot: int) -> None:
         side = self.sides[slot]
-        side.loading(f"{row.run.name} step {row.info.step:,}")
+        side.loading(f"{row.run.name} step {row.info.step:,}{_marks(row)}")
         self._show_lines()
         side.load_request = await self.client.send(
             "load", checkpoint=str(row.info.path), slot=slot, device="auto"
         )
         self._show_lines()
 
-    async def _load_newest(self, slot: int) -> None:
-        rows = [row for row in await self.session.checkpoint_rows() if not row.info.problem]
-        if self.session.run is not None:
-            rows.sort(key=lambda row: row.run.name != self.session.run.name)  # type: ignore[union-attr]
-        if not rows:
+    async def _load_default(self, slot: int) -> None:
+        row = await self.session.default_checkpoint()
+        if row is None:
             raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
-        await self._load(rows[0], slot)
+        await self._load(row, slot)
 
     def action_choose(self) -> None:
         """Choose the checkpoint of the first side."""
@@ -122,7 +120,7 @@ class GeneratePane(Pane):
         choices = [
             (
                 row.key,
-                f"{row.run.name}  step {row.info.step:,}{' ★' if row.info.best else ''}",
+                f"{row.run.name}  step {row.info.step:,}{_marks(row)}",
                 f"validation {loss(row.info.validation_loss)}, {age(row.info.time)} ago",
             )
             for row in rows[:1000]
@@ -165,7 +163,7 @@ class GeneratePane(Pane):
         prompt = self.query_one(PromptEditor).text
         for side in self.active_sides():
             if not side.name:
-                await self._load_newest(side.slot)
+                await self._load_default(side.slot)
             await self._halt(side)
             view = self._view(side)
             view.clear()
@@ -312,7 +310,7 @@ class GeneratePane(Pane):
     def _model_line(self) -> Content:
         first = self.sides[0]
         if not self.two:
-            return first.line(empty="Enter loads the newest checkpoint; Ctrl+L chooses one")
+            return first.line(empty="Enter loads the best checkpoint; Ctrl+L chooses one")
         return Content.styled("two checkpoints, the same prompt and seed", "$muted")
 
     def _token_line(self) -> Content:
@@ -369,3 +367,9 @@ class GeneratePane(Pane):
     def values(self) -> dict[str, Any]:
         """The knobs' values."""
         return dict(self.query_one(Knobs).values)
+
+
+def _marks(row: CheckpointRow) -> str:
+    """Whether a checkpoint is the best or the newest of its run."""
+    marks = [name for name, applies in (("★ best", row.info.best), ("newest", row.latest)) if applies]
+    return f"  {', '.join(marks)}" if marks else ""

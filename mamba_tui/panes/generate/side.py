@@ -7,57 +7,40 @@ from typing import Any
 
 from textual.content import Content
 
+from core.config.sampling import SAMPLING
 from core.system.json_lines_client import Event
 from mamba_tui.widgets.knobs import Knob
 from mamba_tui.widgets.numbers import compact, duration
 from mamba_tui.widgets.safe_text import clip, visible
 from mamba_tui.widgets.token_view import Token
 
-SAMPLING = (
-    Knob(
-        "temperature",
-        "temperature",
-        0.8,
-        0.0,
-        100.0,
-        0.1,
-        "0 always takes the likeliest token; higher is wilder",
-    ),
-    Knob("top_k", "top-k", 0, 0, 1_000_000, 5, "only the k likeliest tokens; 0 = all"),
-    Knob(
-        "top_p",
-        "top-p",
-        1.0,
-        0.01,
-        1.0,
-        0.05,
-        "only the likeliest tokens that together reach this probability",
-    ),
-    Knob(
-        "min_p",
-        "min-p",
-        0.0,
-        0.0,
-        1.0,
-        0.01,
-        "only tokens with at least this share of the likeliest's probability",
-    ),
-    Knob(
-        "repetition_penalty",
-        "repetition",
-        1.0,
-        0.1,
-        100.0,
-        0.05,
-        "above 1: what was written already is less likely",
-    ),
-    Knob(
-        "seed", "seed", 1, 0, 2**53, 1, "the same seed and prompt give the same text; Ctrl+B takes the next"
-    ),
-    Knob("max_new_tokens", "length", 300, 1, 1 << 20, 50, "tokens to write at most"),
-    Knob("stop", "stop at", "", help="a text that ends the writing; it is not part of it"),
+
+def _knob(key: str, label: str, step: float, *, default: float | None = None, help: str = "") -> Knob:
+    """A sampling setting with its own bounds."""
+    item = SAMPLING[key]
+    assert isinstance(item.default, (int, float))
+    assert item.low is not None
+    assert item.high is not None
+    start = item.default if default is None else default
+    return Knob(key, label, start, item.low, item.high, step, help or item.help)
+
+
+KNOBS = (
+    _knob("temperature", "temperature", 0.1),
+    _knob("top_k", "top-k", 5),
+    _knob("top_p", "top-p", 0.05),
+    _knob("min_p", "min-p", 0.01),
+    _knob("repetition_penalty", "repetition", 0.05),
+    _knob("seed", "seed", 1, default=1, help=f"{SAMPLING['seed'].help}; Ctrl+B takes the next"),
+    _knob("max_new_tokens", "length", 50),
+    Knob("stop", "stop at", "", help="a text that ends the generation; it is not part of it"),
 )
-REASONS = {"length": "length reached", "stop": "stop text reached", "stopped": "stopped"}
+REASONS = {
+    "length": "length reached",
+    "stop": "stop text reached",
+    "end": "end of document",
+    "stopped": "stopped",
+}
 
 
 def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
