@@ -129,7 +129,9 @@ class TrainingConfig:
     gradient_accumulation_steps: int = setting(
         1, "batches whose gradients are added up for one optimizer step", unit="batches", low=1, high=4096
     )
-    max_iters: int = setting(5000, "optimizer steps in total", unit="steps", low=1)
+    max_iters: int = setting(
+        5000, "optimizer steps in total, 0 = as many as the text has use for", unit="steps", low=0
+    )
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0, high=1.0)
     min_learning_rate: float = setting(0.0, "learning rate at the end of training", low=0.0, high=1.0)
     schedule: str = setting(

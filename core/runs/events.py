@@ -97,6 +97,17 @@ class StateEvent(Event, kind="state"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleEvent(Event, kind="schedule"):
+    """after `step` the learning rate is in another `phase` (`warm-up`, `constant`, `cool-down`, `cosine`),
+    and the run ends with `last_step`: before `max_iters` where it was finished or no longer improved
+    """
+
+    step: Count
+    phase: Name
+    last_step: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepEvent(Event, kind="step"):
     """optimizer steps `step - steps + 1` to `step`, gathered so that there are at most about ten events a
     second. `loss` is their mean in nats per token, NaN when one was not finite; `gradient_norm` their

@@ -12,6 +12,7 @@ from core.runs.events import (
     Event,
     RunEvent,
     SampleEvent,
+    ScheduleEvent,
     StateEvent,
     StepEvent,
 )
@@ -27,6 +28,7 @@ class LatestEvents:
     def __init__(self) -> None:
         self.run: RunEvent | None = None
         self.state: StateEvent | None = None
+        self.schedule: ScheduleEvent | None = None
         self.last_step: StepEvent | None = None
         self.last_evaluation: EvaluationEvent | None = None
         self.last_sample: SampleEvent | None = None
@@ -47,7 +49,7 @@ class LatestEvents:
 
     def take_back(self, step: int) -> None:
         """Forget what was recorded after `step`, and how the trainer before ended."""
-        for name in ("last_step", "last_evaluation", "last_sample", "last_checkpoint"):
+        for name in ("schedule", "last_step", "last_evaluation", "last_sample", "last_checkpoint"):
             event = getattr(self, name)
             if event is not None and event.step > step:
                 setattr(self, name, None)
@@ -59,6 +61,9 @@ class LatestEvents:
 
     def _take_state(self, event: StateEvent) -> None:
         self.state = event
+
+    def _take_schedule(self, event: ScheduleEvent) -> None:
+        self.schedule = event
 
     def _take_step(self, event: StepEvent) -> None:
         self.last_step = event
@@ -88,6 +93,8 @@ class LatestEvents:
     @property
     def max_iters(self) -> int:
         """How many steps the run is to take; 0 when not known."""
+        if self.schedule is not None:
+            return self.schedule.last_step
         return self.run.max_iters if self.run else 0
 
     @property

@@ -34,6 +34,7 @@ from core.training.averaged_weights import AveragedWeights
 from core.training.compilation import compiled, compiles
 from core.training.learning_progress import LearningProgress
 from core.training.optimizer import AdamW, make_optimizer
+from core.training.plan import with_steps
 from core.training.schedule import Schedule
 from core.training.step import TrainingStep, make_step
 
@@ -48,6 +49,7 @@ NOT_COMPILED = (
 class Parts:
     """What a trainer drives. All of it that changes while training goes into a checkpoint."""
 
+    config: RunConfig
     device: torch.device
     device_name: str
     corpus: Corpus
@@ -105,6 +107,7 @@ def build_parts(
         check_keys(payload, RESUMABLE, resumed_from.path)
         changes = _check_changes(run, config, payload, resumed_from)
     corpus = read_text(run, config, payload, progress)
+    config = with_steps(config, corpus.train, cpu=device.type == "cpu")
     tokenizer = corpus.tokenizer
     progress("building the model", None)
     model = GPT(config.model, tokenizer.vocab_size)
@@ -126,6 +129,7 @@ def build_parts(
     compiling = compiles(config, device)
     forward = compiled(model) if compiling else model
     parts = Parts(
+        config=config,
         device=device,
         device_name=str(device)
         if device.type == "cpu"

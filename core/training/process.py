@@ -119,12 +119,16 @@ class Session:
             self.writer.warning(f"{problem}; going on from {found.path.name if found else 'the start'}")
         self.found = found
 
+        from core.config.files import save_file
         from core.training.build import build_parts
         from core.training.trainer import Trainer, announce
 
         self.requests.listen_or_leave()
         parts = build_parts(run, config, found, self._preparing)
         self.requests.listen_or_leave()
+        if parts.config != config:  # the text has decided what the configuration left to it
+            save_file(parts.config, run.config_path)
+        self.config = config = parts.config
         announce(config, parts, self.writer, started)
         self._vocabulary = parts.tokenizer.vocab_size
         for notice in parts.notices:

@@ -16,7 +16,7 @@ import torch
 
 from core.config.schema import RunConfig, flat
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter, verify
-from core.runs.events import CheckpointEvent, EvaluationEvent, RunEvent, SampleEvent
+from core.runs.events import CheckpointEvent, EvaluationEvent, RunEvent, SampleEvent, ScheduleEvent
 from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of, return_to
 from core.training.checkpoint_saver import CheckpointSaver
@@ -86,6 +86,8 @@ class Trainer:
         due = self.step > 0 and (self.step % training.eval_interval == 0 or self._at_end)
         if due and not self._evaluated and not self.requests.stopping:
             self._look()  # the run ended before its evaluation at this step had
+        if self._schedule.early is not None:
+            self._tell_schedule()  # a trainer before this one had begun to cool down
         if not self._at_end and not self.requests.stopping:
             self._first_step()
         while not self._at_end and not self.requests.stopping:
@@ -205,6 +207,11 @@ class Trainer:
         self.writer.state("training", self.step, detail)
         self.meter.restart()
 
+    def _tell_schedule(self) -> None:
+        schedule = self._schedule
+        phase = schedule.phase(self.step + 1)
+        self.writer.write(ScheduleEvent(step=self.step, phase=phase, last_step=schedule.last_step))
+
     def _finish_if_exhausted(self) -> None:
         """End a run whose validation no longer improves: cool down from its best checkpoint."""
         progress = self.parts.progress
@@ -220,6 +227,7 @@ class Trainer:
             return_to(self.parts, best)
             origin = f"from the weights of step {best.step:,}"
         cool_down = self._schedule.finish(self.step)
+        self._tell_schedule()
         self.writer.warning(
             f"validation has not improved since step {progress.best_step:,} ({progress.best_loss:.4f}): "
             f"cooling down {origin}, until step {cool_down.end:,}"
@@ -360,6 +368,7 @@ class Trainer:
             self._look(sample=False)
         elif command == "finish":
             self._schedule.finish(self.step)
+            self._tell_schedule()
         elif command == "sample":
             self._sample(str(arguments.get("prompt", self.config.training.sample_prompt))[:10_000])
 
@@ -370,6 +379,7 @@ def announce(config: RunConfig, parts: Parts, writer: EventWriter, started: RunE
         dataclasses.replace(
             started,
             device=parts.device_name,
+            max_iters=config.training.max_iters,
             parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
             vocab_size=parts.tokenizer.vocab_size,
             tokens_per_step=parts.tokens_per_step,

@@ -169,7 +169,6 @@ class Display:
     def __init__(self, console: Console, config: RunConfig) -> None:
         training = config.training
         self.console = console
-        self.max_iters = training.max_iters
         self.tokens_per_step = (
             training.batch_size * config.model.block_size * training.gradient_accumulation_steps
         )
@@ -184,6 +183,11 @@ class Display:
     def say(self, text: str, style: str = "") -> None:
         """Print a line that stays."""
         self.console.print(Text(visible(text, lines=True), style=style), soft_wrap=True)
+
+    @property
+    def max_iters(self) -> int:
+        """The step that the run ends with, 1 while that is not known."""
+        return self.latest.max_iters or 1
 
     def tick(self) -> None:
         """Called about ten times a second."""
@@ -243,6 +247,11 @@ class PlainDisplay(Display):
         self._shown_at = -math.inf
         self._shown: object = None
 
+    @property
+    def max_iters(self) -> int:
+        """The step that the run ends with, 1 while that is not known."""
+        return self.latest.max_iters or 1
+
     def tick(self) -> None:
         """Print the newest progress, or a new state, if its time has come."""
         now_doing, step = self.latest.state, self.latest.last_step
@@ -275,6 +284,11 @@ class LiveDisplay(Display):
         self._live.__exit__(None, None, None)
         if self.latest.last_step is not None:
             self.say(self.progress())
+
+    @property
+    def max_iters(self) -> int:
+        """The step that the run ends with, 1 while that is not known."""
+        return self.latest.max_iters or 1
 
     def tick(self) -> None:
         """Redraw."""

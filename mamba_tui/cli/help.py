@@ -7,7 +7,7 @@ from collections.abc import Mapping
 # Commands by what they are for; a command that is missing here is listed under "Other".
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
-    "Runs": ("runs", "stop", "pause", "resume", "save", "logs"),
+    "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
     "Use a model": ("generate",),
     "Text": ("data",),
     "Speed": ("bench",),

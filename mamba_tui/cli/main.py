@@ -30,6 +30,7 @@ MODULES = {
     "stop": "mamba_tui.cli.runs",
     "pause": "mamba_tui.cli.runs",
     "resume": "mamba_tui.cli.runs",
+    "finish": "mamba_tui.cli.runs",
     "save": "mamba_tui.cli.runs",
     "logs": "mamba_tui.cli.runs",
     "data": "mamba_tui.cli.data",
@@ -126,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         "stop": "save a checkpoint and end a run",
         "pause": "pause a run after its current step",
         "resume": "continue a paused run",
+        "finish": "end a run well: cool its learning rate down to zero, evaluate, save",
         "save": "save a checkpoint of a run now",
     }.items():
         command = commands.add_parser(name, help=text)

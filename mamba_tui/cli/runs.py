@@ -23,7 +23,13 @@ from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
 
 ANSWER_SECONDS = 60.0
-DONE = {"stop": "is stopping", "pause": "is paused", "resume": "goes on", "save": "is saving"}
+DONE = {
+    "stop": "is stopping",
+    "pause": "is paused",
+    "resume": "goes on",
+    "save": "is saving",
+    "finish": "is cooling down to its end",
+}
 STYLES = {"training": "green", "finished": "cyan", "failed": "red", "died": "red", "paused": "yellow"}
 
 

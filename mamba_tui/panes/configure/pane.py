@@ -133,7 +133,8 @@ class ConfigPane(Pane):
         if cost.tokens_per_second:
             seconds = config.training.max_iters * tokens / cost.tokens_per_second
             speed = compact(cost.tokens_per_second)
-            parts.append((f"   {speed} tokens/s, {age(0, seconds)} in all", ""))
+            whole = f", {age(0, seconds)} in all" if seconds else ""
+            parts.append((f"   {speed} tokens/s{whole}", ""))
         return Content.assemble(*parts)
 
     def _show_ready(self) -> None:
