@@ -35,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Prepare the text if necessary and list what became of every file.",
     )
     info.add_argument("--all", action="store_true", help=f"list all files, not only {MOST_ROWS}")
+    info.add_argument("--json", action="store_true", help="everything about every file as one JSON object")
     actions.add_parser("prepare", help="turn the text into tokens now, so that training starts sooner")
     sample = actions.add_parser(
         "sample",
@@ -82,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print_summary(corpus)
     elif arguments.action == "sample":
         _sample(corpus, arguments)
+    elif arguments.json:
+        _info_json(corpus)
     else:
         _info(corpus, arguments.all)
     return 0
@@ -225,6 +228,23 @@ def _print_notes(console: Console, corpus: Corpus, every: bool) -> None:
 def _general(note: str) -> str:
     """A note without the figures in brackets that differ from file to file."""
     return note.split(" (")[0] if note.startswith("Project Gutenberg") else note
+
+
+def _info_json(corpus: Corpus) -> None:
+    """Everything that is known of every file, exactly, for another program."""
+    import dataclasses
+    import json
+
+    from core.data.corpus.figures import CorpusFigures
+    from mamba_tui import data_wording as data_words
+
+    files = [
+        {**dataclasses.asdict(file), "bytes_per_token": file.bytes_per_token, "notes": data_words.notes(file)}
+        for file in corpus.report
+    ]
+    totals = dataclasses.asdict(CorpusFigures.of(corpus))
+    found = {"files": files, "totals": totals, "notices": corpus.notices}
+    print(json.dumps(found, indent=2))
 
 
 def _info_plain(corpus: Corpus) -> None:

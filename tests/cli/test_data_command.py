@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,18 @@ def test_info_piped_is_a_line_of_fields_for_every_file(texts, capsys):
     assert rows["twin of the first.txt"]["notes"] == "the same text as book 0.txt"
     assert rows["␛[31mred⇄.txt"]["encoding"] == "cp1252"
     assert any(line.startswith("# held out: ") for line in lines)
+
+
+def test_info_as_json_holds_exact_names_and_numbers(texts, capsys):
+    assert data("info", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    files = {file["name"]: file for file in found["files"]}
+    assert files["book 1.txt"]["tokens"] == len(story(1)) + 1
+    assert files["\x1b[31mred\u202e.txt"]["encoding"] == "cp1252"
+    assert files["twin of the first.txt"]["notes"] == ["the same text as book 0.txt"]
+    assert found["totals"]["train_tokens"] == sum(
+        file["tokens"] - file["validation_tokens"] for file in files.values()
+    )
 
 
 def test_info_on_a_terminal_fits_eighty_columns_and_holds_no_foreign_escapes(texts, monkeypatch):
