@@ -94,6 +94,7 @@ EXPERIMENTS = {
         NOVELS,
         {
             "base": {},
+            "steps-by-text": {"max_iters": 0},
             "stronger": STRONGER,
             "mamba": {"attention_type": [M] * 8},
             "wider": {"n_embd": [640] * 8, "n_head": 10, **STRONGER},
