@@ -86,7 +86,6 @@ STILL: dict[str, set[str]] = {
         "core/ops/triton/window_attention_kernels.py",
         "core/runs/checkpoints.py",
         "core/runs/events.py",
-        "core/runs/status.py",
         "core/sweeps/axes.py",
         "core/sweeps/effects.py",
         "core/sweeps/progress.py",
@@ -98,6 +97,7 @@ STILL: dict[str, set[str]] = {
         "core/training/step.py",
         "core/training/trainer.py",
         "mamba_tui/backend/checkpoint_trash.py",
+        "mamba_tui/cli/completion.py",
         "mamba_tui/cli/run_options.py",
         "mamba_tui/cli/runs.py",
         "mamba_tui/cli/sweep.py",
@@ -118,9 +118,6 @@ STILL: dict[str, set[str]] = {
     "took back": {
         "core/ops/triton/window_attention_kernels.py",
         "mamba_tui/panes/configure/pane.py",
-    },
-    "for want of memory": {
-        "core/runs/status.py",
     },
     "colour": {
         "core/training/benchmark.py",

@@ -292,14 +292,13 @@ def _gradients_of_decays(
 
 
 def _decays(steps: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """What is left of a step's input at a later step of its chunk, and across the chunk's borders.
+    """How much of a step's input is left at a later step of its chunk, and across the chunk's ends.
 
     `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column, and across
     (B, H, K, Q, 2): from each step to the chunk's end, and from before the chunk to each step. What comes
     from a step is weighted by its size. Where a column comes first, `within` is just finite.
 
-    A difference of two running sums loses the digits that the sums do not share, so they are float64
-    where the device has it.
+    The difference of two running sums cancels digits, so the sums are float64 where the device has it.
     """
     precise = torch.float32 if steps.device.type == "mps" else torch.float64
     sizes = steps.to(precise)

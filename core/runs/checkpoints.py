@@ -1,4 +1,4 @@
-"""Checkpoint files without torch: which there are, whether they are whole, and which are kept.
+"""Checkpoint files without torch: which exist, whether they are complete, and which are kept.
 
 A checkpoint is `checkpoint_step_<N>.pt` with its manifest `checkpoint_step_<N>.json`. The manifest
 is written last, so a file without one is a save that never finished, and is not a checkpoint.
@@ -33,7 +33,7 @@ Which = Literal["best", "newest"]
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a manifest says. `problem` tells in words why the file cannot be used, "" when it looks whole."""
+    """What a manifest says. `problem` says why the file cannot be used, "" if it looks complete."""
 
     step: int
     path: Path
@@ -48,17 +48,17 @@ class CheckpointInfo:
 
     @property
     def manifest_path(self) -> Path:
-        """The manifest beside the file."""
+        """The path of the manifest."""
         return self.path.with_suffix(".json")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The path of the checkpoint of a step."""
     return folder / f"checkpoint_step_{step}.pt"
 
 
 def write_manifest(info: CheckpointInfo) -> None:
-    """Declare a checkpoint whole. Raises OSError."""
+    """Declare a checkpoint complete by writing its manifest. Raises OSError."""
     values = {
         "format": 1,
         "step": info.step,
@@ -74,7 +74,7 @@ def write_manifest(info: CheckpointInfo) -> None:
 
 
 def find_checkpoints(folder: Path) -> list[CheckpointInfo]:
-    """Every checkpoint of a folder that has a manifest, by step. Never raises."""
+    """Every checkpoint of a folder that has a manifest, sorted by step. Never raises."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -105,7 +105,7 @@ def choose_among(checkpoints: list[CheckpointInfo], which: Which = "best") -> Ch
 
 
 def _by_loss(checkpoints: list[CheckpointInfo]) -> list[CheckpointInfo]:
-    """The usable ones whose validation loss is known, best first; of equals the earlier."""
+    """The usable checkpoints with a known validation loss, best first; of equals, the earlier first."""
 
     def loss(info: CheckpointInfo) -> float:
         return math.nan if info.validation_loss is None else info.validation_loss
@@ -115,7 +115,7 @@ def _by_loss(checkpoints: list[CheckpointInfo]) -> list[CheckpointInfo]:
 
 
 def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
-    """The checkpoint that a manifest describes; None when the file is no manifest. Never raises."""
+    """The checkpoint that a manifest describes; None if the file is not a manifest. Never raises."""
     try:
         values = json.loads(read_limited(path, LARGEST_MANIFEST))
         size, digest = COUNT.read(values["bytes"]), values["sha256"]
@@ -155,7 +155,7 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def verify(info: CheckpointInfo) -> str:
-    """Read the whole file and say in words what is wrong with it; "" when it is what was saved."""
+    """Read the whole file and compare it with its manifest; "" if it is intact, else what is wrong."""
     if info.problem:
         return info.problem
     digest = hashlib.sha256()
@@ -170,7 +170,7 @@ def verify(info: CheckpointInfo) -> str:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep a checkpoint from being deleted by its run's trainer while it is loaded."""
+    """Protect a checkpoint from being deleted by its run's trainer while it is loaded."""
     with open_to_read(path, follow_links=True) as file:
         with contextlib.suppress(NoLocksError):
             try_lock(file, shared=True)
@@ -178,7 +178,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def kept(checkpoints: list[CheckpointInfo], policy: TrainingConfig) -> set[int]:
-    """The steps that the policy keeps: the newest, the best (one at least), and every so many steps."""
+    """The steps that the policy keeps: the newest, the best (at least one), and every n-th step."""
     usable = [info for info in checkpoints if not info.problem]
     steps = {info.step for info in usable[-policy.keep_last :]}
     steps |= {info.step for info in _by_loss(usable)[: max(1, policy.keep_best)]}
@@ -188,7 +188,7 @@ def kept(checkpoints: list[CheckpointInfo], policy: TrainingConfig) -> set[int]:
 
 
 def prune(folder: Path, policy: TrainingConfig) -> list[int]:
-    """Delete what the policy does not keep, and what unfinished saves left; the steps that went.
+    """Delete what the policy does not keep and what unfinished saves left. Returns the deleted steps.
 
     Only the trainer that holds the run may call this, and not during a save. A damaged checkpoint
     is left for its owner to look at. What cannot be deleted, or is being loaded, stays for next time.
@@ -217,7 +217,7 @@ def _delete(run: Folder, info: CheckpointInfo) -> bool:
             with contextlib.suppress(NoLocksError):
                 if not try_lock(file):
                     return False  # it is being loaded
-            # The manifest first: what is left of a deletion cut short is not a checkpoint.
+            # The manifest first: what an interrupted deletion leaves is not a checkpoint.
             run.delete(info.manifest_path.name)
             run.delete(info.path.name)
     except OSError:

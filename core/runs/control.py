@@ -1,4 +1,4 @@
-"""Commands to a running trainer: small files that appear whole, are read in order, answered once."""
+"""Commands to a running trainer: small files that appear atomically, are read in order and answered once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Command:
-    """One command as it was found; `problem` says why it makes no sense, "" when it does."""
+    """One command as read; `problem` says why it is invalid, "" if it is valid."""
 
     id: str
     name: str
@@ -43,7 +43,7 @@ def post_command(folder: Path, command: str, arguments: dict[str, Any]) -> str:
     identity = secrets.token_hex(4)
     body = {"id": identity, "command": command, "arguments": arguments, "pid": os.getpid()}
     with Folder(folder) as control:
-        # The name is the order. A clock set back must not let a command overtake one that still waits.
+        # The name is the order. A clock that is set back must not let a command overtake a waiting one.
         waiting = [int(match[1]) for name in control.names() if (match := COMMAND_FILE.fullmatch(name))]
         stamp = max([time.time_ns(), *(number + 1 for number in waiting)])
         control.write_atomic(f"{stamp:020d}-{identity}.json", json.dumps(body).encode())
@@ -51,7 +51,7 @@ def post_command(folder: Path, command: str, arguments: dict[str, Any]) -> str:
 
 
 def read_command(folder: Folder, file_name: str) -> Command:
-    """A command file, whatever is in it. Never raises for its content."""
+    """Read a command file. Never raises because of its content."""
     identity = file_name.removesuffix(".json").rpartition("-")[2][:64] or "?"
     try:
         values = json.loads(folder.read_limited(file_name, LARGEST_COMMAND))
@@ -78,7 +78,7 @@ def _command_files(folder: Folder) -> list[str]:
 
 
 class CommandInbox:
-    """The trainer's side: takes each command once, in the order of sending.
+    """The trainer's side: takes each command once, in the order they were sent.
 
     `poll` costs one `stat` when nothing came. Answer every command that it yields (by an event)
     before asking for the next: the file goes only when the loop comes back, so a command whose
@@ -94,13 +94,13 @@ class CommandInbox:
             make_folder(folder)
 
     def poll(self) -> Iterator[Command]:
-        """The commands that came since the last call."""
+        """The commands that arrived since the last call."""
         try:
             changed = os.lstat(self._name).st_mtime_ns
         except OSError:
             return
         if changed == self._seen:
-            # A folder's date may be too coarse to tell two renames apart: look again for a while.
+            # A folder's modification time may be too coarse to separate two renames, so look again.
             now = time.monotonic()
             if now - self._seen_at > COARSEST_DATE or now - self._looked_at < LOOK_SECONDS:
                 return
@@ -128,12 +128,12 @@ def answered_ids(events: list[Event]) -> frozenset[str]:
 
 
 def wait_for_answer(events_path: Path, lock_path: Path, identity: str, seconds: float = 30.0) -> CommandEvent:
-    """The event that acknowledges a command. Give it an `EventReader`'s path and patience.
+    """Wait for the event that acknowledges a command.
 
     Raises UserError when the run ends without an answer, or none comes in time.
     """
     reader = EventReader(events_path)
-    # Commands are answered within moments: what is far back in a long history is not the answer.
+    # Commands are answered within moments, so the answer is not far back in a long history.
     with contextlib.suppress(OSError):
         reader.skip_to_tail()
     deadline = time.monotonic() + seconds

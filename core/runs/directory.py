@@ -1,4 +1,4 @@
-"""A run is a directory: its names, its checkpoints, and how one is made ready to be trained."""
+"""A run is a directory: its files, its checkpoints, and how it is prepared for training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.runs.lock import is_locked, read_holder, refusal
 from core.system.files import Folder, delete_folder, make_folder
 
 Mode = Literal["auto", "resume", "fresh"]
-LONGEST_NAME = 120  # below what file systems allow, so that ".old-1" fits behind it
+LONGEST_NAME = 120  # below the limit of file systems, so that ".old-1" can be appended
 # What a run's folder holds before its first step.
 OURS = re.compile(
     r"config\.toml|tokenizer\.json|split\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
@@ -32,7 +32,7 @@ OURS = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """One run's directory. Cheap to make; nothing is read before it is asked for."""
+    """One run's directory. Cheap to create; nothing is read until it is needed."""
 
     path: Path
 
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """True when the directory holds a run."""
+        """True if the directory holds a run."""
         return self.config_path.is_file()
 
     @property
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def split_path(self) -> Path:
-        """Which texts this run trains on and which it is measured by."""
+        """Which texts this run trains on and which it validates on."""
         return self.path / "split.json"
 
     @property
@@ -68,21 +68,21 @@ class Run:
 
     @property
     def lock_path(self) -> Path:
-        """The file whose lock means that the run is alive."""
+        """The file that is locked while the run is alive."""
         return self.path / "run.lock"
 
     @property
     def control_path(self) -> Path:
-        """The folder that commands are put into."""
+        """The folder for commands."""
         return self.path / "control"
 
     @property
     def log_path(self) -> Path:
-        """What the trainer printed."""
+        """The trainer's output."""
         return self.path / "trainer.log"
 
     def config(self) -> RunConfig:
-        """The frozen configuration. Raises UserError when it is missing or damaged."""
+        """The frozen configuration. Raises UserError if it is missing or damaged."""
         from core.config.files import load_frozen
 
         if not self.exists:
@@ -90,12 +90,12 @@ class Run:
         return load_frozen(self.config_path)
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Every checkpoint with a manifest, by step. No manifest: the save never finished."""
+        """Every checkpoint with a manifest, sorted by step. Without a manifest, the save never finished."""
         return find_checkpoints(self.path)
 
 
 def list_runs(root: Path) -> list[Run]:
-    """The runs in a folder, by name; [] when there is no such folder."""
+    """The runs in a folder, sorted by name; [] if there is no such folder."""
     try:
         with os.scandir(root) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
@@ -123,7 +123,7 @@ def check_name(name: str, flag: str = "--run") -> None:
 
 
 def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode = "auto") -> Run:
-    """Make a run ready for `start_trainer` and freeze its configuration.
+    """Prepare a run for `start_trainer` and freeze its configuration.
 
     "auto" goes on with the run when there is one, "resume" insists on one, "fresh" moves an older
     one aside and starts over. `config` None keeps the frozen one. Raises UserError when the run is
@@ -139,7 +139,7 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
         _move_aside(run)
     if run.exists:
         if config is None:
-            run.config()  # refused here if it is damaged, and not by a trainer later
+            run.config()  # if it is damaged, refuse here and not later in a trainer
         else:
             _apply_changes(run, config)
         return run
@@ -211,12 +211,12 @@ def _apply_changes(run: Run, config: RunConfig) -> None:
 
 
 def fixed_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Value, Value]]:
-    """The changes that no checkpoint of the old configuration can take part in."""
+    """The changes that checkpoints of the old configuration do not allow."""
     return {key: pair for key, pair in differences(old, new).items() if SETTINGS[key].fixed}
 
 
 def fixed_message(name: str, refused: Mapping[str, tuple[Value, Value]]) -> str:
-    """Why a run cannot go on with these changes, and what to do instead."""
+    """Why a run cannot continue with these changes, and what to do instead."""
     lines = [
         f"  {key} is {show(old)} in the run, {show(new)} asked for" for key, (old, new) in refused.items()
     ]
@@ -229,7 +229,7 @@ def fixed_message(name: str, refused: Mapping[str, tuple[Value, Value]]) -> str:
 
 
 def directory_bytes(path: Path) -> int:
-    """What the files of a run weigh."""
+    """The total size of a run's files."""
     total = 0
     try:
         with os.scandir(path) as entries:
@@ -244,5 +244,5 @@ def directory_bytes(path: Path) -> int:
 
 
 def age_of(moment: float) -> float:
-    """Seconds since a moment; 0 when the clock was set back past it."""
+    """Seconds since a moment; 0 if the clock was set back past it."""
     return max(0.0, time.time() - moment)

@@ -1,4 +1,4 @@
-"""Starting a trainer that outlives whoever started it, and talking to it."""
+"""Starts a trainer that outlives its starter, and sends it commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.system.processes import module_command, module_environment
 START_SECONDS = 60.0
 LARGEST_LOG = 4 << 20
 
-# Trainers that this process started: kept so that their exits are collected, never to end them.
+# Trainers that this process started, kept only to collect their exit codes.
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -59,7 +59,7 @@ def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> 
 
 
 def trainer_exit_code(pid: int) -> int | None:
-    """The exit code of a trainer that this process started; None while it runs. Killed counts as 1."""
+    """The exit code of a trainer that this process started; None while it runs. A killed one counts as 1."""
     child = next(child for child in _children if child.pid == pid)
     code = child.poll()
     return code if code is None or code >= 0 else 1
@@ -106,10 +106,10 @@ def send_command(run: Run, command: str, **arguments: object) -> str:
 
 
 def wait_for_command(run: Run, identity: str, seconds: float = 30.0) -> CommandEvent:
-    """The `command` event that answers a sent command. Raises UserError when none comes."""
+    """The `command` event that answers a sent command. Raises UserError if none comes."""
     return wait_for_answer(run.events_path, run.lock_path, identity, seconds)
 
 
 def signal_trainer(run: Run, number: int) -> int:
-    """Send a signal to a run's trainer, and to no other process ever; returns its pid."""
+    """Send a signal to a run's trainer, and never to another process. Returns its pid."""
     return signal_holder(run.lock_path, signal.Signals(number))

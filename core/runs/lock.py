@@ -1,4 +1,4 @@
-"""Is a run alive? The answer is an OS lock that its trainer holds, which no crash can leave behind.
+"""Whether a run is alive: its trainer holds an OS lock, which no crash can leave behind.
 
 Where no lock is to be had (no fcntl, a file system without locks) the lock file tells the process
 id, its start time, the boot and the host, and the trainer renews its date as a heartbeat.
@@ -41,7 +41,7 @@ class Holder:
 
     @property
     def here(self) -> bool:
-        """True when this process id means that very process: same host, same boot, same start."""
+        """True if this process id is the same process: same host, same boot, same start time."""
         return (
             self.pid > 0
             and self.host == platform.node()
@@ -61,7 +61,7 @@ class Holder:
 
 
 def boot_id() -> str:
-    """A text that changes with every start of the machine; "" where it cannot be known."""
+    """A text that changes with every boot of the machine; "" if it is unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -69,12 +69,12 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When a process started, in the system's own words; "" when there is none or it is a zombie.
+    """When a process started, as the system reports it; "" if it does not exist or is a zombie.
 
     Together with the boot id it tells a process from a later one that was given the same id.
     """
     try:
-        # The second field is the program's name in parentheses and may hold anything.
+        # The second field is the program's name in parentheses and may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
     except (OSError, IndexError):
@@ -108,8 +108,8 @@ class RunLock:
             os.getpid(), boot_id(), process_start(os.getpid()), platform.node(), time.time(), method
         )
         data = json.dumps(asdict(holder)).encode()
-        # In place: the lock is on this very file, a rename would leave it behind. Padded, so that
-        # there is no moment at which the file is empty or ends in the middle.
+        # In place, because the lock belongs to this file and a rename would lose it. Padded, so that the
+        # file is never empty or cut in the middle.
         os.pwrite(self._descriptor, data.ljust(512), 0)
         os.ftruncate(self._descriptor, max(512, len(data)))
         if method == "heartbeat":
@@ -126,7 +126,7 @@ class RunLock:
             with contextlib.suppress(NoLocksError):
                 if try_lock(self._descriptor):
                     return "flock"
-                # It may be a reader that asks whether we live: that takes microseconds.
+                # It may be a reader checking whether the run is alive, which takes microseconds.
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
@@ -172,7 +172,7 @@ def refusal(name: str, holder: Holder | None) -> str:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who wrote the lock file; None when it is missing or makes no sense."""
+    """Who wrote the lock file; None if it is missing or malformed."""
     try:
         values = json.loads(read_limited(path, LARGEST_LOCK))
         return Holder(
@@ -188,11 +188,11 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def _beating(path: Path, holder: Holder) -> bool:
-    """Whether a holder without an OS lock still lives."""
+    """Whether a holder without an OS lock is still running."""
     if holder.host == platform.node():
         return holder.here
     try:
-        # abs(): a clock set back must not keep a dead run alive for ever.
+        # abs(): a clock set back must not keep a dead run alive forever.
         return abs(time.time() - path.stat().st_mtime) < HEARTBEAT_LIMIT
     except OSError:
         return False
@@ -212,7 +212,7 @@ def is_locked(path: Path) -> bool:
 
 
 def signal_holder(path: Path, number: signal.Signals) -> int:
-    """Send a signal to the trainer that holds the lock, and to no other process ever.
+    """Send a signal to the trainer that holds the lock, and never to another process.
 
     Raises UserError when the run is not held, or its process cannot be told for certain.
     """
@@ -225,7 +225,7 @@ def signal_holder(path: Path, number: signal.Signals) -> int:
     if hasattr(os, "pidfd_open"):
         descriptor = os.pidfd_open(holder.pid)
         try:
-            # The descriptor pins the process: asked again now, the id cannot change hands any more.
+            # The descriptor pins the process: if it still matches now, the id cannot be reused.
             if not holder.here:
                 raise UserError(f'run "{name}" has no trainer that could be signalled')
             signal.pidfd_send_signal(descriptor, number)

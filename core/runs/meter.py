@@ -44,13 +44,13 @@ class StepMeter:
         self._newest: tuple[int, float, float] = (0, 0.0, 0.0)
 
     def restart(self) -> None:
-        """Begin the clock of the coming steps here: what lies between (an evaluation) is not their time."""
+        """Restart the clock for the coming steps: time spent in between (an evaluation) is not theirs."""
         self._began = self._clock()
-        self._device_utilization()  # it tells of the time since it was last asked
+        self._device_utilization()  # discard: it covers the time since the last call
 
     @property
     def due(self) -> bool:
-        """True when it is time to write."""
+        """True if it is time to write."""
         return self._clock() - self._last_written >= self._interval
 
     def add(
@@ -65,17 +65,17 @@ class StepMeter:
     ) -> None:
         """Count one optimizer step; `waited` are its seconds without data."""
         self._losses.append(loss)
-        # Of several the largest: a spike must not be averaged away. `not <=` lets NaN win.
+        # The largest of several, so that a spike is not averaged away. `not <=` lets NaN win.
         if not gradient_norm <= self._norm and not math.isnan(self._norm):
             self._norm = gradient_norm
         self._waited += waited
         self._newest = (step, learning_rate, epoch)
         self.tokens += self._tokens_per_step
-        if self._interval <= 0:  # every step by itself, also of those that became known together
+        if self._interval <= 0:  # every step by itself, even if their numbers arrived together
             self.flush()
 
     def flush_if_due(self) -> None:
-        """Write what was added if it is time; call it once for steps that became known together."""
+        """Write if it is time; call it once for steps whose numbers arrived together."""
         if self.due:
             self.flush()
 

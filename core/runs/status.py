@@ -1,4 +1,4 @@
-"""What a run is doing, told from its lock and the tail of its history; never from memory."""
+"""What a run is doing, from its lock and the end of its history, never from memory."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def is_alive(run: Run) -> bool:
 
 
 def status(run: Run) -> RunStatus:
-    """Where a run stands. Costs the same for a history of ten events and of a million."""
-    # First the lock, then the events: a trainer that ends in between has written its last word.
+    """The status of a run. Costs the same for a history of ten events or a million."""
+    # First the lock, then the events: a trainer that ends in between has written its last event.
     alive = is_locked(run.lock_path)
     holder = read_holder(run.lock_path)
     latest = LatestEvents()
@@ -131,7 +131,7 @@ def log_tail(path: Path, lines: int = LOG_LINES) -> str:
     return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
-# What a trainer's last words usually mean to the person who started it.
+# What the end of a trainer's log usually means to the person who started it.
 _MEANINGS = (
     (r"No module named '([\w.]+)'", "the Python package {0} is missing from this installation"),
     (r"CUDA out of memory|OutOfMemoryError", "the device ran out of memory: lower batch_size or block_size"),
@@ -148,16 +148,16 @@ def _traceback(log: str) -> bool:
 
 
 def explain_log(log: str) -> str:
-    """A trainer's last words in one sentence that a user can act on."""
+    """The end of a trainer's log as one sentence that a user can act on."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     for pattern, meaning in _MEANINGS:
         match = re.search(pattern, log)
         if match:
-            found = next((group for group in match.groups() if group), match[0])
-            return meaning.format(found) + (f" ({last})" if last else "")
+            detail = next((group for group in match.groups() if group), match[0])
+            return meaning.format(detail) + (f" ({last})" if last else "")
     if _traceback(log) and last:
         return f"the trainer failed: {last}"
     if last:
-        return f"the trainer ended without a word of its own; the last it printed: {last}"
-    return "the trainer was killed (by a person, or by the system for want of memory)"
+        return f"the trainer ended without saying why; its last line was: {last}"
+    return "the trainer was killed (by someone, or because memory ran out)"

@@ -1,4 +1,4 @@
-"""`mamba-tui bench`: how fast a configuration trains and writes on this machine."""
+"""`mamba-tui bench`: how fast a configuration trains and generates on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mamba_tui.cli.arguments import number
 from mamba_tui.cli.run_options import add_configuration_options, configuration
 from mamba_tui.widgets.numbers import bytes_size, compact
 
-BENCH_ENDED = "the benchmark process ended unexpectedly; the lines above say why"
+BENCH_ENDED = "the benchmark process failed; the lines above say why"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -78,7 +78,7 @@ def _show(figures: dict[str, Any]) -> None:
     table.add_row("", f"{training['first_step_seconds']:.1f}", "s until the first step was done")
     table.add_row("data wait", f"{training['data_wait_share']:.2%}", "of a step")
     table.add_row(
-        "utilisation",
+        "utilization",
         f"{training['utilisation']:.1%}",
         f"of {compact(figures['matrix_flops_per_second'])}FLOP/s, what a large matrix product reaches here",
     )

@@ -1,4 +1,4 @@
-"""`mamba-tui data info|prepare|sample|clean`: look at the text that is learned, prepare it, forget it."""
+"""`mamba-tui data info|prepare|sample|clean`: inspect, prepare or clean up the text to train on."""
 
 from __future__ import annotations
 

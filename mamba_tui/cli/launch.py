@@ -1,4 +1,4 @@
-"""`mamba-tui launch`, `train` and `attach`: the console, headless training, or a run that goes on alone."""
+"""`mamba-tui launch`, `train` and `attach`: the console, plain text, or the background."""
 
 from __future__ import annotations
 
@@ -136,9 +136,7 @@ def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
     if given or not is_untouched_default(folder):
         raise UserError(no_text(folder))
     if ask:
-        print(
-            f"There is no text in {visible(folder)} yet; mamba-tui brings a sample, Python's own reference."
-        )
+        print(f"There is no text in {visible(folder)} yet; a sample can go there, the Python reference.")
         if input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
             raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
     print(visible(write_sample(folder)))
