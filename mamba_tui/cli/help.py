@@ -11,6 +11,7 @@ GROUPS = {
     "Use a model": ("generate",),
     "Text": ("data",),
     "Speed": ("bench",),
+    "Shell": ("completion",),
 }
 
 EXAMPLES = {
