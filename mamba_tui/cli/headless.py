@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.config.schema import RunConfig
+from core.errors import UserError
 from core.runs import EventReader, LatestEvents, Run, is_alive, status, trainer_exit_code
 from core.runs.alerts import (
     Alert,
@@ -36,6 +37,7 @@ from core.runs.events import (
     SampleEvent,
     WarningEvent,
 )
+from mamba_tui.cli.streams import say_note
 from mamba_tui.widgets.numbers import duration
 from mamba_tui.widgets.safe_text import visible
 
@@ -61,7 +63,7 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
     trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves.
     """
     console = Console(highlight=False)
-    wishes = load_settings()
+    wishes = _alert_settings()
     alerts = AlertWatch(run.name, run.path, wishes, lambda alert: _ring(console, alert, wishes))
     display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, run.config())
     if pid is None:
@@ -89,6 +91,15 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
     if display.latest.end is None and run.exists:
         alerts.alert("died", "its trainer ended without a word")
     return _conclude(console, run, display, pid)
+
+
+def _alert_settings() -> AlertSettings:
+    """What the user wants to be told. A bad file must not part a run from its display: it is only said."""
+    try:
+        return load_settings()
+    except UserError as error:
+        say_note(f"no alerts: {error}")
+        return AlertSettings()
 
 
 def _ring(console: Console, alert: Alert, wishes: AlertSettings) -> None:

@@ -138,3 +138,12 @@ def test_a_detached_run_tells_the_users_command(tmp_path):
     wait_for(lambda: ended(run), "the end of the run")
     wait_for(lambda: target.exists() and target.read_text().endswith("\n"), "the command")
     assert json.loads(target.read_text().splitlines()[-1])["kind"] == "finished"
+
+
+def test_a_bad_file_does_not_keep_a_run_from_its_display(tmp_path, monkeypatch, capsys):
+    from mamba_tui.cli.headless import _alert_settings
+
+    monkeypatch.setattr("core.runs.alerts.config_root", lambda: tmp_path)
+    (tmp_path / "alerts.toml").write_text("bell = 1")
+    assert _alert_settings() == AlertSettings()
+    assert "no alerts: " in capsys.readouterr().err
