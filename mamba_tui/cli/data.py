@@ -243,8 +243,8 @@ def _info_json(corpus: Corpus) -> None:
         for file in corpus.report
     ]
     totals = dataclasses.asdict(CorpusFigures.of(corpus))
-    found = {"files": files, "totals": totals, "notices": corpus.notices}
-    print(json.dumps(found, indent=2))
+    report = {"files": files, "totals": totals, "notices": corpus.notices}
+    print(json.dumps(report, indent=2))
 
 
 def _info_plain(corpus: Corpus) -> None:
