@@ -9,7 +9,7 @@ from mamba_tui.widgets.numbers import bytes_size
 
 ENCODINGS = {
     "utf-8": "UTF-8",
-    "utf-8-sig": "UTF-8 mark",
+    "utf-8-sig": "UTF-8 (BOM)",
     "utf-16": "UTF-16",
     "utf-32": "UTF-32",
     "utf-16-le": "UTF-16 LE",

@@ -273,7 +273,7 @@ class Document:
         else:
             target, values = "attention_type", [type_name(entry) for entry in entries]
         if target == "attention_type" and not all(isinstance(value, str) for value in values):
-            raise ValueError("types are words; accepted: " + ", ".join(ATTENTION_TYPES))
+            raise ValueError("layer types are words; use " + ", ".join(ATTENTION_TYPES))
         self._paste_values(target, values)
         what = {"n_embd": "widths", "n_head": "heads", "attention_type": "types"}[target]
         return f"{len(values)} {what}"
@@ -300,7 +300,9 @@ def type_name(word: str) -> str:
     for name, kind in (*((kind, kind) for kind in ATTENTION_TYPES), *aliases.items()):
         if low and name.startswith(low):
             return kind
-    raise ValueError(f'"{word[:40]}" is no type; accepted: {", ".join(ATTENTION_TYPES)}')
+    raise ValueError(
+        f'"{word[:40]}" is not a layer type; use {", ".join(ATTENTION_TYPES[:-1])} or {ATTENTION_TYPES[-1]}'
+    )
 
 
 def fits(values: Mapping[str, Any], kind: str, width: Any, heads: Any) -> bool:
@@ -337,6 +339,18 @@ def width_unit(heads: Any) -> int:
 def round_width(width: float, unit: int) -> int:
     """The nearest positive multiple of `unit`."""
     return max(unit, round(width / unit) * unit)
+
+
+LAYER_WORDS = {"n_embd": "width", "n_head": "heads", "attention_type": "type"}
+
+
+def problem_sentence(problem: Problem) -> str:
+    """A problem as Configure says it: layers are counted from 1, as on screen."""
+    key, bracket, index = problem.key.partition("[")
+    if not bracket or key not in LAYER_WORDS or not index.rstrip("]").isdigit():
+        return str(problem)
+    where = f"layer {int(index.rstrip(']')) + 1}: {LAYER_WORDS[key]}"
+    return f"{where} {show(problem.value)}; accepted: {problem.accepted}"
 
 
 def parse_setting(key: str, text: str) -> Any:

@@ -152,7 +152,7 @@ async def test_zooming_by_keyboard_shows_every_step(tmp_path):
     run = make_run(tmp_path, steps=0)
     write_events(run, [step_event(step, spiky(step)) for step in range(1, 6_001)])
     async with serving(FakeTrainer(run)) as trainer, console(tmp_path, attach="run-001") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(pilot, lambda: app.session.caught_up)
         history, chart = app.session.history, app.query_one("#loss", LineChart)
         # What was read last is drawn a moment later, and zooming starts from what is drawn.
@@ -185,9 +185,9 @@ async def test_a_file_that_is_gone_leaves_the_coarse_rows(tmp_path):
     write_events(run, [step_event(step) for step in range(1, 3_001)])
     end_run(run)
     async with console(tmp_path, attach="run-001") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(pilot, lambda: app.session.caught_up)
         run.events_path.unlink()
         await pilot.press("plus", "plus", "plus")
         await until(pilot, lambda: app.session.zoom and app.session.zoom.given_up)
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")

@@ -51,7 +51,7 @@ async def test_a_zoom_comes_back_for_its_own_run_only(tmp_path):
         end_run(make_run(tmp_path, name))
     path = tmp_path / "state.json"
     async with console(tmp_path, attach="alpha", state_path=path) as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(pilot, lambda: app.session.caught_up)
         await pilot.press("plus", "plus", "left", "left", "n")
         await until(pilot, lambda: chart(app, "gradient").view == chart(app).view is not None)
@@ -59,7 +59,7 @@ async def test_a_zoom_comes_back_for_its_own_run_only(tmp_path):
         assert not chart(app).follow
         await quit_console(app, pilot)
     async with console(tmp_path, attach="beta", state_path=path) as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(pilot, lambda: app.session.caught_up)
         assert app.query_one(TrainPane).charts._returns_to is None
         assert chart(app).view is None
@@ -81,7 +81,7 @@ async def test_a_window_that_followed_shows_what_is_newest_now(tmp_path):
         serving(FakeTrainer(run)),
         console(tmp_path, attach="run-001", state_path=path) as (app, pilot),
     ):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(pilot, lambda: app.session.caught_up)
         await pilot.press("plus", "plus")
         await until(pilot, lambda: chart(app).view is not None)
@@ -102,7 +102,7 @@ async def test_the_view_and_the_chart_that_stands_alone_come_back(tmp_path):
     end_run(make_run(tmp_path))
     path = tmp_path / "state.json"
     async with console(tmp_path, attach="run-001", state_path=path) as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await pilot.press("n", "m", "v")
         await until_shown(pilot, "Once upon a time 400")
         await quit_console(app, pilot)
@@ -132,7 +132,7 @@ async def test_what_makes_no_sense_is_passed_over(tmp_path, kept):
     async with console(tmp_path, state_path=path) as (app, pilot):
         await until(pilot, lambda: app.tab == "configure")
         await pilot.press("f3")
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await until(
             pilot, lambda: app.session.caught_up and app.query_one(TrainPane).charts._returns_to is None
         )

@@ -115,7 +115,7 @@ async def test_a_finished_run_is_given_more_steps(tmp_path, monkeypatch):
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         app.screen.query_one("Input").value = "300"
         await pilot.press("enter")
-        await until_shown(pilot, "accepted: a whole number above 400")
+        await until_shown(pilot, "use a whole number above 400")
         await pilot.press("R")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         await pilot.press("enter")
@@ -140,7 +140,7 @@ def charts(app):
 async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path, size):
     end_run(make_run(tmp_path))
     async with console(tmp_path, size, attach="run-001") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         pane, all_charts = app.query_one(TrainPane), charts(app)
         await pilot.press("plus", "plus")
         await until(pilot, lambda: all_charts["gradient"].view == all_charts["loss"].view is not None)
@@ -166,7 +166,7 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
             await pilot.press("t")
             assert pane.charts.options.axis == axis
         await pilot.press("B")
-        await until_shown(pilot, "bits per byte")
+        await until_shown(pilot, "Bits per byte")
         await pilot.press("m")
         assert not all_charts["gradient"].is_on_screen
         await pilot.press("n")
@@ -184,7 +184,7 @@ async def test_how_busy_the_device_is_has_a_chart_at_every_size(tmp_path, size, 
     write_events(run, [step_event(405, device_memory=memory, device_utilization=0.25)])
     end_run(run)
     async with console(tmp_path, size, attach="run-001") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         all_charts = charts(app)
         expected = {"loss", "gradient", "speed", "rate"}
         if size != SMALL:
@@ -232,7 +232,7 @@ async def test_samples_and_log_are_views(tmp_path):
     end_run(run)
     run.log_path.write_text("=== trainer started now ===\nprinted by the trainer [/x]\n")
     async with console(tmp_path, LARGE, attach="run-001") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await pilot.press("v")
         await until_shown(pilot, "Once upon a time 400")
         assert "Once upon a time 300" in screen(app), "samples stand side by side"
@@ -250,7 +250,7 @@ async def test_another_run_is_chosen_and_others_are_drawn_behind(tmp_path, size)
     for name in ("alpha", "beta", "gamma"):
         end_run(make_run(tmp_path, name))
     async with console(tmp_path, size, attach="alpha") as (app, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, RunsScreen) and app.screen.query_one(RunRows).rows)
         rows = app.screen.query_one(RunRows)
@@ -270,7 +270,7 @@ async def test_the_curves_are_written_to_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     end_run(make_run(tmp_path))
     async with console(tmp_path, attach="run-001") as (_, pilot):
-        await until_shown(pilot, "Loss, smoothed")
+        await until_shown(pilot, "smoothed over")
         await pilot.press("W")
         file = tmp_path / "run-001.csv"
         await until(pilot, lambda: file.exists() and file.read_text().count("\n") > 80)
@@ -346,3 +346,13 @@ async def test_another_theme_redraws_the_charts_of_a_run_that_has_no_news(tmp_pa
             await until(pilot, lambda color=expected: {color} & {line.color for line in chart._lines})
             drawn = {str(segment.style.color.name) for segment in chart.render_line(5) if segment.style}
             assert expected in drawn | {str(s.style.color.name) for s in chart.render_line(0) if s.style}
+
+
+async def test_on_a_small_screen_the_loss_is_the_last_thing_to_go(tmp_path):
+    end_run(make_run(tmp_path))
+    async with console(tmp_path, (60, 16), attach="run-001") as (app, pilot):
+        await until_shown(pilot, "stopped at step 400")
+        assert app.query_one("#loss", LineChart).size.height >= 10
+        assert not app.query_one("#small").display
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: app.query_one("#small").display and app.query_one("#side").display)

@@ -15,7 +15,7 @@ from core.config.schema import RunConfig
 from mamba_tui import keys
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
-from mamba_tui.document import Document
+from mamba_tui.document import Document, problem_sentence
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.configure.estimates import Estimate, Survey, estimate, survey
@@ -104,7 +104,7 @@ class ConfigPane(Pane):
             count = len(self.document.problems)
             first = next(iter(self.document.problems.values()))
             more = f" (and {count - 1} more)" if count > 1 else ""
-            totals.show(Content.styled(visible(f"{first}{more}"), "$text-error"), layout=True)
+            totals.show(Content.styled(visible(problem_sentence(first) + more), "$text-error"), layout=True)
         else:
             cost = estimate(config, self.known)
             layers.show_costs(cost.layers)

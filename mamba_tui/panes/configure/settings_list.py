@@ -235,7 +235,7 @@ class SettingsList(Rows, EditDocument):
             return str(problem), self.style_of("problem")
         unit = f" {item.unit}" if item.unit else ""
         default = shown_value(item.default) or "empty"
-        fixed = "  Fixed once a run has begun." if item.fixed else ""
+        fixed = "  Can't be changed after training starts." if item.fixed else ""
         return f"{item.key}: {item.help}. Default {default}{unit}; {item.accepted}.{fixed}", self.style_of(
             "muted"
         )

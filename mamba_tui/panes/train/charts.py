@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.runs.history import Mark, RunHistory
-from core.runs.table import Floats, Table
+from core.runs.table import Floats
 from mamba_tui.widgets.chart.frame import Line, Marker
 from mamba_tui.widgets.chart.line_chart import LineChart
 
@@ -51,7 +52,7 @@ KINDS = (
     Kind("speed", "Tokens/s", "tokens_per_second", color=2),
     Kind("rate", "Learning rate", "learning_rate", color=5),
     Kind("memory", "Device memory", "device_memory", " GB", color=6),
-    Kind("usage", "Utilisation", "device_utilization", " %", color=4, least=(0, 100)),
+    Kind("usage", "Utilization", "device_utilization", " %", color=4, least=(0, 100)),
     Kind("wait", "Data wait", "data_wait", " %", color=7),
 )
 # What the run does, and what its device does: a row each where there is room for two.
@@ -60,8 +61,12 @@ SCALES = {"device_memory": 2.0**-30, "data_wait": 100.0, "device_utilization": 1
 
 
 def chart_of(kind: Kind) -> LineChart:
-    """The chart of one column."""
-    return LineChart(kind.title, unit=kind.unit, empty="-", least=kind.least, id=kind.id)
+    """The chart of one column. A gradient norm has spikes, which would flatten all the rest."""
+    chart = LineChart(kind.title, unit=kind.unit, empty="-", least=kind.least, id=kind.id)
+    chart.names_x = False
+    chart.outliers_by_default = kind.id != "gradient"
+    chart.set_reactive(LineChart.ignore_outliers, not chart.outliers_by_default)
+    return chart
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class ChartOptions:
 
 
 class Colors:
-    """Series colours of the current theme."""
+    """Series colors of the current theme."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
@@ -90,11 +95,11 @@ class Colors:
 
     @property
     def faint(self) -> str:
-        """The colour of ranges behind a line."""
+        """The color of ranges behind a line."""
         return self._variables.get("series-faint", "#404040")[:7]
 
     def named(self, name: str) -> str:
-        """A theme variable as a colour Rich understands."""
+        """A theme variable as a color that Rich understands."""
         value = self._variables.get(name, "")
         return value[:7] if value.startswith("#") else "#888888"
 
@@ -143,14 +148,18 @@ def loss_lines(
 
 
 def overlay_line(name: str, history: RunHistory, options: ChartOptions, color: str) -> list[Line]:
-    """Another run's validation loss where it has one, else its training loss."""
-    table: Table = history.evaluations
-    column = "bits_per_byte" if options.bits else "validation_loss"
-    if table.count < 2:
-        table, column = history.steps, "loss"
-    if not table.count:
-        return []
-    return [Line(name, history.x_values(table, options.axis), table.column(column), color)]
+    """Another run's training loss, smoothed alike, and its validation loss, which has the name."""
+    own = loss_lines(history, options, Colors({}))
+    return [
+        dataclasses.replace(
+            line,
+            name=name if line is own[-1] else "",
+            color=color,
+            low=None,
+            high=None,
+        )
+        for line in own
+    ]
 
 
 def single_line(history: RunHistory, kind: Kind, options: ChartOptions, colors: Colors) -> list[Line]:
@@ -210,7 +219,7 @@ def mark_x(history: RunHistory, mark: Mark, axis: str) -> float:
 
 def loss_title(options: ChartOptions) -> str:
     """Title of the loss chart: unit and smoothing."""
-    unit = "bits per byte" if options.bits else "Loss"
+    unit = "Bits per byte" if options.bits else "Loss"
     return unit if not options.width else f"{unit}, smoothed over {options.width} steps"
 
 

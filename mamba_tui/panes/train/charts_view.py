@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 SOON = "The first loss comes soon."
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
-# From this height on there is room for all charts.
+# From these heights on there is room for both rows of small charts, for the sample, for small charts at all.
 TWO_ROWS = 31
+WITH_SIDE = 17
+WITH_SMALL = 13
 
 
 class ChartsView(Vertical):
@@ -84,7 +86,10 @@ class ChartsView(Vertical):
 
     def on_resize(self) -> None:
         """A high screen has two rows of small charts; on a low one the loss is the last to go."""
-        self.set_class(self.size.height >= TWO_ROWS, "-rows")
+        height = self.size.height
+        self.set_class(height >= TWO_ROWS, "-rows")
+        self.set_class(height < WITH_SIDE, "-low")
+        self.set_class(height < WITH_SMALL, "-lowest")
 
     def remember(self) -> None:
         """Keep the chart options."""
@@ -242,6 +247,7 @@ class ChartsView(Vertical):
                 widget.styles.display = "block" if kind.id == chart else "none"
             else:
                 widget.styles.clear_rule("display")
+            widget.names_x = kind.id == (chart or "loss")
         for row, names in charts.ROWS.items():
             self.query_one(f"#{row}").set_class(bool(chart) and chart not in names, "-away")
         self.query_one("#small").set_class(chart == "loss", "-away")

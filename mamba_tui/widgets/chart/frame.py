@@ -52,7 +52,10 @@ class Marker:
 
 @dataclass(frozen=True)
 class View:
-    """What part of the data is shown, and how. `least` is what a linear y axis shows at least."""
+    """What part of the data is shown, and how. `least` is what a linear y axis shows at least.
+
+    `names_x` says where the crosshair is; of several charts in step only one needs to.
+    """
 
     x_range: tuple[float, float] | None = None
     axis: Axis = "number"
@@ -60,6 +63,8 @@ class View:
     ignore_outliers: bool = False
     crosshair: float | None = None
     least: tuple[float, float] | None = None
+    names_x: bool = True
+    outliers_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -331,11 +336,11 @@ class ChartFrame:
             for name, value, style in self._legend()
         ]
         notes = ["log"] if self.view.log_y else []
-        if self.view.ignore_outliers:
-            notes.append("outliers off")
+        if self.view.outliers_note:
+            notes.append(self.view.outliers_note)
         title = self.title + (f" ({', '.join(notes)})" if notes else "")
-        if self.view.crosshair is not None:
-            title = reading(self.view.axis, self.view.crosshair) + self._marker_label()
+        if self.view.crosshair is not None and self.view.names_x:
+            title += f"  at {reading(self.view.axis, self.view.crosshair)}{self._marker_label()}"
         room = self.size.width - 1
         while entries and sum(cell_len(text) for text, _ in entries) + cell_len(title) + 1 > room:
             if len(entries) > 1 and len(entries[-1][0]) > 0:
@@ -371,6 +376,10 @@ class ChartFrame:
     def _value(self, line: Line) -> str:
         at = len(line.x) - 1
         if self.view.crosshair is not None:
+            # A column's width counts as being on it: the crosshair stands on columns, not on points.
+            slack = (self.x_range[1] - self.x_range[0]) / max(1, self.plot_width) if self.x_range else 0.0
+            if not line.x[0] - slack <= self.view.crosshair <= line.x[-1] + slack:
+                return "-"
             at = int(np.searchsorted(np.asarray(line.x), self.view.crosshair))
             at = min(max(at, 0), len(line.x) - 1)
             if at and abs(line.x[at - 1] - self.view.crosshair) < abs(line.x[at] - self.view.crosshair):

@@ -86,6 +86,8 @@ class LineChart(Widget, can_focus=True):
         self.unit = unit
         self.empty = empty
         self.least = least
+        self.names_x = True
+        self.outliers_by_default = True
         self._lines: list[Line] = []
         self._markers: list[Marker] = []
         self._frame: ChartFrame | None = None
@@ -187,10 +189,18 @@ class LineChart(Widget, can_focus=True):
             ignore_outliers=self.ignore_outliers,
             crosshair=self.crosshair,
             least=self.least,
+            names_x=self.names_x,
+            outliers_note=self._outliers_note(),
         )
         return ChartFrame(
             size, self.title, self.unit, self.empty, self._lines, self._markers, view, self.look()
         )
+
+    def _outliers_note(self) -> str:
+        """For the title, where outliers are not treated as usual."""
+        if self.outliers_by_default and self.ignore_outliers:
+            return "without outliers"
+        return "" if self.outliers_by_default or self.ignore_outliers else "with outliers"
 
     # ---------------------------------------------------------------- view
 
