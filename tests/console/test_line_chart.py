@@ -354,11 +354,10 @@ async def test_zooming_in_for_ever_ends():
 def test_the_crosshair_keeps_the_title_and_has_no_value_beyond_a_series():
     short = Line("short", np.arange(0.0, 11.0), np.full(11, 2.0), "#ffffff")
     long = Line("long", np.arange(0.0, 101.0), np.full(101, 3.0), "#ffffff")
-    text = (
-        frame([short, long], size=(80, 12), view=View(x_range=(0.0, 100.0), crosshair=50.0)).strips()[0].text
-    )
-    assert text.startswith("Loss  at 50")
-    assert "long 3" in text
-    assert "short -" in text
+    view = View(x_range=(0.0, 100.0), crosshair=50.0)
+    title = text(frame([short, long], size=(80, 12), view=view))[0]
+    assert title.startswith("Loss  at 50")
+    assert "long 3" in title
+    assert "short -" in title
     quiet = View(x_range=(0.0, 100.0), crosshair=50.0, names_x=False)
     assert "at 50" not in text(frame([long], size=(80, 12), view=quiet))[0]
