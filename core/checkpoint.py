@@ -11,8 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
-import pickletools
 import shutil
 import time
 import warnings
@@ -22,13 +20,14 @@ from typing import IO, Any
 
 import torch
 
+from core.checkpoint_file import check_archive, check_tensors, check_values
 from core.config.schema import ModelConfig, RunConfig, build_frozen
 from core.config.setting import ConfigError
-from core.data.tokenizer.tokenizer import Tokenizer
+from core.data.tokenizer.tokenizer import MAX_VOCABULARY, Tokenizer
 from core.errors import UserError
 from core.model import GPT
 from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
-from core.system.files import delete, open_to_read, replacing, write_atomic
+from core.system.files import delete, replacing, write_atomic
 
 FORMAT = 2
 Payload = dict[str, Any]
@@ -148,6 +147,8 @@ def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bo
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); choose another checkpoint") from None
     check_keys(payload, REQUIRED, path)
+    check_tensors(payload["model"], path)
+    check_tensors(payload[judged_weights(payload)], path)
     if payload["format"] == 1:
         _rename_format_1(payload)
     elif payload["format"] != FORMAT:
@@ -195,31 +196,17 @@ def _check(path: Path) -> None:
 
 
 def _unpickle(path: Path, map_location: torch.device | str) -> Any:
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or _is_program(path):
-            raise UserError(
-                f"{path} carries program code instead of plain weights, so it was not opened; "
-                "use checkpoints that mamba-tui made"
-            ) from None
-        raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
+            payload = torch.load(path, map_location=map_location, weights_only=True)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception:  # torch.load fails in many ways on bytes that are no checkpoint
         raise UserError(f"{path} is not a checkpoint: it cannot be read as weights") from None
-
-
-def _is_program(path: Path) -> bool:
-    """Whether a file is a complete pickle that calls something. It is looked through, never run."""
-    try:
-        with open_to_read(path) as file:
-            calls = {operation.name for operation, *_ in pickletools.genops(file)}
-    except Exception:  # the ways in which bytes fail to be a pickle are countless
-        return False
-    return bool(calls & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE"})
+    check_values(payload, path)
+    return payload
 
 
 def config_of(payload: Payload, path: Path) -> RunConfig:
@@ -240,7 +227,24 @@ def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") 
 
     Raises UserError saying what does not fit.
     """
-    own, found = model.state_dict(), payload[part]
+    found = payload[part]
+    _check_shapes(model, found, path)
+    model.load_state_dict(found)
+
+
+def check_fits(
+    config: ModelConfig, vocab_size: int, payload: Payload, path: Path, part: str = "model"
+) -> None:
+    """Raise UserError unless a checkpoint's weights fit a model, before memory is taken for one."""
+    if not 0 < vocab_size <= MAX_VOCABULARY + 1:
+        raise UserError(f"{path} is not a checkpoint: its vocab_size is {vocab_size:,}")
+    with torch.device("meta"):
+        model = GPT(config, vocab_size)
+    _check_shapes(model, payload[part], path)
+
+
+def _check_shapes(model: GPT, found: Mapping[str, torch.Tensor], path: Path) -> None:
+    own = model.state_dict()
     differing = [
         f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
         for name in [*own, *(name for name in found if name not in own)]
@@ -249,7 +253,6 @@ def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") 
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{path} comes from another model: " + "; ".join(differing[:3]) + more)
-    model.load_state_dict(found)
 
 
 def _shape(tensor: torch.Tensor | None) -> str:
@@ -270,6 +273,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
             f"{path} holds a tokenizer of {tokenizer.vocab_size:,} tokens and a model of "
             f"{payload['vocab_size']:,}: they do not belong together"
         )
+    check_fits(model_config, payload["vocab_size"], payload, path, judged_weights(payload))
     model = GPT(model_config, payload["vocab_size"])
     load_weights(model, payload, path, judged_weights(payload))
     return model.to(device).eval(), tokenizer, payload

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
 import pickle
 import random
+import resource
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -330,3 +333,110 @@ def test_exported_weights_are_safetensors(tmp_path):
         assert entry["dtype"] == "F32"
         tensor = torch.frombuffer(bytearray(body[low:high]), dtype=torch.float32).reshape(entry["shape"])
         assert torch.equal(tensor, expected[name])
+
+
+def refused(folder, payload, words):
+    out = io.BytesIO()
+    torch.save(payload, out)
+    declare(checkpoint_path(folder, 5), out.getvalue())
+    with pytest.raises(UserError, match=words) as caught:
+        load_model(checkpoint_path(folder, 5))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (7, "is of type int, not a tensor"),
+        ([1.0], "is of type list, not a tensor"),
+        (torch.zeros(320, 8).to_sparse(), "something else than plain tensors"),
+        (torch.zeros(320, 8, dtype=torch.complex64), "something else than plain tensors|is of complex64"),
+        (torch.zeros(320, 8, dtype=torch.int64), "is of int64; accepted: float32"),
+        (torch.empty(320, 8, device="meta"), "something else than plain tensors|on the device meta"),
+        (torch.quantize_per_tensor(torch.zeros(320, 8), 1.0, 0, torch.quint8), "something else than plain"),
+    ],
+    ids=["number", "list", "sparse", "complex", "whole", "meta", "quantized"],
+)
+def test_weights_that_are_not_plain_tensors_are_refused(tmp_path, weight, words):
+    payload = payload_of()
+    payload["model"]["embedding.weight"] = weight
+    refused(tmp_path, payload, words)
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def shared(depth):
+    """Small, but of 2 ** depth values to whoever walks through it without looking."""
+    value = [0]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": 10**5000},
+        {"config": {"n_embd": 10**5000}},
+        {"losses": nested(200)},
+        {"losses": shared(70)},
+        {"vocab_size": 10**12},
+        {"vocab_size": 0},
+        {"vocab_size": -1},
+        {"config": {"n_layer": 512, "n_embd": 65536, "attention_type": "mamba2", "d_state": 256}},
+        {"tokenizer": {"format": 1, "kind": "x", "pattern": "x", "tokens": []}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_values_beyond_all_measure_are_a_sentence_and_take_no_memory(tmp_path, changes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path, payload_of() | changes, ".")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def rewritten(path, change):
+    """The archive at `path` with its entries changed, under a manifest that vouches for it."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", change.pop("method", zipfile.ZIP_STORED)) as archive:
+        for name, data in (entries | change).items():
+            archive.writestr(name, data)
+    declare(path, out.getvalue())
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    info = saved(tmp_path)
+    rewritten(info.path, {"archive/bomb": bytes(50_000_000), "method": zipfile.ZIP_DEFLATED})
+    assert info.path.stat().st_size < 1_000_000
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="its weights are compressed"):
+        load(info.path)
+
+
+def test_an_archive_whose_directory_lies_is_refused(tmp_path, monkeypatch):
+    info = saved(tmp_path)
+    data = bytearray(info.path.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (1 << 31).to_bytes(4, "little")
+    declare(info.path, bytes(data))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="claims to hold more than its"):
+        load(info.path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_checkpoint_is_a_regular_file(tmp_path, kind):
+    info = saved(tmp_path)
+    info.path.unlink()
+    if kind == "pipe":
+        os.mkfifo(info.path)
+    else:
+        info.path.mkdir()
+    with pytest.raises(UserError):
+        load_model(info.path)

@@ -15,6 +15,7 @@ from core.checkpoint import (
     FORMAT,
     RESUMABLE,
     Payload,
+    check_fits,
     check_keys,
     config_of,
     judged_weights,
@@ -110,6 +111,8 @@ def build_parts(
     config = with_steps(config, corpus.train, cpu=device.type == "cpu")
     tokenizer = corpus.tokenizer
     progress("building the model", None)
+    if payload is not None and resumed_from is not None:
+        check_fits(config.model, tokenizer.vocab_size, payload, resumed_from.path)
     model = GPT(config.model, tokenizer.vocab_size)
     model.activation_checkpointing = config.hardware.activation_checkpointing
     if payload is not None and resumed_from is not None:

@@ -215,3 +215,56 @@ def test_using_a_tokenizer_needs_neither_torch_nor_the_library_that_learns():
         env=os.environ | {"PYTHONPATH": str(root)},
     )
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("pattern", ["x", "[a-z]+", r"\w+|\s+", "[^q]+"])
+def test_a_pattern_that_passes_over_text_is_refused(tmp_path, pattern):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(byte_tokenizer().to_dict() | {"kind": "mine", "pattern": pattern}))
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be used: .* would be lost"):
+        Tokenizer.load(path)
+
+
+def test_a_pattern_of_others_that_keeps_all_text_is_as_good(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(byte_tokenizer().to_dict() | {"kind": "mine", "pattern": r"[^\n]+|\n"}))
+    tokenizer = Tokenizer.load(path)
+    assert tokenizer.decode(tokenizer.encode("Füße,\n鯨 \0").tolist()) == "Füße,\n鯨 \0"
+
+
+def test_what_a_pattern_passes_over_later_is_not_lost_either(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(byte_tokenizer().to_dict() | {"kind": "mine", "pattern": r"[^\u4e8c]+"}))
+    tokenizer = Tokenizer.load(path)
+    with pytest.raises(UserError, match="would be lost"):
+        tokenizer.encode("一二三")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "9" * 5000,
+        '{"format": ' + "9" * 5000 + "}",
+        '{"format": 1, "kind": "' + "k" * 10**6 + '"}',
+        "\0",
+        "",
+    ],
+)
+def test_a_tokenizer_beyond_all_measure_is_one_short_sentence(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(tmp_path / "t.json")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_tokenizer_file_is_a_regular_one_of_bounded_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="is a named pipe"):
+        Tokenizer.load(tmp_path / "pipe.json")
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(UserError, match="are the most"):
+        Tokenizer.load(tmp_path / "large.json")
+    with pytest.raises(UserError, match="no file name can have"):
+        Tokenizer.load("a\0b")

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import UserError
-from core.system.files import write_atomic
+from core.system.files import read_limited, write_atomic
 
 if TYPE_CHECKING:
     import tiktoken
@@ -29,11 +29,20 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 FORMAT = 1
 MAX_VOCABULARY = 1 << 21
+LARGEST_FILE = 1 << 26
+LONGEST_KIND = 40
+LONGEST_PATTERN = 2000
 
 # GPT-2's rule for splitting text into words: contractions, letters, digits, symbols (each with the space
 # before it), then white space, whose last character belongs to the word that follows.
 WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 CHARACTER_PATTERN = r"(?s:.)"
+
+# Something of everything: what a pattern from elsewhere must not pass over.
+_PROBE = (
+    " \t\n\r\n'tis the 1st_word-2,345.67 (é ß Ж 鯨 한 ع א ไ ②½ \u0301\u200d\ufeff😀)\0\x7f  \n\n x"
+    + "".join(map(chr, range(32, 0x250)))
+)
 
 Ids = npt.NDArray[np.uint32]
 
@@ -51,6 +60,11 @@ class Tokenizer:
             raise UserError(f"this vocabulary cannot be used: {what}, so text could not be restored from it")
         if kind == "byte" and self.tokens != tuple(map(_byte, range(256))):
             raise UserError("this vocabulary is called byte, but its ids are not the bytes")
+
+    @property
+    def has_own_pattern(self) -> bool:
+        """Whether the pattern is one of ours, which leave no character out."""
+        return self.pattern in (WORD_PATTERN, CHARACTER_PATTERN)
 
     @property
     def eot(self) -> int:
@@ -96,7 +110,10 @@ class Tokenizer:
                 return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
             if self._table is not None and (ids := self._look_up(text)) is not None:
                 return ids
-            return self.encoding.encode_to_numpy(text, disallowed_special=())
+            encoded: Ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+            if not self.has_own_pattern and self.token_lengths[encoded].sum() != len(text.encode()):
+                raise UserError("this vocabulary's pattern passes over part of a text, which would be lost")
+            return encoded
         except UnicodeEncodeError:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
@@ -163,13 +180,18 @@ class Tokenizer:
             raise UserError(f"{source} is a damaged tokenizer: {error}") from error
         if len(tokens) > MAX_VOCABULARY:
             raise UserError(f"{source} holds {len(tokens)} tokens; at most {MAX_VOCABULARY} are accepted")
+        if len(kind) > LONGEST_KIND or len(pattern) > LONGEST_PATTERN:
+            raise UserError(f"{source} is a damaged tokenizer: its kind or its pattern is too long")
         tokenizer = cls(kind, pattern, tokens)
-        try:
-            _ = tokenizer.encoding if pattern not in (WORD_PATTERN, CHARACTER_PATTERN) else None
-        except ValueError as error:
-            raise UserError(
-                f"{source} holds a pattern that is not a valid regular expression: {pattern!r}"
-            ) from error
+        if not tokenizer.has_own_pattern:
+            try:
+                tokenizer.encode(_PROBE)
+            except ValueError as error:
+                raise UserError(
+                    f"{source} holds a pattern that is not a valid regular expression: {pattern[:80]!r}"
+                ) from error
+            except UserError as error:
+                raise UserError(f"{source} cannot be used: {error}") from error
         return tokenizer
 
     def save(self, path: str | Path) -> None:
@@ -184,10 +206,10 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a tokenizer.json. Raises UserError naming the file if that fails."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(read_limited(path, LARGEST_FILE, follow_links=True))
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
         return cls.from_dict(data, str(path))
 
