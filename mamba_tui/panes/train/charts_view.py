@@ -14,6 +14,7 @@ from textual.events import DescendantFocus
 from textual.widget import Widget
 
 from core.runs.history import RunHistory
+from core.system.files import write_atomic
 from mamba_tui import keys
 from mamba_tui.backend import history_zoom
 from mamba_tui.backend.console_state import ConsoleState
@@ -311,6 +312,6 @@ class ChartsView(Vertical):
     async def _write_file(self) -> None:
         if self.session.history is None or self.session.run is None:
             return
-        path = free_path(Path(f"{self.session.run.name}.csv"))
-        await off_thread(path.write_text, charts.csv_text(self.session.history))
+        path, text = free_path(Path(f"{self.session.run.name}.csv")), charts.csv_text(self.session.history)
+        await off_thread(lambda: write_atomic(path, text.encode(), private=False))
         self._say(f"Wrote {path}")
