@@ -116,7 +116,7 @@ async def shown(app, pilot, tab):
     await until(pilot, lambda: app.tab == tab)
     await until_shown(pilot, text)
     await pilot.pause()
-    app.clear_notifications()
+    app.status_line.clear()
     for editor in app.query(TextArea):
         editor.cursor_blink = False
     app.refresh()
