@@ -46,7 +46,7 @@ from core.model import GPT
 from core.training.benchmark import RandomStream
 from core.training.build import open_device
 from core.training.compilation import compiled
-from core.training.cuda_graph_step import CapturedStep
+from core.training.cuda_graph_step import CUDAGraphStep
 from core.training.optimizer import make_optimizer
 
 ORIGINAL = {
@@ -113,7 +113,7 @@ def training(part: str) -> None:
     loader = SequentialLoader(RandomStream(2_000_000, vocabulary), vocabulary - 1, rows, block, 8, seed=1)
     optimizer = make_optimizer(model, config.training)
     forward = compiled(model) if compiling else model
-    step = CapturedStep(model, forward, optimizer, loader, config, device)
+    step = CUDAGraphStep(model, forward, optimizer, loader, config, device)
     began = time.perf_counter()
     step.run(1)
     step.read(wait=True)

@@ -30,11 +30,12 @@ from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.training.build import open_device
 from core.training.compilation import compiled, compiles
+from core.training.make_step import make_step
 from core.training.optimizer import make_optimizer
-from core.training.step import autocast, make_step
+from core.training.step import autocast
 
 VOCABULARIES = {"char": 96, "byte": 257, "gpt2": 50257, "auto": 4096}
-PARTS = ("data wait", "forward", "loss head", "backward", "optimiser")
+PARTS = ("data wait", "forward", "loss head", "backward", "optimizer")
 WARM_UP_STEPS = 3
 STREAM_CHUNKS = 64
 DECODE_TOKENS = 128
@@ -106,7 +107,7 @@ class Bench:
         return durations
 
     def training(self, seconds: float) -> dict[str, Any]:
-        """Optimiser steps as the trainer runs them. Milliseconds are medians."""
+        """Optimizer steps as the trainer runs them. Milliseconds are medians."""
         compiling = compiles(self.config, self.device)
         forward = compiled(self.model) if compiling else self.model
         step = make_step(self.model, forward, self.optimizer, self.loader, self.config, self.device)
@@ -173,7 +174,7 @@ class Bench:
             self.optimizer.zero_grad(set_to_none=True)
             mark()
             for part, start, stop in zip(PARTS, marks, marks[1:]):
-                times[part].append((stop - start) * 1e3 * (1 if part == "optimiser" else repeats))
+                times[part].append((stop - start) * 1e3 * (1 if part == "optimizer" else repeats))
 
         self.seconds_each(one_step, seconds, 0)
         return {part: statistics.median(values[1:]) for part, values in times.items()}

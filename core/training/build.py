@@ -34,10 +34,11 @@ from core.system.hardware import describe, resolve_device
 from core.training.averaged_weights import AveragedWeights
 from core.training.compilation import compiled, compiles
 from core.training.learning_progress import LearningProgress
+from core.training.make_step import make_step
 from core.training.optimizer import AdamW, make_optimizer
 from core.training.plan import with_steps
 from core.training.schedule import Schedule
-from core.training.step import TrainingStep, make_step
+from core.training.step import TrainingStep
 
 WIDE = 768
 """Channels of the narrowest layer from which products are large enough for an H100 as they are."""

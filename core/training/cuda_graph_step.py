@@ -2,7 +2,7 @@
 
 Launching kernels one by one from Python costs more than running them at these sizes. Here the first steps run
 as they are (which also compiles what has to be compiled); then a step is recorded once and replayed. The
-token stream lives on the device where it fits, so that a step's input is a few numbers a lane. Loss and
+token stream lives on the device where it fits, so that a step's input is a few numbers a row. Loss and
 gradient norm are written to a ring on the device and read when somebody asks.
 
 The same code runs without being recorded where that is not possible (and on CPU, for the tests);
@@ -23,7 +23,7 @@ from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
 from core.ops.dispatch import takes_triton
-from core.training.bf16_weights import NarrowWeights
+from core.training.bf16_weights import WorkingWeights
 from core.training.compilation import compiled
 from core.training.optimizer import AdamW
 from core.training.schedule import Schedule
@@ -41,7 +41,7 @@ RESIDENT_BYTES = 4 << 30
 """A longer token stream stays on the host."""
 
 
-class CapturedStep:
+class CUDAGraphStep:
     """A `TrainingStep` that computes what `EagerStep` does, replayed from a graph."""
 
     def __init__(
@@ -54,13 +54,13 @@ class CapturedStep:
         device: torch.device,
     ) -> None:
         self.schedule = Schedule(config.training)
-        narrow = _narrow_type(config, device)
-        self._narrow = None if narrow is None else NarrowWeights(model, narrow)
+        working = _working_type(config, device)
+        self._working = None if working is None else WorkingWeights(model, working)
         self.plain: Callable[..., object] = model
         self.forward = forward
-        if self._narrow is not None:
-            self.plain = self._narrow.model
-            self.forward = self.plain if forward is model else compiled(self._narrow.model)
+        if self._working is not None:
+            self.plain = self._working.model
+            self.forward = self.plain if forward is model else compiled(self._working.model)
         self.notices: list[str] = []
         self._optimizer = optimizer
         self._config = config
@@ -68,7 +68,7 @@ class CapturedStep:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._feed = Feed(loader, config, device)
         # Cached keys and values are kept in the type that attention computes in.
-        state = model.initial_state(config.training.batch_size, device, narrow)
+        state = model.initial_state(config.training.batch_size, device, working)
         self.state = _laid_out_for_scans(state)
         self._batches = config.training.gradient_accumulation_steps
         self._fused = self._fused_update(optimizer, config.training.grad_clip)
@@ -92,11 +92,11 @@ class CapturedStep:
 
     def weights_changed(self) -> None:
         """Bring the bf16 working weights up to date with the model's."""
-        if self._narrow is not None:
-            self._narrow.refresh()
+        if self._working is not None:
+            self._working.refresh()
 
     def run(self, step: int) -> None:
-        """Do the optimiser step of this number (the first is 1)."""
+        """Do the optimizer step of this number (the first is 1)."""
         if self._taken == 0:
             self.weights_changed()
         if self._may_capture and self._taken >= WARM_UP_STEPS:
@@ -131,14 +131,14 @@ class CapturedStep:
         if first:
             self._optimizer.zero_grad(set_to_none=True)
             self._loss.zero_()
-        if self._narrow is not None:
-            self._narrow.forget()
+        if self._working is not None:
+            self._working.forget()
         with autocast(self._config, self._device):
             output = self.forward(x, self.state, doc_start, y)
         loss: Tensor = output.loss  # type: ignore[attr-defined]
         (loss / self._batches if self._batches > 1 else loss).backward()
-        if self._narrow is not None and not (self._fused and self._batches == 1):
-            self._narrow.gather()
+        if self._working is not None and not (self._fused and self._batches == 1):
+            self._working.gather()
         self._loss += loss.detach() / self._batches
         self._proposed = output.state.detach()  # type: ignore[attr-defined]
         if self._batches > 1:
@@ -153,8 +153,8 @@ class CapturedStep:
         return FusedUpdate(optimizer.param_groups, clip, self._copy_of)
 
     def _copy_of(self, parameter: Tensor) -> Tensor | None:
-        """The narrow copy of a parameter, if it has one."""
-        return None if self._narrow is None else self._narrow.copies.get(id(parameter))
+        """The working weight of a parameter, if it has one."""
+        return None if self._working is None else self._working.copies.get(id(parameter))
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -168,28 +168,28 @@ class CapturedStep:
         norm = torch.nn.utils.get_total_norm(gradients)
         good = torch.isfinite(self._loss) & torch.isfinite(norm)
         clip = self._config.training.grad_clip
-        # The optimiser divides by this; a pass of its own over the gradients would cost as much as it does.
+        # The optimizer divides by this; a pass of its own over the gradients would cost as much as it does.
         self._optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip > 0 else None
         self._optimizer.found_inf = (~good).float()
         self._rate.copy_(rate)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
         self._optimizer.step()
-        if self._narrow is not None:
-            self._narrow.refresh()
+        if self._working is not None:
+            self._working.refresh()
         self._settle(good)
         self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
     def _arrived(self, parameters: list[Tensor]) -> list[Tensor]:
-        """The gradient of each parameter, a narrow copy's where it was not added up in the wide one's."""
-        found = []
+        """The gradient of each parameter, where it is: its working weight's may not have been added up."""
+        gradients = []
         for parameter in parameters:
             copy = self._copy_of(parameter) if self._batches == 1 else None
             gradient = copy.grad if copy is not None and copy.requires_grad else parameter.grad
             if gradient is None:
                 raise RuntimeError("a parameter took no part in the backward pass")
-            found.append(gradient)
-        return found
+            gradients.append(gradient)
+        return gradients
 
     def _settle(self, good: Tensor) -> None:
         """The proposed state becomes the state, or the one before all batches does."""
@@ -250,14 +250,14 @@ class Feed:
 
     def __init__(self, loader: SequentialLoader, config: RunConfig, device: torch.device) -> None:
         self._loader = loader
-        self._lanes, self._length = config.training.batch_size, config.model.block_size
+        self._rows, self._length = config.training.batch_size, config.model.block_size
         self._device = device
         self._stream: Tensor | None = None
         if 4 * len(loader.stream) <= RESIDENT_BYTES and hasattr(loader.stream, "read"):
             self._stream = _resident(loader.stream, device)
-        # A row for each lane, position and whether it jumped (or its tokens); then the rate and the slot.
+        # For each batch row its position and whether it jumped (or its tokens); then the rate and the slot.
         width = 2 if self._stream is not None else self._length + 2
-        shape = (self._lanes * width + 2,)
+        shape = (self._rows * width + 2,)
         pinned = device.type == "cuda"
         self._packed = torch.zeros(shape, dtype=torch.int64, device=device)
         self._slots = [torch.zeros(shape, dtype=torch.int64, pin_memory=pinned) for _ in range(SLOTS)]
@@ -272,7 +272,7 @@ class Feed:
         if event is not None:
             event.synchronize()
         numbers = self._slots[index].numpy()
-        rows = numbers[:-2].reshape(self._lanes, -1)
+        rows = numbers[:-2].reshape(self._rows, -1)
         starts, jumped = self._loader.next_positions()
         rows[:, 0] = jumped
         if self._stream is None:
@@ -289,7 +289,7 @@ class Feed:
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, targets and document starts of the batch sent last, (B, T) each, made on the device."""
-        rows = self._packed[:-2].view(self._lanes, -1)
+        rows = self._packed[:-2].view(self._rows, -1)
         if self._stream is None:
             window = rows[:, 1:]
         else:
@@ -325,11 +325,11 @@ def _resident(stream: object, device: torch.device) -> Tensor:
     return tokens
 
 
-def _narrow_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
-    """The narrow type that products are computed in, None where they are not."""
+def _working_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that products are computed in, None where they are in fp32."""
     with autocast(config, device):
-        narrow = torch.is_autocast_enabled(device.type)
-    return torch.bfloat16 if narrow else None
+        half = torch.is_autocast_enabled(device.type)
+    return torch.bfloat16 if half else None
 
 
 def _laid_out_for_scans(state: ModelState) -> ModelState:

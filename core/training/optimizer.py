@@ -107,7 +107,7 @@ class AdamW:
                     parameter.grad.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and averages by parameter name. Shares memory with the optimiser."""
+        """Steps and averages by parameter name. Shares memory with the optimizer."""
         return {
             name: {"step": group["step"], "average": average, "square": square}
             for group in self.param_groups

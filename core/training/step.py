@@ -1,4 +1,4 @@
-"""One optimiser step: read a batch, learn from it, and put its numbers where they can be read later.
+"""One optimizer step: read a batch, learn from it, and put its numbers where they can be read later.
 
 The trainer knows only the `TrainingStep` protocol, so a step captured in a CUDA graph can take the
 place of the plain one. Numbers stay on the device until somebody reads them: `read` never waits for
@@ -25,7 +25,7 @@ from core.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one optimiser step showed. `good` is False when it was skipped for not being finite."""
+    """What one optimizer step showed. `good` is False when it was skipped for not being finite."""
 
     step: int
     loss: float
@@ -36,10 +36,10 @@ class StepMetrics:
 
 
 class TrainingStep(Protocol):
-    """One optimiser step, however it is computed."""
+    """One optimizer step, however it is computed."""
 
     state: ModelState
-    """What the model remembers of each lane after the newest step."""
+    """What the model remembers of each batch row after the newest step."""
     forward: Callable[..., object]
     """The model, or the model compiled."""
     plain: Callable[..., object]
@@ -50,7 +50,7 @@ class TrainingStep(Protocol):
     """What the user should know about how steps are computed; whoever shows them clears the list."""
 
     def run(self, step: int) -> None:
-        """Do the optimiser step of this number (the first is 1)."""
+        """Do the optimizer step of this number (the first is 1)."""
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """The metrics of steps that were not read yet, in order; all of them with `wait`."""
@@ -75,7 +75,7 @@ def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractCont
 class EagerStep:
     """The plain step: forward and backward for each accumulated batch, clip, update.
 
-    A loss or gradient that is not finite skips the update and takes the lanes' state back to before
+    A loss or gradient that is not finite skips the update and takes the rows' state back to before
     the step, on the device itself, so that the host need not look.
     """
 
@@ -108,7 +108,7 @@ class EagerStep:
         """Nothing to do: the weights are read where they are."""
 
     def run(self, step: int) -> None:
-        """Do the optimiser step of this number (the first is 1)."""
+        """Do the optimizer step of this number (the first is 1)."""
         training = self._config.training
         rate = self.schedule.rate(step)
         for group in self._optimizer.param_groups:
@@ -160,22 +160,6 @@ class EagerStep:
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """The metrics of steps that were not read yet, in order; all of them with `wait`."""
         return self._unread.read(wait=wait)
-
-
-def make_step(
-    model: GPT,
-    forward: Callable[..., object],
-    optimizer: AdamW,
-    loader: SequentialLoader,
-    config: RunConfig,
-    device: torch.device,
-) -> TrainingStep:
-    """The fastest step that this device and configuration allow."""
-    if device.type == "cuda" and config.hardware.capture:
-        from core.training.cuda_graph_step import CapturedStep
-
-        return CapturedStep(model, forward, optimizer, loader, config, device)
-    return EagerStep(model, forward, optimizer, loader, config, device)
 
 
 class Unread:

@@ -9,7 +9,7 @@ import torch
 
 from tests.ops.kernels import DEVICE, needs_cuda
 
-from core.training.cuda_graph_step import CapturedStep  # isort: skip
+from core.training.cuda_graph_step import CUDAGraphStep  # isort: skip
 from core.ops.triton import adamw as module  # isort: skip
 from core.ops.triton.adamw import FusedUpdate  # isort: skip
 from core.training.optimizer import AdamW  # isort: skip
@@ -136,9 +136,9 @@ def test_bias_correction_is_exact_after_many_steps():
 def test_the_captured_step_learns_the_same_with_it(monkeypatch, dtype, batches):
     monkeypatch.undo()
     options = {"dtype": dtype, "gradient_accumulation_steps": batches}
-    plain = make_step(CapturedStep, **options)
+    plain = make_step(CUDAGraphStep, **options)
     monkeypatch.setattr("core.training.cuda_graph_step.takes_triton", lambda tensor: True)
-    fused = make_step(CapturedStep, **options)
+    fused = make_step(CUDAGraphStep, **options)
     for _, step in (plain, fused):
         for number in range(1, 4):
             step.run(number)

@@ -10,7 +10,7 @@ from core.config.schema import build
 from core.data.loader import SequentialLoader
 from core.model import GPT
 from core.training.benchmark import RandomStream
-from core.training.cuda_graph_step import CapturedStep
+from core.training.cuda_graph_step import CUDAGraphStep
 from core.training.optimizer import make_optimizer
 from core.training.step import EagerStep
 
@@ -59,7 +59,7 @@ def assert_alike(plain, captured, rtol=1e-4, atol=1e-5):
 
 @pytest.mark.parametrize("batches", [1, 3])
 def test_same_losses_weights_and_states(batches):
-    steps = [make_step(kind, gradient_accumulation_steps=batches) for kind in (EagerStep, CapturedStep)]
+    steps = [make_step(kind, gradient_accumulation_steps=batches) for kind in (EagerStep, CUDAGraphStep)]
     for _, step in steps:
         for number in range(1, 13):
             step.run(number)
@@ -67,24 +67,26 @@ def test_same_losses_weights_and_states(batches):
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 3}, {"tie_embeddings": False}])
-def test_narrow_weights_learn_what_casts_do(changes):
-    steps = [make_step(kind, dtype="bfloat16", **changes) for kind in (EagerStep, CapturedStep, CapturedStep)]
+def test_working_weights_learn_what_casts_do(changes):
+    steps = [
+        make_step(kind, dtype="bfloat16", **changes) for kind in (EagerStep, CUDAGraphStep, CUDAGraphStep)
+    ]
     (plain, _), (casting, casting_step), (model, step) = steps
-    casting_step.forward, casting_step._narrow = casting, None
+    casting_step.forward, casting_step._working = casting, None
     for _, each in steps:
         for number in range(1, 13):
             each.run(number)
-    narrow = dict(step.plain.named_parameters())
-    wide = dict(model.named_parameters())
-    assert {name for name in wide if narrow[name] is wide[name]} == {
-        name for name, parameter in wide.items() if narrow[name].dtype == parameter.dtype
+    working = dict(step.plain.named_parameters())
+    master = dict(model.named_parameters())
+    assert {name for name in master if working[name] is master[name]} == {
+        name for name, parameter in master.items() if working[name].dtype == parameter.dtype
     }
-    for name, parameter in wide.items():
+    for name, parameter in master.items():
         matrix = (
             parameter.ndim == 2 and name.endswith(".weight") and "embed" not in name and "head" not in name
         )
-        assert (narrow[name].dtype == torch.bfloat16) == matrix, name
-        assert torch.equal(narrow[name], parameter.to(narrow[name].dtype)), name
+        assert (working[name].dtype == torch.bfloat16) == matrix, name
+        assert torch.equal(working[name], parameter.to(working[name].dtype)), name
     plain_losses, casting_losses, losses = (
         [metrics.loss for metrics in each.read(wait=True)] for _, each in steps
     )
@@ -98,7 +100,7 @@ def test_narrow_weights_learn_what_casts_do(changes):
 def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
     steps = [make_step(EagerStep)]
     monkeypatch.setattr("core.training.cuda_graph_step.RESIDENT_BYTES", 100)
-    steps.append(make_step(CapturedStep))
+    steps.append(make_step(CUDAGraphStep))
     for _, step in steps:
         for number in range(1, 6):
             step.run(number)
@@ -108,7 +110,7 @@ def test_tokens_that_do_not_fit_come_from_the_host(monkeypatch):
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batches", [1, 2])
 def test_a_step_that_cannot_be_taken_changes_nothing(batches, kind):
-    model, step = make_step(CapturedStep, gradient_accumulation_steps=batches, dtype=kind)
+    model, step = make_step(CUDAGraphStep, gradient_accumulation_steps=batches, dtype=kind)
     for number in (1, 2):
         step.run(number)
     step.read(wait=True)
@@ -126,17 +128,17 @@ def test_a_step_that_cannot_be_taken_changes_nothing(batches, kind):
 
 def test_no_step_is_lost_or_told_twice_when_nobody_reads_for_long(monkeypatch):
     monkeypatch.setattr("core.training.cuda_graph_step.RING", 8)
-    _, step = make_step(CapturedStep)
+    _, step = make_step(CUDAGraphStep)
     for number in range(1, 22):
         step.run(number)
     assert [metrics.step for metrics in step.read(wait=True)] == list(range(1, 22))
 
 
 def test_goes_on_from_a_loaded_state():
-    _, first = make_step(CapturedStep)
+    _, first = make_step(CUDAGraphStep)
     for number in range(1, 4):
         first.run(number)
-    _, second = make_step(CapturedStep)
+    _, second = make_step(CUDAGraphStep)
     second.load_state(first.state)
     assert all(map(torch.equal, first.state.tensors().values(), second.state.tensors().values()))
 
@@ -146,7 +148,7 @@ def test_goes_on_from_a_loaded_state():
 @pytest.mark.parametrize("batches", [1, 2])
 def test_200_captured_steps_learn_what_200_plain_ones_do(batches):
     steps = [
-        make_step(kind, "cuda", gradient_accumulation_steps=batches) for kind in (EagerStep, CapturedStep)
+        make_step(kind, "cuda", gradient_accumulation_steps=batches) for kind in (EagerStep, CUDAGraphStep)
     ]
     for _, step in steps:
         for number in range(1, 201):
@@ -162,7 +164,7 @@ def test_200_steps_as_the_trainer_takes_them_on_cuda(batches):
     """In 16 bits, compiled, captured, with narrow weights, against the plain step with autocast."""
 
     def compiling(model, forward, *rest):
-        return CapturedStep(model, torch.compile(model), *rest)
+        return CUDAGraphStep(model, torch.compile(model), *rest)
 
     options = {"dtype": "bfloat16", "gradient_accumulation_steps": batches}
     steps = [make_step(kind, "cuda", **options) for kind in (EagerStep, compiling)]
@@ -182,7 +184,7 @@ def test_200_steps_as_the_trainer_takes_them_on_cuda(batches):
 @needs_cuda
 @pytest.mark.cuda
 def test_what_cannot_be_captured_goes_on_with_a_notice():
-    model, step = make_step(CapturedStep, "cuda", dropout=0.1)
+    model, step = make_step(CUDAGraphStep, "cuda", dropout=0.1)
     model.norm.register_forward_hook(lambda module, inputs, output: output * float(output.sum() != 0))
     for number in range(1, 6):
         step.run(number)

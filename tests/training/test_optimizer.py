@@ -1,4 +1,4 @@
-"""The optimiser: torch's own numbers, the right parameters decayed, skipped steps truly skipped."""
+"""The optimizer: torch's own numbers, the right parameters decayed, skipped steps truly skipped."""
 
 from __future__ import annotations
 
