@@ -76,7 +76,7 @@ async def test_layers_move(tmp_path):
 async def test_a_problem_stands_beside_its_row_and_start_says_why_not(tmp_path, size):
     async with console(tmp_path, size) as (app, pilot):
         await pilot.press("down", "right", "7", "enter")
-        await until_shown(pilot, "a number that divides")
+        await until_shown(pilot, "a divisor of the layer")
         assert "1 invalid value, marked above" in screen(app)
         assert app.query_one("#start").disabled
         await pilot.press("ctrl+r")

@@ -331,9 +331,10 @@ class ChartFrame:
     # -------------------------------------------------------------- header
 
     def _header(self) -> list[Segment]:
+        legend = self._legend()
         entries = [
             (f" {LEGEND_DOT} {name} {value}" if name.strip() else f" {value}", style)
-            for name, value, style in self._legend()
+            for name, value, style in legend
         ]
         notes = ["log"] if self.view.log_y else []
         if self.view.outliers_note:
@@ -342,6 +343,9 @@ class ChartFrame:
         if self.view.crosshair is not None and self.view.names_x:
             title += f"  at {reading(self.view.axis, self.view.crosshair)}{self._marker_label()}"
         room = self.size.width - 1
+        if sum(cell_len(text) for text, _ in entries) + cell_len(title) + 1 > room:
+            # What is drawn behind is named before it is measured.
+            entries[2:] = [(f" {LEGEND_DOT} {name}", style) for name, _, style in legend[2:]]
         while entries and sum(cell_len(text) for text, _ in entries) + cell_len(title) + 1 > room:
             if len(entries) > 1 and len(entries[-1][0]) > 0:
                 entries.pop()
