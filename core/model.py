@@ -67,10 +67,10 @@ def stratified(count: int) -> Tensor:
     return (torch.randperm(count) + torch.rand(count)) / count
 
 
-def initial_dt_bias(channels: int) -> Tensor:
-    """The bias (channels,) whose softplus is spread evenly over the magnitudes of Mamba's step sizes."""
+def initial_dt_bias(places: Tensor) -> Tensor:
+    """The bias whose softplus is at `places` (channels,), 0 to 1, of the magnitudes of Mamba's step sizes."""
     low, high = math.log(DT_MIN), math.log(DT_MAX)
-    dt = torch.exp(stratified(channels) * (high - low) + low).clamp(min=DT_FLOOR)
+    dt = torch.exp(places * (high - low) + low).clamp(min=DT_FLOOR)
     return dt + torch.log(-torch.expm1(-dt))
 
 
@@ -123,7 +123,7 @@ class MambaBlock(nn.Module):
         self.dt_norm, self.B_norm, self.C_norm = (RMSNorm(size, eps=NORM_EPSILON) for size in self.split)
         self.dt_proj = nn.Linear(rank, inner, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        self.dt_bias = nn.Parameter(initial_dt_bias(inner))
+        self.dt_bias = nn.Parameter(initial_dt_bias(torch.rand(inner)))
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.dropout = nn.Dropout(config.mixer_dropout)
@@ -170,7 +170,7 @@ class Mamba2Block(nn.Module):
         self.conv_weight = nn.Parameter(torch.empty(mixed, config.d_conv))
         self.conv_bias = nn.Parameter(torch.zeros(mixed))
         nn.init.uniform_(self.conv_weight, -(config.d_conv**-0.5), config.d_conv**-0.5)
-        self.dt_bias = nn.Parameter(initial_dt_bias(self.heads))
+        self.dt_bias = nn.Parameter(initial_dt_bias(stratified(self.heads)))
         self.A_log = nn.Parameter((1 + 15 * stratified(self.heads)).log())
         self.D = nn.Parameter(torch.ones(self.heads))
         self.norm = RMSNorm(self.inner, eps=NORM_EPSILON)

@@ -156,4 +156,4 @@ def test_a_detached_run_takes_commands_and_is_listed(trained):
     assert " stopped " in mamba_tui(folder, "runs").stdout
     refused = mamba_tui(folder, "stop", "away")
     assert (refused.returncode, "not running" in refused.stderr) == (2, True)
-    assert "trainer started" in mamba_tui(folder, "logs", "away").stdout
+    assert "started on cpu" in mamba_tui(folder, "logs", "away").stdout

@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
         say(str(error))
         return BAD_INPUT
     except OSError as error:
-        say(f"{error.filename or run.path} cannot be used ({error.strerror}); accepted: a folder to write to")
+        place = os.path.abspath(error.filename or run.path)
+        say(f"{place} cannot be used ({error.strerror}); accepted: a folder to write to")
         return BAD_INPUT
 
 

@@ -45,7 +45,7 @@ def test_flags_win_over_the_file():
         (["--set", "n_head=[4,5,4]", "--set", "n_embd=[64,64,64]", "--set", "attention_type=standard"],
          ["n_head[1] is 5", "64"]),
         (["--set", "dropout"], ["--set", "key=value"]),
-        (["--max-iters", "0"], ["max_iters is 0", "from 1 to 1,000,000,000"]),
+        (["--max-iters", "2000000000"], ["max_iters is 2000000000", "from 0 to 1,000,000,000"]),
         (["--device", "cuda:77"], ["cuda:77", "cpu"]),
         (["--device", "tpu"], ["tpu", "accepted"]),
         (["--dataset", "nowhere"], ["nowhere"]),

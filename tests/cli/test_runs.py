@@ -31,7 +31,7 @@ def test_logs_are_exact_in_a_pipe_and_tell_what_the_console_does(tmp_path, capsy
     assert main(["logs", "a", "-f", "--checkpoints", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for words in (
-        "began on cpu", "evaluated: training", "saved checkpoint_step_400.pt", f"warning: odd {ESCAPE}",
+        "started on cpu", "evaluated: training", "saved checkpoint_step_400.pt", f"warning: odd {ESCAPE}",
         "stopped: stopped at step 400", "torch says something",
     ):  # fmt: skip
         assert words in out

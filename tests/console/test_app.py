@@ -234,12 +234,12 @@ async def test_changes_that_nobody_has_are_offered_to_be_saved(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     async with console(tmp_path) as (app, pilot):
         await pilot.press("5", "1", "2", "enter", "ctrl+q")
-        await until_shown(pilot, "in no file and no run")
+        await until_shown(pilot, "neither in a file")
         await pilot.press("escape")
         await until(pilot, lambda: len(app.screen_stack) == 1)
         assert app.is_running
         await pilot.press("ctrl+q")
-        await until_shown(pilot, "in no file and no run")
+        await until_shown(pilot, "neither in a file")
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_running)
     assert load_file(tmp_path / "current_configuration.json").model.n_embd[0] == 512

@@ -60,7 +60,7 @@ async def test_escape_takes_the_typed_value_back(tmp_path):
         await pilot.press("9", "9", "escape")
         assert document(app).values["n_embd"][0] == 256
         await pilot.press("ctrl+z")
-        await until_shown(pilot, "nothing to take back")
+        await until_shown(pilot, "Nothing to undo")
 
 
 async def test_layers_move(tmp_path):

@@ -351,7 +351,7 @@ async def test_another_theme_redraws_the_charts_of_a_run_that_has_no_news(tmp_pa
 async def test_on_a_small_screen_the_loss_is_the_last_thing_to_go(tmp_path):
     end_run(make_run(tmp_path))
     async with console(tmp_path, (60, 16), attach="run-001") as (app, pilot):
-        await until_shown(pilot, "stopped at step 400")
+        await until_shown(pilot, "400/1,000")
         assert app.query_one("#loss", LineChart).size.height >= 10
         assert not app.query_one("#small").display
         await pilot.resize_terminal(80, 24)

@@ -33,6 +33,7 @@ from core.runs.events import (
     ErrorEvent,
     EvaluationEvent,
     SampleEvent,
+    ScheduleEvent,
     UnknownEvent,
     WarningEvent,
     encode,
@@ -67,6 +68,7 @@ def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
     writer = EventWriter(path)
     writer.write(run_event(resumed_from=3, config={"n_embd": (1, 2)}, changes={"seed": (1, 2)}))
     writer.state("training", 1, "detail", 0.5)
+    writer.write(ScheduleEvent(step=1, phase="cool-down", last_step=9))
     writer.write(step_event(1))
     writer.write(
         EvaluationEvent(
