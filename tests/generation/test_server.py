@@ -28,7 +28,7 @@ from tests.generation.test_sampling import TOKENIZER, tiny_model
 
 MODELS = {"one.pt": tiny_model(seed=1), "two.pt": tiny_model(seed=2)}
 LOAD = {"op": "load", "id": 1, "checkpoint": "run/one.pt", "device": "cpu"}
-GREEDY = {"temperature": 0.0, "max_new_tokens": 8}
+GREEDY = {"temperature": 0.0, "max_new_tokens": 8, "ignore_end": True}
 
 
 def load(path, device):
