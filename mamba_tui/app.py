@@ -270,7 +270,7 @@ class MambaTUI(App[int]):
             await self._show(tab)
 
     async def action_next_tab(self, by: int) -> None:
-        """Go to a neighbouring tab."""
+        """Go to a neighboring tab."""
         names = [name for name, *_ in self.tab_bar.tabs]
         await self.action_tab(names[(names.index(self.tab) + by) % len(names)])
 
@@ -296,7 +296,7 @@ class MambaTUI(App[int]):
             self.push_screen(Palette())
 
     def search_themes(self) -> None:
-        """All colour themes, to search."""
+        """All color themes, to search."""
         from mamba_tui.widgets.modal import Palette
 
         self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))

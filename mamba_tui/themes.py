@@ -1,6 +1,6 @@
-"""Colour themes, and the series colours that go with them.
+"""Color themes, and the series colors that go with them.
 
-Series and layer types use the Okabe-Ito palette, which people with any common colour blindness can
+Series and layer types use the Okabe-Ito palette, which people with any common color blindness can
 tell apart (https://jfly.uni-koeln.de/color/); on light backgrounds its darker relatives.
 """
 
@@ -82,19 +82,19 @@ NAMES = tuple(theme.name for theme in THEMES)
 
 
 def fallback_variables(dark: bool) -> dict[str, str]:
-    """The series colours for Textual's own themes, which do not bring them."""
+    """The series colors for Textual's own themes, which do not bring them."""
     theme = THEMES[0] if dark else THEMES[1]
     return dict(theme.variables)
 
 
 def shaded(background: Color, *texts: Color) -> Style:
-    """A background, with the one of these colours for text that can be read best there."""
+    """A background, with the one of these colors for text that can be read best there."""
     legible = max(texts, key=lambda color: contrast(color, background))
     return Style(color=legible.rich_color, bgcolor=background.rich_color)
 
 
 def contrast(first: Color, second: Color) -> float:
-    """WCAG 2's contrast of two colours, 1 to 21."""
+    """WCAG 2's contrast of two colors, 1 to 21."""
     light = sorted(_luminance(color) for color in (first, second))
     return (light[1] + 0.05) / (light[0] + 0.05)
 

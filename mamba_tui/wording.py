@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mamba_tui.backend.run_client import RunClient
 
 LONGEST_SAMPLE = 4000
-# state -> theme variable of its colour
+# state -> theme variable of its color
 STATE_COLOR = {
     "training": "success",
     "finished": "success",
@@ -55,7 +55,7 @@ def state_of(session: RunClient) -> str:
 
 
 def short_status(session: RunClient) -> tuple[str, str, str]:
-    """For the tab bar: sign, run, state and percentage; the same in few cells; its colour's variable."""
+    """For the tab bar: sign, run, state and percentage; the same in few cells; its color's variable."""
     state = state_of(session)
     if not state:
         text = "read-only" if session.read_only else ""

@@ -105,25 +105,6 @@ STILL: dict[str, set[str]] = {
     "Session": {
         "core/training/process.py",
     },
-    "colour": {
-        "core/training/benchmark.py",
-        "core/training/cuda_graph_step.py",
-        "core/training/optimizer.py",
-        "core/training/step.py",
-        "docs/text.md",
-        "mamba_tui/app.py",
-        "mamba_tui/cli/bench.py",
-        "mamba_tui/panes/data/file_table.py",
-        "mamba_tui/panes/train/charts.py",
-        "mamba_tui/themes.py",
-        "mamba_tui/widgets/chart/frame.py",
-        "mamba_tui/widgets/chart/line_chart.py",
-        "mamba_tui/widgets/chart/raster.py",
-        "mamba_tui/widgets/hourglass.py",
-        "mamba_tui/widgets/knobs.py",
-        "mamba_tui/widgets/token_view.py",
-        "mamba_tui/wording.py",
-    },
 }
 
 

@@ -1,4 +1,4 @@
-"""The model's parts: shapes, initialisation, state handling, and that it learns."""
+"""The model's parts: shapes, initialization, state handling, and that it learns."""
 
 from __future__ import annotations
 

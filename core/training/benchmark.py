@@ -86,7 +86,7 @@ class Bench:
             training.batch_size, block, config.data.carry_chunks, training.seed,
         )  # fmt: skip
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -98,11 +98,11 @@ class Bench:
         for _ in range(warm_up):
             work()
         durations: list[float] = []
-        self.synchronise()
+        self.synchronize()
         while sum(durations) < seconds or len(durations) < 3:
             began = time.perf_counter()
             work()
-            self.synchronise()
+            self.synchronize()
             durations.append(time.perf_counter() - began)
         return durations
 
@@ -122,7 +122,7 @@ class Bench:
 
         began = time.perf_counter()
         run()
-        self.synchronise()
+        self.synchronize()
         first = time.perf_counter() - began
         durations = self.seconds_each(run, seconds, WARM_UP_STEPS)
         middle = statistics.median(durations)
@@ -154,7 +154,7 @@ class Bench:
             marks = [time.perf_counter()]
 
             def mark() -> None:
-                self.synchronise()
+                self.synchronize()
                 marks.append(time.perf_counter())
 
             x, y, doc_start = (torch.from_numpy(item).to(self.device) for item in self.loader.next_batch())
@@ -232,7 +232,7 @@ def run(config: RunConfig, seconds: float) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in bench.model.parameters()),
         "vocab_size": bench.vocab_size,
         "tokens_per_step": bench.tokens_per_step,
-        "training": training | {"utilisation": training["flops_per_second"] / ceiling},
+        "training": training | {"utilization": training["flops_per_second"] / ceiling},
         "parts_ms": bench.parts(seconds / 2),
         "memory_bytes": memory,
         "matrix_flops_per_second": ceiling,

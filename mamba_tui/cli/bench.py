@@ -79,7 +79,7 @@ def _show(figures: dict[str, Any]) -> None:
     table.add_row("data wait", f"{training['data_wait_share']:.2%}", "of a step")
     table.add_row(
         "utilization",
-        f"{training['utilisation']:.1%}",
+        f"{training['utilization']:.1%}",
         f"of {compact(figures['matrix_flops_per_second'])}FLOP/s, what a large matrix product reaches here",
     )
     table.add_row("memory", bytes_size(figures["memory_bytes"]), "at the peak")

@@ -1,4 +1,4 @@
-"""The hourglass: each layer as wide as it is, in the texture and colour of its type.
+"""The hourglass: each layer as wide as it is, in the texture and color of its type.
 
 `bar` is one layer in one line, for the layer table. `Hourglass` is the whole shape, with slopes where
 the width changes, for screens that have room for it.
@@ -17,7 +17,7 @@ from textual.strip import Strip
 from core.config.schema import MAMBA, MAMBA2, STANDARD
 from mamba_tui.widgets.cached_styles import CachedStyles
 
-# Shape tells the types apart where colour does not.
+# Shape tells the types apart where color does not.
 TEXTURE = {STANDARD: "█", MAMBA: "▒", MAMBA2: "░"}
 SIGN = {STANDARD: "◆", MAMBA: "≈", MAMBA2: "≋"}
 COLOR_VARIABLE = {STANDARD: "layer-standard", MAMBA: "layer-mamba", MAMBA2: "layer-mamba2"}
@@ -25,7 +25,7 @@ MOST_ROWS_A_LAYER = 3
 
 
 def bar_cells(width: object, widest: int, room: int) -> int:
-    """Cells of a bar: proportional, at least one, of the parity of `room` so that all are centred."""
+    """Cells of a bar: proportional, at least one, of the parity of `room` so that all are centered."""
     if not isinstance(width, int) or width < 1 or room < 1:
         return 0
     cells = max(1, min(room, round(room * width / max(widest, width, 1))))
@@ -35,7 +35,7 @@ def bar_cells(width: object, widest: int, room: int) -> int:
 
 
 def bar(kind: object, width: object, widest: int, room: int, color: Style) -> list[Segment]:
-    """One layer's bar, centred in `room` cells."""
+    """One layer's bar, centered in `room` cells."""
     cells = bar_cells(width, widest, room)
     left = (room - cells) // 2
     texture = TEXTURE.get(str(kind), "?")
@@ -89,7 +89,7 @@ class Hourglass(CachedStyles):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """One row of the shape, centred."""
+        """One row of the shape, centered."""
         width, height = self.size
         shape = outline(self.layer_widths, height - 2)
         top = (height - len(shape) - 2) // 2

@@ -184,7 +184,7 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
         return self.knobs[self.at]
 
     def action_choose(self, by: int) -> None:
-        """A neighbouring knob."""
+        """A neighboring knob."""
         self.at += by
 
     def action_nudge(self, direction: int) -> None:

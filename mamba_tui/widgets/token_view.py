@@ -223,12 +223,12 @@ class TokenView(CachedStyles, can_focus=True):
     # -------------------------------------------------------------- drawing
 
     def notify_style_update(self) -> None:
-        """Other colours."""
+        """Other colors."""
         super().notify_style_update()
         self._shades = []
 
     def shades(self) -> list[Style]:
-        """Backgrounds from calm to surprising, made of the theme's warning colour, and text for each."""
+        """Backgrounds from calm to surprising, made of the theme's warning color, and text for each."""
         if not self._shades:
             variables = self.app.theme_variables
             base = Color.parse(variables.get("background", "#000000"))
@@ -322,7 +322,7 @@ class TokenView(CachedStyles, can_focus=True):
         )
 
     def action_move(self, by: int) -> None:
-        """To a neighbouring token; the first step begins at the end."""
+        """To a neighboring token; the first step begins at the end."""
         if not self.tokens:
             return
         self.follow = False

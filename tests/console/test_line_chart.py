@@ -167,7 +167,7 @@ def test_the_range_behind_a_line_is_drawn_around_it():
     assert dots_of(banded) > 5 * dots_of(plain)
 
 
-def test_two_lines_have_two_colours_and_the_last_is_on_top():
+def test_two_lines_have_two_colors_and_the_last_is_on_top():
     x = np.arange(50.0)
     chart = frame([line(x, np.ones(50)), Line("validation", x, np.ones(50), "#ff0000")])
     _, owner = chart.plot

@@ -78,8 +78,8 @@ def style_in_words(style):
     if style is None:
         return "plain"
     found = [word for word in ("bold", "dim", "italic", "underline", "reverse") if getattr(style, word)]
-    colours = [colour.get_truecolor().hex if colour else "default" for colour in (style.color, style.bgcolor)]
-    return " ".join([*found, colours[0], "on", colours[1]])
+    colors = [color.get_truecolor().hex if color else "default" for color in (style.color, style.bgcolor)]
+    return " ".join([*found, colors[0], "on", colors[1]])
 
 
 def picture(app):
@@ -179,7 +179,7 @@ async def test_every_theme_shows_the_same_and_can_be_read(theme):
                     assert contrast(style) >= least, f"{text!r} in {theme}, {tab}: {contrast(style):.2f}"
 
 
-async def test_without_colour_everything_can_still_be_told_apart(monkeypatch):
+async def test_without_color_everything_can_still_be_told_apart(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     root = Path("checkpoints")
     texts_folder(Path())
@@ -188,11 +188,11 @@ async def test_without_colour_everything_can_still_be_told_apart(monkeypatch):
         assert app._filters, "NO_COLOR has no effect"
         for tab in READY:
             await shown(app, pilot, tab)
-            colours = set()
+            colors = set()
             for strip in app.screen._compositor.render_strips():
                 for text, style, _ in strip.apply_filter(app._filters[0], app.background_colors[1]):
                     if style and style.color and style.bgcolor and not set(text) <= FAINT:
                         assert contrast(style) > 1.5, f"{text!r} in {tab}"
-                        colours.add(style.color.get_truecolor())
-            assert all(max(colour) - min(colour) <= 2 for colour in colours)
+                        colors.add(style.color.get_truecolor())
+            assert all(max(color) - min(color) <= 2 for color in colors)
         assert len(app.query(LineChart)) > 2

@@ -140,7 +140,7 @@ async def test_a_click_puts_the_cursor_on_the_token():
         assert view.cursor == 1
 
 
-def test_bars_are_proportional_and_centred():
+def test_bars_are_proportional_and_centered():
     assert [hourglass.bar_cells(width, 256, 40) for width in (256, 128, 64, 1)] == [40, 20, 10, 2]
     assert hourglass.bar_cells("x", 256, 40) == 0
     segments = hourglass.bar(MAMBA, 128, 256, 41, Style.null())

@@ -132,7 +132,7 @@ class TextView(TokenView, inherit_bindings=False):
         self.append(stretch)
 
     def action_move(self, by: int) -> None:
-        """To a neighbouring token; the first step begins at the top of what is on screen."""
+        """To a neighboring token; the first step begins at the top of what is on screen."""
         if self.tokens and self.cursor is None:
             self.cursor = self.wrapper.lines[self.top][0][0]
         else:

@@ -212,7 +212,7 @@ class ChartFrame:
                 cells[drawn] = packed[drawn]
                 owner[drawn] = style
                 continue
-            # A cell has one colour: where lines meet it shows the dots of both, in the colour of the
+            # A cell has one color: where lines meet it shows the dots of both, in the color of the
             # one with more of them, so that neither seems to end there.
             count = raster.BITS[packed]
             owner[drawn & (count >= line_dots)] = style
@@ -269,7 +269,7 @@ class ChartFrame:
     def _cells(
         self, codes: raster.Ints, owners: raster.Ints, on_grid: bool, cross: int | None
     ) -> list[Segment]:
-        """One row of the plot in as few segments as its colours allow."""
+        """One row of the plot in as few segments as its colors allow."""
         blank = ord("┈") if on_grid else ord(" ")
         characters = np.where(codes > 0, codes + 0x2800, blank).astype(np.uint32)
         text = characters.tobytes().decode("utf-32-le")

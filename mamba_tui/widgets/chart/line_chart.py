@@ -149,7 +149,7 @@ class LineChart(Widget, can_focus=True):
         self.redraw()
 
     def notify_style_update(self) -> None:
-        """A theme or focus change alters the colours of what is drawn."""
+        """A theme or focus change alters the colors of what is drawn."""
         super().notify_style_update()
         self._frame = self._look = None
 

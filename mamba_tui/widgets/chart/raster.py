@@ -1,7 +1,7 @@
 """From numbers to braille dots: the arithmetic of the chart, without a widget in sight.
 
 Each cell of the terminal is 2 x 4 dots. A series is reduced to one vertical span of dots per dot
-column (its smallest and largest value there, joined to its neighbours), so the cost of drawing does
+column (its smallest and largest value there, joined to its neighbors), so the cost of drawing does
 not depend on how many points there are beyond one pass over them.
 """
 
