@@ -134,7 +134,7 @@ class Document:
             entries = list(self.values[key])
             entries[layer] = value
             value, where = tuple(entries), f"layer {layer + 1}: {key}"
-        shown = value if layer is None else value[layer]
+        shown = SETTINGS[key].in_words(value if layer is None else value[layer])
         self._now = Snapshot({**self._now.values, key: value}, f"{where} = {show(shown)}")
         self._check()
 
@@ -156,7 +156,7 @@ class Document:
 
     def set(self, key: str, value: Any) -> None:
         """Give a setting a value, right or wrong."""
-        self._become({**self.values, key: value}, f"{key} = {show(value)}")
+        self._become({**self.values, key: value}, f"{key} = {show(SETTINGS[key].in_words(value))}")
 
     def replace(self, config: RunConfig, action: str, *, path: Path | None = None) -> None:
         """Take over a whole configuration, with the file it was read from if there is one."""
@@ -359,6 +359,8 @@ def parse_setting(key: str, text: str) -> Any:
     stripped = text.strip()
     if item.kind is str:
         return stripped
+    if item.zero and stripped.lower() in (item.zero, "auto"):
+        return item.kind(0)
     if item.kind is bool:
         words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
         return words.get(stripped.lower(), stripped)

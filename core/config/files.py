@@ -149,7 +149,7 @@ def toml_text(config: RunConfig) -> str:
 def _plain(key: str, value: Value) -> object:
     if key == "compile" and value in ("true", "false"):
         return value == "true"  # as the original project reads it
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else SETTINGS[key].in_words(value)
 
 
 def preset_names() -> list[str]:

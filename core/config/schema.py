@@ -84,11 +84,12 @@ class DataConfig:
     )
     vocab_size: int = setting(
         0,
-        "vocabulary size of the auto tokenizer, 0 = chosen from the amount of text",
+        "vocabulary size of the auto tokenizer, auto = chosen from the amount of text",
         unit="tokens",
         low=0,
         high=1 << 20,
         fixed=True,
+        zero="auto",
     )
     encoding: str = setting(
         "auto",
@@ -130,7 +131,11 @@ class TrainingConfig:
         1, "batches whose gradients are added up for one optimizer step", unit="batches", low=1, high=4096
     )
     max_iters: int = setting(
-        5000, "optimizer steps in total, 0 = as many as the text has use for", unit="steps", low=0
+        5000,
+        "optimizer steps in total, auto = as many as the text has use for",
+        unit="steps",
+        low=0,
+        zero="auto",
     )
     learning_rate: float = setting(1e-3, "peak learning rate", above=0.0, high=1.0)
     min_learning_rate: float = setting(0.0, "learning rate at the end of training", low=0.0, high=1.0)
@@ -140,7 +145,12 @@ class TrainingConfig:
         choices=("constant", "cosine"),
     )
     cooldown_iters: int = setting(
-        0, "steps of the cool-down, 0 = a quarter of max_iters", unit="steps", low=0, high=1 << 31
+        0,
+        "steps of the cool-down, auto = a quarter of max_iters",
+        unit="steps",
+        low=0,
+        high=1 << 31,
+        zero="auto",
     )
     patience: int = setting(
         0,
@@ -168,7 +178,7 @@ class TrainingConfig:
     eval_interval: int = setting(250, "steps between evaluations", unit="steps", low=1)
     eval_iters: int = setting(20, "batches read from each split per evaluation", unit="batches", low=1)
     checkpoint_interval: int = setting(
-        0, "steps between checkpoints, 0 = at every evaluation", unit="steps", low=0
+        0, "steps between checkpoints, auto = at every evaluation", unit="steps", low=0, zero="auto"
     )
     keep_last: int = setting(3, "how many of the newest checkpoints to keep", unit="checkpoints", low=1)
     keep_best: int = setting(
@@ -178,7 +188,7 @@ class TrainingConfig:
         0, "also keep checkpoints at multiples of this step, 0 = none", unit="steps", low=0
     )
     sample_interval: int = setting(
-        0, "steps between text samples, 0 = at every evaluation", unit="steps", low=0
+        0, "steps between text samples, auto = at every evaluation", unit="steps", low=0, zero="auto"
     )
     sample_prompt: str = setting("", "prompt of text samples, empty = start of a document")
     sample_tokens: int = setting(
@@ -219,7 +229,9 @@ class HardwareConfig:
     activation_checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, slower"
     )
-    threads: int = setting(0, "CPU threads, 0 = one per core", unit="threads", low=0, high=4096)
+    threads: int = setting(
+        0, "CPU threads, auto = one per core", unit="threads", low=0, high=4096, zero="auto"
+    )
 
 
 @dataclass(frozen=True)

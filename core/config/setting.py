@@ -51,12 +51,14 @@ def setting(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     fixed: bool = False,
+    zero: str = "",
 ) -> Any:
     """Declare one key: its default, its help, and the values it accepts.
 
     `low` and `high` are inclusive bounds, `above` is an exclusive lower bound; whole numbers have the upper
     bound LARGEST_COUNT by default. `fixed` marks a key that cannot change when a run is resumed, because
-    its checkpoints would no longer fit.
+    its checkpoints would no longer fit. `zero` is the word for 0 where 0 is not a number but a choice, such
+    as "auto": it is accepted, written to files and shown instead.
     """
     metadata = {
         "help": help,
@@ -66,6 +68,7 @@ def setting(
         "above": above,
         "choices": choices,
         "fixed": fixed,
+        "zero": zero,
     }
     return field(default=default, metadata=metadata)
 
@@ -86,6 +89,11 @@ class Setting:
     above: float | None
     choices: tuple[str, ...]
     fixed: bool
+    zero: str
+
+    def in_words(self, value: Any) -> Any:
+        """The value as it is written and shown: a word where 0 has one."""
+        return self.zero if self.zero and type(value) in (int, float) and value == 0 else value
 
     @property
     def accepted(self) -> str:
@@ -110,7 +118,7 @@ class Setting:
             words += f" of at least {_plain(self.low)}"
         elif self.high is not None:
             words += f" and at most {_plain(self.high)}"
-        return words
+        return f'"{self.zero}" or {words}' if self.zero else words
 
 
 def _plain(bound: float) -> str:
@@ -134,6 +142,8 @@ def checked(item: Setting, value: object, problems: list[Problem], name: str = "
 
 def _converted(item: Setting, value: object) -> Value | None:
     """The value converted to the key's type, or None if it has another type."""
+    if item.zero and isinstance(value, str) and value.lower() in (item.zero, "auto"):
+        return item.kind(0)
     if isinstance(value, bool) and show(value) in item.choices:
         return show(value)  # once a boolean key: true means "true"
     if item.kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

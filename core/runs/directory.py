@@ -217,9 +217,10 @@ def fixed_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Value, 
 
 def fixed_message(name: str, refused: Mapping[str, tuple[Value, Value]]) -> str:
     """Why a run cannot continue with these changes, and what to do instead."""
-    lines = [
-        f"  {key} is {show(old)} in the run, {show(new)} asked for" for key, (old, new) in refused.items()
-    ]
+    lines = []
+    for key, pair in refused.items():
+        old, new = (show(SETTINGS[key].in_words(value)) for value in pair)
+        lines.append(f"  {key} is {old} in the run, {new} asked for")
     return (
         f'run "{name}" cannot go on with another model or another reading of the text:\n'
         + "\n".join(lines)

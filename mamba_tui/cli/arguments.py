@@ -30,6 +30,16 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def count_or_auto(text: str) -> int:
+    """An argparse type: a whole number, or "auto" as 0."""
+    if text.lower() == "auto":
+        return 0
+    try:
+        return whole_number(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("a whole", "auto or a whole")) from None
+
+
 def number(text: str) -> float:
     """An argparse type: a finite number in ASCII digits."""
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):

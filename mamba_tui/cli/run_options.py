@@ -13,7 +13,7 @@ from core.config.setting import show
 from core.errors import UserError
 from core.runs import Run, check_name, is_alive, list_runs
 from core.system.hardware import has_cuda, resolve_device
-from mamba_tui.cli.arguments import whole_number
+from mamba_tui.cli.arguments import count_or_auto
 from mamba_tui.cli.streams import say_note
 from mamba_tui.launch_options import Mode
 
@@ -40,7 +40,12 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     start.add_argument("--preset", metavar="NAME", help="start from book, original or shakespeare-char")
     group.add_argument("--dataset", metavar="DIR", help="folder of .txt files (default dataset)")
     group.add_argument("--device", metavar="D", help="auto, cpu, cuda or mps (default auto)")
-    group.add_argument("--max-iters", type=whole_number, metavar="N", help="optimizer steps in total")
+    group.add_argument(
+        "--max-iters",
+        type=count_or_auto,
+        metavar="N",
+        help="optimizer steps in total, auto = as many as the text has use for",
+    )
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="set any key, such as n_embd=[64,48,64]; repeatable",

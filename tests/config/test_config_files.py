@@ -166,3 +166,21 @@ def test_any_text_as_a_file_is_a_configuration_or_a_user_error(tmp_path, text, s
     else:
         message = f"{path}" if build(flat(config)) == config else ""
     assert str(path) in message
+
+
+@pytest.mark.parametrize("key", ["max_iters", "vocab_size", "cooldown_iters", "sample_interval", "threads"])
+@pytest.mark.parametrize("ending", ["json", "toml"])
+def test_zero_that_means_auto_is_written_as_auto_and_both_are_read(key, ending, tmp_path):
+    path = tmp_path / f"c.{ending}"
+    save_file(build({key: 0}), path)
+    assert '"auto"' in next(line for line in path.read_text().splitlines() if f"{key}" in line)
+    assert flat(load_file(path))[key] == flat(build({key: "auto"}))[key] == 0
+    save_file(build({"patience": 0}), path)
+    assert "auto" not in next(line for line in path.read_text().splitlines() if "patience" in line)
+
+
+def test_a_word_other_than_auto_is_refused_and_auto_is_among_what_is_accepted():
+    with pytest.raises(ConfigError, match='max_iters is "many"; accepted: "auto" or a whole number'):
+        build({"max_iters": "many"})
+    with pytest.raises(ConfigError):
+        build({"patience": "auto"})

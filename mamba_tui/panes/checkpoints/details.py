@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from core.config.schema import differences
+from core.config.schema import SETTINGS, differences
 from core.config.setting import show
 from core.errors import UserError
 from mamba_tui.backend.run_client import CheckpointRow
@@ -67,7 +67,8 @@ def comparison(first: CheckpointRow, second: CheckpointRow) -> Content:
         return Content.assemble(*lines, (visible(error), "$text-error"))
     if not found:
         lines.append(("the same configuration", "$muted"))
-    for key, (one, two) in list(found.items())[:12]:
+    for key, pair in list(found.items())[:12]:
+        one, two = (SETTINGS[key].in_words(value) for value in pair)
         lines.append((f"{key}\n", "bold"))
         lines.append(f"  {visible(clip(show(one), 66))}\n  {visible(clip(show(two), 66))}\n")
     return Content.assemble(*lines)

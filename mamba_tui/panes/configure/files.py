@@ -9,7 +9,7 @@ from pathlib import Path
 from textual.content import Content
 
 from core.config.files import load_file, preset, preset_about, preset_names
-from core.config.schema import RunConfig, differences
+from core.config.schema import SETTINGS, RunConfig, differences
 from core.config.setting import show
 from core.errors import UserError
 from core.system.hardware import has_cuda
@@ -96,7 +96,8 @@ def difference_page(old: RunConfig, new: RunConfig) -> Content:
     if not found:
         return safe("No differences.")
     lines: list[Content | str] = []
-    for key, (before, after) in found.items():
+    for key, pair in found.items():
+        before, after = (SETTINGS[key].in_words(value) for value in pair)
         lines.append(Content.styled(f"{key}\n", "bold"))
         lines.append(Content.assemble(("  there  ", "$muted"), visible(clip(show(before), 400)), "\n"))
         lines.append(

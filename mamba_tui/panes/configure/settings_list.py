@@ -50,8 +50,9 @@ def all_rows(needle: str = "") -> list[Row]:
     return rows
 
 
-def shown_value(value: object) -> str:
+def shown_value(item: Setting, value: object) -> str:
     """A setting's value as text to edit."""
+    value = item.in_words(value)
     return value if isinstance(value, str) else show(value) if isinstance(value, bool) else str(value)
 
 
@@ -125,8 +126,8 @@ class SettingsList(Rows, EditDocument):
         else:
             style = self.style_of("accent") if changed else self.component("")
             style = self.style_of("problem") if problem else style
-            text = shown_value(value) or "(empty)"
-            unit = f" {item.unit}" if item.unit and not problem else ""
+            text = shown_value(item, value) or "(empty)"
+            unit = f" {item.unit}" if item.unit and not problem and text != item.zero else ""
             if len(text) + len(unit) > value_cells:
                 unit = ""
             middle = [
@@ -172,7 +173,9 @@ class SettingsList(Rows, EditDocument):
     def begins_with(self, character: str) -> bool:
         """What a number is made of begins one."""
         item = self.setting
-        return item is not None and item.kind in (int, float) and not self.read_only and character in DIGITS
+        if item is None or self.read_only or item.kind not in (int, float):
+            return False
+        return character in DIGITS or (item.zero != "" and character == "a")
 
     def typed(self) -> None:
         """Try what is typed."""
@@ -193,7 +196,7 @@ class SettingsList(Rows, EditDocument):
         if item.choices or item.kind is bool:
             self.action_cycle(1)
             return
-        self.edit = LineEdit(shown_value(self.document.values[item.key]))
+        self.edit = LineEdit(shown_value(item, self.document.values[item.key]))
         self.refresh()
 
     def action_select(self) -> None:
@@ -233,8 +236,8 @@ class SettingsList(Rows, EditDocument):
         problem = self.document.problem(item.key)
         if problem is not None:
             return str(problem), self.style_of("problem")
-        unit = f" {item.unit}" if item.unit else ""
-        default = shown_value(item.default) or "empty"
+        default = shown_value(item, item.default) or "empty"
+        unit = f" {item.unit}" if item.unit and default != item.zero else ""
         fixed = "  Can't be changed after training starts." if item.fixed else ""
         return f"{item.key}: {item.help}. Default {default}{unit}; {item.accepted}.{fixed}", self.style_of(
             "muted"
