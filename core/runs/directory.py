@@ -25,7 +25,7 @@ Mode = Literal["auto", "resume", "fresh"]
 LONGEST_NAME = 120  # below the limit of file systems, so that ".old-1" can be appended
 # What a run's folder holds before its first step.
 OURS = re.compile(
-    r"config\.toml|tokenizer\.json|split\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
+    r"config\.toml|tokenizer\.json|split\.json|notes\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
     r"|control|\d{1,30}-[0-9a-f]+\.json|\..+\.[0-9a-f]+\.tmp"
 )
 

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.runs.events import Event, StateEvent, WarningEvent, decode, encode
@@ -22,6 +23,17 @@ LONGEST_LINE = 4 << 20
 LARGEST_BACKLOG = 1 << 20
 # How much of what was read must still be there: more than a line, so that a time stamp is among it.
 REMEMBERED = 512
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file was read, and how to tell that it is still the same file."""
+
+    offset: int
+    device: int
+    inode: int
+    before: bytes
+    """The last bytes that were read."""
 
 
 def torn_tail(descriptor: int) -> tuple[int, int]:
@@ -178,6 +190,25 @@ class EventReader:
         except OSError:  # not there yet, or out of reach for now: nothing new
             return events
         return events
+
+    def poll_lines(self, limit: int) -> list[bytes]:
+        """As `poll`, but the lines themselves, at most about `limit`: for who does not need each of them."""
+        try:
+            with open_to_read(self.path) as file:
+                self._notice_replacement(file.fileno())
+                return self._next_lines(file.fileno(), limit)
+        except OSError:
+            return []
+
+    @property
+    def position(self) -> Position | None:
+        """Where reading has come to; None before the first."""
+        return Position(self.offset, *self._identity, self._before) if self._identity else None
+
+    def go_to(self, position: Position) -> None:
+        """Go on where another reader was. If the file is another one by now, the next poll notices."""
+        self.offset, self._before = position.offset, position.before
+        self._identity = (position.device, position.inode)
 
     def _notice_replacement(self, descriptor: int) -> None:
         file = os.fstat(descriptor)

@@ -56,7 +56,7 @@ def status(run: Run) -> RunStatus:
     step, evaluation = latest.last_step, latest.last_evaluation
     checkpoint = next((info for info in reversed(run.checkpoints()) if not info.problem), None)
     log = log_tail(run.log_path)
-    state, message = _state(run, alive, latest, log)
+    state, message = state_of(run, alive, latest, log)
     validation = evaluation.validation_loss if evaluation else None
     bits = evaluation.bits_per_byte if evaluation else None
     if evaluation is None and checkpoint is not None:
@@ -79,7 +79,8 @@ def status(run: Run) -> RunStatus:
     )
 
 
-def _state(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str, str]:
+def state_of(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str, str]:
+    """A run's state and what is to be said of it; `log` is the end of its trainer's output."""
     state, end, error = latest.state, latest.end, latest.error
     if alive:
         name = state.state if state else "preparing"

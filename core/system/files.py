@@ -169,8 +169,14 @@ class Folder:
 
     def move(self, name: str, new: str) -> None:
         """Give an entry another name, in the place of whatever had it."""
+        self.move_to(name, self, new)
+
+    def move_to(self, name: str, folder: Folder, new: str) -> None:
+        """Move an entry to another folder of the same file system, in the place of whatever had that name."""
         with _reasons(self.path / name):
-            os.replace(_checked(name), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            os.replace(
+                _checked(name), _checked(new), src_dir_fd=self.descriptor, dst_dir_fd=folder.descriptor
+            )
 
     def delete(self, name: str, *, missing_ok: bool = False) -> None:
         """Delete a file, or a link without what it leads to."""

@@ -1,0 +1,121 @@
+"""Summaries kept on disk, so that a list of hundreds of long runs opens at once.
+
+One file for each folder of runs, in the user's cache folder. Whatever is not in range when it is read is
+as good as missing: it is read from the runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.runs.event_fields import COUNT, Values, plain
+from core.runs.event_file import REMEMBERED, Position
+from core.runs.listing.fold import RunFold
+from core.system.files import make_own_folder, read_limited, write_atomic
+from core.system.folders import cache_root
+
+FORMAT = 1
+LARGEST_CACHE = 64 << 20
+_LARGEST_STAMP = 1 << 63
+
+Stamp = tuple[int, int, int]
+"""Time of change in nanoseconds, size, inode: of a file as it was read."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one run."""
+
+    fold: RunFold
+    position: Position
+    events: Stamp
+    config: Mapping[str, Any]
+    config_stamp: Stamp
+
+
+def stamp(path: Path) -> Stamp | None:
+    """A file's stamp; None where there is none."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return (info.st_mtime_ns, info.st_size, info.st_ino)
+
+
+def cache_path(root: Path) -> Path:
+    """The file that keeps the summaries of the runs in a folder."""
+    key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    return cache_root() / "runs" / f"{key}.json"
+
+
+def load(path: Path) -> dict[str, Kept]:
+    """The summaries in a file by the name of their run, those that are in range."""
+    try:
+        values = json.loads(read_limited(path, LARGEST_CACHE))
+        runs = values["runs"] if values["format"] == FORMAT else {}
+        items = list(runs.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    found = {}
+    for name, one in items:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
+            found[name] = _read(one)
+    return found
+
+
+def save(path: Path, runs: Mapping[str, Kept]) -> None:
+    """Write the file; where that cannot be, the runs are read again the next time."""
+    values = {"format": FORMAT, "runs": {name: _values(one) for name, one in runs.items()}}
+    with contextlib.suppress(OSError):
+        make_own_folder(path.parent)
+        write_atomic(path, json.dumps(values).encode())
+
+
+def _values(one: Kept) -> dict[str, Any]:
+    at = one.position
+    return {
+        "position": [at.offset, at.device, at.inode, at.before.hex()],
+        "events": one.events,
+        "config": plain(one.config),
+        "config_stamp": one.config_stamp,
+        "fold": one.fold.values(),
+    }
+
+
+def _read(values: Mapping[str, Any]) -> Kept:
+    offset, device, inode, before = values["position"]
+    bytes_before = bytes.fromhex(before)
+    if len(bytes_before) > REMEMBERED:
+        raise ValueError("too much is said to have been read last")
+    events = _stamp(values["events"])
+    if not len(bytes_before) <= COUNT.read(offset) <= events[1]:
+        raise ValueError("more was read than there was")
+    config = {
+        key: tuple(value) if type(value) is list else value
+        for key, value in Values().read(values["config"]).items()
+    }
+    return Kept(
+        fold=RunFold.from_values(values["fold"]),
+        position=Position(offset, _whole(device), _whole(inode), bytes_before),
+        events=events,
+        config=config,
+        config_stamp=_stamp(values["config_stamp"]),
+    )
+
+
+def _stamp(value: Any) -> Stamp:
+    changed, size, inode = map(_whole, value)
+    return (changed, size, inode)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST_STAMP * 2:
+        raise ValueError("not a whole number of 64 bits")
+    return value
