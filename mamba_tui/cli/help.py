@@ -32,6 +32,13 @@ EXAMPLES = {
         "mamba-tui sweep sweep-001": "its variants, and which setting mattered",
         "mamba-tui sweep sweep-001 --resume --detach": "go on after a reboot",
     },
+    "runs": {
+        "mamba-tui runs --sort best": "the best first",
+        "mamba-tui runs --filter 'lr>1e-3 mamba2' --columns name,best,dropout": "some runs, other columns",
+        "mamba-tui runs --filter tags=sweep-001 --differences": "only the settings that differ",
+        "mamba-tui runs tag run-003 baseline": "a tag; runs note RUN TEXT is for more words",
+        "mamba-tui runs delete run-002": "delete; runs undelete run-002 brings it back",
+    },
     "attach": {
         "mamba-tui attach run-001": "watch a run in the console",
         "mamba-tui attach run-001 --no-ui": "watch it as plain text",

@@ -27,12 +27,12 @@ MODULES = {
     "generate": "mamba_tui.cli.generate",
     "attach": "mamba_tui.cli.launch",
     "runs": "mamba_tui.cli.runs",
-    "stop": "mamba_tui.cli.runs",
-    "pause": "mamba_tui.cli.runs",
-    "resume": "mamba_tui.cli.runs",
-    "finish": "mamba_tui.cli.runs",
-    "save": "mamba_tui.cli.runs",
-    "logs": "mamba_tui.cli.runs",
+    "stop": "mamba_tui.cli.steer",
+    "pause": "mamba_tui.cli.steer",
+    "resume": "mamba_tui.cli.steer",
+    "finish": "mamba_tui.cli.steer",
+    "save": "mamba_tui.cli.steer",
+    "logs": "mamba_tui.cli.steer",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     launch.add_argument("--no-ui", action="store_true", help="train without the console, as plain text")
     launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
     from mamba_tui.cli.generate import add_parser as add_generate
+    from mamba_tui.cli.runs import add_parser as add_runs
     from mamba_tui.cli.sweep import add_sweep_options
 
     train = commands.add_parser("train", help="train as plain text, without the console")
@@ -120,9 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     attach.add_argument("--read-only", action="store_true", help="watch only")
 
     add_generate(commands)
-    runs = commands.add_parser("runs", help="list the runs: state, step, loss, age, size")
-    runs.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
-    add_run_place(runs)
+    add_runs(commands)
     for name, text in {
         "stop": "save a checkpoint and end a run",
         "pause": "pause a run after its current step",

@@ -1,106 +1,220 @@
-"""`mamba-tui runs`, `stop`, `pause`, `resume`, `save` and `logs`: look at runs and command them."""
+"""`mamba-tui runs`: the list of runs, and `runs rename, note, tag, delete, undelete`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import time
+import sys
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from mamba_tui.cli.run_options import add_run_place, checkpoints_folder
 
-from core.errors import UserError
-from core.runs import Run, is_alive, list_runs, send_command, status
-from core.runs.event_fields import plain
-from core.runs.events import CheckpointEvent, CommandEvent
-from mamba_tui.cli.headless import reader_at_end
-from mamba_tui.cli.launch import find_run
-from mamba_tui.cli.logs import show
-from mamba_tui.cli.run_options import checkpoints_folder
-from mamba_tui.widgets.numbers import bytes_size, duration, loss
-from mamba_tui.widgets.safe_text import visible
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ANSWER_SECONDS = 60.0
-DONE = {
-    "stop": "is stopping",
-    "pause": "is paused",
-    "resume": "goes on",
-    "save": "is saving",
-    "finish": "is cooling down to its end",
-}
+    from core.runs import Run
+    from core.runs.listing.summary import RunSummary
+
 STYLES = {"training": "green", "finished": "cyan", "failed": "red", "died": "red", "paused": "yellow"}
+PIPE_WIDTH = 250
+DEFAULT_COLUMNS = "name,state,step,best,last,lr,parameters,tokens,time,changed,size,tags"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "runs",
+        help="list, filter and compare runs; rename, note, tag, delete, undelete them",
+        description="List the runs. Losses are validation, bits per byte.",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
+    parser.add_argument(
+        "--sort", default="name", metavar="COLUMN", help="best, lr, any setting ... (default name)"
+    )
+    parser.add_argument("--reverse", action="store_true", help="with --sort: the other way round")
+    parser.add_argument(
+        "--filter", default="", metavar="TERMS", help="such as 'lr>1e-3 mamba2 -failed tags=sweep-001'"
+    )
+    parser.add_argument(
+        "--columns", default=DEFAULT_COLUMNS, metavar="A,B",
+        help=f"what to show; any setting too (default {DEFAULT_COLUMNS})",
+    )  # fmt: skip
+    parser.add_argument("--differences", action="store_true", help="show only the settings that differ")
+    add_run_place(parser)
+    parser.set_defaults(action=None)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", prog="mamba-tui runs")
+    _add_actions(actions)
+
+
+def _add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    rename = actions.add_parser("rename", help="give a run another name")
+    rename.add_argument("run", metavar="RUN", help="name of the run")
+    rename.add_argument("name", metavar="NEW", help="its new name")
+    note = actions.add_parser("note", help="write a note on a run, or show it")
+    note.add_argument("run", metavar="RUN", help="name of the run")
+    note.add_argument("text", metavar="TEXT", nargs="?", help='the note; "" removes it (default: show it)')
+    tag = actions.add_parser("tag", help="tag a run")
+    tag.add_argument("run", metavar="RUN", help="name of the run")
+    tag.add_argument("tags", metavar="TAG", nargs="*", help="tags to add (default: show its tags)")
+    tag.add_argument(
+        "--remove", action="append", default=[], metavar="TAG", help="a tag to remove; repeatable"
+    )
+    delete = actions.add_parser("delete", help="delete a run; undelete brings it back")
+    delete.add_argument("run", metavar="RUN", help="name of the run")
+    delete.add_argument(
+        "--forever", action="store_true", help="free the space of a run that was deleted before"
+    )
+    undelete = actions.add_parser("undelete", help="bring back a deleted run")
+    undelete.add_argument("run", metavar="RUN", nargs="?", help="name of the run (default: list them)")
+    for parser in (rename, note, tag, delete, undelete):
+        # As for `runs` itself; absent here, the value given before the action stays.
+        parser.add_argument(
+            "--checkpoints", default=argparse.SUPPRESS, metavar="DIR", help="folder of the runs"
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out one of the commands. Returns the exit code."""
+    """List the runs or carry out an action. Returns the exit code."""
     root = checkpoints_folder(arguments)
-    if arguments.command == "runs":
-        return _json(list_runs(root)) if arguments.json else _table(list_runs(root), root.name)
-    found = find_run(root, arguments.run)
-    if arguments.command == "logs":
-        return show(found, arguments.lines, follow=arguments.follow)
-    return _command(found, arguments.command)
-
-
-def _table(runs: list[Run], folder: str) -> int:
-    console = Console(highlight=False)
-    if not runs:
-        console.print(f"No runs in {visible(folder)} yet. Start one: mamba-tui launch", markup=False)
+    if arguments.action is not None:
+        print(_ACTIONS[arguments.action](arguments, root))
         return 0
+    return _list(arguments, root)
+
+
+def _list(arguments: argparse.Namespace, root: Path) -> int:
+    from core.runs.listing.columns import chosen, differing, sorted_by
+    from core.runs.listing.filters import compiled
+    from core.runs.listing.run_list import RunList
+
+    test = compiled(arguments.filter, "--filter")
+    columns = chosen(arguments.columns, "--columns")
+    rows = RunList(root).read_all()
+    known = len(rows)
+    rows = [row for row in rows if test(row)]
+    rows = sorted_by(rows, arguments.sort, "--sort", reverse=arguments.reverse)
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(_values(row)))
+        return 0
+    if arguments.differences:
+        columns = ("name", "best", *differing(rows))
+    _table(rows, columns, root.name, known)
+    return 0
+
+
+def _table(rows: list[RunSummary], columns: tuple[str, ...], folder: str, known: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mamba_tui.run_columns import reading
+    from mamba_tui.widgets.safe_text import visible
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    if not rows:
+        none = f"No runs in {visible(folder)} yet. Start one: mamba-tui launch"
+        console.print(f"None of {known:,} runs passes the filter" if known else none, markup=False)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("name", "state"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for title in ("step", "loss", "bits/byte", "age", "size"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for one in runs:
-        found = status(one)
+    for name in columns:
+        one = reading(name)
+        table.add_column(
+            one.title, justify="left" if one.left else "right", no_wrap=True, overflow="ellipsis"
+        )
+    for row in rows:
+        style = {"state": STYLES.get(row.state, "")}
         table.add_row(
-            Text(visible(one.name)),
-            Text(found.state, style=STYLES.get(found.state, "")),
-            f"{found.step:,}/{found.max_iters:,}" if found.max_iters else "-",
-            loss(found.validation_loss if found.validation_loss is not None else found.train_loss),
-            loss(found.bits_per_byte),
-            duration(found.age),
-            bytes_size(found.bytes),
+            *(Text(visible(reading(name).text(row)), style=style.get(name, "")) for name in columns)
         )
     console.print(table)
-    return 0
 
 
-def _json(runs: list[Run]) -> int:
-    """One JSON object a line and run; numbers that are not finite are strings, as in events.jsonl."""
-    for one in runs:
-        values = {"name": one.name, "path": str(one.path)} | dataclasses.asdict(status(one))
-        print(json.dumps(plain(values)))
-    return 0
+def _values(row: RunSummary) -> Any:
+    """A run as JSON; numbers that are not finite are strings, as in events.jsonl."""
+    from core.runs import status
+    from core.runs.event_fields import plain
+
+    summary = {
+        field.name: getattr(row, field.name)
+        for field in dataclasses.fields(row)
+        if field.name not in ("run", "complete", "target", "last", "notes")
+    }
+    more = {
+        "bits_per_byte": row.last,
+        "best_bits_per_byte": row.best,
+        "shape": row.shape,
+        "mixers": list(row.mixer_names),
+        "tokens_per_step": row.batch,
+        "note": row.notes.note,
+        "tags": list(row.notes.tags),
+    }
+    values = {"name": row.name, "path": str(row.run.path)} | dataclasses.asdict(status(row.run))
+    del summary["best"]
+    return plain(values | summary | more)
 
 
-def _command(one: Run, command: str) -> int:
-    """Send a command and wait for the trainer's answer; a stop waits for the end."""
-    reader = reader_at_end(one)
-    sent = send_command(one, command)
-    deadline = time.monotonic() + ANSWER_SECONDS
-    answered = False
-    while time.monotonic() < deadline:
-        alive = is_alive(one)
-        for event in reader.poll():
-            if isinstance(event, CommandEvent) and event.id == sent:
-                answered = True
-                said = DONE[command] if event.accepted else f"cannot {command}:"
-                print(f"{visible(one.name)} {said} {visible(event.message)}")
-                if not event.accepted:
-                    return 1
-            elif isinstance(event, CheckpointEvent) and command in ("save", "stop"):
-                print(f"saved {visible(event.file)}")
-                if command == "save" and answered:
-                    return 0
-        if not alive or (answered and command not in ("save", "stop")):
-            break
-        time.sleep(0.05)
-    if not answered:
-        raise UserError(
-            f"{one.name} did not answer within {ANSWER_SECONDS:.0f} seconds; mamba-tui logs {one.name}"
-        )
-    return 0
+def _rename(arguments: argparse.Namespace, root: Path) -> str:
+    from core.sweeps.rename import rename
+
+    rename(_find(root, arguments.run), arguments.name)
+    return f"{_shown(arguments.run)} is now {_shown(arguments.name)}"
+
+
+def _note(arguments: argparse.Namespace, root: Path) -> str:
+    from core.runs.listing.notes import Notes, read_notes, write_notes
+
+    one = _find(root, arguments.run)
+    notes = read_notes(one)
+    if arguments.text is None:
+        return _shown(notes.note) or f"{_shown(one.name)} has no note"
+    write_notes(one, Notes(arguments.text, notes.tags))
+    return f"Note on {_shown(one.name)} {'saved' if arguments.text else 'removed'}"
+
+
+def _tag(arguments: argparse.Namespace, root: Path) -> str:
+    from core.runs.listing.notes import change_tags
+
+    one = _find(root, arguments.run)
+    notes = change_tags(one, [*arguments.tags, *(f"-{tag}" for tag in arguments.remove)])
+    return f"{_shown(one.name)}: {_shown(', '.join(notes.tags)) or 'no tags'}"
+
+
+def _delete(arguments: argparse.Namespace, root: Path) -> str:
+    from core.runs.listing.trash import delete_for_good, delete_run, newest_deleted
+    from mamba_tui.widgets.numbers import bytes_size
+
+    name = _shown(arguments.run)
+    if arguments.forever:
+        return f"{name} is gone; {bytes_size(delete_for_good(newest_deleted(root, arguments.run)))} are free"
+    delete_run(_find(root, arguments.run))
+    return (
+        f"{name} deleted. mamba-tui runs undelete {name} brings it back; "
+        f"mamba-tui runs delete {name} --forever frees its space"
+    )
+
+
+def _undelete(arguments: argparse.Namespace, root: Path) -> str:
+    from core.runs.listing.trash import deleted_runs, newest_deleted, undelete_run
+
+    if arguments.run is None:
+        names = dict.fromkeys(_shown(one.name) for one in deleted_runs(root))
+        return "\n".join(names) if names else "Nothing to undelete"
+    undelete_run(newest_deleted(root, arguments.run))
+    return f"{_shown(arguments.run)} is back"
+
+
+_ACTIONS = {"rename": _rename, "note": _note, "tag": _tag, "delete": _delete, "undelete": _undelete}
+
+
+def _find(root: Path, name: str) -> Run:
+    from mamba_tui.cli.launch import find_run
+
+    return find_run(root, name)
+
+
+def _shown(text: str) -> str:
+    from mamba_tui.widgets.safe_text import visible
+
+    return visible(text)

@@ -43,6 +43,7 @@ COLUMNS: dict[str, Column] = {
         Column("time", "time that trainers were at work", lambda run: run.seconds, False),
         Column("dataset", "folder of the text", lambda run: run.dataset),
         Column("changed", "when its newest event was written", lambda run: run.changed, False),
+        Column("size", "size of its files", lambda run: run.bytes, False),
         Column("tags", "your tags", lambda run: run.notes.tags),
         Column("note", "your note", lambda run: run.notes.note),
     )

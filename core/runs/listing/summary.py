@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from core.runs.directory import Run
+from core.runs.directory import Run, directory_bytes
 from core.runs.listing.fold import RunFold
 from core.runs.listing.notes import Notes
 from core.runs.status import log_tail, state_of
@@ -39,6 +39,7 @@ class RunSummary:
     tokens_per_second: float | None
     seconds: float
     changed: float
+    bytes: int
     config: Mapping[str, Any]
     notes: Notes = field(default_factory=Notes)
 
@@ -112,6 +113,7 @@ def summarize(
         tokens_per_second=step.tokens_per_second if step else None,
         seconds=fold.seconds,
         changed=fold.newest.time if fold.newest is not None else 0.0,
+        bytes=directory_bytes(run.path),
         config=config,
         notes=notes,
     )

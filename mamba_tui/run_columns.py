@@ -1,0 +1,81 @@
+"""How the columns of the list of runs read: a title, a width, and a run's value in a few cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.config.setting import show
+from mamba_tui.widgets.numbers import age, bytes_size, compact, duration, loss, rate
+
+if TYPE_CHECKING:
+    from core.runs.listing.summary import RunSummary
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a column is shown: its title, its cells (0 takes what is left), and its text for a run."""
+
+    title: str
+    cells: int
+    text: Callable[[RunSummary], str]
+    left: bool = False
+
+
+def _steps(run: RunSummary) -> str:
+    return f"{run.step:,}/{run.target:,}" if run.target else f"{run.step:,}"
+
+
+def _best(run: RunSummary) -> str:
+    # Not all of a long history is read yet: the best may be another.
+    return loss(run.best) if run.complete else f"≤{loss(run.best)}" if run.best is not None else "…"
+
+
+def _time(run: RunSummary) -> str:
+    return duration(run.seconds) if run.seconds else "-"
+
+
+READINGS: dict[str, Reading] = {
+    "name": Reading("run", 16, lambda run: run.name, left=True),
+    "state": Reading("state", 12, lambda run: run.state, left=True),
+    "step": Reading("step", 14, _steps),
+    "best": Reading("best", 8, _best),
+    "last": Reading("last", 8, lambda run: loss(run.last)),
+    "loss": Reading("loss", 8, lambda run: loss(run.train_loss)),
+    "parameters": Reading("params", 8, lambda run: compact(run.parameters)),
+    "shape": Reading("shape", 18, lambda run: run.shape or "-", left=True),
+    "mixers": Reading("mixers", 9, lambda run: run.mixers or "-", left=True),
+    "lr": Reading("lr", 8, lambda run: rate(run.config.get("learning_rate"))),
+    "batch": Reading("batch", 7, lambda run: compact(run.batch)),
+    "tokens": Reading("tokens", 8, lambda run: compact(run.tokens)),
+    "speed": Reading("tok/s", 8, lambda run: compact(run.tokens_per_second)),
+    "time": Reading("time", 12, _time),
+    "dataset": Reading("dataset", 14, lambda run: run.dataset or "-", left=True),
+    "changed": Reading("changed", 8, lambda run: age(run.changed) if run.changed else "-"),
+    "size": Reading("size", 9, lambda run: bytes_size(run.bytes)),
+    "tags": Reading("tags", 14, lambda run: ", ".join(run.notes.tags), left=True),
+    "note": Reading("note", 24, lambda run: run.notes.note, left=True),
+}
+
+
+def reading(name: str) -> Reading:
+    """How a column is shown; a setting under its own name."""
+    return READINGS.get(name) or _setting(name)
+
+
+def _setting(key: str) -> Reading:
+    return Reading(key, min(24, max(8, len(key) + 1)), lambda run: setting_text(run, key))
+
+
+def setting_text(run: RunSummary, key: str) -> str:
+    """A setting of a run in its shortest form; - where it has none."""
+    value = run.config.get(key)
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else show(value)
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value))
+    return str(value) if isinstance(value, str) and value else show(value)
