@@ -7,30 +7,25 @@ text, so it starts at once and never imports torch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import random
 import re
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core.config.sampling import SAMPLING, SamplingSettings
 from core.errors import UserError
-from core.runs import CheckpointInfo, Run, find_checkpoints, list_runs
-from core.runs.checkpoints import Which, choose_checkpoint
 from core.system.files import read_limited
 from core.system.hardware import resolve_device
 from core.system.json_lines_client import BlockingClient, Event
 from core.system.processes import module_command
 from mamba_tui.cli.arguments import number, whole_number
+from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose, unverified
 from mamba_tui.cli.conversation import converse
-from mamba_tui.cli.run_options import add_run_place, checkpoints_folder
-from mamba_tui.cli.text_output import TextOutput, terminal_text
+from mamba_tui.cli.interrupts import INTERRUPTED, canceling_on_interrupt
+from mamba_tui.cli.text_output import TextOutput, note
 
-INTERRUPTED = 130
 LONGEST_PROMPT = 1 << 24
 FLAGS = {key: "--" + key.replace("_", "-") for key in SAMPLING if key != "alternatives"} | {"stop": "--stop"}
 METAVARS = {
@@ -59,18 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "continuing the text so far; elsewhere all of standard input is the prompt.",
     )
     parser.text_options = {"--prompt", "--stop"}
-    where = parser.add_argument_group("checkpoint")
-    where.add_argument("--run", metavar="NAME", help="a run (default: the one that saved last)")
-    which = where.add_mutually_exclusive_group()
-    which.add_argument(
-        "--checkpoint", metavar="C",
-        help="best (lowest validation loss, the default), newest, or the path of a checkpoint_step_<N>.pt",
-    )  # fmt: skip
-    which.add_argument(
-        "--newest", dest="checkpoint", action="store_const", const="newest", help="--checkpoint newest"
-    )
-    add_run_place(where)
-    where.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default auto)")
+    add_checkpoint_options(parser)
     text = parser.add_argument_group("text")
     prompt = text.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="continue this text once, then exit")
@@ -98,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if given["seed"] is None:
         given["seed"] = random.SystemRandom().randrange(1 << 31)
     settings = SamplingSettings.read(given, FLAGS)
-    checkpoint, words = _checkpoint(arguments)
+    checkpoint, words = choose(arguments)
     resolve_device(arguments.device)
     prompt = _prompt(arguments)
     output = TextOutput()
@@ -144,63 +128,6 @@ def _without_last_line_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def _checkpoint(arguments: argparse.Namespace) -> tuple[Path, str]:
-    """The checkpoint that the options name, and which one that is in words."""
-    if arguments.checkpoint not in (None, "best", "newest"):
-        return _named_file(arguments)
-    which: Which = arguments.checkpoint or "best"
-    root = checkpoints_folder(arguments)
-    runs = {run.name: run for run in list_runs(root)}
-    if arguments.run and arguments.run not in runs:
-        known = ", ".join(sorted(runs)) or "there are none yet; `mamba-tui launch` makes one"
-        raise UserError(f'--run is "{arguments.run}", which is not in {root}; accepted: {known}')
-    run = runs[arguments.run] if arguments.run else _newest_run(list(runs.values()))
-    if run is None:
-        raise UserError(f"no run in {root} has a checkpoint yet; train one first: mamba-tui launch")
-    info = choose_checkpoint(run.path, which)
-    if info is None:
-        raise UserError(f'the run "{run.name}" has no checkpoint yet; save one: mamba-tui save {run.name}')
-    return info.path, _about(info, run.path)
-
-
-def _named_file(arguments: argparse.Namespace) -> tuple[Path, str]:
-    path = Path(arguments.checkpoint)
-    if not path.is_file():
-        raise UserError(
-            f"--checkpoint is {path}, which is not a file; "
-            "accepted: best, newest, or the path of a checkpoint_step_<N>.pt"
-        )
-    if arguments.run:
-        raise UserError(f"--checkpoint is {path} and --run is {arguments.run}; accepted: one of the two")
-    info = next((info for info in find_checkpoints(path.parent) if info.path.name == path.name), None)
-    return path, _about(info, path.parent) if info else path.name
-
-
-def _newest_run(runs: list[Run]) -> Run | None:
-    """The run that saved a checkpoint last."""
-    newest = [(info.time, run) for run in runs if (info := choose_checkpoint(run.path, "newest"))]
-    return max(newest, key=lambda pair: pair[0], default=(0.0, None))[1]
-
-
-def _about(info: CheckpointInfo, folder: Path) -> str:
-    """`run-003, step 600, the best: validation 1.478 (the newest is step 5,000: 2.415)`."""
-    best, newest = choose_checkpoint(folder, "best"), choose_checkpoint(folder, "newest")
-    steps = {"best": best and best.step, "newest": newest and newest.step}
-    names = " and ".join(name for name, step in steps.items() if step == info.step)
-    words = f"{folder.absolute().name}, step {info.step:,}" + (f", the {names}" if names else "")
-    words += f": {_validation(info)}"
-    others = [
-        f"the {name} is step {other.step:,}: {_validation(other)}"
-        for name, other in (("best", best), ("newest", newest))
-        if other and other.step != info.step
-    ]
-    return words + (f" ({'; '.join(dict.fromkeys(others))})" if others else "")
-
-
-def _validation(info: CheckpointInfo) -> str:
-    return "validation unknown" if info.validation_loss is None else f"validation {info.validation_loss:.3f}"
-
-
 class TextWriter:
     """Has the generator process generate, and shows what comes."""
 
@@ -216,10 +143,7 @@ class TextWriter:
         loaded = next(event for event in self._client.events(request) if event["event"] == "loaded")
         self.note(f"{words}; {loaded['parameters']:,} parameters on {loaded['device']}")
         if not loaded["verified"]:
-            self.note(
-                f"warning: {checkpoint.name} has no manifest beside it, so its content was not compared with "
-                "a hash"
-            )
+            self.note(unverified(checkpoint))
 
     def generate(self, prompt: str, *, continues: bool) -> int:
         """Stream one generation; Ctrl-C ends it, keeping what was generated. An exit code."""
@@ -228,7 +152,7 @@ class TextWriter:
         settings = dataclasses.asdict(self.settings)
         request = self._client.send("generate", prompt=prompt, **{"continue": continues}, **settings)
         done: Event = {}
-        with self._canceling_on_interrupt(request) as interrupts:
+        with canceling_on_interrupt(self._client, request) as interrupts:
             for event in self._client.events(request):
                 if event["event"] == "token":
                     # With --ignore-end another document follows; nothing else parts the two.
@@ -242,9 +166,8 @@ class TextWriter:
         return INTERRUPTED if interrupts else 0
 
     def note(self, text: str) -> None:
-        """A remark about the text, kept out of the text: on standard error, dim on a terminal."""
-        terminal = sys.stderr.isatty()
-        print(f"\x1b[2m{terminal_text(text)}\x1b[0m" if terminal else text, file=sys.stderr, flush=True)
+        """A remark about the text, kept out of the text."""
+        note(text)
 
     def _goes_on(self, event: Event) -> bool:
         return bool(event["ends_document"] and self.settings.ignore_end)
@@ -258,23 +181,3 @@ class TextWriter:
             way = "Enter begins another document" if self._interactive else "--ignore-end goes on past it"
             return f"{words}; {way}"
         return f"{words}; Enter goes on" if self._interactive else words
-
-    @contextlib.contextmanager
-    def _canceling_on_interrupt(self, request: int) -> Iterator[list[int]]:
-        """Turn Ctrl-C into a cancel; a second one ends the program. Yields the interrupts seen.
-
-        A KeyboardInterrupt in the middle of a read could lose half a line, so none is raised at first.
-        """
-        interrupts: list[int] = []
-
-        def cancel(number: int, _: object) -> None:
-            interrupts.append(number)
-            if len(interrupts) > 1:
-                raise KeyboardInterrupt
-            self._client.cancel(request)
-
-        before = signal.signal(signal.SIGINT, cancel)
-        try:
-            yield interrupts
-        finally:
-            signal.signal(signal.SIGINT, before)

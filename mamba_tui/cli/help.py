@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
-    "Use a model": ("generate",),
+    "Use a model": ("generate", "eval"),
     "Text": ("data",),
     "Speed": ("bench",),
     "Shell": ("completion",),
@@ -48,6 +48,10 @@ EXAMPLES = {
         "mamba-tui generate": "write together, turn by turn",
         'mamba-tui generate --prompt "She " --temperature 0.8 --seed 7': "one text",
         "mamba-tui generate --newest --prompt-file start.txt": "the newest checkpoint",
+    },
+    "eval": {
+        "mamba-tui eval --text new-book.txt": "the newest run's best checkpoint on a text",
+        "mamba-tui eval --run run-003 --text ~/validation --json": "figures for another program",
     },
     "data": {
         "mamba-tui data info --dataset ~/books": "what became of every file",

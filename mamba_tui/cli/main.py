@@ -25,6 +25,7 @@ MODULES = {
     "launch": "mamba_tui.cli.launch",
     "train": "mamba_tui.cli.launch",
     "generate": "mamba_tui.cli.generate",
+    "eval": "mamba_tui.cli.eval",
     "attach": "mamba_tui.cli.launch",
     "runs": "mamba_tui.cli.runs",
     "stop": "mamba_tui.cli.steer",
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(launch)
     launch.add_argument("--no-ui", action="store_true", help="train without the console, as plain text")
     launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
+    from mamba_tui.cli.eval import add_parser as add_eval
     from mamba_tui.cli.generate import add_parser as add_generate
     from mamba_tui.cli.runs import add_parser as add_runs
     from mamba_tui.cli.sweep import add_sweep_options
@@ -121,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     attach.add_argument("--read-only", action="store_true", help="watch only")
 
     add_generate(commands)
+    add_eval(commands)
     add_runs(commands)
     for name, text in {
         "stop": "save a checkpoint and end a run",

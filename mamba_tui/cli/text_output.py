@@ -18,6 +18,12 @@ def terminal_text(text: str) -> str:
     return "".join(piece if index % 2 else visible(piece, lines=True) for index, piece in enumerate(pieces))
 
 
+def note(text: str) -> None:
+    """A remark about what goes to standard output: on standard error, dim on a terminal."""
+    terminal = sys.stderr.isatty()
+    print(f"\x1b[2m{terminal_text(text)}\x1b[0m" if terminal else text, file=sys.stderr, flush=True)
+
+
 class TextOutput:
     """Writes text piece by piece to a stream."""
 

@@ -1,0 +1,1 @@
+"""How well a checkpoint predicts texts, whichever they are: `mamba-tui eval`."""
