@@ -97,7 +97,7 @@ class _Evaluation:
         for number, document in enumerate(_documents(text.pieces(self._texts.options)), 1):
             if self._request.canceled:
                 return
-            name = text.found.name
+            name = text.file.name
             if text.facts.documents > 1:
                 name += f", document {number}"
             loss = self._read_document(document, name)

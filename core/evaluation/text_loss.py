@@ -110,12 +110,12 @@ class DocumentReader:
             torch.nn.functional.cross_entropy(self._model.logits(part).float(), goal, reduction="none")
             for part, goal in zip(features.split(rows), targets.split(rows), strict=True)
         ]
-        found: Losses = torch.cat(losses).cpu().numpy().astype(np.float64)
-        if not np.isfinite(found).all():
+        values: Losses = torch.cat(losses).cpu().numpy().astype(np.float64)
+        if not np.isfinite(values).all():
             raise UserError(
                 "the model's output is not a number; its training diverged, use another checkpoint"
             )
-        return found
+        return values
 
 
 def chunk_tokens(model: GPT) -> int:

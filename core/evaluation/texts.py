@@ -22,16 +22,16 @@ from core.errors import UserError
 class EvaluationText:
     """A file to evaluate on. `side` is that of the run's split which knows it; "" for a text new to it."""
 
-    found: Found
+    file: Found
     facts: Facts
     side: str
 
     def pieces(self, options: ReadingOptions) -> Iterator[Piece]:
         """Its text. Raises UserError when it cannot be read to the end."""
         try:
-            yield from pieces(clean_text(self.found, self.facts.encoding, options))
+            yield from pieces(clean_text(self.file, self.facts.encoding, options))
         except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise UserError(f"{self.found.name} could not be read completely: {error}") from error
+            raise UserError(f"{self.file.name} could not be read completely: {error}") from error
 
 
 @dataclass
@@ -68,20 +68,20 @@ def find_texts(paths: list[str], config: DataConfig, run_folder: Path, tick: Cal
         folder = os.path.isdir(path)
         problems = dict(listing.skipped)
         usable = 0
-        for found in listing.found:
-            name = os.path.join(path, found.name) if folder else path
-            real = os.path.realpath(found.path)
+        for file in listing.found:
+            name = os.path.join(path, file.name) if folder else path
+            real = os.path.realpath(file.path)
             usable += real in files
             if real in files:
                 continue
-            facts = survey(found, options, _teller(tick, name), threading.Event())
+            facts = survey(file, options, _teller(tick, name), threading.Event())
             if facts.problem:
-                problems[found.name] = facts.problem
+                problems[file.name] = facts.problem
                 continue
             usable += 1
             files[real] = name
             side = sides.get(facts.letters) or sides.get(facts.raw, "")
-            result.texts.append(EvaluationText(dataclasses.replace(found, name=name), facts, side))
+            result.texts.append(EvaluationText(dataclasses.replace(file, name=name), facts, side))
         if not usable:
             raise UserError(_nothing(path, folder, problems))
         result.skipped |= {os.path.join(path, name): reason for name, reason in problems.items()}

@@ -196,7 +196,7 @@ def test_texts_know_the_side_that_the_run_gave_them(checkpoint, tmp_path):
     texts = find_texts([str(folder)], CONFIG.data, tmp_path, lambda name: None).texts
     (tmp_path / "split.json").write_text(json.dumps({"old-name.txt": [texts[0].facts.letters, "train"]}))
     texts = find_texts([str(folder), str(one)], CONFIG.data, tmp_path, lambda name: None).texts
-    assert [(text.found.name, text.side) for text in texts] == [
+    assert [(text.file.name, text.side) for text in texts] == [
         (str(folder / "a.txt"), "train"), (str(folder / "b.txt"), ""),
     ]  # fmt: skip
 
