@@ -62,24 +62,24 @@ def find_texts(paths: list[str], config: DataConfig, run_folder: Path, tick: Cal
     )
     sides = dict((read_split(run_folder / "split.json") or {}).values())
     result = Texts(options)
-    files: dict[str, str] = {}
+    seen: set[str] = set()
     for path in paths:
         listing = list_texts(path, config.outside_links)
         folder = os.path.isdir(path)
         problems = dict(listing.skipped)
-        usable = 0
-        for file in listing.found:
+        usable, files = 0, listing.found
+        for file in files:
             name = os.path.join(path, file.name) if folder else path
             real = os.path.realpath(file.path)
-            usable += real in files
-            if real in files:
+            if real in seen:
+                usable += 1
                 continue
             facts = survey(file, options, _teller(tick, name), threading.Event())
             if facts.problem:
                 problems[file.name] = facts.problem
                 continue
             usable += 1
-            files[real] = name
+            seen.add(real)
             side = sides.get(facts.letters) or sides.get(facts.raw, "")
             result.texts.append(EvaluationText(dataclasses.replace(file, name=name), facts, side))
         if not usable:
