@@ -11,7 +11,8 @@ from pathlib import Path
 
 from core.config.schema import RunConfig
 from core.config.setting import ConfigError, Problem
-from core.system.hardware import resolve_device
+from core.errors import UserError
+from core.system.hardware import cuda_devices, resolve_device
 
 BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
 
@@ -24,6 +25,7 @@ def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = 
     Costs a few file system calls; imports no torch and reads no text.
     """
     resolve_device(config.hardware.device)
+    ranks_wanted(config)
     problems = [
         Problem(key, getattr(config.data, key), accepted)
         for key, accepted in {
@@ -35,6 +37,36 @@ def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = 
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def ranks_wanted(config: RunConfig) -> int:
+    """How many ranks a run would have on this machine. Raises UserError where it cannot have them."""
+    ranks = config.hardware.ranks
+    if ranks == 1:
+        return 1
+    wanted = config.hardware.device
+    device = resolve_device(wanted)
+    gpus = len(cuda_devices()) if device.startswith("cuda") else 0
+    ranks = ranks or gpus or 1
+    if ranks > 1 and (":" in device or device == "mps"):
+        raise UserError(
+            f'device is "{wanted}", one device for {ranks} ranks; accepted: cuda or cpu, or ranks = 1'
+        )
+    if 0 < gpus < ranks:
+        raise UserError(f"ranks is {ranks}, but this machine has {gpus} GPUs; accepted: 0 to {gpus}")
+    check_divides(config, ranks)
+    return ranks
+
+
+def check_divides(config: RunConfig, ranks: int) -> None:
+    """Raise UserError where so many ranks cannot share a batch."""
+    batch = config.training.batch_size
+    if batch % ranks:
+        near = max(1, round(batch / ranks)) * ranks
+        raise UserError(
+            f"batch_size is {batch}, which {ranks} ranks cannot divide evenly; accepted: a multiple of "
+            f"{ranks}, such as {near}"
+        )
 
 
 def _folder_problem(folder: str) -> str:

@@ -229,6 +229,14 @@ class HardwareConfig:
     activation_checkpointing: bool = setting(
         False, "recompute activations in the backward pass: less memory, slower"
     )
+    ranks: int = setting(
+        1,
+        "processes that train together on parts of each batch, all = one for every GPU",
+        unit="ranks",
+        low=0,
+        high=4096,
+        zero="all",
+    )
     threads: int = setting(
         0, "CPU threads, auto = one per core", unit="threads", low=0, high=4096, zero="auto"
     )

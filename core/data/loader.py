@@ -9,7 +9,7 @@ pictures. NumPy only: positions are numbers, and CUDA gathers from them itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -96,6 +96,9 @@ class _Deck:
 class SequentialLoader:
     """Endless batches of training text.
 
+    Attributes:
+        rows: which rows of each batch are handed out; `state_dict` is always of all.
+
     Raises UserError if the stream is shorter than one chunk and its last target.
     """
 
@@ -108,6 +111,7 @@ class SequentialLoader:
         carry_chunks: int,
         seed: int,
         document_order: str = "weighted",
+        rows: slice = slice(None),
     ) -> None:
         if len(stream) < block_size + 1:
             raise UserError(
@@ -120,6 +124,7 @@ class SequentialLoader:
         self.block_size = block_size
         self.seed = seed
         self.document_order = document_order
+        self.rows = rows
         self._wanted_carry = carry_chunks
         can_spare = carry_chunks > 0 and len(stream) > CHUNKS_TO_SPARE_ONE * block_size
         self._set_grid(block_size if can_spare else 0)
@@ -156,7 +161,7 @@ class SequentialLoader:
         for row in self._rows:
             self._advance(row)
         self._consumed += len(self._rows)
-        return starts, jumped
+        return starts[self.rows], jumped[self.rows]
 
     def next_batch(self) -> Batch:
         """The next batch, read from the stream."""
@@ -283,6 +288,7 @@ class EvaluationLoader:
     Attributes:
         rows: B, at most `batch_size`, and few enough that a row has 16 chunks to read.
         batches: how many batches of (B, T) iterating gives.
+        share: how much of the stream is read.
     """
 
     def __init__(
@@ -294,8 +300,12 @@ class EvaluationLoader:
         batches: int | None = None,
         *,
         carried: bool = True,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
-        """Without `carried` every chunk begins with an empty state, as models with a window are evaluated."""
+        """Without `carried` every chunk begins with an empty state, as models with a window are evaluated.
+
+        `share` says which of so many rows are read here, where others read the rest.
+        """
         if len(stream) < 2:
             raise UserError(f"the text to evaluate has {len(stream)} tokens; at least 2 are needed")
         self.stream = stream
@@ -307,15 +317,15 @@ class EvaluationLoader:
         self._bounds = np.arange(self.rows + 1) * chunks // self.rows
         whole = int(np.diff(self._bounds).max())
         self.batches = whole if batches is None else min(batches, whole)
+        read = np.minimum(np.diff(self._bounds), self.batches).sum()
+        self.share = float(read / self._bounds[-1])
+        if share is not None:
+            mine = share(self.rows)
+            self._bounds = self._bounds[mine.start : mine.stop + 1]
+            self.rows = mine.stop - mine.start
 
     def __len__(self) -> int:
         return self.batches
-
-    @property
-    def share(self) -> float:
-        """How much of the stream is read."""
-        read = np.minimum(np.diff(self._bounds), self.batches).sum()
-        return float(read / self._bounds[-1])
 
     def __iter__(self) -> Iterator[Batch]:
         last = len(self.stream) - 1

@@ -30,13 +30,14 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT, ModelState
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
-from core.system.hardware import describe, resolve_device
+from core.system.hardware import describe
 from core.training.averaged_weights import AveragedWeights
 from core.training.compilation import compiled, compiles
 from core.training.learning_progress import LearningProgress
 from core.training.make_step import make_step
 from core.training.optimizer import AdamW, make_optimizer
 from core.training.plan import with_steps
+from core.training.ranks import ALONE, Ranks
 from core.training.schedule import Schedule
 from core.training.step import TrainingStep
 
@@ -62,6 +63,7 @@ class Parts:
     training_step: TrainingStep
     tokens_per_step: int
     compiled: bool
+    ranks: Ranks = ALONE
     averaged: AveragedWeights | None = None
     progress: LearningProgress = field(default_factory=LearningProgress)
     resumed_from: CheckpointInfo | None = None
@@ -95,12 +97,13 @@ def build_parts(
     config: RunConfig,
     resumed_from: CheckpointInfo | None,
     progress: Callable[[str, float | None], None],
+    ranks: Ranks = ALONE,
 ) -> Parts:
     """Everything ready to train. `progress` hears what is being done; raising in it ends the work.
 
     Raises UserError where text, device, checkpoint or configuration do not allow it.
     """
-    device = open_device(config)
+    device = open_device(config, ranks)
     torch.manual_seed(config.training.seed)
     payload, changes = None, {}
     if resumed_from is not None:
@@ -108,7 +111,8 @@ def build_parts(
         payload = load(resumed_from.path)
         check_keys(payload, RESUMABLE, resumed_from.path)
         changes = _check_changes(run, config, payload, resumed_from)
-    corpus = read_text(run, config, payload, progress)
+    with ranks.first_alone():
+        corpus = read_text(run, config, payload, progress)
     config = with_steps(config, corpus.train, cpu=device.type == "cpu")
     tokenizer = corpus.tokenizer
     progress("building the model", None)
@@ -120,7 +124,7 @@ def build_parts(
         load_weights(model, payload, resumed_from.path)
     model.to(device).train()
     training = config.training
-    optimizer = make_optimizer(model, training)
+    optimizer = make_optimizer(model, training, ranks)
     loader = SequentialLoader(
         corpus.train,
         tokenizer.eot,
@@ -129,23 +133,23 @@ def build_parts(
         config.data.carry_chunks,
         training.seed,
         config.data.document_order,
+        ranks.share(training.batch_size),
     )
     compiling = compiles(config, device)
     forward = compiled(model) if compiling else model
     parts = Parts(
         config=config,
         device=device,
-        device_name=str(device)
-        if device.type == "cpu"
-        else f"{device} ({describe(str(device)).description})",
+        device_name=_device_name(device, ranks),
         corpus=corpus,
         tokenizer=tokenizer,
         model=model,
         optimizer=optimizer,
         loader=loader,
-        training_step=make_step(model, forward, optimizer, loader, config, device),
+        training_step=make_step(model, forward, optimizer, loader, config, device, ranks),
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
         compiled=compiling,
+        ranks=ranks,
         averaged=AveragedWeights(model, training.average_decay) if training.average_decay else None,
         resumed_from=resumed_from,
         changes=changes,
@@ -155,13 +159,21 @@ def build_parts(
         parts.notices.append(NOT_COMPILED)
     if payload is not None:
         _restore(parts, config, payload)
+    ranks.reseed(training.seed, parts.step)
     return parts
 
 
-def open_device(config: RunConfig) -> torch.device:
+def _device_name(device: torch.device, ranks: Ranks) -> str:
+    name = "cpu" if device.type == "cpu" else f"{device} ({describe(str(device)).description})"
+    if not ranks.several:
+        return name
+    return f"{ranks.size} ranks, the first on {name}"
+
+
+def open_device(config: RunConfig, ranks: Ranks = ALONE) -> torch.device:
     """The device to train on, with threads and exactness set as asked. Raises UserError."""
     hardware = config.hardware
-    name = resolve_device(hardware.device)
+    name = ranks.device_name(config)
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f'device is "{hardware.device}", but this torch ({torch.__version__}) cannot use a CUDA device; '
@@ -251,7 +263,8 @@ def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
         parts.progress.load_state_dict(payload["progress"]["best"])
     state = ModelState.from_tensors(payload["model_state"])
     if state.position.shape[0] == config.training.batch_size and payload["data"] == text:
-        parts.training_step.load_state(state)
+        mine = parts.ranks.share(config.training.batch_size)
+        parts.training_step.load_state(state.map(lambda tensor: tensor[mine]))
     restore_randomness(payload["rng"], parts.device)
     parts.step = int(payload["step"])
     parts.tokens = int(payload["progress"]["tokens"])
@@ -281,7 +294,11 @@ def payload_of(
     tokens: int,
     bad_in_a_row: int,
 ) -> Payload:
-    """All that decides the steps to come, and what the model needs to write. Shares memory with training."""
+    """All that decides the steps to come, and what the model needs to write. Shares memory with training.
+
+    Every rank must call this; only what rank 0 gets is whole.
+    """
+    optimizer, state = parts.optimizer.state_dict(), parts.ranks.gathered(parts.training_step.state)
     return {
         "format": FORMAT,
         "step": step,
@@ -291,9 +308,9 @@ def payload_of(
         "vocab_size": parts.tokenizer.vocab_size,
         "tokenizer": parts.tokenizer.to_dict(),
         "model": dict(parts.model.state_dict()),
-        "optimizer": parts.optimizer.state_dict(),
+        "optimizer": optimizer,
         "loader": parts.loader.state_dict(),
-        "model_state": parts.training_step.state.tensors(),
+        "model_state": state.tensors(),
         "rng": randomness(parts.device),
         "losses": dict(losses),
         "data": fingerprint(parts.corpus),

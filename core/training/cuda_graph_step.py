@@ -25,7 +25,9 @@ from core.model import GPT, MambaState, ModelState
 from core.ops.dispatch import takes_triton
 from core.training.bf16_weights import WorkingWeights
 from core.training.compilation import compiled
+from core.training.gradient_buckets import GradientBuckets
 from core.training.optimizer import AdamW
+from core.training.ranks import ALONE, Ranks
 from core.training.schedule import Schedule
 from core.training.step import StepMetrics, Unread, autocast
 
@@ -52,6 +54,7 @@ class CUDAGraphStep:
         loader: SequentialLoader,
         config: RunConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.schedule = Schedule(config.training)
         working = _working_type(config, device)
@@ -66,9 +69,18 @@ class CUDAGraphStep:
         self._config = config
         self._device = device
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._feed = Feed(loader, config, device)
+        self._ranks = ranks
+        self._buckets: GradientBuckets | None = None
+        if ranks.several:
+            formed = [self._copy_of(parameter) for parameter in self._parameters]
+            leaves = [
+                parameter if copy is None or not copy.requires_grad else copy
+                for parameter, copy in zip(self._parameters, formed)
+            ]
+            self._buckets = GradientBuckets(ranks, leaves)
+        self._feed = Feed(loader, config, device, ranks.rows(config))
         # Cached keys and values are kept in the type that attention computes in.
-        state = model.initial_state(config.training.batch_size, device, working)
+        state = model.initial_state(ranks.rows(config), device, working)
         self.state = _laid_out_for_scans(state)
         self._batches = config.training.gradient_accumulation_steps
         self._fused = self._fused_update(optimizer, config.training.grad_clip)
@@ -136,10 +148,14 @@ class CUDAGraphStep:
         with autocast(self._config, self._device):
             output = self.forward(x, self.state, doc_start, y)
         loss: Tensor = output.loss  # type: ignore[attr-defined]
-        (loss / self._batches if self._batches > 1 else loss).backward()
+        parts = self._batches * self._ranks.size
+        share = loss / parts if parts > 1 else loss
+        self._loss += share.detach()
+        if self._buckets is not None and self._batches == 1:
+            self._buckets.begin(self._loss)
+        share.backward()
         if self._working is not None and not (self._fused and self._batches == 1):
             self._working.gather()
-        self._loss += loss.detach() / self._batches
         self._proposed = output.state.detach()  # type: ignore[attr-defined]
         if self._batches > 1:
             _copy(self._proposed, into=self.state)
@@ -150,7 +166,7 @@ class CUDAGraphStep:
             return None
         from core.ops.triton.adamw import FusedUpdate
 
-        return FusedUpdate(optimizer.param_groups, clip, self._copy_of)
+        return FusedUpdate(optimizer.param_groups, clip, self._copy_of, optimizer.others)
 
     def _copy_of(self, parameter: Tensor) -> Tensor | None:
         """The working weight of a parameter, if it has one."""
@@ -160,8 +176,10 @@ class CUDAGraphStep:
     def _update(self) -> None:
         """Clip, update, note the numbers; or leave all as it was where they are not finite."""
         rate, slot = self._feed.schedule()
+        self._average()
         if self._fused is not None:
             self._fused.step(self._arrived(self._fused.parameters), self._loss, rate, slot, self._ring)
+            self._exchange()
             self._settle(self._fused.good)
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
@@ -175,13 +193,37 @@ class CUDAGraphStep:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
         self._optimizer.step()
+        self._optimizer.exchange()
         if self._working is not None:
             self._working.refresh()
         self._settle(good)
         self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
+    def _average(self) -> None:
+        """Loss and gradients become their means over the ranks."""
+        if self._buckets is None:
+            return
+        if self._batches == 1:
+            loss = self._buckets.finish()
+        else:
+            loss = self._buckets.send_all(self._loss, [parameter.grad for parameter in self._parameters])
+        self._loss.copy_(loss)
+        if self._fused is None:
+            for parameter, mean in zip(self._parameters, self._buckets.means):
+                assert parameter.grad is not None
+                parameter.grad.copy_(mean)
+
+    def _exchange(self) -> None:
+        """Take over the weights that other ranks have updated."""
+        if self._optimizer.sharded:
+            self._optimizer.exchange()
+            self.weights_changed()
+
     def _arrived(self, parameters: list[Tensor]) -> list[Tensor]:
         """The gradient of each parameter, where it is: its working weight's may not have been added up."""
+        if self._buckets is not None:
+            means = {id(weight): mean for weight, mean in zip(self._parameters, self._buckets.means)}
+            return [means[id(parameter)] for parameter in parameters]
         gradients = []
         for parameter in parameters:
             copy = self._copy_of(parameter) if self._batches == 1 else None
@@ -214,18 +256,20 @@ class CUDAGraphStep:
         torch.cuda.synchronize(self._device)
         graphs = [torch.cuda.CUDAGraph() for _ in range(min(self._batches, 2))]
         several = len(graphs) > 1
+        # Threads of NCCL may do as they like while this one records.
+        mode = "thread_local" if self._ranks.several else "global"
         stream, random = torch.cuda.current_stream(self._device), torch.cuda.get_rng_state(self._device)
         try:
             if several:
                 # Gradients are added up in place from here on.
                 self._optimizer.zero_grad(set_to_none=False)
                 self._loss.zero_()
-            with torch.cuda.graph(graphs[0]):
+            with torch.cuda.graph(graphs[0], capture_error_mode=mode):
                 self._learn(first=not several)
                 if not several:
                     self._update()
             if several:
-                with torch.cuda.graph(graphs[1], pool=graphs[0].pool()):
+                with torch.cuda.graph(graphs[1], pool=graphs[0].pool(), capture_error_mode=mode):
                     self._update()
                     self._optimizer.zero_grad(set_to_none=False)
                     self._loss.zero_()
@@ -248,9 +292,9 @@ class CUDAGraphStep:
 class Feed:
     """Brings what a batch needs to the device: positions in a resident stream, or else the tokens."""
 
-    def __init__(self, loader: SequentialLoader, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, loader: SequentialLoader, config: RunConfig, device: torch.device, rows: int) -> None:
         self._loader = loader
-        self._rows, self._length = config.training.batch_size, config.model.block_size
+        self._rows, self._length = rows, config.model.block_size
         self._device = device
         self._stream: Tensor | None = None
         if 4 * len(loader.stream) <= RESIDENT_BYTES and hasattr(loader.stream, "read"):

@@ -16,6 +16,7 @@ import torch
 from core.config.schema import RunConfig
 from core.data.loader import EvaluationLoader, Stream
 from core.model import GPT
+from core.training.ranks import ALONE, Ranks
 from core.training.step import autocast
 
 
@@ -90,13 +91,21 @@ def split_loss(
     config: RunConfig,
     device: torch.device,
     tick: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> SplitLoss:
-    """The mean loss over a loader's batches, each row's state carried from one to the next."""
+    """The mean loss over a loader's batches, each row's state carried from one to the next.
+
+    Where ranks share the rows, every rank gets the loss over all of them.
+    """
     state = model.initial_state(loader.rows, device)
     means, counts, text_bytes = [], [], 0
     for batch in loader:
         counts.append(int((batch.y >= 0).sum()))
         text_bytes += int(lengths[batch.y[batch.y >= 0]].sum())
+        if loader.rows == 0:  # there are fewer rows than ranks
+            means.append(torch.zeros((), device=device))
+            tick()
+            continue
         x, y, doc_start = (torch.from_numpy(item).to(device) for item in batch)
         with autocast(config, device):
             output = model(x, state, doc_start, y)
@@ -111,6 +120,11 @@ def split_loss(
         else torch.stack(means).cpu().numpy()
     )
     weights = np.array(counts, np.float64)
+    if ranks.several:
+        sums = torch.from_numpy(np.concatenate((losses * weights, weights, [text_bytes])))
+        ranks.sum_on_hosts(sums)
+        weighted, weights = sums[: len(weights)].numpy(), sums[len(weights) : -1].numpy()
+        losses, text_bytes = weighted / np.maximum(weights, 1.0), int(sums[-1])
     total = max(weights.sum(), 1.0)
     mean = float((losses * weights).sum() / total)
     error = math.nan
@@ -129,6 +143,7 @@ def evaluate(
     config: RunConfig,
     device: torch.device,
     tick: Callable[[float], None] = lambda share: None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Both splits' losses. `lengths` (V,) are the bytes of each token; `tick` hears the share done.
 
@@ -137,7 +152,14 @@ def evaluate(
     began = time.perf_counter()
     training = config.training
     loaders = [
-        EvaluationLoader(stream, eot, training.batch_size, config.model.block_size, training.eval_iters)
+        EvaluationLoader(
+            stream,
+            eot,
+            training.batch_size,
+            config.model.block_size,
+            training.eval_iters,
+            share=ranks.share if ranks.several else None,
+        )
         for stream in (text.train, text.validation)
     ]
     batches, done = sum(map(len, loaders)), 0
@@ -152,7 +174,7 @@ def evaluate(
     try:
         with untouched_randomness(device):
             train, validation = (
-                split_loss(model, loader, lengths, config, device, count) for loader in loaders
+                split_loss(model, loader, lengths, config, device, count, ranks) for loader in loaders
             )
     finally:
         model.train(was_training)

@@ -10,6 +10,7 @@ from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT
 from core.training.optimizer import AdamW
+from core.training.ranks import ALONE, Ranks
 from core.training.step import EagerStep, TrainingStep
 
 
@@ -20,10 +21,11 @@ def make_step(
     loader: SequentialLoader,
     config: RunConfig,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> TrainingStep:
     """The fastest step that this device and configuration allow."""
     if device.type == "cuda" and config.hardware.capture:
         from core.training.cuda_graph_step import CUDAGraphStep
 
-        return CUDAGraphStep(model, forward, optimizer, loader, config, device)
-    return EagerStep(model, forward, optimizer, loader, config, device)
+        return CUDAGraphStep(model, forward, optimizer, loader, config, device, ranks)
+    return EagerStep(model, forward, optimizer, loader, config, device, ranks)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from core.config.schema import TrainingConfig
+from core.training.ranks import ALONE, Ranks
+from core.training.sharding import Shards
 
 EPSILON = 1e-8
 
@@ -48,10 +50,25 @@ class AdamW:
 
     `found_inf`, a float tensor on the parameters' device, leaves everything as it is when it is 1:
     a step can be skipped without the host looking. `grad_scale`, likewise, divides the gradients.
-    A group's `lr` may be a float or a tensor.
+    A group's `lr` may be a float or a tensor. With `shards` a rank updates only the parameters that it owns:
+    `param_groups` are those, `others` the rest, which `exchange` brings up to date.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        shards: Shards | None = None,
+    ) -> None:
+        self._shards = shards
+        self._names: list[str] = [name for group in groups for name in group["names"]]
+        self._parameters: list[nn.Parameter] = [weight for group in groups for weight in group["params"]]
+        self.others: list[nn.Parameter] = []
+        if shards is not None:
+            groups = [shards.owned(group) for group in groups]
+            owned = {id(weight) for group in groups for weight in group["params"]}
+            self.others = [weight for weight in self._parameters if id(weight) not in owned]
         self.param_groups = [
             {"lr": lr, "betas": betas, "eps": EPSILON, **group} for group in groups if group["params"]
         ]
@@ -99,20 +116,35 @@ class AdamW:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients; with `set_to_none` False keep their memory, filled with zeros."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if set_to_none:
-                    parameter.grad = None
-                elif parameter.grad is not None:
-                    parameter.grad.zero_()
+        for parameter in self._parameters:
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether other ranks own some of the parameters."""
+        return self._shards is not None
+
+    def exchange(self) -> None:
+        """Bring the parameters that other ranks own up to date."""
+        if self._shards is not None:
+            self._shards.exchange()
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and averages by parameter name. Shares memory with the optimizer."""
-        return {
+        """Steps and averages by parameter name. Shares memory with the optimizer.
+
+        Where ranks share it, every rank must call this, and only rank 0 gets all of it.
+        """
+        own = {
             name: {"step": group["step"], "average": average, "square": square}
             for group in self.param_groups
             for name, average, square in zip(group["names"], group["averages"], group["squares"])
         }
+        if self._shards is None:
+            return own
+        return self._shards.gathered(own, dict(zip(self._names, self._parameters)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`. Raises KeyError when a parameter is missing in it."""
@@ -123,7 +155,12 @@ class AdamW:
                 group["step"].copy_(state[name]["step"])
 
 
-def make_optimizer(model: nn.Module, training: TrainingConfig) -> AdamW:
-    """AdamW over a model's parameters with the settings of a configuration."""
+def make_optimizer(model: nn.Module, training: TrainingConfig, ranks: Ranks = ALONE) -> AdamW:
+    """AdamW over a model's parameters with the settings of a configuration.
+
+    The averages of a large model are divided among the ranks, which moves its parameters in memory.
+    """
     betas = (training.beta1, training.beta2)
-    return AdamW(parameter_groups(model, training), training.learning_rate, betas)
+    large = ranks.shards(sum(parameter.numel() for parameter in model.parameters()))
+    shards = Shards(model, ranks) if large else None
+    return AdamW(parameter_groups(model, training), training.learning_rate, betas, shards)

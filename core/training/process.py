@@ -1,5 +1,8 @@
 """The trainer process: `python -P -m core.training.process RUN_DIR`.
 
+With `ranks` it starts as many processes like itself under torchrun's agent (core/training/launcher.py), of
+which rank 0 does what follows and the others compute (core/training/follow.py).
+
 It holds the run's lock for its whole life, is the only writer of the run's history, and takes
 commands and signals between steps. Exit codes: 0 done, 130 stopped after saving, 2 bad input,
 1 failure. torch is imported only after the lock is held and the history says that work has begun.
@@ -7,6 +10,7 @@ commands and signals between steps. Exit codes: 0 done, 130 stopped after saving
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -16,6 +20,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.config.preflight import check_divides, ranks_wanted
 from core.config.schema import RunConfig, flat
 from core.errors import UserError
 from core.runs import CheckpointInfo, EventWriter, Run, RunLock, boot_id, verify
@@ -24,9 +29,11 @@ from core.runs.directory import portable
 from core.runs.events import EndEvent, ErrorEvent, RunEvent
 from core.system.allocator import keep_freed_memory
 from core.system.processes import calm_threads
+from core.training.launcher import EXIT_LOST, LOCK_VARIABLE
 from core.training.requests import Requests, StopRequestedError, run_folder, say
 
 if TYPE_CHECKING:
+    from core.training.shared_requests import SharedRequests
     from core.training.trainer import Trainer
 
 PROGRESS_SECONDS = 0.2
@@ -48,8 +55,18 @@ def main(arguments: list[str]) -> int:
         # the folder takes the trainer along.
         os.chdir(run.path)
         run = Run(Path())
-        with RunLock(run.lock_path):
-            return Session(run, config).run()
+        rank, size, local = torchrun_place()
+        if rank > 0:
+            from core.training.follow import follow
+            from core.training.ranks import Ranks
+
+            return follow(run, config, Ranks(rank, size, local))
+        with contextlib.nullcontext() if launched() else RunLock(run.lock_path):
+            if size == 1 and not launched() and (count := ranks_wanted(config)) > 1:
+                from core.training.launcher import launch
+
+                return launch(run, config, count)
+            return Session(run, config, size).run()
     except UserError as error:
         say(str(error))
         return BAD_INPUT
@@ -59,10 +76,25 @@ def main(arguments: list[str]) -> int:
         return BAD_INPUT
 
 
-class Session:
-    """One trainer's life on one run."""
+def torchrun_place() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on this machine, as torchrun says."""
+    rank, size, local = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if "MASTER_ADDR" in os.environ and rank.isdecimal() and size.isdecimal() and local.isdecimal():
+        return int(rank), int(size), int(local)
+    return 0, 1, 0
 
-    def __init__(self, run: Run, config: RunConfig) -> None:
+
+def launched() -> bool:
+    """Whether the process that started this one holds the run's lock for it."""
+    return os.environ.get(LOCK_VARIABLE) == str(os.getppid())
+
+
+class Session:
+    """One trainer's life on one run, of rank 0 where there are several."""
+
+    def __init__(self, run: Run, config: RunConfig, size: int = 1) -> None:
+        self.size = size
+        self.joined = False
         self.run_directory = run
         self.config = config
         self.writer = EventWriter(run.events_path)
@@ -99,6 +131,8 @@ class Session:
             code = self._fail(BAD_INPUT, str(error))
         except Exception as error:
             code = self._explain(error)
+            if code == EXIT_LOST:
+                return code
         else:
             if finished:
                 code = self._end(OK, f"finished at step {self.step}")
@@ -109,7 +143,8 @@ class Session:
                 code = self._end(INTERRUPTED, f"stopped at step {self.step}{saved}")
         self.requests.refuse_the_rest("the run has ended")
         self.writer.close()
-        return code
+        # torchrun itself starts again whatever does not end with 0.
+        return OK if self.joined and code == INTERRUPTED and not launched() else code
 
     def _train(self) -> bool:
         run, config = self.run_directory, self.config
@@ -121,11 +156,17 @@ class Session:
         self.found = found
 
         from core.config.files import save_file
-        from core.training.build import build_parts
+        from core.training.build import build_parts, open_device
+        from core.training.ranks import Ranks
         from core.training.trainer import Trainer, announce
 
         self.requests.listen_or_leave()
-        parts = build_parts(run, config, found, self._preparing)
+        ranks = Ranks(0, self.size, torchrun_place()[2])
+        check_divides(config, self.size)
+        ranks.join(open_device(config, ranks), self._rank_lost)
+        self.joined = ranks.several
+        ranks.from_first(lambda: found)
+        parts = build_parts(run, config, found, self._preparing, ranks)
         self.requests.listen_or_leave()
         if parts.config != config:  # the text has decided what the configuration left to it
             save_file(parts.config, run.config_path)
@@ -135,8 +176,26 @@ class Session:
         for notice in parts.notices:
             self.writer.warning(notice)
         self.requests.ready()
-        self.trainer = Trainer(run, config, parts, self.writer, self.requests)
-        return self.trainer.train()
+        requests: Requests | SharedRequests = self.requests
+        if ranks.several:
+            from core.training.shared_requests import SharedRequests
+
+            requests = SharedRequests(ranks, self.requests)
+        self.trainer = Trainer(run, config, parts, self.writer, requests)
+        finished = self.trainer.train()
+        ranks.leave()
+        return finished
+
+    def _rank_lost(self, message: str) -> None:
+        """Say which rank has died, and where the run goes on from."""
+        saved = self.trainer.saved() if self.trainer else self.found
+        where = f"{saved.path.name} is the last checkpoint" if saved else "nothing was saved yet"
+        say(f"{message}; {where}")
+        if not launched():  # the process that started this one says so, and more
+            # It may be in the middle of an event: a writer of its own cuts off what is half.
+            writer = EventWriter(self.run_directory.events_path)
+            writer.warning(f"{message}; {where}")
+            writer.close()
 
     @property
     def step(self) -> int:
@@ -183,9 +242,14 @@ class Session:
         """Turn what went wrong into words; the traceback goes with them."""
         trace = traceback.format_exc()
         try:
-            from core.training.trainer import DivergenceError, memory_advice, out_of_memory
+            from core.training.out_of_memory import memory_advice, out_of_memory
+            from core.training.ranks import RankLostError
+            from core.training.trainer import DivergenceError
         except Exception:  # torch itself is what does not work
             return self._fail(FAILURE, f"torch cannot be used here: {error}", "install it again", trace)
+        if isinstance(error, RankLostError):
+            self._rank_lost(str(error))
+            return EXIT_LOST
         if isinstance(error, DivergenceError):
             return self._fail(FAILURE, str(error), DIVERGED_ADVICE)
         if out_of_memory(error):

@@ -19,7 +19,9 @@ from torch import Tensor
 from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT, ModelState
+from core.training.gradient_buckets import GradientBuckets
 from core.training.optimizer import AdamW
+from core.training.ranks import ALONE, Ranks
 from core.training.schedule import Schedule
 
 
@@ -87,9 +89,10 @@ class EagerStep:
         loader: SequentialLoader,
         config: RunConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.schedule = Schedule(config.training)
-        self.state = model.initial_state(config.training.batch_size, device)
+        self.state = model.initial_state(ranks.rows(config), device)
         self.forward = forward
         self.plain: Callable[..., object] = model
         self.notices: list[str] = []
@@ -98,6 +101,8 @@ class EagerStep:
         self._loader = loader
         self._config = config
         self._device = device
+        self._ranks = ranks
+        self._buckets = GradientBuckets(ranks, self._parameters) if ranks.several else None
         self._unread = Unread()
 
     def load_state(self, state: ModelState) -> None:
@@ -115,16 +120,22 @@ class EagerStep:
             group["lr"] = rate
         count = training.gradient_accumulation_steps
         state, total, waited = self.state, torch.zeros((), device=self._device), 0.0
-        for _ in range(count):
+        for batch in range(count):
             began = time.perf_counter()
             x, y, doc_start = (self._to_device(torch.from_numpy(item)) for item in self._loader.next_batch())
             waited += time.perf_counter() - began
             with autocast(self._config, self._device):
                 output = self.forward(x, state, doc_start, y)
-            loss = output.loss / count  # type: ignore[attr-defined]
-            loss.backward()
+            loss = output.loss / (count * self._ranks.size)  # type: ignore[attr-defined]
             total += loss.detach()
+            if self._buckets is not None and batch == count - 1:
+                self._buckets.begin(total)
+            loss.backward()
             state = output.state.detach()  # type: ignore[attr-defined]
+        if self._buckets is not None:
+            total = self._buckets.finish().clone()
+            for parameter, mean in zip(self._parameters, self._buckets.means):
+                parameter.grad = mean
         norm = self._update(total)
         self._settle(state, torch.isfinite(total) & torch.isfinite(norm))
         self._unread.add(step, rate, waited, torch.stack((total.float(), norm.float())))
@@ -145,6 +156,7 @@ class EagerStep:
         bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
         self._optimizer.found_inf = bad.float()
         self._optimizer.step()
+        self._optimizer.exchange()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,12 @@ from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of, return_to
 from core.training.checkpoint_saver import CheckpointSaver
 from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
+from core.training.ranks import RankLostError
 from core.training.requests import Requests, StopRequestedError, say
 from core.training.schedule import COOL_DOWN, WARM_UP, Schedule
+
+if TYPE_CHECKING:
+    from core.training.shared_requests import SharedRequests
 
 PAUSE_SECONDS = 0.05
 PROGRESS_SECONDS = 0.5
@@ -36,11 +40,17 @@ class Trainer:
     """Drives the parts of a run from `step` to `max_iters`, or until it is asked to stop."""
 
     def __init__(
-        self, run: Run, config: RunConfig, parts: Parts, writer: EventWriter, requests: Requests
+        self,
+        run: Run,
+        config: RunConfig,
+        parts: Parts,
+        writer: EventWriter,
+        requests: Requests | SharedRequests,
     ) -> None:
         self.run = run
         self.config = config
         self.parts = parts
+        self.ranks = parts.ranks
         self.writer = writer
         self.requests = requests
         self.step = parts.step
@@ -123,7 +133,7 @@ class Trainer:
         before = self.parts.snapshot()
         try:
             self.parts.training_step.run(self.step + 1)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, RankLostError):
             raise
         except Exception as error:
             if not compiling:
@@ -165,7 +175,8 @@ class Trainer:
                 self.writer.warning(
                     f"step {metrics.step} was skipped: its loss or gradient is not a finite number"
                 )
-            if self.bad_in_a_row >= self.config.training.max_bad_steps:
+            # Rank 0 says so, and the others end with it.
+            if self.bad_in_a_row >= self.config.training.max_bad_steps and self.ranks.first:
                 self.meter.flush()
                 raise DivergenceError(self._divergence())
         self.meter.flush_if_due()
@@ -221,9 +232,9 @@ class Trainer:
             return
         self.saver.wait()
         self._report_saves()
-        best = next((info for info in self.run.checkpoints() if info.step == progress.best_step), None)
+        best = self.ranks.from_first(self._best_checkpoint)
         origin = f"from step {self.step:,}"
-        if best is not None and best.step < self.step and not verify(best):
+        if best is not None:
             return_to(self.parts, best)
             origin = f"from the weights of step {best.step:,}"
         cool_down = self._schedule.finish(self.step)
@@ -232,6 +243,12 @@ class Trainer:
             f"validation has not improved since step {progress.best_step:,} ({progress.best_loss:.4f}): "
             f"cooling down {origin}, until step {cool_down.end:,}"
         )
+
+    def _best_checkpoint(self) -> CheckpointInfo | None:
+        """The checkpoint of the best evaluation, if it is an earlier one, and whole."""
+        step = self.parts.progress.best_step
+        best = next((info for info in self.run.checkpoints() if info.step == step), None)
+        return best if best is not None and best.step < self.step and not verify(best) else None
 
     def _look(self, *, sample: bool = True) -> None:
         """Evaluate both splits. A stop cuts it short: the run saves at once and looks when it resumes."""
@@ -246,6 +263,7 @@ class Trainer:
                 self.config,
                 parts.device,
                 self._tick("evaluating"),
+                self.ranks,
             )
         except StopRequestedError:
             return
@@ -293,7 +311,7 @@ class Trainer:
         from core.generation.generation import generate_text
 
         tokens = self.config.training.sample_tokens
-        if tokens == 0:
+        if tokens == 0 or not self.ranks.first:
             return
         self.writer.state("sampling", self.step)
         seed = (self.config.training.seed + self.step) % (1 << 31)
@@ -304,14 +322,24 @@ class Trainer:
 
     def _save(self, detail: str) -> None:
         """Save this step in the background, unless that has been done."""
-        if self.step == 0 or self.saver.has(self.step, evaluated=self._evaluated):
+        if self.step == 0 or self.ranks.from_first(
+            lambda: self.saver.has(self.step, evaluated=self._evaluated)
+        ):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
         )
-        self.saver.submit(payload, self.losses)
+        self.ranks.reseed(self.config.training.seed, self.step)
+        if self.ranks.first:
+            self.saver.submit(payload, self.losses)
         self._report_saves()
+
+    def saved(self) -> CheckpointInfo | None:
+        """The newest checkpoint on the disk, when a save under way has ended."""
+        self.saver.wait()
+        self._report_saves()
+        return self.last_saved
 
     def _report_saves(self) -> None:
         for saved in self.saver.results():
@@ -395,30 +423,3 @@ def _usage_of(device: torch.device) -> Usage:
         return device_usage(device.type)
     properties = torch.cuda.get_device_properties(device)
     return device_usage("cuda", device.index, str(getattr(properties, "uuid", "")))
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on whichever device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text
-    )
-
-
-def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
-    """(what happened, what to lower and to what) after memory ran out."""
-    from core.config.estimates import lower_memory_advice, training_memory
-    from core.system.hardware import describe, resolve_device
-
-    device = resolve_device(config.hardware.device)
-    cuda = device.startswith("cuda")
-    found = describe(device)
-    available = found.memory if cuda else found.memory_free
-    needed = training_memory(config, vocab_size, cuda=cuda)
-    has = f" and {device} has {available / 2**30:.1f} GiB" if available else ""
-    message = f"memory ran out on {device}: this configuration needs about {needed / 2**30:.1f} GiB{has}"
-    # It did not fit, whatever the estimate says: aim below both.
-    limit = int(min(available or needed, needed) * 0.8)
-    return message, lower_memory_advice(config, vocab_size, limit, cuda=cuda)

@@ -17,8 +17,8 @@ from core.model import GPT
 from core.runs import EventReader, Run, log_tail, prepare_run, status
 from core.runs.control import post_command
 from core.training.evaluation import SplitLoss, evaluate
+from core.training.out_of_memory import memory_advice, out_of_memory
 from core.training.step import EagerStep
-from core.training.trainer import memory_advice, out_of_memory
 from tests.run_tools import curve, evaluations, history, new_run, tiny, train_here, write_text
 
 

@@ -207,6 +207,7 @@ class FusedUpdate:
         groups: Sequence[dict[str, Any]],
         clip: float,
         working_weight_of: Callable[[Tensor], Tensor | None] = lambda _: None,
+        others: Sequence[Tensor] = (),
     ) -> None:
         """Update the `param_groups` of an AdamW optimizer.
 
@@ -215,15 +216,19 @@ class FusedUpdate:
                 on the device) and `weight_decay`; `betas` and `eps` are those of the first.
             clip: the largest norm of all gradients; 0 for no limit.
             working_weight_of: gives a parameter's bfloat16 working weight, which is renewed, or None.
+            others: parameters whose gradients count for the norm, and which are not updated here.
         """
         self._parameters: list[Tensor] = [weight for group in groups for weight in group["params"]]
         self._working_weights = [working_weight_of(weight) for weight in self._parameters]
+        self._working_weights += [None] * len(others)
         device = self._parameters[0].device
+        self._others = list(others)
         self._fixed = [
             (weight.data_ptr(), average.data_ptr(), square.data_ptr())
             for group in groups
             for weight, average, square in zip(group["params"], group["averages"], group["squares"])
         ]
+        self._fixed += [(0, 0, 0)] * len(others)
         self._steps = tuple(group["step"] for group in groups)
         decays = [group["weight_decay"] for group in groups for _ in group["params"]]
         self._decays = torch.tensor(decays, dtype=torch.float32, device=device)
@@ -231,12 +236,14 @@ class FusedUpdate:
         settings = [*groups[0]["betas"], max(clip, 0.0)]
         self._settings = torch.tensor(settings, dtype=torch.float64, device=device)
         self._numbers = torch.zeros(NUMBERS, device=device)
-        self._table = torch.zeros(len(self._parameters), COLUMNS.value, dtype=torch.int64, device=device)
+        self._table = torch.zeros(len(self._fixed), COLUMNS.value, dtype=torch.int64, device=device)
         blocks = [
             (row, first)
-            for row, weight in enumerate(self._parameters)
+            for row, weight in enumerate(self.parameters)
             for first in range(0, weight.numel(), BLOCK)
         ]
+        # Those to update come first.
+        self._updated = sum(row < len(self._parameters) for row, _ in blocks)
         self._blocks = torch.tensor(blocks, dtype=torch.int32, device=device)
         self._partial = torch.zeros(len(blocks), device=device)
         self.good = torch.zeros((), dtype=torch.bool, device=device)
@@ -248,7 +255,7 @@ class FusedUpdate:
         """Clip and update, or leave all as it is; loss and norm go to `ring`.
 
         Args:
-            gradients: of all parameters, in the order of the groups, float32 or bfloat16.
+            gradients: of `parameters`, float32 or bfloat16.
             loss: scalar float32.
             rate: the learning rate, scalar float64.
             slot: the row of the ring, int64.
@@ -268,7 +275,7 @@ class FusedUpdate:
             self._partial, self._settings, loss, rate, slot, self._steps, self._numbers,
             self.good.view(torch.uint8), ring, programs, GROUPS=len(self._steps), WIDE=1024, num_warps=8,
         )  # fmt: skip
-        adamw_kernel[(programs,)](
+        adamw_kernel[(self._updated,)](
             self._table, self._blocks, self._decays, self._settings, self._numbers, self._eps, **options
         )
 
@@ -289,5 +296,5 @@ class FusedUpdate:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The parameters in the order in which `step` takes their gradients."""
-        return self._parameters
+        """Those of the groups, then the others: the order in which `step` takes their gradients."""
+        return [*self._parameters, *self._others]

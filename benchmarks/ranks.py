@@ -1,0 +1,371 @@
+"""Speed and faults of training with several ranks, beside one rank in the same call.
+
+    python -m benchmarks.ranks [PART ...] [--ranks N] [--seconds S] [--kills K] [--json FILE]
+
+Parts: original, large, large-compiled, billion, kill (all of them without a PART). Rows a card stay the same
+from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited for
+every ten steps. Every part has processes of its own, started by torchrun, and ends within two minutes.
+
+`--device cpu --quick` is a rehearsal with tiny shapes, not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.system.processes import module_environment
+
+LARGE = {
+    "n_layer": 12,
+    "n_embd": 768,
+    "n_head": 12,
+    "attention_type": ["mamba", "standard"] * 6,
+    "block_size": 1024,
+    "batch_size": 16,
+}
+ORIGINAL = {
+    "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
+    "n_head": 8,
+    "attention_type": ["mamba", "standard", "standard", "mamba", *["standard"] * 4],
+    "block_size": 128,
+    "batch_size": 64,
+    "dropout": 0.1,
+}
+BILLION = LARGE | {"n_layer": 18, "n_embd": 2048, "n_head": 16, "attention_type": ["mamba", "standard"] * 9}
+TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 2}
+# part: (shape, vocabulary, compiled, rows a card to try one after the other where memory runs out)
+TRAININGS: dict[str, tuple[dict[str, Any], int, bool, tuple[int, ...]]] = {
+    "original": (ORIGINAL, 50257, False, (64,)),
+    "large": (LARGE, 50257, False, (16,)),
+    "large-compiled": (LARGE, 50257, True, (16,)),
+    "billion": (BILLION, 50257, False, (16, 8, 4)),
+}
+PARTS = (*TRAININGS, "kill")
+BF16_PEAK = 989e12
+"""FLOP/s of an H100 SXM or H200 in bf16, without sparsity."""
+PART_SECONDS = 115
+KILL_STEPS, KILL_SAVES = 4000, 5
+
+
+def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """One shape on the ranks that torchrun has started; the figures on rank 0."""
+    import torch
+
+    from core.config.estimates import flops_per_token
+    from core.config.schema import build
+    from core.data.loader import SequentialLoader
+    from core.model import GPT
+    from core.training.benchmark import RandomStream
+    from core.training.build import open_device
+    from core.training.compilation import compiled
+    from core.training.cuda_graph_step import CUDAGraphStep
+    from core.training.optimizer import make_optimizer
+    from core.training.process import torchrun_place
+    from core.training.ranks import Ranks
+
+    ranks = Ranks(*torchrun_place())
+    shape, vocabulary, compiling, _ = TRAININGS[part]
+    if options.quick:
+        kinds = shape["attention_type"][:2]
+        shape, vocabulary, compiling = shape | TINY | {"attention_type": kinds}, 64, False
+    rows = options.rows or int(shape["batch_size"])
+    dtype = "float32" if options.device == "cpu" else "bfloat16"
+    config = build(
+        shape | {"batch_size": rows * ranks.size, "max_iters": 1000, "dtype": dtype, "device": options.device}
+    )
+    device = open_device(config, ranks)
+    ranks.join(device)
+    torch.manual_seed(0)
+    model = GPT(config.model, vocabulary).to(device).train()
+    optimizer = make_optimizer(model, config.training, ranks)
+    batch, block = config.training.batch_size, config.model.block_size
+    loader = SequentialLoader(
+        RandomStream(max(2_000_000, 64 * batch * block), vocabulary), vocabulary - 1,
+        batch, block, 8, seed=1, rows=ranks.share(batch),
+    )  # fmt: skip
+    forward = compiled(model) if compiling else model
+    step = CUDAGraphStep(model, forward, optimizer, loader, config, device, ranks)
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    number, began = 0, time.perf_counter()
+
+    def some(count: int) -> float:
+        nonlocal number
+        before = time.perf_counter()
+        for _ in range(count):
+            number += 1
+            ranks.numbers_from_first(decision)  # what a trainer asks rank 0 before every step
+            step.run(number)
+        synchronize()
+        return (time.perf_counter() - before) / count
+
+    decision = torch.zeros(3, dtype=torch.int64)
+    some(1)
+    first = time.perf_counter() - began
+    some(5)
+    durations: list[float] = []
+    # Every rank must do as many steps as the others.
+    while ranks.from_first(lambda: len(durations) < 3 or sum(durations) * 10 < options.seconds):
+        durations.append(some(10))
+    metrics = step.read(wait=True)
+    seconds = statistics.median(durations)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    speed = batch * block / seconds
+    flops = flops_per_token(config.model, vocabulary) * speed / ranks.size
+    ranks.leave()
+    return {
+        "part": part,
+        "ranks": ranks.size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "rows_a_card": rows,
+        "compiled": compiling,
+        "captured": bool(step._graphs),
+        "sharded": optimizer.sharded,
+        "step_ms": seconds * 1e3,
+        "fastest_step_ms": min(durations) * 1e3,
+        "tokens_per_second": speed,
+        "share_of_bf16_peak": flops / BF16_PEAK,
+        "memory_bytes": memory,
+        "first_step_seconds": first,
+        "last_loss": metrics[-1].loss,
+        "notices": step.notices,
+    }
+
+
+def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure in processes of their own; None where they failed, whose last words are printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+            "-m", "benchmarks.ranks", part, "--measure", str(file), "--rows", str(rows),
+            "--seconds", str(options.seconds), "--device", options.device, *(["--quick"] * options.quick),
+        ]  # fmt: skip
+        log = Path(folder) / "log"
+        with open(log, "w") as output:
+            process = subprocess.Popen(
+                command, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                code: int | str = process.wait(PART_SECONDS)
+            except subprocess.TimeoutExpired:
+                code = f"none after {PART_SECONDS} s"
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        if file.exists():
+            found: dict[str, Any] = json.loads(file.read_text())
+            return found
+        words = log.read_text(errors="replace")
+        lines = [line for line in words.splitlines() if "Error" in line] or words.splitlines()
+        print(f"{part} on {ranks}: exit code {code}\n  " + "\n  ".join(line[:300] for line in lines[-12:]))
+        return None
+
+
+def environment() -> dict[str, str]:
+    """Of ranks: no multicast over NVLink, few threads."""
+    return {"OMP_NUM_THREADS": "1", **module_environment(), "NCCL_NVLS_ENABLE": "0"}
+
+
+def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """The part on one card and on N, in a table of two lines."""
+    one: dict[str, Any] | None = None
+    for rows in TRAININGS[part][3]:
+        rows = TINY["batch_size"] if options.quick else rows
+        # What fits into N cards may not fit into one, where the optimizer's state is not divided.
+        found = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
+        if found[-1] is not None or options.quick:
+            break
+    for figures in filter(None, found):
+        one = figures if figures["ranks"] == 1 else one
+        scale = figures["tokens_per_second"] / one["tokens_per_second"] if one else float("nan")
+        figures["scaling"] = scale
+        results.append(figures)
+        print(
+            f"{part:15} {figures['ranks']} x {figures['device']}, {figures['parameters'] / 1e6:.0f} M, "
+            f"{figures['rows_a_card']} rows a card: {figures['step_ms']:.3f} ms a step, "
+            f"{figures['tokens_per_second']:,.0f} tokens/s, {scale:.3f} x, "
+            f"{figures['share_of_bf16_peak']:.1%} of bf16 peak, {figures['memory_bytes'] / 2**30:.1f} GiB, "
+            f"first step {figures['first_step_seconds']:.1f} s"
+            + ("" if figures["captured"] else ", not captured")
+            + (", sharded" if figures["sharded"] else "")
+            + "".join(f"\n    {notice}" for notice in figures["notices"]),
+            flush=True,
+        )
+
+
+def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Kill random ranks of a run at random moments; its curve must be that of a run left alone."""
+    os.environ |= environment() | {"MAMBA_TUI_EVENT_SECONDS": "0"}
+    chance = random.Random(options.chance)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "text").mkdir()
+        words = (f"word{(i * i) % 97} and" for i in range(60_000))
+        (root / "text" / "book.txt").write_text(" ".join(words))
+        whole, curve = one_run(root, "whole", options, lambda pid: False)
+        times: list[float] = []
+        began = time.monotonic()
+
+        def strike(pid: int) -> bool:
+            if len(times) == options.kills or time.monotonic() - began > PART_SECONDS - 30:
+                return False
+            time.sleep(chance.random() * 1.5)
+            ranks = children(pid)
+            if len(ranks) == options.ranks:
+                victim = chance.choice(ranks)
+                os.kill(victim, signal.SIGKILL)
+                before = time.monotonic()
+                while any(other in children(pid) for other in ranks):
+                    time.sleep(0.02)
+                times.append(time.monotonic() - before)
+                print(f"  killed process {victim}: all ranks had ended after {times[-1]:.2f} s", flush=True)
+            return True
+
+        code, again = one_run(root, "struck", options, strike)
+    steps = sorted(curve)
+    worst = max((abs(again[step] - curve[step]) for step in steps if step in again), default=float("nan"))
+    figures = {
+        "part": "kill",
+        "ranks": options.ranks,
+        "kills": len(times),
+        "exit_code": code,
+        "steps": len(again),
+        "steps_expected": len(steps),
+        "largest_difference_of_a_loss": worst,
+        "seconds_until_all_had_ended": times,
+    }
+    results.append(figures)
+    print(
+        f"kill: {len(times)} times, exit code {code} (left alone: {whole}), "
+        f"{len(again)} of {len(steps)} steps, largest difference of a loss {worst:g}; "
+        f"all ranks ended within {max(times, default=0):.2f} s"
+    )
+
+
+def one_run(
+    root: Path, name: str, options: argparse.Namespace, strike: Callable[[int], bool]
+) -> tuple[int, dict[int, float]]:
+    """A run from beginning to end with N ranks, struck whenever it trains; its exit code and its curve."""
+    from core.config.schema import build
+    from core.runs import prepare_run, start_trainer, trainer_exit_code
+    from core.runs.history import Follower
+
+    config = build(
+        {
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 2,
+            "attention_type": ["mamba", "standard"],
+            "block_size": 32,
+            "batch_size": 4 * options.ranks,
+            "tokenizer": "byte",
+            "dropout": 0.1,
+            "dataset_dir": str(root / "text"),
+            "max_iters": 300 if options.quick else KILL_STEPS,
+            "eval_interval": 1000,
+            "eval_iters": 2,
+            "checkpoint_interval": KILL_SAVES,
+            "sample_tokens": 0,
+            "device": options.device,
+            "ranks": options.ranks,
+            "threads": 1,
+            "compile": "false",
+        }
+    )
+    run = prepare_run(root, name, config, mode="auto")
+    pid = start_trainer(run)
+    follower = Follower(run.events_path)
+    seen = 0
+    more = True
+    while trainer_exit_code(pid) is None:
+        follower.poll()
+        steps = follower.history.steps.count
+        if more and steps > seen and len(children(pid)) == options.ranks:
+            more = strike(pid)
+            follower.poll()
+            seen = max(0, follower.history.step)
+        time.sleep(0.02)
+    follower.poll()
+    table = follower.history.steps
+    code = trainer_exit_code(pid)
+    if code:
+        print(run.log_path.read_text(errors="replace")[-2000:])
+    return code or 0, dict(zip(map(int, table.column("step")), map(float, table.column("loss"))))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] != b"Z" and b"core.training" in cmdline(entry):
+                found.append(int(entry.name))
+    return found
+
+
+def cmdline(entry: Path) -> bytes:
+    """The command of a process."""
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def main() -> int:
+    """Measure what is asked for; print a line a figure and write all of them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of timed steps")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--chance", type=int, default=0, help="random seed of the kills")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", default=str(Path(os.environ.get("OUT", ".")) / "ranks.json"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]}; accepted: {', '.join(PARTS)}")
+    if options.measure:
+        figures = measure(options.parts[0], options)
+        if os.environ.get("RANK", "0") == "0":
+            Path(options.measure).write_text(json.dumps(figures))
+        return 0
+    results: list[dict[str, Any]] = []
+    for part in options.parts or PARTS:
+        if part == "kill":
+            kill(options, results)
+        else:
+            scaling(part, options, results)
+        Path(options.json).write_text(json.dumps(results, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

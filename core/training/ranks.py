@@ -1,0 +1,267 @@
+"""The processes that train one run together, under torchrun: who this one is, and what they tell each other.
+
+A rank is one of N processes with a device of its own. It reads B / N rows of every batch, and rank 0 alone
+decides, writes and listens. A checkpoint knows nothing of ranks: rows and optimizer are gathered for it.
+
+`ALONE` is a world of one process, in which everything here returns at once.
+
+Two groups carry what is said. Sums of gradients go from device to device (NCCL, on a CPU gloo). Decisions go
+from host to host over gloo: they never wait for a device, and the hosts may be far ahead of their devices.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from core.config.schema import RunConfig
+from core.errors import UserError
+from core.model import ModelState
+from core.runs.lock import process_start
+from core.system.hardware import resolve_device
+from core.training.launcher import EXIT_LOST
+from core.training.requests import StopRequestedError, say
+
+Shared = TypeVar("Shared")
+
+LOOK_SECONDS = 0.25
+TIMEOUT_VARIABLE = "MAMBA_TUI_RANK_SECONDS"
+TIMEOUT_SECONDS = 600.0
+"""How long a rank waits for the others' gradients, unless the environment says otherwise."""
+SHARD_VARIABLE = "MAMBA_TUI_SHARD_FROM"
+SHARD_FROM = 1 << 28
+"""Parameters from which the optimizer's averages are divided among the ranks. Below it saves little memory,
+and exchanging weights costs more than updating all of them."""
+
+
+class RankLostError(Exception):
+    """Another rank has ended or does not answer. The message is meant for the user."""
+
+
+class Ranks:
+    """This process's place among `size` ranks.
+
+    Attributes:
+        rank: 0 for the one that decides, writes and listens.
+        size: how many there are.
+        local: which device of its machine this rank has.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
+        self.rank, self.size, self.local = rank, size, local
+        self._hosts: Any = None
+        self._watch: Watch | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank decides and writes."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other ranks."""
+        return self.size > 1
+
+    def device_name(self, config: RunConfig) -> str:
+        """The device of this rank. Raises UserError where a configuration leaves none to it."""
+        wanted = config.hardware.device
+        name = resolve_device(wanted)
+        if not self.several or name == "cpu":
+            return name
+        if ":" in name or name == "mps":
+            raise UserError(
+                f'device is "{wanted}", which is one device, for {self.size} ranks; accepted: cuda, cpu'
+            )
+        count = torch.cuda.device_count()
+        if count and self.local >= count:
+            raise UserError(f"ranks ask for more GPUs than this machine has ({count}): one a rank is needed")
+        return f"cuda:{self.local}"
+
+    def join(self, device: torch.device, on_loss: Callable[[str], None] = say) -> None:
+        """Meet the other ranks. From now on this process ends when one of them on this machine ends.
+
+        `on_loss` hears, in a thread of its own, which one it was. Raises RankLostError if they do not come.
+        """
+        if not self.several:
+            return
+        # Captured collectives are not timed, and the thread that would time them disturbs the capture.
+        # Multicast over NVLink hangs on some machines.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+        os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+        seconds = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_SECONDS))
+        cuda = device.type == "cuda"
+        with self.reporting():
+            dist.init_process_group(
+                "nccl" if cuda else "gloo",
+                rank=self.rank,
+                world_size=self.size,
+                timeout=datetime.timedelta(seconds=seconds),
+                device_id=device if cuda else None,
+            )
+            # The others wait here while rank 0 prepares the text, samples or is paused, which has no limit.
+            self._hosts = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+            peers: list[Any] = [None] * self.size
+            dist.all_gather_object(peers, (platform.node(), os.getpid()), group=self._hosts)
+        self._watch = Watch(peers, self.rank, on_loss)
+
+    def leave(self) -> None:
+        """Part in good order: each rank calls this last, and none that has is missed by the others."""
+        if self._watch is None:
+            return
+        self._watch.stop()
+        with self.reporting():
+            dist.barrier(self._hosts)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Turn what the transports say when another rank is gone into one sentence."""
+        try:
+            yield
+        except RuntimeError as error:  # torch.distributed.DistError is one
+            raise self.lost(error) from error
+
+    def lost(self, error: BaseException) -> RankLostError:
+        """What to say of an exchange that failed. Gives the watch a moment to find out who it was."""
+        if self._watch is not None and (who := self._watch.wait()):
+            return RankLostError(who)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return RankLostError(f"the ranks lost each other ({first[:160]})")
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Rank 0 goes through the block before the others; where it fails in there, they are asked to leave.
+
+        Raises StopRequestedError in the others then.
+        """
+        if self.first:
+            done = False
+            try:
+                yield
+                done = True
+            finally:
+                self.from_first(lambda: done)
+            return
+        if not self.from_first(lambda: False):
+            raise StopRequestedError
+        yield
+
+    def from_first(self, decide: Callable[[], Shared]) -> Shared:
+        """What `decide`, called on rank 0 only, gives there, on every rank. Goes from host to host."""
+        if not self.several:
+            return decide()
+        box: list[Any] = [decide() if self.first else None]
+        with self.reporting():
+            dist.broadcast_object_list(box, src=0, group=self._hosts)
+        shared: Shared = box[0]
+        return shared
+
+    def numbers_from_first(self, numbers: Tensor) -> None:
+        """Make `numbers`, int64 on the host, what they are on rank 0."""
+        if self.several:
+            with self.reporting():
+                dist.broadcast(numbers, src=0, group=self._hosts)
+
+    def sum_on_hosts(self, numbers: Tensor) -> None:
+        """Make `numbers`, on the host, their sum over the ranks."""
+        if self.several:
+            with self.reporting():
+                dist.all_reduce(numbers, group=self._hosts)
+
+    def rows(self, config: RunConfig) -> int:
+        """How many rows of a batch are this rank's."""
+        return config.training.batch_size // self.size
+
+    def share(self, count: int) -> slice:
+        """Which of `count` rows are this rank's."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gathered(self, state: ModelState) -> ModelState:
+        """The state of all rows on rank 0; the others keep theirs."""
+        if not self.several:
+            return state
+
+        def gather(tensor: Tensor) -> Tensor:
+            tensor = tensor.contiguous()
+            parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.first else None
+            with self.reporting():
+                dist.gather(tensor, parts, dst=0)
+            return torch.cat(parts) if parts else tensor
+
+        return state.map(gather)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Make a tensor on the device what it is on rank `source`."""
+        with self.reporting():
+            dist.broadcast(tensor, src=source)
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Give ranks other than 0 random numbers of their own, which depend on `step` only.
+
+        Called wherever a checkpoint is made or gone on from, so that a run draws the same numbers either way.
+        """
+        if not self.first:
+            torch.manual_seed((seed * 1_000_003 + step * 8191 + self.rank) % (1 << 63))
+
+    def shards(self, parameters: int) -> bool:
+        """Whether the optimizer of a model of so many parameters is divided among the ranks."""
+        return self.several and parameters >= int(os.environ.get(SHARD_VARIABLE, SHARD_FROM))
+
+
+ALONE = Ranks()
+
+
+class Watch:
+    """Ends this process soon after another rank on this machine, or the process that started both, has ended.
+
+    A rank that waits for a dead one on its device waits forever, and hears no signal meanwhile.
+    """
+
+    def __init__(self, peers: list[tuple[str, int]], rank: int, on_loss: Callable[[str], None]) -> None:
+        here = platform.node()
+        self._peers = {
+            f"rank {other} (process {pid})": (pid, process_start(pid))
+            for other, (host, pid) in enumerate(peers)
+            if host == here and other != rank
+        }
+        self._parent = os.getppid()
+        self._on_loss = on_loss
+        self._stopped = threading.Event()
+        self._found = threading.Event()
+        self._who = ""
+        threading.Thread(target=self._look, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Other ranks may end from now on."""
+        self._stopped.set()
+
+    def wait(self, seconds: float = 2.0) -> str:
+        """Which rank has ended, in words; "" if none has been missed after `seconds`."""
+        if self._found.wait(seconds):
+            return self._who
+        return ""
+
+    def _look(self) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            if os.getppid() != self._parent:
+                os._exit(EXIT_LOST)  # whoever holds the run's lock is gone: write nothing any more
+            gone = [name for name, (pid, start) in self._peers.items() if process_start(pid) != start]
+            if gone and not self._stopped.is_set():
+                self._who = f"{gone[0]} has died"
+                self._found.set()
+                break
+        else:
+            return
+        # On a CPU the main thread hears of it as well, and says so itself. On a device it may never return.
+        time.sleep(3.0)
+        self._on_loss(self._who)
+        os._exit(EXIT_LOST)

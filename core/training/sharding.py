@@ -1,0 +1,77 @@
+"""Who owns which parameter, where the optimizer's state is divided among ranks (ZeRO-1, arXiv 1910.02054).
+
+Every rank has all weights and all gradients, but keeps the averages of its own parameters only and updates
+only them. Then each rank sends its new weights to the others. So that this is one transfer a rank, the
+parameters of an owner lie side by side in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.training.ranks import Ranks
+
+ALIGNED = 64
+"""Parameters begin at multiples of so many elements, where kernels read 16 bytes at a time."""
+
+
+class Shards:
+    """The owner of each parameter, and one tensor for all parameters of an owner."""
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        """Moves the parameters; whoever remembers where they are must come afterwards."""
+        self._ranks = ranks
+        self._owners: dict[str, int] = {}
+        named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        loads = [0] * ranks.size
+        for name, weight in sorted(named.items(), key=lambda item: -item[1].numel()):
+            owner = loads.index(min(loads))
+            self._owners[name] = owner
+            loads[owner] += -(-weight.numel() // ALIGNED) * ALIGNED
+        like = next(iter(named.values()))
+        self._flat = [torch.zeros(load, device=like.device, dtype=like.dtype) for load in loads]
+        ends = [0] * ranks.size
+        for name, weight in named.items():
+            owner = self._owners[name]
+            place = self._flat[owner][ends[owner] : ends[owner] + weight.numel()].view(weight.shape)
+            place.copy_(weight.detach())
+            weight.data = place
+            ends[owner] += -(-weight.numel() // ALIGNED) * ALIGNED
+
+    def owned(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A group of parameters without those of other ranks."""
+        mine = [self._owners[name] == self._ranks.rank for name in group["names"]]
+        kept = {key: [item for item, own in zip(group[key], mine) if own] for key in ("names", "params")}
+        return {**group, **kept}
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Give every rank the weights of every owner."""
+        for owner, flat in enumerate(self._flat):
+            if len(flat):
+                self._ranks.broadcast(flat, owner)
+
+    @torch.no_grad()
+    def gathered(self, own: dict[str, Any], parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
+        """The optimizer's state by parameter, in the order of `parameters`; whole on rank 0 only.
+
+        What other ranks own goes to host memory at once, so that no device has to hold all of it.
+        """
+        whole: dict[str, Any] = {}
+        step = next(iter(own.values()))["step"]
+        for name, weight in parameters.items():
+            owner = self._owners[name]
+            entry: dict[str, Tensor] = {"step": step}
+            for key in ("average", "square"):
+                tensor = own[name][key] if name in own else torch.empty_like(weight)
+                if owner != 0:
+                    self._ranks.broadcast(tensor, owner)
+                    if self._ranks.first:
+                        tensor = tensor.cpu()
+                entry[key] = tensor
+            if self._ranks.first or name in own:
+                whole[name] = entry
+        return whole
