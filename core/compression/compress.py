@@ -1,0 +1,200 @@
+"""A file compressed without loss by a model's probabilities, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from core.compression.engine import Engine
+from core.compression.fingerprints import (
+    arithmetic_fingerprint,
+    arithmetic_name,
+    model_fingerprint,
+    tokenizer_fingerprint,
+)
+from core.compression.format import Header, Reader, Writer
+from core.compression.plan import Plan, plan
+from core.compression.workers import Progress, code_all
+from core.errors import UserError
+from core.system.files import open_to_read, replacing
+from core.system.hardware import available_cores, resolve_device
+
+Tell = Callable[[float, int], object]
+"""Called several times a second with the bytes of the contents that are done, and their number."""
+CUT_WITHIN = 256
+"""Bytes after a segment's planned end in which a better place to cut is looked for."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it."""
+
+    size: int
+    """Bytes of the contents."""
+    compressed: int
+    """Bytes of the compressed file."""
+    lanes: int
+    seconds: float
+
+
+def compress(
+    source: Path,
+    target: Path,
+    checkpoint: Path,
+    *,
+    device: str = "auto",
+    lanes: int | None = None,
+    workers: int | None = None,
+    tell: Tell = lambda done, size: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Write `source`, compressed by a checkpoint's model, to `target`, which is replaced at success only.
+
+    `lanes` are the texts read side by side (chosen by the length if None); `workers` the processes on CPU,
+    which change the speed alone. Raises UserError, and OSError from reading or writing.
+    """
+    began = time.monotonic()
+    engine = Engine.load(checkpoint, resolve_device(device))
+    with open_to_read(source, follow_links=True) as file:
+        size = os.fstat(file.fileno()).st_size
+        cut = plan(size, cuda=engine.device.type == "cuda", lanes=lanes)
+        digest = hashlib.sha256()
+        parts = _parts(file, cut, digest.update)
+        progress = Progress(lambda done: tell(min(done, size), size), stopped)
+        with replacing(target, private=False) as out:
+            writer = Writer(out, _header(engine, cut.lanes))
+            start, read = engine.document_start(), 0
+            if beginning := next(parts, b""):
+                segment = engine.encode(start, beginning, 1, progress.add)
+                writer.segment(segment)
+                if size > len(beginning):
+                    start = engine.after(start, segment, beginning)
+                read = len(beginning)
+            count = -(-max(0, size - read) // cut.segment)
+            for data, segment in code_all(
+                engine, checkpoint, start, cut.lanes, parts, _workers(engine, workers, count), progress
+            ):
+                read += len(data)
+                writer.segment(segment)
+            if read != size:
+                raise UserError(f"{source} changed while it was read; compress it again")
+            writer.end(size, digest.digest())
+    return Result(size, writer.written, cut.lanes, time.monotonic() - began)
+
+
+def decompress(
+    source: Path,
+    target: Path,
+    checkpoint: Path,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    tell: Tell = lambda done, size: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Write what `source` contains to `target`, which is replaced only by exactly the bytes compressed.
+
+    `device` auto is the kind that compressed. Raises UserError for a damaged file, another model, tokenizer
+    or arithmetic, and OSError from reading or writing.
+    """
+    began = time.monotonic()
+    with Reader(source) as reader:
+        header = reader.header
+        engine = Engine.load(checkpoint, _device(device, header, source))
+        _check_model(engine, header, source, checkpoint)
+        progress = Progress(lambda done: tell(min(done, reader.size), reader.size), stopped)
+        digest, size = hashlib.sha256(), 0
+        with replacing(target, private=False) as out:
+
+            def put(data: bytes) -> None:
+                nonlocal size
+                size += len(data)
+                digest.update(data)
+                out.write(data)
+
+            start, segments = engine.document_start(), reader.segments()
+            if first := next(segments, None):
+                beginning = engine.decode(start, first, progress.add)
+                put(beginning)
+                if reader.size > len(beginning):
+                    start = engine.after(start, first, beginning)
+            many = _workers(engine, workers, 2 if reader.size > size else 0)
+            for data, _ in code_all(engine, checkpoint, start, header.lanes, segments, many, progress):
+                put(data)
+            if size != reader.size or digest.digest() != reader.sha256:
+                raise UserError(
+                    f"{source} did not decompress to what was compressed (its hash differs), so nothing was "
+                    "written"
+                )
+    return Result(size, os.stat(source).st_size, header.lanes, time.monotonic() - began)
+
+
+def _workers(engine: Engine, wanted: int | None, segments: int) -> int:
+    if engine.device.type != "cpu":
+        return 1
+    return min(wanted or available_cores(), max(1, segments))
+
+
+def _header(engine: Engine, lanes: int) -> Header:
+    return Header(
+        model_fingerprint(engine.model),
+        tokenizer_fingerprint(engine.tokenizer),
+        arithmetic_fingerprint(engine.model, engine.tokenizer.eot, lanes),
+        lanes,
+        arithmetic_name(engine.device),
+    )
+
+
+def _device(wanted: str, header: Header, source: Path) -> str:
+    """The device to decompress on: the kind that compressed."""
+    kind = header.arithmetic_name.partition(",")[0]
+    device = resolve_device(wanted if wanted != "auto" or kind not in ("cpu", "cuda", "mps") else kind)
+    if device.partition(":")[0] != kind:
+        raise UserError(
+            f"{source} was compressed with {header.arithmetic_name}, and --device is {wanted}; "
+            f"accepted: {kind}, because another device's arithmetic comes to other bits"
+        )
+    return device
+
+
+def _check_model(engine: Engine, header: Header, source: Path, checkpoint: Path) -> None:
+    """Raise UserError unless model, tokenizer and arithmetic are those that compressed."""
+    for what, own, wanted in (
+        ("tokenizer", tokenizer_fingerprint(engine.tokenizer), header.tokenizer),
+        ("model", model_fingerprint(engine.model), header.model),
+    ):
+        if own != wanted:
+            raise UserError(
+                f"{source} was compressed with another {what} ({wanted.hex()[:12]}) than that of {checkpoint} "
+                f"({own.hex()[:12]}); name the one that compressed it with --run or --checkpoint"
+            )
+    if arithmetic_fingerprint(engine.model, engine.tokenizer.eot, header.lanes) != header.arithmetic:
+        raise UserError(
+            f"{source} was compressed with {header.arithmetic_name}, whose last digits differ from those of "
+            f"{arithmetic_name(engine.device)} here; decompress it where it was compressed"
+        )
+
+
+def _parts(file: IO[bytes], cut: Plan, seen: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The beginning of a file and its segments. Cuts are made between lines or words where some are near."""
+    wanted, kept = cut.beginning, b""
+    while data := kept + file.read(max(0, wanted + CUT_WITHIN - len(kept))):
+        end = _cut(data, wanted)
+        seen(data[:end])
+        yield data[:end]
+        kept, wanted = data[end:], cut.segment
+
+
+def _cut(data: bytes, wanted: int) -> int:
+    """Where to cut after `wanted` bytes."""
+    if len(data) < wanted + CUT_WITHIN:
+        return len(data)
+    for mark, behind in ((b"\n", 1), (b" ", 0)):
+        if (at := data.find(mark, wanted, wanted + CUT_WITHIN)) >= 0:
+            return at + behind
+    return wanted

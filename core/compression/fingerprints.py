@@ -1,0 +1,60 @@
+"""What must agree between the one who compresses and the one who decompresses: model, tokenizer, arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import torch
+
+from core.compression.coder import frequencies
+from core.compression.lanes import Rows, rows_of
+from core.data.tokenizer.tokenizer import Tokenizer
+from core.model import GPT
+
+PROBE_STEPS = 8
+
+
+def model_fingerprint(model: GPT) -> bytes:
+    """16 bytes that stand for a model's shape and all its weights."""
+    shape = dataclasses.asdict(model.config) | {"vocabulary": model.vocab_size}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> bytes:
+    """16 bytes that stand for a tokenizer."""
+    return bytes.fromhex(tokenizer.hash)[:16]
+
+
+def arithmetic_name(device: torch.device) -> str:
+    """What the arithmetic is done by, for people: `cpu, AVX512, torch 2.11.0`."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+def arithmetic_fingerprint(model: GPT, eot: int, lanes: int) -> bytes:
+    """8 bytes that stand for the frequencies a few made-up tokens lead to, bit for bit.
+
+    Whoever comes to other bits here would come to other text: processors, versions of torch and of the
+    libraries below it differ in the last digits, and only trying tells which ones agree.
+    """
+    digest = hashlib.sha256()
+    for count in sorted({1, lanes}):
+        _probe(model, rows_of(model, count, eot), count, digest)
+    return digest.digest()[:8]
+
+
+@torch.inference_mode()
+def _probe(model: GPT, rows: Rows, count: int, digest: hashlib._Hash) -> None:
+    device = model.embedding.weight.device
+    rows.load(model.initial_state(1))
+    lane = torch.arange(count, device=device)
+    for step in range(PROBE_STEPS):
+        logits = rows.read((lane * 7919 + step * 104_729) % max(1, model.vocab_size - 1))
+        digest.update(frequencies(logits).cpu().numpy().tobytes())

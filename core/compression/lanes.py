@@ -1,0 +1,169 @@
+"""A run of tokens to coded bits and back, with the probabilities that a model gives each next token.
+
+The tokens are cut into lanes, which the model reads side by side: lane i has the i-th part. Coding and
+decoding do the same arithmetic in the same order: both read one token of every lane at a time, in the same
+number of lanes, from the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from core.compression.coder import LaneDecoder, encode, frequencies
+from core.compression.row_decoder import RowDecoder
+from core.model import GPT
+from core.model_state import ModelState
+from core.ops.dispatch import takes_triton
+
+Tokens = npt.NDArray[np.int64]
+Told = Callable[[int], object]
+"""Called after every step with the tokens that it coded; may raise to end the work."""
+
+
+class Rows(Protocol):
+    """A model that reads a fixed number of texts side by side."""
+
+    def load(self, state: ModelState) -> None:
+        """Let every text go on from the one of `state`."""
+
+    def state(self) -> ModelState:
+        """The state after all that was read."""
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read one token of each text, (S,). Returns the next ones' logits, (S, V)."""
+
+
+class _GraphRows:
+    """`GraphDecoder`, which generation uses on CUDA, for texts that go on from one state."""
+
+    def __init__(self, model: GPT, rows: int, eot: int) -> None:
+        from core.generation.cuda.graph_decoder import GraphDecoder
+
+        with torch.inference_mode(False):
+            self._decoder = GraphDecoder(model, eot, rows)
+        self._index = torch.zeros(rows, dtype=torch.int64, device=model.embedding.weight.device)
+        self.state, self.read = self._decoder.state, self._decoder.read
+
+    def load(self, state: ModelState) -> None:
+        self._decoder.load(state.batch_rows(self._index))
+
+
+def rows_of(model: GPT, rows: int, eot: int) -> Rows:
+    """The fastest way to read `rows` texts side by side where the model is."""
+    if takes_triton(model.embedding.weight):
+        from core.generation.cuda.graph_decoder import can_decode
+
+        if can_decode(model):
+            return _GraphRows(model, rows, eot)
+    return RowDecoder(model, rows)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where all lanes of a segment go on: a state of one text, and the logits (1, V) of its next token."""
+
+    state: ModelState
+    logits: Tensor
+
+    def packed(self) -> dict[str, npt.NDArray[Any]]:
+        """A form that can be sent to another process."""
+        named = {**self.state.tensors(), "logits": self.logits}
+        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
+
+    @staticmethod
+    def unpacked(arrays: dict[str, npt.NDArray[Any]], device: torch.device) -> Start:
+        """The start whose `packed()` this is."""
+        named = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        return Start(ModelState.from_tensors(named), named["logits"])
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Coded tokens: how many, the coder's states (lanes,) and its words."""
+
+    tokens: int
+    states: npt.NDArray[np.uint64]
+    words: npt.NDArray[np.uint32]
+
+
+@torch.inference_mode()
+def document_start(model: GPT, eot: int) -> Start:
+    """The start of a document, which `eot` opens."""
+    rows = rows_of(model, 1, eot)
+    rows.load(model.initial_state(1))
+    logits = rows.read(torch.tensor([eot], device=model.embedding.weight.device)).clone()
+    return Start(rows.state(), logits)
+
+
+@torch.inference_mode()
+def encode_lanes(rows: Rows, lanes: int, start: Start, tokens: Tokens, told: Told) -> Coded:
+    """Code tokens (N,), N at least `lanes`, in `lanes` lanes of one segment."""
+    device = start.logits.device
+    given = torch.from_numpy(_as_lanes(tokens, lanes)).to(device)
+    starts, counts = torch.zeros_like(given), torch.zeros_like(given)
+    rows.load(start.state)
+    logits = start.logits.expand(lanes, -1)
+    steps = len(given)
+    for step in range(steps):
+        table = frequencies(logits)
+        symbol = given[step].unsqueeze(1)
+        own = table.gather(1, symbol)
+        counts[step] = own.squeeze(1)
+        starts[step] = (table.cumsum(1).gather(1, symbol) - own).squeeze(1)
+        if step + 1 < steps:
+            logits = rows.read(given[step])
+        told(lanes)
+    last = len(tokens) - (steps - 1) * lanes
+    return Coded(len(tokens), *encode(starts.cpu().numpy(), counts.cpu().numpy(), last))
+
+
+@torch.inference_mode()
+def decode_lanes(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens:
+    """The tokens (N,) that `encode_lanes` was given."""
+    lanes, device = len(coded.states), start.logits.device
+    coder = LaneDecoder(coded.states, coded.words, device)
+    steps = -(-coded.tokens // lanes)
+    out = torch.zeros(steps, lanes, dtype=torch.int64, device=device)
+    rows.load(start.state)
+    logits = start.logits.expand(lanes, -1)
+    for step in range(steps):
+        active = lanes if step + 1 < steps else coded.tokens - step * lanes
+        out[step, :active] = coder.next(frequencies(logits), active)
+        if step + 1 < steps:
+            logits = rows.read(out[step])
+        told(lanes)
+    return _from_lanes(out.cpu().numpy(), coded.tokens)
+
+
+@torch.inference_mode()
+def after(rows: Rows, last: int, device: torch.device) -> Start:
+    """Where a text of one lane stands, all but whose last token was read by coding it."""
+    logits = rows.read(torch.tensor([last], device=device)).clone()
+    return Start(rows.state(), logits)
+
+
+def _lengths(count: int, lanes: int) -> list[int]:
+    """How many tokens each lane has: the first lanes one more where they cannot all have as many."""
+    return [count // lanes + (lane < count % lanes) for lane in range(lanes)]
+
+
+def _as_lanes(tokens: Tokens, lanes: int) -> Tokens:
+    """(T, S), the i-th part in column i; zeros behind the end of the shorter ones."""
+    lengths = _lengths(len(tokens), lanes)
+    out = np.zeros((lengths[0], lanes), np.int64)
+    for lane, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
+        out[: len(part), lane] = part
+    return out
+
+
+def _from_lanes(table: Tokens, count: int) -> Tokens:
+    """What `_as_lanes` was given."""
+    lengths = _lengths(count, table.shape[1])
+    return np.concatenate([table[:length, lane] for lane, length in enumerate(lengths)])
