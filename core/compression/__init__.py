@@ -1,0 +1,1 @@
+"""Any file, compressed without loss by a model's probabilities."""

@@ -26,6 +26,8 @@ from core.system.hardware import available_cores, resolve_device
 
 Tell = Callable[[float, int], object]
 """Called several times a second with the bytes of the contents that are done, and their number."""
+LITTLE = 1 << 14
+"""Bytes that are restored before a second process would have begun."""
 CUT_WITHIN = 256
 """Bytes after a segment's planned end in which a better place to cut is looked for."""
 
@@ -68,17 +70,8 @@ def compress(
         progress = Progress(lambda done: tell(min(done, size), size), stopped)
         with replacing(target, private=False) as out:
             writer = Writer(out, _header(engine, cut.lanes))
-            start, read = engine.document_start(), 0
-            if beginning := next(parts, b""):
-                segment = engine.encode(start, beginning, 1, progress.add)
-                writer.segment(segment)
-                if size > len(beginning):
-                    start = engine.after(start, segment, beginning)
-                read = len(beginning)
-            count = -(-max(0, size - read) // cut.segment)
-            for data, segment in code_all(
-                engine, checkpoint, start, cut.lanes, parts, _workers(engine, workers, count), progress
-            ):
+            many, read = _workers(engine, workers, -(-size // cut.segment)), 0
+            for data, segment in code_all(engine, checkpoint, cut.lanes, parts, many, progress):
                 read += len(data)
                 writer.segment(segment)
             if read != size:
@@ -110,22 +103,12 @@ def decompress(
         progress = Progress(lambda done: tell(min(done, reader.size), reader.size), stopped)
         digest, size = hashlib.sha256(), 0
         with replacing(target, private=False) as out:
-
-            def put(data: bytes) -> None:
-                nonlocal size
+            many = _workers(engine, workers, reader.size // LITTLE)
+            segments = reader.segments()
+            for data, _ in code_all(engine, checkpoint, header.lanes, segments, many, progress):
                 size += len(data)
                 digest.update(data)
                 out.write(data)
-
-            start, segments = engine.document_start(), reader.segments()
-            if first := next(segments, None):
-                beginning = engine.decode(start, first, progress.add)
-                put(beginning)
-                if reader.size > len(beginning):
-                    start = engine.after(start, first, beginning)
-            many = _workers(engine, workers, 2 if reader.size > size else 0)
-            for data, _ in code_all(engine, checkpoint, start, header.lanes, segments, many, progress):
-                put(data)
             if size != reader.size or digest.digest() != reader.sha256:
                 raise UserError(
                     f"{source} did not decompress to what was compressed (its hash differs), so nothing was "
@@ -170,7 +153,7 @@ def _check_model(engine: Engine, header: Header, source: Path, checkpoint: Path)
     ):
         if own != wanted:
             raise UserError(
-                f"{source} was compressed with another {what} ({wanted.hex()[:12]}) than that of {checkpoint} "
+                f"{source} was compressed with another {what} ({wanted.hex()[:12]}) than {checkpoint} has "
                 f"({own.hex()[:12]}); name the one that compressed it with --run or --checkpoint"
             )
     if arithmetic_fingerprint(engine.model, engine.tokenizer.eot, header.lanes) != header.arithmetic:
@@ -181,13 +164,13 @@ def _check_model(engine: Engine, header: Header, source: Path, checkpoint: Path)
 
 
 def _parts(file: IO[bytes], cut: Plan, seen: Callable[[bytes], object]) -> Iterator[bytes]:
-    """The beginning of a file and its segments. Cuts are made between lines or words where some are near."""
-    wanted, kept = cut.beginning, b""
-    while data := kept + file.read(max(0, wanted + CUT_WITHIN - len(kept))):
-        end = _cut(data, wanted)
+    """The segments of a file. Cuts are made between lines or words where some are near."""
+    kept = b""
+    while data := kept + file.read(max(0, cut.segment + CUT_WITHIN - len(kept))):
+        end = _cut(data, cut.segment)
         seen(data[:end])
         yield data[:end]
-        kept, wanted = data[end:], cut.segment
+        kept = data[end:]
 
 
 def _cut(data: bytes, wanted: int) -> int:

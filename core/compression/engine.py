@@ -11,7 +11,7 @@ import torch
 from core.checkpoint import load_model
 from core.compression.exact_tokens import to_bytes, to_tokens
 from core.compression.format import Segment
-from core.compression.lanes import Rows, Start, after, decode_lanes, document_start, encode_lanes, rows_of
+from core.compression.lanes import Rows, decode_lanes, document_start, encode_lanes, rows_of
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
@@ -26,6 +26,7 @@ class Engine:
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.device = model.embedding.weight.device
+        self._start = document_start(model, tokenizer.eot)
         self._rows: dict[int, Rows] = {}
 
     @staticmethod
@@ -40,11 +41,7 @@ class Engine:
         model, tokenizer, _ = load_model(checkpoint, device)
         return Engine(model, tokenizer)
 
-    def document_start(self) -> Start:
-        """Where a file begins."""
-        return document_start(self.model, self.tokenizer.eot)
-
-    def encode(self, start: Start, data: bytes, lanes: int, progressed: Progressed) -> Segment:
+    def encode(self, data: bytes, lanes: int, progressed: Progressed) -> Segment:
         """The smaller of the coded form of `data` and the bytes as they are."""
         as_it_is = Segment(len(data), zlib.crc32(data), stored=data)
         if _is_noise(data):
@@ -55,19 +52,19 @@ class Engine:
         lanes = min(lanes, len(tokens))
         each = len(data) / len(tokens)
         coded = encode_lanes(
-            self._reading(lanes), lanes, start, tokens, lambda count: progressed(count * each)
+            self._reading(lanes), lanes, self._start, tokens, lambda count: progressed(count * each)
         )
         segment = Segment(len(data), zlib.crc32(data), coded, line_ends=text is not None)
         return segment if segment.cost < as_it_is.cost else as_it_is
 
-    def decode(self, start: Start, segment: Segment, progressed: Progressed) -> bytes:
+    def decode(self, segment: Segment, progressed: Progressed) -> bytes:
         """The bytes of a segment. Raises UserError if they are not those that were compressed."""
         if segment.coded is None:
             data = segment.stored
             progressed(len(data))
         else:
             rows, each = self._reading(len(segment.coded.states)), segment.size / segment.coded.tokens
-            tokens = decode_lanes(rows, start, segment.coded, lambda count: progressed(count * each))
+            tokens = decode_lanes(rows, self._start, segment.coded, lambda count: progressed(count * each))
             data = to_bytes(self.tokenizer, tokens)
             if segment.line_ends:
                 data = data.replace(b"\n", b"\r\n")
@@ -77,14 +74,6 @@ class Engine:
                 "differs; decompress with the device, processor and version of torch that compressed it"
             )
         return data
-
-    def after(self, start: Start, segment: Segment, data: bytes) -> Start:
-        """Where the lanes go on after the first segment, which this engine has just coded or decoded."""
-        coded = segment.coded
-        if coded is None or len(coded.states) > 1:
-            return start
-        tokens = to_tokens(self.tokenizer, _without_carriage_returns(data) or data)
-        return after(self._reading(1), int(tokens[-1]), self.device)
 
     def _reading(self, lanes: int) -> Rows:
         if lanes not in self._rows:

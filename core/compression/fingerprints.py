@@ -1,4 +1,4 @@
-"""What must agree between the one who compresses and the one who decompresses: model, tokenizer, arithmetic."""
+"""What must agree between who compresses and who decompresses: model, tokenizer, arithmetic."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ class Writer:
         """Add a segment."""
         coded = segment.coded
         kind = STORED if coded is None else CODED
-        tokens, lanes, words = (0, 0, 0) if coded is None else (coded.tokens, len(coded.states), len(coded.words))
+        tokens, lanes, words = (
+            (0, 0, 0) if coded is None else (coded.tokens, len(coded.states), len(coded.words))
+        )
         flags = LINE_ENDS if segment.line_ends else 0
         self._put(bytes((kind,)))
         self._put(_SEGMENT.pack(flags, segment.size, tokens, lanes, words, segment.checksum))
@@ -175,14 +177,15 @@ class Reader:
         self._file.seek(len(MAGIC))
 
     def _header(self) -> Header:
-        version, *fingerprints, lanes, length = _HEAD.unpack(self._take(_HEAD.size))
+        version, model, tokenizer, arithmetic, lanes, length = _HEAD.unpack(self._take(_HEAD.size))
         if version != VERSION:
             raise UserError(
                 f"{self.path} has version {version} of the format; this mamba-tui reads version {VERSION}"
             )
         if not 0 < lanes <= MAX_LANES:
             raise self._strange()
-        return Header(*fingerprints, lanes, self._take(length).decode("utf-8", "replace"))
+        name = self._take(length).decode("utf-8", "replace")
+        return Header(model, tokenizer, arithmetic, lanes, name)
 
     def _take(self, count: int) -> bytes:
         """The next bytes; the sum at the end is not among them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,17 +72,6 @@ class Start:
     state: ModelState
     logits: Tensor
 
-    def packed(self) -> dict[str, npt.NDArray[Any]]:
-        """A form that can be sent to another process."""
-        named = {**self.state.tensors(), "logits": self.logits}
-        return {name: tensor.cpu().numpy() for name, tensor in named.items()}
-
-    @staticmethod
-    def unpacked(arrays: dict[str, npt.NDArray[Any]], device: torch.device) -> Start:
-        """The start whose `packed()` this is."""
-        named = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        return Start(ModelState.from_tensors(named), named["logits"])
-
 
 @dataclass(frozen=True)
 class Coded:
@@ -140,13 +129,6 @@ def decode_lanes(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens:
             logits = rows.read(out[step])
         told(lanes)
     return _from_lanes(out.cpu().numpy(), coded.tokens)
-
-
-@torch.inference_mode()
-def after(rows: Rows, last: int, device: torch.device) -> Start:
-    """Where a text of one lane stands, all but whose last token was read by coding it."""
-    logits = rows.read(torch.tensor([last], device=device)).clone()
-    return Start(rows.state(), logits)
 
 
 def _lengths(count: int, lanes: int) -> list[int]:

@@ -17,7 +17,6 @@ from typing import Any
 
 from core.compression.engine import Engine
 from core.compression.format import Segment
-from core.compression.lanes import Start
 from core.errors import UserError
 
 REPORT_SECONDS = 0.2
@@ -25,7 +24,7 @@ Tell = Callable[[float], object]
 """Called several times a second with the bytes done so far."""
 
 
-class Canceled(UserError):
+class CanceledError(UserError):
     """The work was asked to end early."""
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class Canceled(UserError):
 
 
 class Progress:
-    """Counts bytes in one process and tells of them; raises Canceled when asked to stop."""
+    """Counts bytes in one process and tells of them; raises CanceledError when asked to stop."""
 
     def __init__(self, tell: Tell, stopped: Callable[[], bool]) -> None:
         self.done = 0.0
@@ -50,14 +49,13 @@ class Progress:
         if now - self._told >= REPORT_SECONDS:
             self._told = now
             if self._stopped():
-                raise Canceled
+                raise CanceledError
             self._tell(self.done + elsewhere)
 
 
 def code_all(
     engine: Engine,
     checkpoint: Path,
-    start: Start,
     lanes: int,
     parts: Iterable[bytes] | Iterable[Segment],
     workers: int,
@@ -66,11 +64,11 @@ def code_all(
     """Encode bytes or decode segments, in order, `workers` at once: yields (bytes, segment)."""
     if workers < 2:
         for part in parts:
-            yield _coded(engine, start, lanes, part, progress.add)
+            yield _coded(engine, lanes, part, progress.add)
         return
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("d", 0.0), context.Event()
-    begin = (str(checkpoint), str(engine.device), start.packed(), lanes, done, stop)
+    begin = (str(checkpoint), str(engine.device), lanes, done, stop)
     with ProcessPoolExecutor(workers, context, _begin, begin) as pool:
         waiting: deque[Future[tuple[bytes, Segment]]] = deque()
 
@@ -96,20 +94,18 @@ def code_all(
 
 
 def _coded(
-    engine: Engine, start: Start, lanes: int, part: bytes | Segment, add: Callable[[float], object]
+    engine: Engine, lanes: int, part: bytes | Segment, add: Callable[[float], object]
 ) -> tuple[bytes, Segment]:
     if isinstance(part, Segment):
-        return engine.decode(start, part, add), part
-    return part, engine.encode(start, part, lanes, add)
+        return engine.decode(part, add), part
+    return part, engine.encode(part, lanes, add)
 
 
 # Of a worker process.
 _worker: dict[str, Any] = {}
 
 
-def _begin(
-    checkpoint: str, device: str, start: dict[str, Any], lanes: int, done: Any, stop: Any
-) -> None:
+def _begin(checkpoint: str, device: str, lanes: int, done: Any, stop: Any) -> None:
     """Be a worker: load the model, and end when the parent does."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -120,16 +116,16 @@ def _begin(
 
         threading.Thread(target=follow, daemon=True).start()
     engine = Engine.load(Path(checkpoint), device)
-    _worker.update(engine=engine, start=Start.unpacked(start, engine.device), lanes=lanes)
+    _worker.update(engine=engine, lanes=lanes)
 
     def add(count: float) -> None:
         with done.get_lock():
             done.value += count
         if stop.is_set():
-            raise Canceled
+            raise CanceledError
 
     _worker["add"] = add
 
 
 def _work(part: bytes | Segment) -> tuple[bytes, Segment]:
-    return _coded(_worker["engine"], _worker["start"], _worker["lanes"], part, _worker["add"])
+    return _coded(_worker["engine"], _worker["lanes"], part, _worker["add"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
-    "Use a model": ("generate", "eval"),
+    "Use a model": ("generate", "eval", "compress", "decompress"),
     "Text": ("data",),
     "Speed": ("bench",),
     "Shell": ("completion",),
@@ -53,6 +53,12 @@ EXAMPLES = {
         "mamba-tui eval --text new-book.txt": "the newest run's best checkpoint on a text",
         "mamba-tui eval --run run-003 --text ~/validation --json": "figures for another program",
     },
+    "compress": {
+        "mamba-tui compress novel.txt": "the newest run's best checkpoint makes novel.txt.mtz",
+        "mamba-tui compress novel.txt --compare": "beside gzip, xz and PPMd",
+        "mamba-tui compress novel.txt --run run-003 --lanes 4 -o small.mtz": "slower, a little smaller",
+    },
+    "decompress": {"mamba-tui decompress novel.txt.mtz --run run-003": "novel.txt again"},
     "data": {
         "mamba-tui data info --dataset ~/books": "what became of every file",
         "mamba-tui data sample --tokens 50": "50 tokens as the model sees them",

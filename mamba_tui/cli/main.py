@@ -34,6 +34,8 @@ MODULES = {
     "finish": "mamba_tui.cli.steer",
     "save": "mamba_tui.cli.steer",
     "logs": "mamba_tui.cli.steer",
+    "compress": "mamba_tui.cli.compress",
+    "decompress": "mamba_tui.cli.compress",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
@@ -149,10 +151,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     from mamba_tui.cli.bench import add_parser as add_bench
     from mamba_tui.cli.completion import add_parser as add_completion
+    from mamba_tui.cli.compress import add_parser as add_compression
     from mamba_tui.cli.data import add_parser as add_data
     from mamba_tui.cli.sweep import add_parser as add_sweep
 
     add_sweep(commands)
+    add_compression(commands)
     add_data(commands)
     add_bench(commands)
     add_completion(commands, parser)
