@@ -71,8 +71,8 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
     from core.training.build import open_device
     from core.training.compilation import compiled
     from core.training.cuda_graph_step import CUDAGraphStep
+    from core.training.launcher import torchrun_place
     from core.training.optimizer import make_optimizer
-    from core.training.process import torchrun_place
     from core.training.ranks import Ranks
 
     ranks = Ranks(*torchrun_place())

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 from core.config.changes import replace
 from core.config.schema import MAMBA, STANDARD, ModelConfig, RunConfig
+from core.system.hardware import cuda_devices
 
 SSD_CHUNK = 64
 VOCABULARY_MULTIPLE = 64
 ADAMW_BYTES = 4 + 4 + 8  # a weight, its gradient, and AdamW's two averages, all float32
 LOSS_CHUNK_TOKENS = 2048
+SHARD_FROM = 1 << 28
+"""Parameters from which AdamW's averages are divided among ranks. Below it saves little memory, and
+exchanging weights costs more than updating all of them."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def training_memory(config: RunConfig, vocab_size: int, *, cuda: bool = False) -
     model, training = config.model, config.training
     half = config.hardware.dtype == "bfloat16" or (config.hardware.dtype == "auto" and cuda)
     element = 2 if half else 4
-    tokens = training.batch_size * model.block_size
+    ranks = rank_count(config)
+    tokens = training.batch_size // ranks * model.block_size
     per_layer = [layer.activations for layer in layers(model, vocab_size)]
     if config.hardware.activation_checkpointing:
         kept = sum(model.n_embd) + max(per_layer)
@@ -119,10 +124,24 @@ def training_memory(config: RunConfig, vocab_size: int, *, cuda: bool = False) -
     logits = min(tokens, LOSS_CHUNK_TOKENS) * padded_vocabulary(vocab_size) * (element + 4)
     return int(
         parameters(model, vocab_size) * ADAMW_BYTES
+        + _of_ranks(parameters(model, vocab_size), ranks)
         + tokens * kept * element
         + logits
         + (parameters(model, vocab_size) * 2 if half else 0)
     )
+
+
+def rank_count(config: RunConfig) -> int:
+    """How many ranks share a batch; for `all`, one for every GPU of this machine."""
+    return config.hardware.ranks or max(1, len(cuda_devices()))
+
+
+def _of_ranks(count: int, ranks: int) -> int:
+    """What each of several ranks needs beside what one would: sums of gradients, less of AdamW's averages."""
+    if ranks == 1:
+        return 0
+    averages = 8 * count * (ranks - 1) // ranks if count >= SHARD_FROM else 0
+    return 4 * count - averages
 
 
 def lower_memory_advice(config: RunConfig, vocab_size: int, available: int, *, cuda: bool = False) -> str:

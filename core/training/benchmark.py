@@ -11,14 +11,17 @@ import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from core.config import estimates as budget
+from core.config.preflight import check_divides, ranks_wanted
 from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
 from core.data.loader import SequentialLoader
@@ -30,8 +33,10 @@ from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.training.build import open_device
 from core.training.compilation import compiled, compiles
+from core.training.launcher import start_ranks, torchrun_place
 from core.training.make_step import make_step
 from core.training.optimizer import make_optimizer
+from core.training.ranks import ALONE, Ranks
 from core.training.step import autocast
 
 VOCABULARIES = {"char": 96, "byte": 257, "gpt2": 50257, "auto": 4096}
@@ -70,20 +75,24 @@ def vocabulary(config: RunConfig) -> int:
 class Bench:
     """One configuration on one device, and the measurements on it."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks = ALONE) -> None:
         self.config = config
+        self.ranks = ranks
+        self.parted = False
         self.vocab_size = vocabulary(config)
-        self.device = open_device(config)
+        self.device = open_device(config, ranks)
+        ranks.join(self.device)
         torch.manual_seed(config.training.seed)
         self.model = GPT(config.model, self.vocab_size).to(self.device)
         self.model.activation_checkpointing = config.hardware.activation_checkpointing
-        self.optimizer = make_optimizer(self.model, config.training)
+        self.optimizer = make_optimizer(self.model, config.training, ranks)
         training, block = config.training, config.model.block_size
         self.tokens_per_step = training.batch_size * block * training.gradient_accumulation_steps
         length = max(STREAM_CHUNKS * training.batch_size * block, 1 << 16) + 1
         self.loader = SequentialLoader(
             RandomStream(length, self.vocab_size), self.vocab_size - 1,
             training.batch_size, block, config.data.carry_chunks, training.seed,
+            rows=ranks.share(training.batch_size),
         )  # fmt: skip
 
     def synchronize(self) -> None:
@@ -99,18 +108,23 @@ class Bench:
             work()
         durations: list[float] = []
         self.synchronize()
-        while sum(durations) < seconds or len(durations) < 3:
+        while self._again(sum(durations) < seconds or len(durations) < 3):
             began = time.perf_counter()
             work()
             self.synchronize()
             durations.append(time.perf_counter() - began)
         return durations
 
+    def _again(self, wanted: bool) -> bool:
+        return wanted if self.parted else self.ranks.from_first(lambda: wanted)
+
     def training(self, seconds: float) -> dict[str, Any]:
         """Optimizer steps as the trainer runs them. Milliseconds are medians."""
         compiling = compiles(self.config, self.device)
         forward = compiled(self.model) if compiling else self.model
-        step = make_step(self.model, forward, self.optimizer, self.loader, self.config, self.device)
+        step = make_step(
+            self.model, forward, self.optimizer, self.loader, self.config, self.device, self.ranks
+        )
         number = 0
         waited: list[float] = []
 
@@ -144,7 +158,7 @@ class Bench:
 
     def parts(self, seconds: float) -> dict[str, float]:
         """Milliseconds of each part of one plain, uncaptured step, the device waited for after each."""
-        state = self.model.initial_state(self.config.training.batch_size, self.device)
+        state = self.model.initial_state(self.ranks.rows(self.config), self.device)
         times: dict[str, list[float]] = {part: [] for part in PARTS}
         training = self.config.training
         repeats = training.gradient_accumulation_steps
@@ -219,10 +233,17 @@ class Bench:
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
 
-def run(config: RunConfig, seconds: float) -> dict[str, Any]:
-    """All measurements of one configuration. Raises UserError for a device that is not there."""
-    bench = Bench(config)
+def run(config: RunConfig, seconds: float, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """All measurements of one configuration. Raises UserError for a device that is not there.
+
+    With several ranks they train together, and the rest is measured on rank 0 alone.
+    """
+    bench = Bench(config, ranks)
     training = bench.training(seconds)
+    ranks.leave()
+    if not ranks.first:
+        return {}
+    bench.parted = True
     memory = bench.memory()
     ceiling = bench.matrix_ceiling()
     return {
@@ -231,8 +252,9 @@ def run(config: RunConfig, seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "parameters": sum(p.numel() for p in bench.model.parameters()),
         "vocab_size": bench.vocab_size,
+        "ranks": ranks.size,
         "tokens_per_step": bench.tokens_per_step,
-        "training": training | {"utilization": training["flops_per_second"] / ceiling},
+        "training": training | {"utilization": training["flops_per_second"] / ceiling / ranks.size},
         "parts_ms": bench.parts(seconds / 2),
         "memory_bytes": memory,
         "matrix_flops_per_second": ceiling,
@@ -241,14 +263,33 @@ def run(config: RunConfig, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read a request, measure, print. Exit code 2 with one sentence for bad input."""
+    """Read a request, measure, print. Exit code 2 with one sentence for bad input.
+
+    Several ranks read it from the file that is named on their command line.
+    """
+    ranks = Ranks(*torchrun_place())
     try:
-        request = json.load(sys.stdin)
-        print(json.dumps(run(build(request["config"]), float(request["seconds"]))))
+        request = json.loads(Path(sys.argv[1]).read_text() if ranks.several else sys.stdin.read())
+        config = build(request["config"])
+        if not ranks.several and (count := ranks_wanted(config)) > 1:
+            return measure_together(count, request)
+        check_divides(config, ranks.size)
+        figures = run(config, float(request["seconds"]), ranks)
+        if ranks.first:
+            print(json.dumps(figures))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def measure_together(count: int, request: dict[str, Any]) -> int:
+    """Measure with several ranks, of which rank 0 prints; the exit code."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(request, file)
+        file.flush()
+        failures = start_ranks(count, "-m", "core.training.benchmark", file.name)
+    return max((1 if failure.exitcode != 2 else 2 for failure in failures.values()), default=0)
 
 
 if __name__ == "__main__":

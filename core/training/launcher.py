@@ -37,6 +37,19 @@ TRIES = 5
 """Attempts in a row that may die without having saved anything new."""
 
 
+def torchrun_place() -> tuple[int, int, int]:
+    """This process's rank, how many there are, and its rank on this machine, as torchrun says."""
+    rank, size, local = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if "MASTER_ADDR" in os.environ and rank.isdecimal() and size.isdecimal() and local.isdecimal():
+        return int(rank), int(size), int(local)
+    return 0, 1, 0
+
+
+def launched() -> bool:
+    """Whether the process that started this one holds the run's lock for it."""
+    return os.environ.get(LOCK_VARIABLE) == str(os.getppid())
+
+
 def launch(run: Run, config: RunConfig, count: int) -> int:
     """Train a run with `count` ranks; the exit code. The run's lock must be held by this process."""
     return Launcher(run, config, count).run()
@@ -86,7 +99,10 @@ class Launcher:
         """Start all ranks and wait until they have ended; those that failed, by rank."""
         failures: dict[int, Any] = {}
         # In a thread, because there torch leaves the signals to us.
-        agent = threading.Thread(target=lambda: failures.update(self._serve()), name="agent", daemon=True)
+        arguments = ("-m", "core.training.process", str(self._run.path.resolve()))
+        agent = threading.Thread(
+            target=lambda: failures.update(start_ranks(self._count, *arguments)), name="agent", daemon=True
+        )
         agent.start()
         self._forwarded, self._first_pid = 0, 0
         while agent.is_alive():
@@ -98,32 +114,6 @@ class Launcher:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._first_pid, signal.SIGTERM)
         return failures
-
-    def _serve(self) -> dict[int, Any]:
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-        # It warns that signals are not its own, as is meant.
-        logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
-        plan = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=self._count,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,  # this process does it, which tells of each death and counts those without a save
-            monitor_interval=0.1,
-        )
-        command = ("-P", "-m", "core.training.process", str(self._run.path.resolve()))
-        try:
-            elastic_launch(plan, sys.executable)(*command)
-        except ChildFailedError as error:
-            return dict(error.failures)
-        except Exception as error:
-            say(f"torchrun: {type(error).__name__}: {error}")
-        return {}
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -176,6 +166,33 @@ class Launcher:
         writer = EventWriter(self._run.events_path)
         writer.write(EndEvent(reason=reason, step=step, message=message, checkpoint=name))
         writer.close()
+
+
+def start_ranks(count: int, *arguments: str) -> dict[int, Any]:
+    """Run `python -P ARGUMENTS` as so many ranks until they end; those that failed, by rank."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # It warns that signals are not its own, as is meant.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
+    plan = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,  # this process does it, which tells of each death and counts those without a save
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(plan, sys.executable)("-P", *arguments)
+    except ChildFailedError as error:
+        return dict(error.failures)
+    except Exception as error:
+        say(f"torchrun: {type(error).__name__}: {error}")
+    return {}
 
 
 def _who(failures: dict[int, Any]) -> str:

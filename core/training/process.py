@@ -29,7 +29,7 @@ from core.runs.directory import portable
 from core.runs.events import EndEvent, ErrorEvent, RunEvent
 from core.system.allocator import keep_freed_memory
 from core.system.processes import calm_threads
-from core.training.launcher import EXIT_LOST, LOCK_VARIABLE
+from core.training.launcher import EXIT_LOST, launched, torchrun_place
 from core.training.requests import Requests, StopRequestedError, run_folder, say
 
 if TYPE_CHECKING:
@@ -74,19 +74,6 @@ def main(arguments: list[str]) -> int:
         place = os.path.abspath(error.filename or run.path)
         say(f"{place} cannot be used ({error.strerror}); accepted: a folder to write to")
         return BAD_INPUT
-
-
-def torchrun_place() -> tuple[int, int, int]:
-    """This process's rank, how many there are, and its rank on this machine, as torchrun says."""
-    rank, size, local = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if "MASTER_ADDR" in os.environ and rank.isdecimal() and size.isdecimal() and local.isdecimal():
-        return int(rank), int(size), int(local)
-    return 0, 1, 0
-
-
-def launched() -> bool:
-    """Whether the process that started this one holds the run's lock for it."""
-    return os.environ.get(LOCK_VARIABLE) == str(os.getppid())
 
 
 class Session:

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from core.config.estimates import SHARD_FROM
 from core.config.schema import RunConfig
 from core.errors import UserError
 from core.model import ModelState
@@ -39,9 +40,6 @@ TIMEOUT_VARIABLE = "MAMBA_TUI_RANK_SECONDS"
 TIMEOUT_SECONDS = 600.0
 """How long a rank waits for the others' gradients, unless the environment says otherwise."""
 SHARD_VARIABLE = "MAMBA_TUI_SHARD_FROM"
-SHARD_FROM = 1 << 28
-"""Parameters from which the optimizer's averages are divided among the ranks. Below it saves little memory,
-and exchanging weights costs more than updating all of them."""
 
 
 class RankLostError(Exception):

@@ -15,7 +15,7 @@ from core.config.schema import flat
 from core.errors import UserError
 from core.system.processes import module_command, module_environment
 from mamba_tui.cli.arguments import number
-from mamba_tui.cli.run_options import add_configuration_options, configuration
+from mamba_tui.cli.run_options import add_configuration_options, add_ranks_option, configuration
 from mamba_tui.widgets.numbers import bytes_size, compact
 
 BENCH_ENDED = "the benchmark process failed; the lines above say why"
@@ -25,6 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="measure how fast a configuration trains and generates here")
     add_configuration_options(parser)
+    add_ranks_option(parser)
     parser.add_argument(
         "--seconds",
         type=number,
@@ -73,6 +74,8 @@ def _show(figures: dict[str, Any]) -> None:
     table.add_row(
         "model", compact(figures["parameters"]), f"parameters, vocabulary {figures['vocab_size']:,}"
     )
+    if figures["ranks"] > 1:
+        table.add_row("ranks", str(figures["ranks"]), "train together; the rest is of one of them")
     table.add_row("training", f"{training['tokens_per_second']:,.0f}", "tokens/s")
     table.add_row("", f"{training['step_ms']:.2f}", f"ms a step of {figures['tokens_per_step']:,} tokens")
     table.add_row("", f"{training['first_step_seconds']:.1f}", "s until the first step was done")

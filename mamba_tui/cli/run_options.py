@@ -52,9 +52,19 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_ranks_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes train together."""
+    parser.add_argument(
+        "--ranks",
+        metavar="N",
+        help="processes that train together under torchrun: a number, or all for one a GPU (default 1)",
+    )
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a configuration and a run."""
     add_configuration_options(parser)
+    add_ranks_option(parser)
     group = parser.add_argument_group("run")
     group.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
     mode = group.add_mutually_exclusive_group()
@@ -104,7 +114,8 @@ def _overridden(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
         "max_iters": arguments.max_iters,
     }
     config = replace(config, "the command line", **{k: v for k, v in flags.items() if v is not None})
-    config = apply_settings(config, arguments.set)
+    ranks = getattr(arguments, "ranks", None)
+    config = apply_settings(config, [*([] if ranks is None else [f"ranks={ranks}"]), *arguments.set])
     resolve_device(config.hardware.device)
     return config
 
