@@ -1,11 +1,11 @@
 """Probabilities to integer frequencies, and symbols to bits by them: interleaved rANS (arXiv 1311.2540).
 
-Every lane codes its own symbols with a 64-bit state, 32 bits are moved in or out at a time, and all lanes
+Every stream codes its own symbols with a 64-bit state, 32 bits are moved in or out at a time, and all streams
 share one sequence of 32-bit words. rANS gives symbols back in the reverse of the order in which they were
 coded, so the encoder goes through them backward, after all probabilities are known; the decoder goes
 forward, on the device where the model is. Everything here is whole numbers but for one softmax.
 
-Shapes: S lanes, V symbols, T steps.
+Shapes: S streams, V symbols, T steps.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def frequencies(logits: Tensor) -> Tensor:
 def encode(
     starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], last: int
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
-    """The final states (S,) and the words of T steps of S lanes.
+    """The final states (S,) and the words of T steps of S streams.
 
     `starts` and `counts` (T, S) are the sum of the frequencies before each symbol, and its own. In the last
-    step only the first `last` lanes have a symbol.
+    step only the first `last` streams have a symbol.
     """
-    steps, lanes = starts.shape
-    state = np.full(lanes, LOWEST_STATE, np.uint64)
+    steps, streams = starts.shape
+    state = np.full(streams, LOWEST_STATE, np.uint64)
     first, own = starts.astype(np.uint64), counts.astype(np.uint64)
     words: list[npt.NDArray[np.uint32]] = []
     precision, word = np.uint64(PRECISION), np.uint64(WORD)
     limit_shift = np.uint64(31 + WORD - PRECISION)
     for step in reversed(range(steps)):
-        active = last if step == steps - 1 else lanes
+        active = last if step == steps - 1 else streams
         count, start, x = own[step, :active], first[step, :active], state[:active]
         full = x >= count << limit_shift
         words.append(x[full].astype(np.uint32))
@@ -64,8 +64,8 @@ def encode(
     return state, np.concatenate(words[::-1]) if words else np.empty(0, np.uint32)
 
 
-class LaneDecoder:
-    """Gives back the symbols that `encode` was given, one of every lane at a time."""
+class StreamDecoder:
+    """Gives back the symbols that `encode` was given, one of every stream at a time."""
 
     def __init__(
         self, state: npt.NDArray[np.uint64], words: npt.NDArray[np.uint32], device: torch.device
@@ -76,7 +76,7 @@ class LaneDecoder:
         self._read = torch.zeros((), dtype=torch.int64, device=device)
 
     def next(self, counts: Tensor, active: int) -> Tensor:
-        """The symbols (active,) of the first `active` lanes, whose `frequencies` are (S, V)."""
+        """The symbols (active,) of the first `active` streams, whose `frequencies` are (S, V)."""
         counts = counts[:active]
         sums = counts.cumsum(1)
         x = self._state[:active]

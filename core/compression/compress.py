@@ -40,7 +40,7 @@ class Result:
     """Bytes of the contents."""
     compressed: int
     """Bytes of the compressed file."""
-    lanes: int
+    streams: int
     seconds: float
 
 
@@ -50,34 +50,34 @@ def compress(
     checkpoint: Path,
     *,
     device: str = "auto",
-    lanes: int | None = None,
+    streams: int | None = None,
     workers: int | None = None,
     tell: Tell = lambda done, size: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Write `source`, compressed by a checkpoint's model, to `target`, which is replaced at success only.
 
-    `lanes` are the texts read side by side (chosen by the length if None); `workers` the processes on CPU,
+    `streams` are the texts read side by side (chosen by the length if None); `workers` the processes on CPU,
     which change the speed alone. Raises UserError, and OSError from reading or writing.
     """
     began = time.monotonic()
     engine = Engine.load(checkpoint, resolve_device(device))
     with open_to_read(source, follow_links=True) as file:
         size = os.fstat(file.fileno()).st_size
-        cut = plan(size, cuda=engine.device.type == "cuda", lanes=lanes)
+        cut = plan(size, cuda=engine.device.type == "cuda", streams=streams)
         digest = hashlib.sha256()
         parts = _parts(file, cut, digest.update)
         progress = Progress(lambda done: tell(min(done, size), size), stopped)
         with replacing(target, private=False) as out:
-            writer = Writer(out, _header(engine, cut.lanes))
+            writer = Writer(out, _header(engine, cut.streams))
             many, read = _workers(engine, workers, -(-size // cut.segment)), 0
-            for data, segment in code_all(engine, checkpoint, cut.lanes, parts, many, progress):
+            for data, segment in code_all(engine, checkpoint, cut.streams, parts, many, progress):
                 read += len(data)
                 writer.segment(segment)
             if read != size:
                 raise UserError(f"{source} changed while it was read; compress it again")
             writer.end(size, digest.digest())
-    return Result(size, writer.written, cut.lanes, time.monotonic() - began)
+    return Result(size, writer.written, cut.streams, time.monotonic() - began)
 
 
 def decompress(
@@ -105,7 +105,7 @@ def decompress(
         with replacing(target, private=False) as out:
             many = _workers(engine, workers, reader.size // LITTLE)
             segments = reader.segments()
-            for data, _ in code_all(engine, checkpoint, header.lanes, segments, many, progress):
+            for data, _ in code_all(engine, checkpoint, header.streams, segments, many, progress):
                 size += len(data)
                 digest.update(data)
                 out.write(data)
@@ -114,7 +114,7 @@ def decompress(
                     f"{source} did not decompress to what was compressed (its hash differs), so nothing was "
                     "written"
                 )
-    return Result(size, os.stat(source).st_size, header.lanes, time.monotonic() - began)
+    return Result(size, os.stat(source).st_size, header.streams, time.monotonic() - began)
 
 
 def _workers(engine: Engine, wanted: int | None, segments: int) -> int:
@@ -123,12 +123,12 @@ def _workers(engine: Engine, wanted: int | None, segments: int) -> int:
     return min(wanted or available_cores(), max(1, segments))
 
 
-def _header(engine: Engine, lanes: int) -> Header:
+def _header(engine: Engine, streams: int) -> Header:
     return Header(
         model_fingerprint(engine.model),
         tokenizer_fingerprint(engine.tokenizer),
-        arithmetic_fingerprint(engine.model, engine.tokenizer.eot, lanes),
-        lanes,
+        arithmetic_fingerprint(engine.model, engine.tokenizer.eot, streams),
+        streams,
         arithmetic_name(engine.device),
     )
 
@@ -156,7 +156,7 @@ def _check_model(engine: Engine, header: Header, source: Path, checkpoint: Path)
                 f"{source} was compressed with another {what} ({wanted.hex()[:12]}) than {checkpoint} has "
                 f"({own.hex()[:12]}); name the one that compressed it with --run or --checkpoint"
             )
-    if arithmetic_fingerprint(engine.model, engine.tokenizer.eot, header.lanes) != header.arithmetic:
+    if arithmetic_fingerprint(engine.model, engine.tokenizer.eot, header.streams) != header.arithmetic:
         raise UserError(
             f"{source} was compressed with {header.arithmetic_name}, whose last digits differ from those of "
             f"{arithmetic_name(engine.device)} here; decompress it where it was compressed"

@@ -11,7 +11,7 @@ import torch
 from core.checkpoint import load_model
 from core.compression.exact_tokens import to_bytes, to_tokens
 from core.compression.format import Segment
-from core.compression.lanes import Rows, decode_lanes, document_start, encode_lanes, rows_of
+from core.compression.streams import Rows, decode_streams, document_start, encode_streams, rows_of
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
@@ -41,7 +41,7 @@ class Engine:
         model, tokenizer, _ = load_model(checkpoint, device)
         return Engine(model, tokenizer)
 
-    def encode(self, data: bytes, lanes: int, progressed: Progressed) -> Segment:
+    def encode(self, data: bytes, streams: int, progressed: Progressed) -> Segment:
         """The smaller of the coded form of `data` and the bytes as they are."""
         as_it_is = Segment(len(data), zlib.crc32(data), stored=data)
         if _is_noise(data):
@@ -49,10 +49,10 @@ class Engine:
             return as_it_is
         text = _without_carriage_returns(data)
         tokens = to_tokens(self.tokenizer, data if text is None else text)
-        lanes = min(lanes, len(tokens))
+        streams = min(streams, len(tokens))
         each = len(data) / len(tokens)
-        coded = encode_lanes(
-            self._reading(lanes), lanes, self._start, tokens, lambda count: progressed(count * each)
+        coded = encode_streams(
+            self._reading(streams), streams, self._start, tokens, lambda count: progressed(count * each)
         )
         segment = Segment(len(data), zlib.crc32(data), coded, line_ends=text is not None)
         return segment if segment.cost < as_it_is.cost else as_it_is
@@ -64,7 +64,7 @@ class Engine:
             progressed(len(data))
         else:
             rows, each = self._reading(len(segment.coded.states)), segment.size / segment.coded.tokens
-            tokens = decode_lanes(rows, self._start, segment.coded, lambda count: progressed(count * each))
+            tokens = decode_streams(rows, self._start, segment.coded, lambda count: progressed(count * each))
             data = to_bytes(self.tokenizer, tokens)
             if segment.line_ends:
                 data = data.replace(b"\n", b"\r\n")
@@ -75,12 +75,12 @@ class Engine:
             )
         return data
 
-    def _reading(self, lanes: int) -> Rows:
-        if lanes not in self._rows:
+    def _reading(self, streams: int) -> Rows:
+        if streams not in self._rows:
             if len(self._rows) > 1:
                 self._rows.clear()
-            self._rows[lanes] = rows_of(self.model, lanes, self.tokenizer.eot)
-        return self._rows[lanes]
+            self._rows[streams] = rows_of(self.model, streams, self.tokenizer.eot)
+        return self._rows[streams]
 
 
 def _without_carriage_returns(data: bytes) -> bytes | None:

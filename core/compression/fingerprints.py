@@ -9,7 +9,7 @@ import json
 import torch
 
 from core.compression.coder import frequencies
-from core.compression.lanes import Rows, rows_of
+from core.compression.streams import Rows, rows_of
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.model import GPT
 
@@ -38,14 +38,14 @@ def arithmetic_name(device: torch.device) -> str:
     return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
-def arithmetic_fingerprint(model: GPT, eot: int, lanes: int) -> bytes:
+def arithmetic_fingerprint(model: GPT, eot: int, streams: int) -> bytes:
     """8 bytes that stand for the frequencies a few made-up tokens lead to, bit for bit.
 
     Whoever comes to other bits here would come to other text: processors, versions of torch and of the
     libraries below it differ in the last digits, and only trying tells which ones agree.
     """
     digest = hashlib.sha256()
-    for count in sorted({1, lanes}):
+    for count in sorted({1, streams}):
         _probe(model, rows_of(model, count, eot), count, digest)
     return digest.digest()[:8]
 
@@ -54,7 +54,7 @@ def arithmetic_fingerprint(model: GPT, eot: int, lanes: int) -> bytes:
 def _probe(model: GPT, rows: Rows, count: int, digest: hashlib._Hash) -> None:
     device = model.embedding.weight.device
     rows.load(model.initial_state(1))
-    lane = torch.arange(count, device=device)
+    stream = torch.arange(count, device=device)
     for step in range(PROBE_STEPS):
-        logits = rows.read((lane * 7919 + step * 104_729) % max(1, model.vocab_size - 1))
+        logits = rows.read((stream * 7919 + step * 104_729) % max(1, model.vocab_size - 1))
         digest.update(frequencies(logits).cpu().numpy().tobytes())

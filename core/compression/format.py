@@ -1,10 +1,10 @@
 """The file that `mamba-tui compress` writes. All numbers are little-endian.
 
     MAGIC, version (2 bytes)
-    fingerprint of the model (16), of the tokenizer (16), of the arithmetic (8), lanes of a segment (2)
+    fingerprint of the model (16), of the tokenizer (16), of the arithmetic (8), streams of a segment (2)
     the arithmetic in words: length (1) and UTF-8
-    segments, each: kind (1), flags (1), bytes (4), tokens (4), lanes (2), words (4), CRC-32 of its bytes (4),
-        then the coder's states (8 a lane) and its words (4 each), or the bytes themselves if it is stored
+    segments, each: kind (1), flags (1), bytes (4), tokens (4), streams (2), words (4), CRC-32 of its bytes (4),
+        then the coder's states (8 a stream) and its words (4 each), or the bytes themselves if it is stored
     END (1), bytes in total (8), SHA-256 of the contents (32)
     BLAKE2b-128 of all before (16)
 
@@ -24,7 +24,7 @@ from typing import IO
 
 import numpy as np
 
-from core.compression.lanes import Coded
+from core.compression.streams import Coded
 from core.errors import UserError
 from core.system.files import open_to_read
 
@@ -34,7 +34,7 @@ END, CODED, STORED = 0, 1, 2
 LINE_ENDS = 1
 """Flag: each line end was CR LF, and only LF was coded."""
 MAX_SEGMENT = 1 << 26
-MAX_LANES = 1 << 12
+MAX_STREAMS = 1 << 12
 _HEAD = struct.Struct("<H16s16s8sHB")
 _SEGMENT = struct.Struct("<BIIHII")
 _TAIL = struct.Struct("<Q32s")
@@ -50,7 +50,7 @@ class Header:
     tokenizer: bytes
     arithmetic: bytes
     """Of numbers that the arithmetic came to, see `core/compression/fingerprints.py`."""
-    lanes: int
+    streams: int
     """The most that a segment has: the arithmetic may depend on it."""
     arithmetic_name: str
 
@@ -84,18 +84,18 @@ class Writer:
         name = header.arithmetic_name.encode()[:255]
         self._put(MAGIC)
         fingerprints = (header.model, header.tokenizer, header.arithmetic)
-        self._put(_HEAD.pack(VERSION, *fingerprints, header.lanes, len(name)) + name)
+        self._put(_HEAD.pack(VERSION, *fingerprints, header.streams, len(name)) + name)
 
     def segment(self, segment: Segment) -> None:
         """Add a segment."""
         coded = segment.coded
         kind = STORED if coded is None else CODED
-        tokens, lanes, words = (
+        tokens, streams, words = (
             (0, 0, 0) if coded is None else (coded.tokens, len(coded.states), len(coded.words))
         )
         flags = LINE_ENDS if segment.line_ends else 0
         self._put(bytes((kind,)))
-        self._put(_SEGMENT.pack(flags, segment.size, tokens, lanes, words, segment.checksum))
+        self._put(_SEGMENT.pack(flags, segment.size, tokens, streams, words, segment.checksum))
         if coded is None:
             self._put(segment.stored)
         else:
@@ -139,16 +139,16 @@ class Reader:
     def segments(self) -> Iterator[Segment]:
         """The segments in order. Raises UserError where they make no sense."""
         while (kind := self._take(1)[0]) != END:
-            flags, size, tokens, lanes, words, checksum = _SEGMENT.unpack(self._take(_SEGMENT.size))
+            flags, size, tokens, streams, words, checksum = _SEGMENT.unpack(self._take(_SEGMENT.size))
             line_ends = bool(flags & LINE_ENDS)
             if kind not in (CODED, STORED) or flags & ~LINE_ENDS or size > MAX_SEGMENT:
                 raise self._strange()
             if kind == STORED:
                 yield Segment(size, checksum, stored=self._take(size), line_ends=line_ends)
                 continue
-            if not 0 < lanes <= min(self.header.lanes, tokens) or tokens > size:
+            if not 0 < streams <= min(self.header.streams, tokens) or tokens > size:
                 raise self._strange()
-            states = np.frombuffer(self._take(8 * lanes), "<u8").astype(np.uint64)
+            states = np.frombuffer(self._take(8 * streams), "<u8").astype(np.uint64)
             coded = Coded(tokens, states, np.frombuffer(self._take(4 * words), "<u4").astype(np.uint32))
             yield Segment(size, checksum, coded, line_ends=line_ends)
         if self._left != _TAIL.size:
@@ -177,15 +177,15 @@ class Reader:
         self._file.seek(len(MAGIC))
 
     def _header(self) -> Header:
-        version, model, tokenizer, arithmetic, lanes, length = _HEAD.unpack(self._take(_HEAD.size))
+        version, model, tokenizer, arithmetic, streams, length = _HEAD.unpack(self._take(_HEAD.size))
         if version != VERSION:
             raise UserError(
                 f"{self.path} has version {version} of the format; this mamba-tui reads version {VERSION}"
             )
-        if not 0 < lanes <= MAX_LANES:
+        if not 0 < streams <= MAX_STREAMS:
             raise self._strange()
         name = self._take(length).decode("utf-8", "replace")
-        return Header(model, tokenizer, arithmetic, lanes, name)
+        return Header(model, tokenizer, arithmetic, streams, name)
 
     def _take(self, count: int) -> bytes:
         """The next bytes; the sum at the end is not among them."""

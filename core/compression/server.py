@@ -1,10 +1,10 @@
 """The process that compresses, `python -P -m core.compression.server`, see `core/system/json_lines.py`.
 
-    compress    {"id", "source", "target", "checkpoint", "device", "lanes": 0, "workers": 0}
+    compress    {"id", "source", "target", "checkpoint", "device", "streams": 0, "workers": 0}
     decompress  {"id", "source", "target", "checkpoint", "device", "workers": 0}
-    ->  progress {"done", "size"} ..., done {"size", "compressed", "lanes", "seconds"}
+    ->  progress {"done", "size"} ..., done {"size", "compressed", "streams", "seconds"}
 
-0 lanes or workers means as many as seem best. Canceled, it leaves no file.
+0 streams or workers means as many as seem best. Canceled, it leaves no file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _handlers() -> Handlers:
         request.reply("done", **dataclasses.asdict(result))
 
     def on_compress(request: Request) -> None:
-        answer(request, compress, lanes=request.value("lanes", int, 0) or None)
+        answer(request, compress, streams=request.value("streams", int, 0) or None)
 
     return {"compress": on_compress, "decompress": lambda request: answer(request, decompress)}
 

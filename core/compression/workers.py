@@ -56,7 +56,7 @@ class Progress:
 def code_all(
     engine: Engine,
     checkpoint: Path,
-    lanes: int,
+    streams: int,
     parts: Iterable[bytes] | Iterable[Segment],
     workers: int,
     progress: Progress,
@@ -64,11 +64,11 @@ def code_all(
     """Encode bytes or decode segments, in order, `workers` at once: yields (bytes, segment)."""
     if workers < 2:
         for part in parts:
-            yield _coded(engine, lanes, part, progress.add)
+            yield _coded(engine, streams, part, progress.add)
         return
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("d", 0.0), context.Event()
-    begin = (str(checkpoint), str(engine.device), lanes, done, stop)
+    begin = (str(checkpoint), str(engine.device), streams, done, stop)
     with ProcessPoolExecutor(workers, context, _begin, begin) as pool:
         waiting: deque[Future[tuple[bytes, Segment]]] = deque()
 
@@ -94,18 +94,18 @@ def code_all(
 
 
 def _coded(
-    engine: Engine, lanes: int, part: bytes | Segment, add: Callable[[float], object]
+    engine: Engine, streams: int, part: bytes | Segment, add: Callable[[float], object]
 ) -> tuple[bytes, Segment]:
     if isinstance(part, Segment):
         return engine.decode(part, add), part
-    return part, engine.encode(part, lanes, add)
+    return part, engine.encode(part, streams, add)
 
 
 # Of a worker process.
 _worker: dict[str, Any] = {}
 
 
-def _begin(checkpoint: str, device: str, lanes: int, done: Any, stop: Any) -> None:
+def _begin(checkpoint: str, device: str, streams: int, done: Any, stop: Any) -> None:
     """Be a worker: load the model, and end when the parent does."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -116,7 +116,7 @@ def _begin(checkpoint: str, device: str, lanes: int, done: Any, stop: Any) -> No
 
         threading.Thread(target=follow, daemon=True).start()
     engine = Engine.load(Path(checkpoint), device)
-    _worker.update(engine=engine, lanes=lanes)
+    _worker.update(engine=engine, streams=streams)
 
     def add(count: float) -> None:
         with done.get_lock():
@@ -128,4 +128,4 @@ def _begin(checkpoint: str, device: str, lanes: int, done: Any, stop: Any) -> No
 
 
 def _work(part: bytes | Segment) -> tuple[bytes, Segment]:
-    return _coded(_worker["engine"], _worker["lanes"], part, _worker["add"])
+    return _coded(_worker["engine"], _worker["streams"], part, _worker["add"])

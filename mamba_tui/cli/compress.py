@@ -25,7 +25,7 @@ from mamba_tui.widgets.numbers import bytes_size, duration
 from mamba_tui.widgets.safe_text import visible
 
 SUFFIX = ".mtz"
-MOST_LANES = 4096
+MOST_STREAMS = 4096
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     compress.add_argument("file", metavar="FILE", help="the file to compress; it stays as it is")
     compress.add_argument("-o", "--output", metavar="FILE", help=f"what to write (default FILE{SUFFIX})")
     compress.add_argument(
-        "--lanes", type=whole_number, default=0, metavar="N",
+        "--streams", type=whole_number, default=0, metavar="N",
         help="parts of the text that are read side by side: more are faster and compress a little less "
         "(default: chosen by the file's size)",
     )  # fmt: skip
@@ -70,11 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Compress or decompress one file. Returns the exit code."""
     options: dict[str, Any] = {"workers": arguments.workers}
     if arguments.command == "compress":
-        if not 0 <= arguments.lanes <= MOST_LANES:
+        if not 0 <= arguments.streams <= MOST_STREAMS:
             raise UserError(
-                f"--lanes is {arguments.lanes:,}; accepted: a whole number from 1 to {MOST_LANES:,}"
+                f"--streams is {arguments.streams:,}; accepted: a whole number from 1 to {MOST_STREAMS:,}"
             )
-        options["lanes"] = arguments.lanes
+        options["streams"] = arguments.streams
     source = _source(arguments.file)
     target = _target(arguments, source)
     checkpoint, words = choose(arguments)
@@ -157,7 +157,7 @@ def _summary(command: str, target: Path, done: Event) -> str:
     if command == "decompress":
         return f"{visible(target)}: {size:,} bytes from {small:,}; {speed}"
     ratio = f", {small / size:.1%}, {8 * small / size:.3f} bits/byte" if size else ""
-    return f"{visible(target)}: {size:,} bytes to {small:,}{ratio}; {done['lanes']:,} lanes, {speed}"
+    return f"{visible(target)}: {size:,} bytes to {small:,}{ratio}; {done['streams']:,} streams, {speed}"
 
 
 def _compare(source: Path, done: Event) -> None:

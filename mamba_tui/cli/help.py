@@ -56,7 +56,7 @@ EXAMPLES = {
     "compress": {
         "mamba-tui compress novel.txt": "the newest run's best checkpoint makes novel.txt.mtz",
         "mamba-tui compress novel.txt --compare": "beside gzip, xz and PPMd",
-        "mamba-tui compress novel.txt --run run-003 --lanes 4 -o small.mtz": "slower, a little smaller",
+        "mamba-tui compress novel.txt --run run-003 --streams 4 -o small.mtz": "slower, a little smaller",
     },
     "decompress": {"mamba-tui decompress novel.txt.mtz --run run-003": "novel.txt again"},
     "data": {

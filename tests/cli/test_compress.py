@@ -57,7 +57,7 @@ def test_a_file_there_and_back(folder):
     ("words", "sentence"),
     [
         (["compress", "missing"], "FILE is missing, which is not a file"),
-        (["compress", "old", "--lanes", "9999"], "--lanes is 9,999; accepted"),
+        (["compress", "old", "--streams", "9999"], "--streams is 9,999; accepted"),
         (["compress", "old", "-o", "old"], "-o is old, the file to read"),
         (["compress", "old", "-o", "no/where"], "-o is no/where, whose folder does not exist"),
         (["compress", "old"], "old.mtz exists; accepted: -o with another name, or --force"),

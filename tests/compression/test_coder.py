@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.compression.coder import TOTAL, LaneDecoder, encode, frequencies
+from core.compression.coder import TOTAL, StreamDecoder, encode, frequencies
 
 CPU = torch.device("cpu")
 NUMBERS = st.floats(width=32)  # NaN and infinities too
@@ -43,19 +43,21 @@ def test_frequencies_of_a_large_vocabulary_are_close_to_the_probabilities():
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 40), st.data())
-def test_every_symbol_comes_back(seed, lanes, steps, data):
-    last = data.draw(st.integers(1, lanes))
+def test_every_symbol_comes_back(seed, streams, steps, data):
+    last = data.draw(st.integers(1, streams))
     random = np.random.default_rng(seed)
-    tables = frequencies(torch.from_numpy(random.normal(0, 6, (steps * lanes, 11)))).view(steps, lanes, 11)
-    symbols = torch.from_numpy(random.integers(0, 11, (steps, lanes)))
+    tables = frequencies(torch.from_numpy(random.normal(0, 6, (steps * streams, 11)))).view(
+        steps, streams, 11
+    )
+    symbols = torch.from_numpy(random.integers(0, 11, (steps, streams)))
     counts = tables.gather(2, symbols[:, :, None])[:, :, 0]
     starts = (tables.cumsum(2).gather(2, symbols[:, :, None])[:, :, 0]) - counts
     states, words = encode(starts.numpy(), counts.numpy(), last)
-    decoder = LaneDecoder(states, words, CPU)
+    decoder = StreamDecoder(states, words, CPU)
     for step in range(steps):
-        active = last if step == steps - 1 else lanes
+        active = last if step == steps - 1 else streams
         assert decoder.next(tables[step], active).tolist() == symbols[step, :active].tolist()
-    assert decoder._state.tolist() == [1 << 31] * lanes  # and nothing is left over
+    assert decoder._state.tolist() == [1 << 31] * streams  # and nothing is left over
     assert int(decoder._read) == len(words)
 
 
@@ -72,7 +74,7 @@ def test_costs_what_the_probabilities_say():
 @pytest.mark.parametrize("words", [0, 3])
 def test_a_decoder_without_its_words_ends_all_the_same(words):
     table = frequencies(torch.zeros(2, 5))
-    decoder = LaneDecoder(np.full(2, (1 << 64) - 1, np.uint64), np.zeros(words, np.uint32), CPU)
+    decoder = StreamDecoder(np.full(2, (1 << 64) - 1, np.uint64), np.zeros(words, np.uint32), CPU)
     assert all(0 <= int(symbol) < 5 for _ in range(50) for symbol in decoder.next(table, 2))
 
 

@@ -144,12 +144,12 @@ def test_another_arithmetic_is_refused_before_anything_is_decompressed(tmp_path,
 
 def test_arithmetic_that_differs_only_later_never_gives_wrong_bytes(tmp_path, checkpoint, monkeypatch):
     """As if the probe had agreed: the text's own checksum still does not."""
-    from core.compression import lanes
+    from core.compression import streams
 
     small = round_trip(tmp_path, checkpoint, (TEXT * 3).encode(), workers=1)
     (tmp_path / "back").unlink()
-    exact = lanes.frequencies
-    monkeypatch.setattr(lanes, "frequencies", lambda logits: exact(logits * (1 + 1e-3)))
+    exact = streams.frequencies
+    monkeypatch.setattr(streams, "frequencies", lambda logits: exact(logits * (1 + 1e-3)))
     refused(tmp_path, small, checkpoint, "arithmetic differs")
 
 
@@ -197,7 +197,7 @@ def test_progress_goes_up_to_the_size(tmp_path, checkpoint, monkeypatch):
 
 
 @given(st.integers(0, 1 << 40), st.booleans(), st.none() | st.integers(1, 4096))
-def test_every_plan_covers_the_file_in_lanes_of_some_length(size, cuda, lanes):
-    cut = plan(size, cuda=cuda, lanes=lanes)
-    assert 1 <= cut.lanes <= 4096
+def test_every_plan_covers_the_file_in_streams_of_some_length(size, cuda, streams):
+    cut = plan(size, cuda=cuda, streams=streams)
+    assert 1 <= cut.streams <= 4096
     assert 0 < cut.segment <= 1 << 26

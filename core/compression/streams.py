@@ -1,8 +1,8 @@
 """A run of tokens to coded bits and back, with the probabilities that a model gives each next token.
 
-The tokens are cut into lanes, which the model reads side by side: lane i has the i-th part. Coding and
-decoding do the same arithmetic in the same order: both read one token of every lane at a time, in the same
-number of lanes, from the same state.
+The tokens are cut into streams, which the model reads side by side: stream i has the i-th part. Coding and
+decoding do the same arithmetic in the same order: both read one token of every stream at a time, in the same
+number of streams, from the same state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.compression.coder import LaneDecoder, encode, frequencies
+from core.compression.coder import StreamDecoder, encode, frequencies
 from core.compression.row_decoder import RowDecoder
 from core.model import GPT
 from core.model_state import ModelState
@@ -67,7 +67,7 @@ def rows_of(model: GPT, rows: int, eot: int) -> Rows:
 
 @dataclass(frozen=True)
 class Start:
-    """Where all lanes of a segment go on: a state of one text, and the logits (1, V) of its next token."""
+    """Where all streams of a segment go on: a state of one text, and the logits (1, V) of its next token."""
 
     state: ModelState
     logits: Tensor
@@ -75,7 +75,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Coded:
-    """Coded tokens: how many, the coder's states (lanes,) and its words."""
+    """Coded tokens: how many, the coder's states (streams,) and its words."""
 
     tokens: int
     states: npt.NDArray[np.uint64]
@@ -92,13 +92,13 @@ def document_start(model: GPT, eot: int) -> Start:
 
 
 @torch.inference_mode()
-def encode_lanes(rows: Rows, lanes: int, start: Start, tokens: Tokens, told: Told) -> Coded:
-    """Code tokens (N,), N at least `lanes`, in `lanes` lanes of one segment."""
+def encode_streams(rows: Rows, streams: int, start: Start, tokens: Tokens, told: Told) -> Coded:
+    """Code tokens (N,), N at least `streams`, in `streams` streams of one segment."""
     device = start.logits.device
-    given = torch.from_numpy(_as_lanes(tokens, lanes)).to(device)
+    given = torch.from_numpy(_as_streams(tokens, streams)).to(device)
     starts, counts = torch.zeros_like(given), torch.zeros_like(given)
     rows.load(start.state)
-    logits = start.logits.expand(lanes, -1)
+    logits = start.logits.expand(streams, -1)
     steps = len(given)
     for step in range(steps):
         table = frequencies(logits)
@@ -108,44 +108,44 @@ def encode_lanes(rows: Rows, lanes: int, start: Start, tokens: Tokens, told: Tol
         starts[step] = (table.cumsum(1).gather(1, symbol) - own).squeeze(1)
         if step + 1 < steps:
             logits = rows.read(given[step])
-        told(lanes)
-    last = len(tokens) - (steps - 1) * lanes
+        told(streams)
+    last = len(tokens) - (steps - 1) * streams
     return Coded(len(tokens), *encode(starts.cpu().numpy(), counts.cpu().numpy(), last))
 
 
 @torch.inference_mode()
-def decode_lanes(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens:
-    """The tokens (N,) that `encode_lanes` was given."""
-    lanes, device = len(coded.states), start.logits.device
-    coder = LaneDecoder(coded.states, coded.words, device)
-    steps = -(-coded.tokens // lanes)
-    out = torch.zeros(steps, lanes, dtype=torch.int64, device=device)
+def decode_streams(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens:
+    """The tokens (N,) that `encode_streams` was given."""
+    streams, device = len(coded.states), start.logits.device
+    coder = StreamDecoder(coded.states, coded.words, device)
+    steps = -(-coded.tokens // streams)
+    out = torch.zeros(steps, streams, dtype=torch.int64, device=device)
     rows.load(start.state)
-    logits = start.logits.expand(lanes, -1)
+    logits = start.logits.expand(streams, -1)
     for step in range(steps):
-        active = lanes if step + 1 < steps else coded.tokens - step * lanes
+        active = streams if step + 1 < steps else coded.tokens - step * streams
         out[step, :active] = coder.next(frequencies(logits), active)
         if step + 1 < steps:
             logits = rows.read(out[step])
-        told(lanes)
-    return _from_lanes(out.cpu().numpy(), coded.tokens)
+        told(streams)
+    return _from_streams(out.cpu().numpy(), coded.tokens)
 
 
-def _lengths(count: int, lanes: int) -> list[int]:
-    """How many tokens each lane has: the first lanes one more where they cannot all have as many."""
-    return [count // lanes + (lane < count % lanes) for lane in range(lanes)]
+def _lengths(count: int, streams: int) -> list[int]:
+    """How many tokens each stream has: the first streams one more where they cannot all have as many."""
+    return [count // streams + (stream < count % streams) for stream in range(streams)]
 
 
-def _as_lanes(tokens: Tokens, lanes: int) -> Tokens:
+def _as_streams(tokens: Tokens, streams: int) -> Tokens:
     """(T, S), the i-th part in column i; zeros behind the end of the shorter ones."""
-    lengths = _lengths(len(tokens), lanes)
-    out = np.zeros((lengths[0], lanes), np.int64)
-    for lane, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
-        out[: len(part), lane] = part
+    lengths = _lengths(len(tokens), streams)
+    out = np.zeros((lengths[0], streams), np.int64)
+    for stream, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
+        out[: len(part), stream] = part
     return out
 
 
-def _from_lanes(table: Tokens, count: int) -> Tokens:
-    """What `_as_lanes` was given."""
+def _from_streams(table: Tokens, count: int) -> Tokens:
+    """What `_as_streams` was given."""
     lengths = _lengths(count, table.shape[1])
-    return np.concatenate([table[:length, lane] for lane, length in enumerate(lengths)])
+    return np.concatenate([table[:length, stream] for stream, length in enumerate(lengths)])
