@@ -3,8 +3,8 @@
     MAGIC, version (2 bytes)
     fingerprint of the model (16), of the tokenizer (16), of the arithmetic (8), streams of a segment (2)
     the arithmetic in words: length (1) and UTF-8
-    segments, each: kind (1), flags (1), bytes (4), tokens (4), streams (2), words (4), CRC-32 of its bytes (4),
-        then the coder's states (8 a stream) and its words (4 each), or the bytes themselves if it is stored
+    segments, each: kind (1), flags (1), bytes (4), tokens (4), streams (2), words (4), CRC-32 of its bytes
+        (4), then the coder's states (8 a stream) and its words (4 each), or its bytes if it is stored
     END (1), bytes in total (8), SHA-256 of the contents (32)
     BLAKE2b-128 of all before (16)
 
