@@ -12,6 +12,7 @@ from tests.ops.kernels import DEVICE, needs_cuda
 
 from core.config.sampling import SamplingSettings  # isort: skip
 from core.config.schema import build  # isort: skip
+from core.generation.cuda import graph_decoder  # isort: skip
 from core.generation.cuda.graph_decoder import GraphDecoder, shared_graph_decoder  # isort: skip
 from core.generation.cuda.lookahead import LookaheadSampler  # isort: skip
 from core.generation.decoder import Decoder, never  # isort: skip
@@ -39,7 +40,10 @@ def make_model(**changes):
         {"position": "none", "d_conv": 2},
     ],
 )
-def test_reads_what_the_model_reads(changes):
+@pytest.mark.parametrize("many", [16, 2])
+def test_reads_what_the_model_reads(changes, many, monkeypatch):
+    """With products of the kernel's own, and with those of the library that many rows take."""
+    monkeypatch.setattr(graph_decoder, "MANY_ROWS", many)
     model = make_model(**changes)
     # So long that the ring of the keys is full before a document begins, and again after the second.
     tokens = torch.randint(0, EOT, (2, 13), device=DEVICE)
