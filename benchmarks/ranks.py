@@ -173,8 +173,8 @@ def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict
                 except subprocess.TimeoutExpired:
                     process.kill()
         if file.exists():
-            found: dict[str, Any] = json.loads(file.read_text())
-            return found
+            result: dict[str, Any] = json.loads(file.read_text())
+            return result
         words = log.read_text(errors="replace")
         lines = [line for line in words.splitlines() if "Error" in line] or words.splitlines()
         print(f"{part} on {ranks}: exit code {code}\n  " + "\n  ".join(line[:300] for line in lines[-12:]))
@@ -192,10 +192,10 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
     for rows in TRAININGS[part][3]:
         rows = TINY["batch_size"] if options.quick else rows
         # What fits into N cards may not fit into one, where the optimizer's state is not divided.
-        found = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
-        if found[-1] is not None or options.quick:
+        results = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
+        if results[-1] is not None or options.quick:
             break
-    for figures in filter(None, found):
+    for figures in filter(None, results):
         one = figures if figures["ranks"] == 1 else one
         scale = figures["tokens_per_second"] / one["tokens_per_second"] if one else float("nan")
         figures["scaling"] = scale
@@ -315,7 +315,7 @@ def one_run(
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started and that run."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
@@ -323,8 +323,8 @@ def children(pid: int) -> list[int]:
             except OSError:
                 continue
             if int(fields[1]) == pid and fields[0] != b"Z" and b"core.training" in cmdline(entry):
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 def cmdline(entry: Path) -> bytes:

@@ -149,6 +149,7 @@ def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bo
     check_keys(payload, REQUIRED, path)
     check_tensors(payload["model"], path)
     check_tensors(payload[judged_weights(payload)], path)
+    _rename_loader_rows(payload)
     if payload["format"] == 1:
         _rename_format_1(payload)
     elif payload["format"] != FORMAT:
@@ -171,6 +172,13 @@ def _rename_format_1(payload: Payload) -> None:
                 for name, value in payload[part].items()
             }
     payload["format"] = FORMAT
+
+
+def _rename_loader_rows(payload: Payload) -> None:
+    """Batch rows were called lanes in the loader's state for a while."""
+    loader = payload.get("loader")
+    if isinstance(loader, dict) and "lanes" in loader:
+        loader["rows"] = loader.pop("lanes")
 
 
 def check_keys(payload: Any, required: Mapping[str, type], path: Path) -> None:
@@ -227,9 +235,9 @@ def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") 
 
     Raises UserError saying what does not fit.
     """
-    found = payload[part]
-    _check_shapes(model, found, path)
-    model.load_state_dict(found)
+    weights = payload[part]
+    _check_shapes(model, weights, path)
+    model.load_state_dict(weights)
 
 
 def check_fits(
@@ -243,12 +251,12 @@ def check_fits(
     _check_shapes(model, payload[part], path)
 
 
-def _check_shapes(model: GPT, found: Mapping[str, torch.Tensor], path: Path) -> None:
+def _check_shapes(model: GPT, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     own = model.state_dict()
     differing = [
-        f"{name} is {_shape(found.get(name))} there and {_shape(own.get(name))} here"
-        for name in [*own, *(name for name in found if name not in own)]
-        if _shape(found.get(name)) != _shape(own.get(name))
+        f"{name} is {_shape(weights.get(name))} there and {_shape(own.get(name))} here"
+        for name in [*own, *(name for name in weights if name not in own)]
+        if _shape(weights.get(name)) != _shape(own.get(name))
     ]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

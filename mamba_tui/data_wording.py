@@ -15,7 +15,7 @@ ENCODINGS = {
     "utf-16-le": "UTF-16 LE",
     "utf-16-be": "UTF-16 BE",
 }
-SPLITS = {"train": "train", "validation": "held out", "tail": "end held out", "skipped": "not read"}
+SPLITS = {"train": "train", "validation": "validation", "tail": "train + tail", "skipped": "not read"}
 
 
 def encoding_name(file: FileReport) -> str:
@@ -31,10 +31,10 @@ def split_name(file: FileReport) -> str:
 
 def notes(file: FileReport) -> list[str]:
     """What is remarkable about a file, a sentence each."""
-    found = list(file.notes)
+    sentences = list(file.notes)
     if file.duplicate_of:
-        found.append(f"the same text as {file.duplicate_of}")
-    return found
+        sentences.append(f"the same text as {file.duplicate_of}")
+    return sentences
 
 
 def progress_line(progress: Progress) -> str:
@@ -55,7 +55,7 @@ def totals(figures: CorpusFigures) -> list[tuple[str, str]]:
         ("vocabulary", f"{figures.tokenizer}, {figures.vocab_size:,} tokens"),
         ("training", f"{figures.train_tokens:,} tokens, {figures.train_bytes_per_token:.2f} bytes each"),
         (
-            "held out",
+            "validation",
             f"{figures.validation_tokens:,} tokens, {figures.validation_bytes_per_token:.2f} bytes each, "
             f"{share:.1%}",
         ),

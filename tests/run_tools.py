@@ -102,18 +102,18 @@ class StopAt(Requests):
 
 def train_here(run: Run, stop_at: int | None = None) -> int:
     """Train in this process, without signals; the exit code."""
-    from core.training.process import Session
+    from core.training.process import TrainerProcess
 
     before = os.environ.get(EVENT_SECONDS_VARIABLE)
     os.environ[EVENT_SECONDS_VARIABLE] = "0"
     try:
         with RunLock(run.lock_path):
-            session = Session(run, run.config())
-            session.requests = StopAt(run, session.writer)
+            process = TrainerProcess(run, run.config())
+            process.requests = StopAt(run, process.writer)
             if stop_at is not None:
-                session.requests.step = stop_at
-            session.requests.catch_signals = lambda at_once: None  # type: ignore[method-assign]
-            return session.run()
+                process.requests.step = stop_at
+            process.requests.catch_signals = lambda at_once: None  # type: ignore[method-assign]
+            return process.run()
     finally:
         if before is None:
             del os.environ[EVENT_SECONDS_VARIABLE]

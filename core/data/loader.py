@@ -238,7 +238,7 @@ class SequentialLoader:
             "cursor": self._cursor,
             "pending": [list(segment) for segment in self._pending],
             "rests": [list(segment) for segment in self._rests],
-            "lanes": [[row.start, row.remaining, int(row.jumped)] for row in self._rows],
+            "rows": [[row.start, row.remaining, int(row.jumped)] for row in self._rows],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -256,7 +256,7 @@ class SequentialLoader:
             return
         self._consumed = int(state["consumed"])
         self._epoch, self._cursor, self._deck = int(state["epoch"]), int(state["cursor"]), None
-        rows = [_BatchRow(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["lanes"]]
+        rows = [_BatchRow(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["rows"]]
         self._pending = [(int(start), int(length)) for start, length in state["pending"]]
         self._rests = [(int(start), int(length)) for start, length in state["rests"]]
         if len(rows) != len(self._rows) and self.carry_chunks:

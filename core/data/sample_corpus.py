@@ -1,7 +1,7 @@
 """A sample corpus for a first run without any text: the Python language reference.
 
 Every Python installation carries it (`pydoc_data.topics`, about half a megabyte), so nothing is
-downloaded. It is written as several documents, so that whole ones can be held out.
+downloaded. It is written as several documents, so that whole ones can validate.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.config.schema import DataConfig
 from core.data.corpus import read_split
 from core.data.corpus.encodings import check_declared
-from core.data.corpus.listing import Found, list_texts
+from core.data.corpus.listing import SourceFile, list_texts
 from core.data.corpus.reading import Piece, ReadingOptions, clean_text, pieces
 from core.data.corpus.survey import Facts, survey
 from core.errors import UserError
@@ -22,7 +22,7 @@ from core.errors import UserError
 class EvaluationText:
     """A file to evaluate on. `side` is that of the run's split which knows it; "" for a text new to it."""
 
-    file: Found
+    file: SourceFile
     facts: Facts
     side: str
 
@@ -67,7 +67,7 @@ def find_texts(paths: list[str], config: DataConfig, run_folder: Path, tick: Cal
         listing = list_texts(path, config.outside_links)
         folder = os.path.isdir(path)
         problems = dict(listing.skipped)
-        usable, files = 0, listing.found
+        usable, files = 0, listing.sources
         for file in files:
             name = os.path.join(path, file.name) if folder else path
             real = os.path.realpath(file.path)

@@ -95,13 +95,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if needs_gradient:
                 # Softmax minus one-hot; each row's share of the mean goes to the small factors.
                 probabilities.scatter_add_(1, target, torch.full_like(weights, -1))
-                narrow = probabilities.to(x.dtype)
-                grad_x[part] = (narrow @ head) * weights
+                grad_logits = probabilities.to(x.dtype)
+                grad_x[part] = (grad_logits @ head) * weights
                 weighted = (x[part] * weights).to(x.dtype)
                 if x.dtype == wide:
-                    grad_weight.addmm_(narrow.t(), weighted)
+                    grad_weight.addmm_(grad_logits.t(), weighted)
                 else:
-                    grad_weight += narrow.t() @ weighted
+                    grad_weight += grad_logits.t() @ weighted
         if needs_gradient:
             ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
         return loss

@@ -278,22 +278,22 @@ def decode(values: object) -> Event | None:
     if type(name) is not str:
         return None
     kind = KINDS.get(name)
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     try:
         if kind is None:
             return UnknownEvent(time=MOMENT.read(values.get("time")), name=name[:4096], values=values)
         for one in fields_of(kind):
             value = values.get(one.name, one.default)
             if type(value) is one.usual and one.low <= value <= one.high:
-                found[one.name] = value
+                fields[one.name] = value
             elif value is None and one.optional:
-                found[one.name] = None
+                fields[one.name] = None
             else:
-                found[one.name] = one.made_of.read(value)
+                fields[one.name] = one.made_of.read(value)
     except ValueError:
         return None
     event = object.__new__(kind)  # `__init__` of a frozen class takes five times as long
-    vars(event).update(found)
+    vars(event).update(fields)
     return event
 
 

@@ -119,20 +119,20 @@ def variants(base: RunConfig, axes: Sequence[Axis], drawn: int | None = None) ->
             f"a sweep of {number:,} variants; accepted: from 1 to {MOST_VARIANTS}, or fewer with --random N"
         )
     chance = random.Random(base.training.seed)
-    found: list[dict[str, object]] = []
+    drawn_changes: list[dict[str, object]] = []
     for _ in range(100 * number):
         one = {axis.key: axis.draw(chance) for axis in axes}
-        if one not in found:
-            found.append(one)
-        if len(found) == number:
+        if one not in drawn_changes:
+            drawn_changes.append(one)
+        if len(drawn_changes) == number:
             break
-    return _checked(base, found)
+    return _checked(base, drawn_changes)
 
 
-def _checked(base: RunConfig, found: Iterable[dict[str, object]]) -> list[Changes]:
+def _checked(base: RunConfig, variants: Iterable[dict[str, object]]) -> list[Changes]:
     """The changes with their values as the configuration takes them."""
     result = []
-    for changes in found:
+    for changes in variants:
         what = ", ".join(f"{key}={show(value)}" for key, value in changes.items())
         config = flat(replace(base, f"--sweep {what}", **changes))
         result.append({key: config[key] for key in changes})

@@ -36,8 +36,8 @@ def effects(variants: Sequence[Progress]) -> list[Effect]:
     rated = [one for one in variants if math.isfinite(one.best)]
     if len(rated) < 2:
         return []
-    found = [_effect(key, rated) for key in rated[0].variant.changes]
-    return sorted((one for one in found if len(one.means) > 1), key=lambda one: -one.share)
+    all_effects = [_effect(key, rated) for key in rated[0].variant.changes]
+    return sorted((one for one in all_effects if len(one.means) > 1), key=lambda one: -one.share)
 
 
 def _effect(key: str, rated: Sequence[Progress]) -> Effect:

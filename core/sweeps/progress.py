@@ -121,6 +121,6 @@ class Watcher:
         """Without a history: not started yet, or its trainer could not even begin one."""
         if not one.run.log_path.exists():
             return "waiting"
-        found = status(one.run)
-        one.message = found.message
-        return "failed" if found.state == "failed" else "waiting"
+        current = status(one.run)
+        one.message = current.message
+        return "failed" if current.state == "failed" else "waiting"

@@ -96,7 +96,7 @@ class NvidiaUsage:
                 self._thread = thread
         return self._value
 
-    def settle(self, seconds: float = 10.0) -> None:
+    def wait_for_answer(self, seconds: float = 10.0) -> None:
         """Wait for the question that is under way."""
         if self._thread is not None:
             self._thread.join(seconds)

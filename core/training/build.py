@@ -214,15 +214,13 @@ def read_text(
     elif run.tokenizer_path.exists():
         tokenizer = Tokenizer.load(run.tokenizer_path)
 
-    def report(found: Progress) -> None:
-        progress(found.text, found.fraction if found.total else None)
+    def report(state: Progress) -> None:
+        progress(state.text, state.fraction if state.total else None)
 
     split = read_split(run.split_path)
     corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, split=split, progress=report)
     if split is None and run.split_path.exists():
-        corpus.notices.append(
-            f"{run.split_path} was damaged: what is held out follows the record beside the text"
-        )
+        corpus.notices.append(f"{run.split_path} was damaged: the split follows the record beside the text")
     if not run.tokenizer_path.exists():
         corpus.tokenizer.save(run.tokenizer_path)
     if corpus.split != split:

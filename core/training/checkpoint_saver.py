@@ -80,7 +80,7 @@ class CheckpointSaver:
             self._done.append(Saved(manifest.step, None, problem, time.perf_counter() - began))
             return
         prune(self.folder, self.policy)
-        declared = {found.step: found for found in find_checkpoints(self.folder)}
+        declared = {info.step: info for info in find_checkpoints(self.folder)}
         seconds = time.perf_counter() - began
         self._done.append(Saved(manifest.step, declared.get(manifest.step, info), "", seconds))
 

@@ -49,8 +49,8 @@ def compiled(model: GPT) -> Callable[..., object]:
         logits, loss, state = model(*inputs)
         return Output(logits, loss, state.detach())
 
-    found: Callable[..., object] = torch.compile(forward)
-    return found
+    compiled_forward: Callable[..., object] = torch.compile(forward)
+    return compiled_forward
 
 
 def keep_what_is_compiled() -> None:

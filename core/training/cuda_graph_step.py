@@ -92,7 +92,7 @@ class CUDAGraphStep:
         self._ring = torch.zeros(RING, 2, device=device)
         self._rate = torch.zeros((), device=device)
         self._unread = Unread()
-        self._found: list[StepMetrics] = []
+        self._recorded: list[StepMetrics] = []
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._may_capture = device.type == "cuda"
         self._taken = 0
@@ -114,7 +114,7 @@ class CUDAGraphStep:
         if self._may_capture and self._taken >= WARM_UP_STEPS:
             self._capture()
         if len(self._unread) >= RING // 2:
-            self._found = self.read(wait=True)
+            self._recorded = self.read(wait=True)
         rate = self.schedule.rate(step)
         slot, waited = step % RING, 0.0
         for batch in range(self._batches):
@@ -134,8 +134,8 @@ class CUDAGraphStep:
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """The metrics of steps that were not read yet, in order; all of them with `wait`."""
-        found, self._found = self._found, []
-        return found + self._unread.read(wait=wait)
+        metrics, self._recorded = self._recorded, []
+        return metrics + self._unread.read(wait=wait)
 
     def _learn(self, *, first: bool) -> None:
         """Forward and backward of one batch; gradients and loss are added up, the state moves on."""
@@ -180,7 +180,7 @@ class CUDAGraphStep:
         if self._fused is not None:
             self._fused.step(self._arrived(self._fused.parameters), self._loss, rate, slot, self._ring)
             self._exchange()
-            self._settle(self._fused.good)
+            self._keep_if_finite(self._fused.good)
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -196,7 +196,7 @@ class CUDAGraphStep:
         self._optimizer.exchange()
         if self._working is not None:
             self._working.refresh()
-        self._settle(good)
+        self._keep_if_finite(good)
         self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
     def _average(self) -> None:
@@ -233,7 +233,7 @@ class CUDAGraphStep:
             gradients.append(gradient)
         return gradients
 
-    def _settle(self, good: Tensor) -> None:
+    def _keep_if_finite(self, good: Tensor) -> None:
         """The proposed state becomes the state, or the one before all batches does."""
         proposed = list(self._proposed.tensors().values())
         state = list(self.state.tensors().values())
@@ -242,8 +242,8 @@ class CUDAGraphStep:
 
             conditional_copy(proposed, state, good)
             return
-        for found, current, before in zip(proposed, state, self._before.tensors().values()):
-            current.copy_(torch.where(good, found, before))
+        for new, current, before in zip(proposed, state, self._before.tensors().values()):
+            current.copy_(torch.where(good, new, before))
             if before is not current:
                 before.copy_(current)
 

@@ -25,8 +25,8 @@ def follow(run: Run, config: RunConfig, ranks: Ranks) -> int:
         # Whoever wants the run to stop asks rank 0.
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(number, signal.SIG_IGN)
-        found: CheckpointInfo | None = ranks.from_first(lambda: None)
-        parts = build_parts(run, config, found, lambda detail, share: None, ranks)
+        newest: CheckpointInfo | None = ranks.from_first(lambda: None)
+        parts = build_parts(run, config, newest, lambda detail, share: None, ranks)
         Trainer(run, parts.config, parts, NoEvents(), SharedRequests(ranks)).train()
         ranks.leave()
     except StopRequestedError:

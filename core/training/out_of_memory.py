@@ -24,8 +24,8 @@ def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
 
     device = resolve_device(config.hardware.device)
     cuda = device.startswith("cuda")
-    found = describe(device)
-    available = found.memory if cuda else found.memory_free
+    hardware = describe(device)
+    available = hardware.memory if cuda else hardware.memory_free
     needed = training_memory(config, vocab_size, cuda=cuda)
     has = f" and {device} has {available / 2**30:.1f} GiB" if available else ""
     message = f"memory ran out on {device}: this configuration needs about {needed / 2**30:.1f} GiB{has}"

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
                 from core.training.launcher import launch
 
                 return launch(run, config, count)
-            return Session(run, config, size).run()
+            return TrainerProcess(run, config, size).run()
     except UserError as error:
         say(str(error))
         return BAD_INPUT
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         return BAD_INPUT
 
 
-class Session:
+class TrainerProcess:
     """One trainer's life on one run, of rank 0 where there are several."""
 
     def __init__(self, run: Run, config: RunConfig, size: int = 1) -> None:
@@ -88,7 +88,7 @@ class Session:
         self._send_alerts()
         self.requests = Requests(run, self.writer)
         self.trainer: Trainer | None = None
-        self.found: CheckpointInfo | None = None
+        self.resumed_from: CheckpointInfo | None = None
         self._vocabulary = config.data.vocab_size or 4096
         self._told = 0.0
 
@@ -135,12 +135,12 @@ class Session:
 
     def _train(self) -> bool:
         run, config = self.run_directory, self.config
-        found, damaged = newest_checkpoint(run)
-        started = self._announce(found)
-        self.writer.state("preparing", found.step if found else 0, "loading torch")
+        newest, damaged = newest_checkpoint(run)
+        started = self._announce(newest)
+        self.writer.state("preparing", newest.step if newest else 0, "loading torch")
         for problem in damaged:
-            self.writer.warning(f"{problem}; going on from {found.path.name if found else 'the start'}")
-        self.found = found
+            self.writer.warning(f"{problem}; going on from {newest.path.name if newest else 'the start'}")
+        self.resumed_from = newest
 
         from core.config.files import save_file
         from core.training.build import build_parts, open_device
@@ -152,8 +152,8 @@ class Session:
         check_divides(config, self.size)
         ranks.join(open_device(config, ranks), self._rank_lost)
         self.joined = ranks.several
-        ranks.from_first(lambda: found)
-        parts = build_parts(run, config, found, self._preparing, ranks)
+        ranks.from_first(lambda: newest)
+        parts = build_parts(run, config, newest, self._preparing, ranks)
         self.requests.listen_or_leave()
         if parts.config != config:  # the text has decided what the configuration left to it
             save_file(parts.config, run.config_path)
@@ -175,7 +175,7 @@ class Session:
 
     def _rank_lost(self, message: str) -> None:
         """Say which rank has died, and where the run goes on from."""
-        saved = self.trainer.saved() if self.trainer else self.found
+        saved = self.trainer.saved() if self.trainer else self.resumed_from
         where = f"{saved.path.name} is the last checkpoint" if saved else "nothing was saved yet"
         say(f"{message}; {where}")
         if not launched():  # the process that started this one says so, and more
@@ -187,15 +187,15 @@ class Session:
     @property
     def step(self) -> int:
         """How far training has come."""
-        return self.trainer.step if self.trainer else self.found.step if self.found else 0
+        return self.trainer.step if self.trainer else self.resumed_from.step if self.resumed_from else 0
 
     @property
     def checkpoint(self) -> str | None:
         """The file that a resumed run would go on from."""
-        saved = self.trainer.last_saved if self.trainer else self.found
+        saved = self.trainer.last_saved if self.trainer else self.resumed_from
         return saved.path.name if saved else None
 
-    def _announce(self, found: CheckpointInfo | None) -> RunEvent:
+    def _announce(self, newest: CheckpointInfo | None) -> RunEvent:
         """Say that a trainer is here, before anything slow; what is not known yet is 0."""
         config, training = self.config, self.config.training
         event = RunEvent(
@@ -210,7 +210,7 @@ class Session:
             * config.model.block_size
             * training.gradient_accumulation_steps,
             max_iters=training.max_iters,
-            resumed_from=found.step if found else None,
+            resumed_from=newest.step if newest else None,
             versions=versions(),
             config=flat(config),
         )
@@ -309,13 +309,13 @@ def newest_checkpoint(run: Run) -> tuple[CheckpointInfo | None, list[str]]:
 
 def versions() -> dict[str, str]:
     """What computed this run, without importing any of it."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    numbers = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("mamba-tui", "torch", "numpy", "triton"):
         try:
-            found[package] = importlib.metadata.version(package)
+            numbers[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 if __name__ == "__main__":

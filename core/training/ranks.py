@@ -234,7 +234,7 @@ class Watch:
         self._parent = os.getppid()
         self._on_loss = on_loss
         self._stopped = threading.Event()
-        self._found = threading.Event()
+        self._detected = threading.Event()
         self._who = ""
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
@@ -244,7 +244,7 @@ class Watch:
 
     def wait(self, seconds: float = 2.0) -> str:
         """Which rank has ended, in words; "" if none has been missed after `seconds`."""
-        if self._found.wait(seconds):
+        if self._detected.wait(seconds):
             return self._who
         return ""
 
@@ -255,7 +255,7 @@ class Watch:
             gone = [name for name, (pid, start) in self._peers.items() if process_start(pid) != start]
             if gone and not self._stopped.is_set():
                 self._who = f"{gone[0]} has died"
-                self._found.set()
+                self._detected.set()
                 break
         else:
             return

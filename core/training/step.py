@@ -137,7 +137,7 @@ class EagerStep:
             for parameter, mean in zip(self._parameters, self._buckets.means):
                 parameter.grad = mean
         norm = self._update(total)
-        self._settle(state, torch.isfinite(total) & torch.isfinite(norm))
+        self._keep_if_finite(state, torch.isfinite(total) & torch.isfinite(norm))
         self._unread.add(step, rate, waited, torch.stack((total.float(), norm.float())))
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class EagerStep:
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _settle(self, state: ModelState, good: Tensor) -> None:
+    def _keep_if_finite(self, state: ModelState, good: Tensor) -> None:
         if self._device.type == "cpu":
             self.state = state if good else self.state
             return
@@ -191,18 +191,18 @@ class Unread:
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
         """What has arrived, in order; with `wait`, all of it."""
-        found: list[StepMetrics] = []
+        metrics: list[StepMetrics] = []
         if self._arriving is not None and (wait or self._arriving.done):
-            found += self._arriving.metrics()
+            metrics += self._arriving.metrics()
             self._arriving = None
         if self._arriving is None and self._steps:
             transfer = Transfer(self._steps)
             self._steps = []
             if wait or transfer.done:
-                found += transfer.metrics()
+                metrics += transfer.metrics()
             else:
                 self._arriving = transfer
-        return found
+        return metrics
 
 
 class Transfer:

@@ -255,7 +255,7 @@ class Trainer:
         parts = self.parts
         self.writer.state("evaluating", self.step, progress=0.0)
         try:
-            found = evaluate(
+            evaluation = evaluate(
                 parts.judged_model,
                 parts.corpus,
                 parts.tokenizer.eot,
@@ -267,28 +267,28 @@ class Trainer:
             )
         except StopRequestedError:
             return
-        self._record(found)
+        self._record(evaluation)
         if sample:
             self._sample(self.config.training.sample_prompt)
 
-    def _record(self, found: Evaluation) -> None:
+    def _record(self, evaluation: Evaluation) -> None:
         self.losses = {
-            "train_loss": found.train.loss,
-            "validation_loss": found.validation.loss,
-            "bits_per_byte": found.validation.bits_per_byte,
+            "train_loss": evaluation.train.loss,
+            "validation_loss": evaluation.validation.loss,
+            "bits_per_byte": evaluation.validation.bits_per_byte,
         }
-        self.parts.progress.take(self.step, found.validation.loss)
+        self.parts.progress.take(self.step, evaluation.validation.loss)
         self.writer.write(
             EvaluationEvent(
                 step=self.step,
-                train_loss=found.train.loss,
-                validation_loss=found.validation.loss,
-                bits_per_byte=found.validation.bits_per_byte,
-                train_bits_per_byte=found.train.bits_per_byte,
-                standard_error=found.validation.standard_error,
-                validation_tokens=found.validation.tokens,
-                validation_share=round(found.validation_share, 4),
-                seconds=round(found.seconds, 3),
+                train_loss=evaluation.train.loss,
+                validation_loss=evaluation.validation.loss,
+                bits_per_byte=evaluation.validation.bits_per_byte,
+                train_bits_per_byte=evaluation.train.bits_per_byte,
+                standard_error=evaluation.validation.standard_error,
+                validation_tokens=evaluation.validation.tokens,
+                validation_share=round(evaluation.validation_share, 4),
+                seconds=round(evaluation.seconds, 3),
             )
         )
 

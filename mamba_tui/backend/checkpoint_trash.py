@@ -98,9 +98,9 @@ class Trash:
 
     def take_over(self, folders: Iterable[Path]) -> int:
         """Look after what killed consoles left in these run folders; how many checkpoints that are."""
-        found = [deleted for folder in folders for deleted in leftovers(folder)]
-        self.deleted = found + self.deleted
-        return len(found)
+        left = [deleted for folder in folders for deleted in leftovers(folder)]
+        self.deleted = left + self.deleted
+        return len(left)
 
     def empty(self) -> None:
         """Really delete."""
@@ -123,7 +123,7 @@ def leftovers(folder: Path) -> list[Deleted]:
         if match := ASIDE.fullmatch(name):
             files = groups.setdefault((match[4] or "", match[2]), {})
             files[match[3]] = (folder / match[1], folder / name)
-    found = []
+    deleted = []
     for (_, step), files in sorted(groups.items(), key=lambda item: (len(item[0][0]), item[0])):
         moves = tuple(files[kind] for kind in ("json", "pt") if kind in files)
         lock = hold(moves[0][1])
@@ -134,8 +134,8 @@ def leftovers(folder: Path) -> list[Deleted]:
                 delete(moves[0][1])
             release(lock)
             continue
-        found.append(Deleted(f"{folder.name}/{step}", moves, lock))
-    return found
+        deleted.append(Deleted(f"{folder.name}/{step}", moves, lock))
+    return deleted
 
 
 def hold(path: Path) -> IO[bytes] | None:

@@ -65,18 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _describe(parser: argparse.ArgumentParser, presets: list[str], shtab: Any) -> None:
     """Say of every option what kind of value the shell should offer."""
     for action in parser._actions:
-        found: Any = action
+        option: Any = action
         if isinstance(action, argparse._SubParsersAction):
-            found.help = "command"  # --help shows commands in its own way; shtab passes over what has no help
+            option.help = "command"  # --help lists commands by itself; shtab skips what has no help
             for command in action.choices.values():
                 _describe(command, presets, shtab)
         elif "--preset" in action.option_strings:
-            found.choices = presets
+            option.choices = presets
         elif "--device" in action.option_strings:
-            found.choices = ["auto", "cpu", "cuda", "mps"]
+            option.choices = ["auto", "cpu", "cuda", "mps"]
         elif action.metavar in FILES:
-            found.complete = shtab.FILE
+            option.complete = shtab.FILE
         elif action.metavar in FOLDERS:
-            found.complete = shtab.DIRECTORY
+            option.complete = shtab.DIRECTORY
         elif action.metavar in RUNS and action.dest in ("run", "after"):
-            found.complete = {"bash": "_mamba_tui_runs", "zsh": "_mamba_tui_runs"}
+            option.complete = {"bash": "_mamba_tui_runs", "zsh": "_mamba_tui_runs"}

@@ -328,6 +328,6 @@ def _clean(config: RunConfig, forget_split: bool) -> int:
         said = True
 
     folder, freed = clean(config.data.dataset_dir, forget_split=forget_split, waiting=waiting)
-    kept = "" if forget_split else "; which text is held out stays on record (--forget-split)"
+    kept = "" if forget_split else "; the split stays on record (--forget-split deletes it)"
     print(f"{bytes_size(freed)} deleted from {visible(folder)}{kept}")
     return 0

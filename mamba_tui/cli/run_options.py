@@ -129,7 +129,7 @@ def checkpoints_folder(arguments: argparse.Namespace) -> Path:
     """The folder of the runs. Raises UserError where a file stands in its place."""
     path = Path(arguments.checkpoints)
     try:
-        found = path.stat()
+        info = path.stat()
     except FileNotFoundError:
         return path
     except OSError as error:
@@ -137,7 +137,7 @@ def checkpoints_folder(arguments: argparse.Namespace) -> Path:
             f"--checkpoints is {show(str(path))}, which cannot be used ({error.strerror}); accepted: "
             "a folder, or a name for a new one"
         ) from None
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(info.st_mode):
         raise UserError(
             f"--checkpoints is {path}, which is a file; accepted: a folder, or a name for a new one"
         )

@@ -26,10 +26,10 @@ DONE = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out one of the commands. Returns the exit code."""
-    found = find_run(checkpoints_folder(arguments), arguments.run)
+    chosen = find_run(checkpoints_folder(arguments), arguments.run)
     if arguments.command == "logs":
-        return show(found, arguments.lines, follow=arguments.follow)
-    return _command(found, arguments.command)
+        return show(chosen, arguments.lines, follow=arguments.follow)
+    return _command(chosen, arguments.command)
 
 
 def _command(one: Run, command: str) -> int:

@@ -205,7 +205,7 @@ def _show(plan: Plan, *, as_json: bool) -> int:
     from core.sweeps.queue import is_worked_on
 
     variants = sorted(Watcher(plan).look(), key=lambda one: one.best)
-    found = effects(variants)
+    ranked = effects(variants)
     if as_json:
         print(
             json.dumps(
@@ -233,7 +233,7 @@ def _show(plan: Plan, *, as_json: bool) -> int:
                                 for name, mean, number in effect.means
                             ],
                         }
-                        for effect in found
+                        for effect in ranked
                     ],
                 },
                 indent=2,
@@ -241,8 +241,8 @@ def _show(plan: Plan, *, as_json: bool) -> int:
         )
         return 0
     _table(plan, variants)
-    if found:
-        _effects_table(found)
+    if ranked:
+        _effects_table(ranked)
     waiting = sum(not one.done and one.state != "training" for one in variants)
     if waiting and not is_worked_on(plan):
         print(f"\n{waiting} not done; mamba-tui sweep {plan.tag} --resume goes on")
@@ -276,7 +276,7 @@ def _table(plan: Plan, variants: list[Progress]) -> None:
             print(f"{visible(one.variant.run)}: {visible(one.message)}")
 
 
-def _effects_table(found: list[Effect]) -> None:
+def _effects_table(ranked: list[Effect]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -286,7 +286,7 @@ def _effects_table(found: list[Effect]) -> None:
     for title, justify in (("setting", "left"), ("explains", "right"), ("best to worst", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("mean bits/byte by value")
-    for effect in found:
+    for effect in ranked:
         means = ", ".join(f"{name}: {mean:.4f} ({number})" for name, mean, number in effect.means)
         table.add_row(effect.key, f"{effect.share:.0%}", f"{effect.spread:.4f}", Text(visible(means)))
     console = _console()

@@ -105,15 +105,15 @@ class KeyBar(CachedStyles):
         self.screen.bindings_updated_signal.subscribe(self, lambda _screen: self.refresh())
 
     def _entries(self) -> list[tuple[int, str, str, str]]:
-        found: dict[str, tuple[int, str, str, str]] = {}
+        entries: dict[str, tuple[int, str, str, str]] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
             place = self._order.get((binding.action, binding.key))
             if place is None or not active.enabled or not binding.show:
                 continue
             entry = (place, binding.key_display or binding.key, binding.description, binding.key)
-            found.setdefault(binding.action, entry)
-        return sorted(found.values())
+            entries.setdefault(binding.action, entry)
+        return sorted(entries.values())
 
     def render_line(self, y: int) -> Strip:
         """The line."""

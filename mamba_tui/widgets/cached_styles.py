@@ -10,19 +10,19 @@ from textual.widget import Widget
 class CachedStyles(Widget):
     """A widget that asks for its styles line by line."""
 
-    _found_styles: dict[str, Style] | None = None
+    _styles_by_name: dict[str, Style] | None = None
 
     def notify_style_update(self) -> None:
         """Another theme, or the focus came or went: look again."""
         super().notify_style_update()
-        self._found_styles = None
+        self._styles_by_name = None
 
     def component(self, name: str) -> Style:
         """A component style by its whole name; "" is the widget's own style."""
-        if self._found_styles is None:
-            self._found_styles = {}
-        style = self._found_styles.get(name)
+        if self._styles_by_name is None:
+            self._styles_by_name = {}
+        style = self._styles_by_name.get(name)
         if style is None:
             style = self.get_component_rich_style(name) if name else self.rich_style
-            self._found_styles[name] = style
+            self._styles_by_name[name] = style
         return style

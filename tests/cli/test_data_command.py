@@ -64,7 +64,7 @@ def test_info_piped_is_a_line_of_fields_for_every_file(texts, capsys):
     assert rows["empty.txt"]["notes"] == "is empty"
     assert rows["twin of the first.txt"]["notes"] == "the same text as book 0.txt"
     assert rows["␛[31mred⇄.txt"]["encoding"] == "cp1252"
-    assert any(line.startswith("# held out: ") for line in lines)
+    assert any(line.startswith("# validation: ") for line in lines)
 
 
 def test_info_as_json_holds_exact_names_and_numbers(texts, capsys):
@@ -88,7 +88,7 @@ def test_info_on_a_terminal_fits_eighty_columns_and_holds_no_foreign_escapes(tex
     for expected in (
         "book 1.txt",
         "cp1252?",
-        "held out",
+        "train + tail",
         "not read",
         "the same text as book 0.txt",
         "duplicates",

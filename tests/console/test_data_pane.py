@@ -73,7 +73,7 @@ async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cur
         await until(pilot, lambda: pane.files.files)
         assert "7 files" not in head(pane)
         assert "6 files" in head(pane)
-        assert "held out" in head(pane)
+        assert "validation" in head(pane)
         rows = [pane.files.render_line(line).text for line in range(1, 8)]
         assert max(map(len, rows)) <= 80
         assert "not read" in rows[0]

@@ -118,14 +118,14 @@ def test_learning_a_vocabulary_reads_no_validation_text(tmp_path):
     assert any(b"that" in token for token in corpus.tokenizer.tokens)
 
 
-def test_the_tail_that_is_held_out_teaches_the_vocabulary_nothing(tmp_path):
+def test_the_validation_tail_teaches_the_vocabulary_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("plain words here\n" * 500 + "Zyzzyva\n" * 60)
     corpus = prepare(config(tmp_path, tokenizer="auto"), 1)
     assert not any(b"zz" in token for token in corpus.tokenizer.tokens)
     assert "Zyzzyva" in text_of(corpus, corpus.validation)[0]
 
 
-def test_when_what_was_held_out_is_removed_other_text_is_and_that_is_said(tmp_path):
+def test_when_the_validation_text_is_removed_other_text_validates_and_that_is_said(tmp_path):
     shelf(tmp_path)
     first = prepare(config(tmp_path, tokenizer="auto"), 1)
     assert first.notices == []

@@ -24,12 +24,12 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れた�
 
 def read(path, **options):
     """(facts, text) of one file."""
-    (found,) = list_texts(str(path)).found
+    (source,) = list_texts(str(path)).sources
     chosen = ReadingOptions(**options)
-    facts = survey(found, chosen, lambda size: None, threading.Event())
+    facts = survey(source, chosen, lambda size: None, threading.Event())
     if facts.problem:
         return facts, ""
-    return facts, "".join(text for _, text in clean_text(found, facts.encoding, chosen))
+    return facts, "".join(text for _, text in clean_text(source, facts.encoding, chosen))
 
 
 @pytest.fixture
@@ -89,8 +89,8 @@ SENTENCES = {
 def test_legacy_encodings_are_guessed_right_and_said_to_be_guessed(tmp_path, text, encoding):
     path = tmp_path / "a.txt"
     path.write_bytes((text * 40).encode(encoding))
-    facts, found = read(path)
-    assert found == text * 40
+    facts, clean = read(path)
+    assert clean == text * 40
     assert "guessed" in facts.notes[0]
 
 
@@ -130,8 +130,8 @@ def test_halves_of_a_character_are_joined(tmp_path, monkeypatch, block):
         for char in text
     )
     path.write_bytes(pairs.encode("utf-8", "surrogatepass"))
-    facts, found = read(path)
-    assert found == text
+    facts, clean = read(path)
+    assert clean == text
     assert facts.notes == ["UTF-8, except for 10 surrogate pairs, joined; the first in line 2"]
 
 
@@ -144,8 +144,8 @@ HEBREW = "בראשית ברא אלהים את השמים ואת הארץ\n" * 40
 def test_utf16_of_other_alphabets_is_known_without_a_mark(tmp_path, small_blocks, encoding, text):
     path = tmp_path / "a.txt"
     path.write_bytes(text.encode(encoding))
-    facts, found = read(path)
-    assert (facts.problem, found) == ("", text)
+    facts, clean = read(path)
+    assert (facts.problem, clean) == ("", text)
     assert facts.encoding == encoding
     assert "guessed" in facts.notes[0]
 
@@ -168,8 +168,8 @@ def test_the_guess_is_made_from_what_is_not_ascii(tmp_path):
     path = tmp_path / "a.txt"
     text = ("An English sentence that says nothing much.\n" * 400 + RUSSIAN.split("\n")[0] + "\n") * 12
     path.write_bytes(text.encode("cp1251"))
-    facts, found = read(path)
-    assert found == text
+    facts, clean = read(path)
+    assert clean == text
     assert facts.encoding == "cp1251"
 
 
@@ -282,8 +282,8 @@ def test_control_characters_stay_and_are_counted(tmp_path):
     path = tmp_path / "a.txt"
     text = "one\x00two\x1b[31m\tthree\x7f\n" + "words " * 100
     path.write_text(text)
-    facts, found = read(path)
-    assert found == text
+    facts, clean = read(path)
+    assert clean == text
     assert facts.notes == ["3 control characters kept (U+0000, U+001B, U+007F)"]
 
 
@@ -334,12 +334,12 @@ def cut(text, size=10**9):
 
 
 def documents(parts):
-    found = []
+    documents = []
     for fresh, text in parts:
         if fresh:
-            found.append("")
-        found[-1] += text
-    return found
+            documents.append("")
+        documents[-1] += text
+    return documents
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -394,7 +394,7 @@ def test_marks_begin_documents_where_that_is_asked_for(tmp_path, monkeypatch, bl
     assert facts.documents == 1
     assert "spells a document mark such as <|endoftext|> 6 times" in facts.notes[0]
     chosen = ReadingOptions(cut_at_marks=True, **options)
-    (file,) = list_texts(str(path)).found
+    (file,) = list_texts(str(path)).sources
     facts = survey(file, chosen, lambda size: None, threading.Event())
     assert documents(clean_text(file, facts.encoding, chosen)) == parts
     assert (facts.documents, facts.notes) == (3, [])
@@ -433,8 +433,8 @@ def test_unwrapping_a_line_beyond_all_measure_holds_little_of_it(tmp_path, monke
     monkeypatch.setattr(reading, "BLOCK", 10_000)
     path = tmp_path / "a.txt"
     path.write_text("word " * 20_000)
-    (found,) = list_texts(str(path)).found
-    stretches = [text for _, text in clean_text(found, "utf-8", ReadingOptions(None, False, True))]
+    (source,) = list_texts(str(path)).sources
+    stretches = [text for _, text in clean_text(source, "utf-8", ReadingOptions(None, False, True))]
     assert "".join(stretches) == "word " * 20_000
     assert max(map(len, stretches)) <= 20_000
 
@@ -445,9 +445,9 @@ def test_pieces_are_the_text_and_encode_as_it_does(piece, block, text):
         patch.setattr(reading, "PIECE", piece)
         patch.setattr(reading, "_CUT_WINDOW", 8)
         stretches = [(low == 0, text[low : low + block]) for low in range(0, len(text), block)]
-        found = list(pieces(stretches))
-    assert "".join(part.text for part in found) == text
-    assert [part.opens for part in found] == [index == 0 for index in range(len(found))]
+        parts = list(pieces(stretches))
+    assert "".join(part.text for part in parts) == text
+    assert [part.opens for part in parts] == [index == 0 for index in range(len(parts))]
 
 
 def test_pieces_of_ordinary_text_give_the_ids_of_the_whole(monkeypatch):
@@ -463,24 +463,24 @@ def test_pieces_of_ordinary_text_give_the_ids_of_the_whole(monkeypatch):
 def test_a_tail_is_never_empty_and_begins_where_it_should(text, block, fraction):
     tail = Tail.of(len(text), fraction)
     stretches = [(low == 0, text[low : low + block]) for low in range(0, len(text), block)]
-    found = list(pieces(stretches, tail))
-    head = "".join(part.text for part in found if not part.tail)
-    rest = "".join(part.text for part in found if part.tail)
+    parts = list(pieces(stretches, tail))
+    head = "".join(part.text for part in parts if not part.tail)
+    rest = "".join(part.text for part in parts if part.tail)
     assert head + rest == text
     assert head
     assert rest
     assert tail.target <= len(head) <= max(tail.limit, tail.target)
-    assert next(part.opens for part in found if part.tail)
+    assert next(part.opens for part in parts if part.tail)
 
 
 def test_slices_for_learning_stay_before_the_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("é" * 300_000 + "Z" * 100_000)
-    (found,) = list_texts(str(path)).found
-    slices = list(seekable_text(found, "utf-8", 300_000, 200_000))
+    (source,) = list_texts(str(path)).sources
+    slices = list(seekable_text(source, "utf-8", 300_000, 200_000))
     assert len(slices) == 3
     assert set("".join(slices)) == {"é"}
-    assert seekable_text(found, "utf-16", 300_000, 200_000) is None
+    assert seekable_text(source, "utf-16", 300_000, 200_000) is None
 
 
 # --- listing -------------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def test_subfolders_names_and_suffixes(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     listing = list_texts(str(tmp_path))
-    assert [found.name for found in listing.found] == ["a/b/c d.txt.gz", "a/z.TXT", "b.txt", "ü 鯨.txt"]
+    assert [source.name for source in listing.sources] == ["a/b/c d.txt.gz", "a/z.TXT", "b.txt", "ü 鯨.txt"]
     assert listing.skipped == {".hidden.txt": "hidden file, not read"}
     assert listing.others == 1
 
@@ -504,8 +504,8 @@ def test_a_name_that_is_no_utf8(tmp_path):
             file.write(b"text")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (found,) = list_texts(str(tmp_path)).found
-    assert read(found.path)[1] == "text"
+    (source,) = list_texts(str(tmp_path)).sources
+    assert read(source.path)[1] == "text"
 
 
 def test_what_is_no_file_gets_a_sentence(tmp_path, monkeypatch):
@@ -517,7 +517,7 @@ def test_what_is_no_file_gets_a_sentence(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("s.txt")
         listing = list_texts(str(tmp_path))
-    assert [found.name for found in listing.found] == ["folder.txt/inside.txt"]
+    assert [source.name for source in listing.sources] == ["folder.txt/inside.txt"]
     assert listing.skipped == {
         "folder.txt": "is a folder; the texts in it are read",
         "pipe.txt": "is a named pipe, not a text file",
@@ -533,7 +533,7 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "a" / "again").symlink_to(tmp_path)
     (tmp_path / "c").symlink_to(tmp_path / "a")
     listing = list_texts(str(tmp_path))
-    assert len(listing.found) == 1
+    assert len(listing.sources) == 1
     assert any("same file" in reason for reason in listing.skipped.values())
     assert any("which is already read" in reason for reason in listing.skipped.values())
 
@@ -548,14 +548,14 @@ def test_a_file_system_without_numbers_for_files_has_no_copies(tmp_path, monkeyp
         return os.stat_result([values[0], 0, *values[2:]])
 
     monkeypatch.setattr("core.data.corpus.listing.os.stat", unnumbered)
-    assert len(list_texts(str(tmp_path)).found) == 2
+    assert len(list_texts(str(tmp_path)).sources) == 2
 
 
 def test_a_link_says_where_it_leads(tmp_path):
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "a.txt").symlink_to(tmp_path / "elsewhere")
-    (found,) = list_texts(str(tmp_path)).found
-    assert found.note == f"link to {tmp_path / 'elsewhere'}"
+    (source,) = list_texts(str(tmp_path)).sources
+    assert source.note == f"link to {tmp_path / 'elsewhere'}"
 
 
 def test_links_that_lead_out_of_the_folder_are_not_followed_unless_that_is_allowed(tmp_path):
@@ -573,14 +573,14 @@ def test_links_that_lead_out_of_the_folder_are_not_followed_unless_that_is_allow
     (tmp_path / "shelf-2" / "other.txt").write_text("secret")
     (shelf / "beside").symlink_to(tmp_path / "shelf-2")
     listing = list_texts(str(shelf))
-    assert [file.name for file in listing.found] == ["mine.txt"]
+    assert [file.name for file in listing.sources] == ["mine.txt"]
     assert sorted(listing.skipped) == ["beside", "chain.txt", "folder", "notes.txt", "up"]
     for name, reason in listing.skipped.items():
         assert "is a link that leads out of the dataset folder, to" in reason, name
         assert "outside_links = true" in reason
     allowed = list_texts(str(shelf), outside_links=True)
-    assert "notes.txt" in {*[file.name for file in allowed.found], *allowed.skipped}
-    assert any(file.name == "folder/letters.txt" for file in allowed.found)
+    assert "notes.txt" in {*[file.name for file in allowed.sources], *allowed.skipped}
+    assert any(file.name == "folder/letters.txt" for file in allowed.sources)
 
 
 def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):
@@ -589,7 +589,7 @@ def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):
     (tmp_path / "texts" / "b.txt").symlink_to("a.txt")
     (tmp_path / "dataset").symlink_to(tmp_path / "texts")
     listing = list_texts(str(tmp_path / "dataset"))
-    assert [file.name for file in listing.found] == ["a.txt"]
+    assert [file.name for file in listing.sources] == ["a.txt"]
     assert "same file" in listing.skipped["b.txt"]
 
 
@@ -598,7 +598,7 @@ def test_an_entry_that_cannot_be_looked_at_is_skipped_with_a_sentence(tmp_path, 
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / name).symlink_to(name)
     listing = list_texts(str(tmp_path))
-    assert [file.name for file in listing.found] == ["a.txt"]
+    assert [file.name for file in listing.sources] == ["a.txt"]
     assert name in listing.skipped
 
 
@@ -619,7 +619,7 @@ def test_any_error_of_any_entry_is_that_entrys_alone(tmp_path, monkeypatch):
         lambda path: [entry if entry.name == "a.txt" else Faulty(entry) for entry in real(path)],
     )
     listing = list_texts(str(tmp_path))
-    assert [file.name for file in listing.found] == ["a.txt"]
+    assert [file.name for file in listing.sources] == ["a.txt"]
     assert listing.skipped == dict.fromkeys(("b.txt", "c"), "cannot be read: Input/output error")
 
 

@@ -33,7 +33,7 @@ def sides_by_content(decisions):
 
 
 @given(shelves(), seeds, fractions)
-def test_something_is_held_out_and_something_is_left(documents, seed, fraction):
+def test_something_validates_and_something_is_left(documents, seed, fraction):
     decisions = decide(documents, {}, seed, fraction)
     assert set(decisions) == {document.name for document in documents}
     sides = {side for _, side in decisions.values()}
@@ -77,21 +77,21 @@ def test_an_edited_book_keeps_its_side(documents, seed, fraction):
     assert all(decisions[name][1] == side for name, (_, side) in known.items())
 
 
-def test_where_copies_disagree_nothing_held_out_becomes_training_text():
+def test_where_copies_disagree_no_validation_text_becomes_training_text():
     known = {"a": ("one", VALIDATION), "b": ("two", TRAIN), "c": ("three", TAIL)}
     same = [Document(name, "one", 5) for name in "abc"]
     assert {side for _, side in decide(same, known, 1, 0.1).values()} == {VALIDATION}
 
 
 @given(shelves(), seeds, fractions)
-def test_when_all_that_was_held_out_is_gone_something_else_is(documents, seed, fraction):
+def test_when_all_validation_text_is_gone_something_else_validates(documents, seed, fraction):
     known = decide(documents, {}, seed, fraction)
     rest = [document for document in documents if known[document.name][1] == TRAIN]
     if rest:
         assert {side for _, side in decide(rest, known, seed, fraction).values()} != {TRAIN}
 
 
-def test_few_documents_are_held_out_by_their_tails():
+def test_few_documents_validate_by_their_tails():
     few = [Document(f"{i}", f"{i}", 1000) for i in range(3)]
     assert {side for _, side in decide(few, {}, 1, 0.1).values()} == {TAIL}
 
@@ -112,7 +112,7 @@ def test_six_novels_hold_out_one_of_sensible_size(seed):
     assert held in ([1276201], [724725])
 
 
-def test_one_giant_among_notes_is_held_out_by_its_tail():
+def test_one_giant_among_notes_validates_by_its_tail():
     shelf = [Document("giant", "g", 10**9), *(Document(f"{i}", f"{i}", 100) for i in range(5))]
     assert decide(shelf, {}, 1, 0.1)["giant"][1] == TAIL
 

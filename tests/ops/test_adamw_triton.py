@@ -1,4 +1,4 @@
-"""The update in three launches does what AdamW, clipping and the narrow copies do one by one."""
+"""The update in three launches does what AdamW, clipping and the bf16 copies do one by one."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def make_optimizer():
     return parameters, AdamW(groups, 0.1, (0.9, 0.95))
 
 
-def gradients(step, narrow, size):
+def gradients(step, bf16, size):
     generator = torch.Generator().manual_seed(100 + step)
     found = [(torch.randn(shape, generator=generator) * size).to(DEVICE) for shape in SHAPES]
     return [
-        gradient.bfloat16() if has_copy and narrow else gradient
+        gradient.bfloat16() if has_copy and bf16 else gradient
         for gradient, has_copy in zip(found, [True, True, False, False, False])
     ]
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])
-@pytest.mark.parametrize("narrow", [True, False])
-def test_same_weights_averages_copies_and_numbers(clip, narrow):
+@pytest.mark.parametrize("bf16", [True, False])
+def test_same_weights_averages_copies_and_numbers(clip, bf16):
     parameters, plain = make_optimizer()
     others, optimizer = make_optimizer()
     copies = {id(weight): weight.detach().bfloat16() for weight in others[:2]}
@@ -55,7 +55,7 @@ def test_same_weights_averages_copies_and_numbers(clip, narrow):
     ring, slot = torch.zeros(4, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
     for step in range(1, 6):
         rate, loss = 0.1 / step, torch.tensor(2.0 + step, device=DEVICE)
-        found = gradients(step, narrow, size=0.3)
+        found = gradients(step, bf16, size=0.3)
         if step == 3:
             found[1].view(-1)[5] = math.inf
         norm = torch.nn.utils.get_total_norm([gradient.float() for gradient in found])

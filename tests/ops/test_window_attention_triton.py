@@ -125,15 +125,15 @@ def test_operators_keep_torch_compiles_rules():
 
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize(
-    "layout", ["newest slots", "hidden", "hidden of Mamba-2", "numbers", "narrow to wide"]
+    "layout", ["newest slots", "ssm_state", "ssm_state of Mamba-2", "numbers", "bf16 to float32"]
 )
-def test_settle_copies_only_where_it_may(good, layout):
+def test_conditional_copy_copies_only_where_it_may(good, layout):
     new, old = {
         "newest slots": lambda: (torch.randn(2, 3, 9, 4)[:, :, 4:], torch.randn(2, 3, 5, 4)),
-        "hidden": lambda: tuple(torch.randn(2, 4, 3).transpose(1, 2) for _ in range(2)),
-        "hidden of Mamba-2": lambda: tuple(torch.randn(2, 2, 4, 3).mT for _ in range(2)),
+        "ssm_state": lambda: tuple(torch.randn(2, 4, 3).transpose(1, 2) for _ in range(2)),
+        "ssm_state of Mamba-2": lambda: tuple(torch.randn(2, 2, 4, 3).mT for _ in range(2)),
         "numbers": lambda: (torch.arange(7), torch.zeros(7, dtype=torch.int64)),
-        "narrow to wide": lambda: (torch.randn(2, 3, 8).bfloat16(), torch.randn(2, 3, 8)),
+        "bf16 to float32": lambda: (torch.randn(2, 3, 8).bfloat16(), torch.randn(2, 3, 8)),
     }[layout]()
     target = old.to(DEVICE)
     conditional_copy(new.to(DEVICE), target, torch.tensor(good, device=DEVICE))

@@ -68,14 +68,14 @@ def test_the_driver_is_asked_twice_a_second_at_most(monkeypatch):
     driver, now = Driver(), [100.0]
     usage = usage_of(driver, now, "12-34")
     usage()
-    usage.settle()
+    usage.wait_for_answer()
     for _ in range(50):
         assert usage() == 0.37
         now[0] += 0.01
     driver.busy = 250
     now[0] = 100.0 + ASK_SECONDS
     usage()
-    usage.settle()
+    usage.wait_for_answer()
     assert usage() == 1.0
     assert [name for name, *_ in driver.calls] == ["init", "uuid", "rates", "rates"]
     assert driver.calls[1] == ("uuid", "GPU-12-34")
@@ -91,9 +91,9 @@ def test_a_driver_that_hangs_holds_nobody_up():
     assert threading.active_count() < 50
     assert len([thread for thread in threading.enumerate() if thread.name == "device-usage"]) == 1
     driver.held.set()
-    usage.settle()
+    usage.wait_for_answer()
     assert usage() == 0.37
-    usage.settle()
+    usage.wait_for_answer()
 
 
 @pytest.mark.parametrize("fails", ["init", "uuid", "rates"])
@@ -102,7 +102,7 @@ def test_a_driver_that_cannot_tell_is_left_alone(fails):
     usage = usage_of(driver, now, "a")
     for _ in range(4):
         assert usage() is None
-        usage.settle()
+        usage.wait_for_answer()
         now[0] += 1
     assert len(driver.calls) <= 3
 
@@ -111,12 +111,12 @@ def test_a_driver_that_stops_telling_is_not_believed_any_more():
     driver, now = Driver(), [0.0]
     usage = usage_of(driver, now)
     usage()
-    usage.settle()
+    usage.wait_for_answer()
     assert usage() == 0.37
     driver.fails = "rates"
     now[0] += 1
     usage()
-    usage.settle()
+    usage.wait_for_answer()
     assert usage() is None
 
 

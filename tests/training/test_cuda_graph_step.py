@@ -161,7 +161,7 @@ def test_200_captured_steps_learn_what_200_plain_ones_do(batches):
 @pytest.mark.cuda
 @pytest.mark.parametrize("batches", [1, 2])
 def test_200_steps_as_the_trainer_takes_them_on_cuda(batches):
-    """In 16 bits, compiled, captured, with narrow weights, against the plain step with autocast."""
+    """In 16 bits, compiled, captured, with bf16 working weights, against the plain step with autocast."""
 
     def compiling(model, forward, *rest):
         return CUDAGraphStep(model, torch.compile(model), *rest)
@@ -173,9 +173,9 @@ def test_200_steps_as_the_trainer_takes_them_on_cuda(batches):
             step.run(number)
     (_, plain), (model, fast) = steps
     assert fast._graphs, fast.notices
-    narrow = dict(fast.plain.named_parameters())
+    working_weights = dict(fast.plain.named_parameters())
     for name, parameter in model.named_parameters():
-        assert torch.equal(narrow[name], parameter.to(narrow[name].dtype)), name
+        assert torch.equal(working_weights[name], parameter.to(working_weights[name].dtype)), name
     losses, fast_losses = ([metrics.loss for metrics in step.read(wait=True)] for step in (plain, fast))
     np.testing.assert_allclose(losses[:5], fast_losses[:5], rtol=5e-3)
     np.testing.assert_allclose(losses, fast_losses, rtol=1e-2)

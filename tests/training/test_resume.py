@@ -114,7 +114,7 @@ def test_allowed_changes_apply_and_are_recorded(tmp_path, dataset):
 
 
 def test_a_batch_that_did_not_fit_can_be_made_smaller(tmp_path, dataset):
-    """What the advice after memory ran out asks for: the run goes on, with lanes that begin anew."""
+    """What the advice after memory ran out asks for: the run goes on, with batch rows that begin anew."""
     run = new_run(tmp_path, dataset, batch_size=6)
     assert train_here(run, stop_at=10) == 130
     smaller = tiny(dataset, batch_size=3, gradient_accumulation_steps=2)
@@ -140,7 +140,7 @@ def test_a_finished_run_says_so_and_goes_on_only_when_max_iters_is_raised(tmp_pa
     assert [step for step, _ in curve(run)] == list(range(1, 27))
 
 
-def test_a_run_carries_which_text_is_held_out(tmp_path):
+def test_a_run_carries_its_split(tmp_path):
     """The cache is lost and books arrive: what the run was measured by is still not trained on."""
     texts = shelf(tmp_path / "texts")
     run = new_run(tmp_path, texts)

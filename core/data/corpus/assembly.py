@@ -45,11 +45,11 @@ def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) ->
     first_names: dict[str, str] = {}
     reports = [FileReport(name=name, split=SKIPPED, notes=[reason]) for name, reason in skipped.items()]
     for text, entry in zip(texts, entries, strict=True):
-        twin = first_names.setdefault(text.facts.content, text.found.name)
+        twin = first_names.setdefault(text.facts.content, text.source.name)
         cut = 0 if text.side == VALIDATION else entry.tokens if entry.cut is None else entry.cut
         reports.append(
             FileReport(
-                name=text.found.name,
+                name=text.source.name,
                 split=text.side,
                 encoding=text.facts.encoding,
                 bytes=entry.head_bytes + entry.tail_bytes,
@@ -57,9 +57,9 @@ def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) ->
                 validation_tokens=entry.tokens - cut,
                 documents=text.facts.documents,
                 longest_line=text.facts.longest_line,
-                duplicate_of=twin if twin != text.found.name else "",
+                duplicate_of=twin if twin != text.source.name else "",
                 offset=entry.offset,
-                notes=([text.found.note] if text.found.note else []) + text.facts.notes + text.near_copies,
+                notes=([text.source.note] if text.source.note else []) + text.facts.notes + text.near_copies,
             )
         )
     return sorted(reports, key=lambda report: report.name)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.data.corpus.listing import Found
+from core.data.corpus.listing import SourceFile
 from core.data.corpus.split import SIDES, Decisions
 from core.data.corpus.survey import Facts
 from core.data.corpus.token_store import JOURNAL, disk_errors
@@ -87,7 +87,7 @@ def _look_after_others(root: Path, folder: Path, identity: dict[str, Any]) -> No
 
 
 def delete_prepared(folder: Path, forget_split: bool = False) -> int:
-    """Delete what was prepared and, if wanted, the record of what is held out; the bytes that freed."""
+    """Delete what was prepared and, if wanted, the record of the split; the bytes that freed."""
     with Folder(folder) as opened:
         return opened.delete_matching(
             lambda name: PREPARED.fullmatch(name) is not None or (forget_split and name == SPLIT)
@@ -131,25 +131,25 @@ class FactStore:
         self._rows: dict[str, list[Any]] = data if isinstance(data, dict) else {}
         self._changed = False
 
-    def get(self, found: Found) -> Facts | None:
+    def get(self, source: SourceFile) -> Facts | None:
         """The facts of a file that has not been written to since they were found."""
         try:
-            signature, too_fresh, values = self._rows[found.name]
-            if signature == list(found.signature) and not too_fresh:
+            signature, too_fresh, values = self._rows[source.name]
+            if signature == list(source.signature) and not too_fresh:
                 return Facts.from_list(values)
         except (KeyError, TypeError, ValueError):
             pass
         return None
 
-    def put(self, found: Found, facts: Facts, now_ns: int) -> None:
+    def put(self, source: SourceFile, facts: Facts, now_ns: int) -> None:
         """Remember facts found by a reading that began at `now_ns`."""
         if facts.passing:
-            self._rows.pop(found.name, None)
+            self._rows.pop(source.name, None)
             return
-        newest = max(found.signature[1:3])
-        coarse = found.signature[1] % 1_000_000_000 == 0
+        newest = max(source.signature[1:3])
+        coarse = source.signature[1] % 1_000_000_000 == 0
         too_fresh = newest > now_ns - (_LONG_TICK if coarse else _TICK)
-        self._rows[found.name] = [list(found.signature), int(too_fresh), facts.to_list()]
+        self._rows[source.name] = [list(source.signature), int(too_fresh), facts.to_list()]
         self._changed = True
 
     def keep_only(self, names: set[str]) -> None:
@@ -206,7 +206,7 @@ class SplitStore:
         except (AttributeError, TypeError, ValueError):
             self._all, data = {}, None
         if data is None and self.path.exists():
-            self.notice = f"{self.path} was damaged: what is held out for validation is decided anew"
+            self.notice = f"{self.path} was damaged: what validates is decided anew"
 
     def known(self) -> Decisions:
         """By name: content and side."""

@@ -16,7 +16,7 @@ def clean(
 ) -> tuple[Path, int]:
     """Delete the ids, vocabularies and facts kept for a dataset: the folder, and the bytes that freed.
 
-    The record of what is held out stays, because a new choice might train on what was validation
+    The record of what validates stays, because a new choice might train on what was validation
     text before; `forget_split` deletes it too. Waits for a process that is preparing, calling `waiting`
     meanwhile. The dataset folder itself is never touched. Raises UserError where there is none.
     """

@@ -70,15 +70,16 @@ def training_text(
     """
     ends = [tail.target if (tail := text.tail(fraction)) else text.facts.characters for text in training]
     for text, end, share in zip(training, ends, fair_shares(ends, most), strict=True):
-        if share < end and (slices := seekable_text(text.found, text.facts.encoding, end, share)) is not None:
+        source, encoding = text.source, text.facts.encoding
+        if share < end and (slices := seekable_text(source, encoding, end, share)) is not None:
             stretches = slices
         else:
-            stretches = (stretch for _, stretch in clean_text(text.found, text.facts.encoding, options))
+            stretches = (stretch for _, stretch in clean_text(source, encoding, options))
         left = share
         for stretch in stretches:
             for low in range(0, min(left, len(stretch)), _HANDFUL):
                 yield stretch[low : min(low + _HANDFUL, left)]
-            report.add(min(left, len(stretch)), text.found.name)
+            report.add(min(left, len(stretch)), source.name)
             left -= len(stretch)
             if left <= 0:
                 break

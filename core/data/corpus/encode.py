@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from core.data.corpus.listing import Found
+from core.data.corpus.listing import SourceFile
 from core.data.corpus.progress import Reporter
 from core.data.corpus.reading import Piece, ReadingOptions, clean_text, pieces
 from core.data.corpus.token_store import HASH_BYTES, Entry, TokenStore
@@ -82,9 +82,9 @@ def encode_texts(
     ready: dict[str, Entry] = {}
     draft = _Draft(store.end)
     committed = time.monotonic()
-    source = _all_pieces(missing, options, fraction)
+    cut = _all_pieces(missing, options, fraction)
     try:
-        for (key, text, piece), (ids, size) in in_order(source, encode, workers, report, threading.Event()):
+        for (key, text, piece), (ids, size) in in_order(cut, encode, workers, report, threading.Event()):
             if piece is None or ids is None:
                 ready[key] = draft.entry()
                 draft = _Draft(draft.offset + draft.count)
@@ -96,7 +96,7 @@ def encode_texts(
                 draft.digest.update(store.append(opening))
             draft.digest.update(store.append(ids))
             draft.add(piece, len(ids) + piece.opens, size)
-            report.add(size, text.found.name)
+            report.add(size, text.source.name)
         store.commit(ready)
     except BaseException:
         with contextlib.suppress(UserError):
@@ -112,15 +112,15 @@ def _all_pieces(
     """The pieces of every text, each text followed by None."""
     for key, text in texts.items():
         try:
-            for piece in pieces(clean_text(text.found, text.facts.encoding, options), text.tail(fraction)):
+            for piece in pieces(clean_text(text.source, text.facts.encoding, options), text.tail(fraction)):
                 yield key, text, piece
-            _check_unchanged(text.found)
+            _check_unchanged(text.source)
         except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise UserError(f"{text.found.name} could not be read completely: {error}") from error
+            raise UserError(f"{text.source.name} could not be read completely: {error}") from error
         yield key, text, None
 
 
-def _check_unchanged(found: Found) -> None:
-    info = os.stat(found.path)
-    if (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) != found.signature:
-        raise UserError(f"{found.name} changed while it was being read; start again")
+def _check_unchanged(source: SourceFile) -> None:
+    info = os.stat(source.path)
+    if (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) != source.signature:
+        raise UserError(f"{source.name} changed while it was being read; start again")

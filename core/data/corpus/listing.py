@@ -13,7 +13,7 @@ SUFFIXES = (".txt", ".txt.gz")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceFile:
     """A regular file to read. `signature` changes with any write: size, mtime, ctime, inode."""
 
     name: str
@@ -27,7 +27,7 @@ class Found:
 class Listing:
     """The texts of a folder sorted by name, and a sentence for everything skipped."""
 
-    found: list[Found] = field(default_factory=list)
+    sources: list[SourceFile] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     others: int = 0
 
@@ -131,4 +131,4 @@ def _take_file(
         return
     signature = (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     note = f"link to {os.path.realpath(path)}" if linked else ""
-    listing.found.append(Found(name, path, info.st_size, signature, note))
+    listing.sources.append(SourceFile(name, path, info.st_size, signature, note))

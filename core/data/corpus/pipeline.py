@@ -21,7 +21,7 @@ from core.data.corpus.cache import FactStore, SplitStore, cache_folder, drop_sta
 from core.data.corpus.corpus_tokenizer import find_vocabulary
 from core.data.corpus.encode import encode_texts
 from core.data.corpus.encodings import check_declared
-from core.data.corpus.listing import Found, Listing, list_texts
+from core.data.corpus.listing import Listing, SourceFile, list_texts
 from core.data.corpus.progress import Callback, Reporter
 from core.data.corpus.reading import ReadingOptions
 from core.data.corpus.split import TRAIN, Decisions, Document, decide
@@ -120,31 +120,31 @@ def _survey_all(
 ) -> tuple[list[Text], dict[str, str]]:
     """The usable texts, and the reason for every unusable file; unchanged files come from the cache."""
     store = FactStore(folder, options.key)
-    facts = {found.name: store.get(found) for found in listing.found}
-    new = [found for found in listing.found if facts[found.name] is None]
-    report.begin("reading", sum(found.size for found in new))
+    facts = {source.name: store.get(source) for source in listing.sources}
+    new = [source for source in listing.sources if facts[source.name] is None]
+    report.begin("reading", sum(source.size for source in new))
     stop = threading.Event()
 
-    def look(found: Found) -> tuple[int, Facts]:
-        return time.time_ns(), survey(found, options, lambda size: report.count(size, found.name), stop)
+    def look(source: SourceFile) -> tuple[int, Facts]:
+        return time.time_ns(), survey(source, options, lambda size: report.count(size, source.name), stop)
 
     saved = time.monotonic()
-    for found, (began, result) in in_order(new, look, workers, report, stop):
-        facts[found.name] = result
-        store.put(found, result, began)
+    for source, (began, result) in in_order(new, look, workers, report, stop):
+        facts[source.name] = result
+        store.put(source, result, began)
         if time.monotonic() - saved > _SAVE_SECONDS:
             store.save()
             saved = time.monotonic()
-    store.keep_only({found.name for found in listing.found})
+    store.keep_only({source.name for source in listing.sources})
     store.save()
     texts, skipped = [], dict(listing.skipped)
-    for found in listing.found:
-        fact = facts[found.name]
+    for source in listing.sources:
+        fact = facts[source.name]
         assert fact is not None
         if fact.problem:
-            skipped[found.name] = fact.problem
+            skipped[source.name] = fact.problem
         else:
-            texts.append(Text(found, fact))
+            texts.append(Text(source, fact))
     return texts, skipped
 
 
@@ -158,7 +158,7 @@ def _decide_sides(
     """
     store = SplitStore(folder, seed, fraction)
     documents = [
-        Document(text.found.name, text.facts.letters, text.facts.bytes, text.facts.raw) for text in texts
+        Document(text.source.name, text.facts.letters, text.facts.bytes, text.facts.raw) for text in texts
     ]
     cached = store.known()
     contents = {content for content, _ in carried.values()}
@@ -177,7 +177,7 @@ def _decide_sides(
     store.update({name: value for name, value in decisions.items() if name not in differing})
     options_key = options.key
     for text in texts:
-        text.decide(decisions[text.found.name][1], options_key, fraction)
+        text.decide(decisions[text.source.name][1], options_key, fraction)
     if moved:
         return decisions, (
             f"{_some(moved)} validation text now; earlier runs trained on it. The text used before is gone"

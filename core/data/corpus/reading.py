@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 from core.data.corpus.document_marks import MARKS, MarkCounter, cut_at_marks
 from core.data.corpus.encodings import SAMPLE, NotTextError, make_decoder
 from core.data.corpus.gutenberg import LINE_LIMIT, GutenbergCutter
-from core.data.corpus.listing import Found
+from core.data.corpus.listing import SourceFile
 from core.system.files import open_to_read
 
 # Part of every cache key: raise it when a change makes the same file give other text or other pieces.
@@ -60,7 +60,7 @@ class Observers:
 
 
 def clean_text(
-    found: Found, encoding: str, options: ReadingOptions, observers: Observers | None = None
+    source: SourceFile, encoding: str, options: ReadingOptions, observers: Observers | None = None
 ) -> Iterator[tuple[bool, str]]:
     """The text of a file in stretches; a stretch that comes with True begins a document.
 
@@ -68,7 +68,7 @@ def clean_text(
     if it is a gzip file that unpacks to more than any text does.
     """
     observers = observers or Observers()
-    blocks = _decoded(found.path, observers.decoder or make_decoder(encoding), observers.block)
+    blocks = _decoded(source.path, observers.decoder or make_decoder(encoding), observers.block)
     if observers.marks is not None:
         blocks = _seen(blocks, observers.marks.see)
     cutter = observers.cutter or (GutenbergCutter() if options.strip_gutenberg else None)
@@ -84,15 +84,15 @@ def _seen(blocks: Iterable[str], see: Callable[[str], None]) -> Iterator[str]:
         yield block
 
 
-def seekable_text(found: Found, encoding: str, end: int, amount: int) -> Iterator[str] | None:
+def seekable_text(source: SourceFile, encoding: str, end: int, amount: int) -> Iterator[str] | None:
     """About `amount` characters, evenly spread over the first `end` characters of a file.
 
     Only for plain UTF-8, where decoding can begin anywhere; None for other files. A character is at least one
     byte, so no byte before `end` belongs to a character at or after `end`. Document marks are left out.
     """
-    if encoding not in ("utf-8", "utf-8-sig") or found.path.lower().endswith(".gz"):
+    if encoding not in ("utf-8", "utf-8-sig") or source.path.lower().endswith(".gz"):
         return None
-    return _slices(found.path, min(end, found.size), amount)
+    return _slices(source.path, min(end, source.size), amount)
 
 
 def _slices(path: str, end: int, amount: int) -> Iterator[str]:

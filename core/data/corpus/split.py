@@ -43,10 +43,10 @@ Decisions = dict[str, tuple[str, str]]
 def decide(
     documents: Iterable[Document], known: Mapping[str, tuple[str, str]], seed: int, fraction: float
 ) -> Decisions:
-    """The side of every document, keeping what `known` says, about `fraction` of the bytes held out.
+    """The side of every document, keeping what `known` says, about `fraction` of the bytes for validation.
 
-    Depends only on the documents, what is known, seed and fraction. Something is always held out, in
-    whole or by its tail; if everything that was held out is gone, text that was trained on has to do.
+    Depends only on the documents, what is known, seed and fraction. Something always validates, whole
+    or by its tail; if all validation text is gone, text that was trained on has to do.
     """
     groups: dict[str, list[Document]] = {}
     for document in documents:

@@ -26,7 +26,7 @@ from core.data.corpus.encodings import (
     next_guess,
 )
 from core.data.corpus.gutenberg import GutenbergCutter
-from core.data.corpus.listing import Found
+from core.data.corpus.listing import SourceFile
 from core.data.corpus.near_copies import Letters
 from core.data.corpus.reading import Observers, ReadingOptions, clean_text
 from core.data.corpus.stray_bytes import StrayDecoder
@@ -79,32 +79,32 @@ _BLANK = asdict(Facts())
 
 
 def survey(
-    found: Found, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
+    source: SourceFile, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
 ) -> Facts:
     """Read a file once. `count` is called with the number of bytes read; `stop` ends the reading and makes
     its facts invalid.
     """
     watch = _Watch(count, stop)
     try:
-        with reading.open_text(found.path) as file:
+        with reading.open_text(source.path) as file:
             head = file.read(SAMPLE)
         if not head:
             return Facts(problem="is empty")
         guess = first_guess(head, options.encoding)
         try:
-            return _survey_as(found, options, guess, watch)
+            return _survey_as(source, options, guess, watch)
         except UnicodeDecodeError as error:
             if guess.because:
                 name = guess.encoding.removesuffix("-sig").upper()
                 return Facts(problem=f"is not the {name} that {guess.because} ({error.reason})")
-        guess = next_guess(head, _first_error(found.path), options.encoding)
+        guess = next_guess(head, _first_error(source.path), options.encoding)
         try:
-            return _survey_as(found, options, guess, watch)
+            return _survey_as(source, options, guess, watch)
         except UnicodeDecodeError as error:
             if options.encoding is not None:
                 return Facts(problem=f"is neither UTF-8 nor {options.encoding}, as declared ({error.reason})")
         note = f"not UTF-8, and not quite {guess.encoding}: decoded as latin-1 (guessed)"
-        return _survey_as(found, options, Guess("latin-1", note), watch)
+        return _survey_as(source, options, Guess("latin-1", note), watch)
     except NotTextError as error:
         return Facts(problem=str(error))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -139,7 +139,7 @@ class _Watch:
             self._counted = self._seen
 
 
-def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watch) -> Facts:
+def _survey_as(source: SourceFile, options: ReadingOptions, guess: Guess, watch: _Watch) -> Facts:
     watch.begin()
     facts = Facts(encoding=guess.encoding, notes=[guess.note] if guess.note else [])
     cutter = GutenbergCutter() if options.strip_gutenberg else None
@@ -149,7 +149,7 @@ def _survey_as(found: Found, options: ReadingOptions, guess: Guess, watch: _Watc
     controls = np.zeros(256, np.int64)
     inner_marks = 0
     for fresh, text in clean_text(
-        found, guess.encoding, options, Observers(cutter, marks, decoder, watch.see)
+        source, guess.encoding, options, Observers(cutter, marks, decoder, watch.see)
     ):
         data = text.encode()
         facts.documents += fresh

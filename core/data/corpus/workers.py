@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from core.data.corpus.listing import Found
+from core.data.corpus.listing import SourceFile
 from core.data.corpus.near_copies import near_copies
 from core.data.corpus.progress import Reporter
 from core.data.corpus.reading import Tail
@@ -26,7 +26,7 @@ REPORT_SECONDS = 0.1  # between reports while no result arrives
 class Text:
     """A usable file on its way through the stages."""
 
-    found: Found
+    source: SourceFile
     facts: Facts
     side: str = TRAIN
     key: str = ""
@@ -50,9 +50,9 @@ def note_near_copies(texts: list[Text]) -> str:
     for first, second, share in pairs:
         one, two = texts[first], texts[second]
         for text, other in ((one, two), (two, one)):
-            text.near_copies.append(f"nearly the same text as {other.found.name} (about {share:.0%})")
+            text.near_copies.append(f"nearly the same text as {other.source.name} (about {share:.0%})")
         if one.side != two.side:
-            across.append(f"{one.found.name} ({one.side}) and {two.found.name} ({two.side})")
+            across.append(f"{one.source.name} ({one.side}) and {two.source.name} ({two.side})")
     if not across:
         return ""
     more = f", and {len(across) - 1} more pairs," if len(across) > 1 else ""

@@ -1,8 +1,8 @@
 """Output head and cross-entropy on CUDA: same function as `core.ops.linear_cross_entropy`.
 
-Products run in the narrow type on the tensor cores. One kernel turns a chunk's logits into their gradient in
-place; the row's loss falls out on the way. It reads a row once and holds it in registers, still narrow, or
-reads it twice where it is too long for that. So logits exist once, in the narrow type, for at most
+Products run in the product type on the tensor cores. One kernel turns a chunk's logits into their gradient in
+place; the row's loss falls out on the way. It reads a row once and holds it in registers in that type, or
+reads it twice where it is too long for that. So logits exist once, in the product type, for at most
 `CHUNK_BYTES`; the gradient of the head is added up in float32.
 """
 # mypy: disallow-untyped-defs=False
@@ -180,9 +180,9 @@ def linear_cross_entropy_triton(
     """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    narrow = product_type(x)
-    working_weight = working_weight if working_weight is not None and working_weight.dtype == narrow else None
-    loss: Tensor = _operator(x.to(narrow), weight, working_weight, targets, ignore_index, vocab_size, wanted)[
+    dtype = product_type(x)
+    working_weight = working_weight if working_weight is not None and working_weight.dtype == dtype else None
+    loss: Tensor = _operator(x.to(dtype), weight, working_weight, targets, ignore_index, vocab_size, wanted)[
         0
     ]
     return loss
@@ -215,7 +215,7 @@ def _run_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, 
 
 
 def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
-    """PTX for two narrow numbers at once: the higher ones, and the wide ones in two different ways.
+    """PTX for two 16-bit numbers at once: the higher ones, and the wide ones in two different ways.
 
     The compiler would keep what it knows to have widened before in twice the registers, instead of widening
     it again. Triton's interpreter runs no PTX.
@@ -271,7 +271,7 @@ _operator = define(
 
 
 def _wide_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32 from narrow factors."""
+    """a @ b in float32 from 16-bit factors."""
     if a.dtype == torch.float32 or not a.is_cuda:
         return (a @ b).float()
     return torch.mm(a, b, out_dtype=torch.float32)

@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     parts: int
     group_heads: int
     groups: int
-    narrow: bool
+    bf16: bool
     """Whether factors of products are bfloat16."""
     options: dict[str, Any]
     """Of all kernels with products."""
@@ -69,8 +69,8 @@ def plan(x: Tensor, B: Tensor, C: Tensor, part_chunks: int = 0) -> Plan:
     batch, length, heads, size = x.shape
     processors = processors_of(x.device)
     states = max(16, triton.next_power_of_2(B.shape[2]))
-    narrow = x.dtype == B.dtype == C.dtype == torch.bfloat16
-    cut = 1 if narrow and states <= 64 else 2
+    bf16 = x.dtype == B.dtype == C.dtype == torch.bfloat16
+    cut = 1 if bf16 and states <= 64 else 2
     chunk = CHUNK // cut
     tile = min(TILE // cut, max(LEAST_TILE, triton.next_power_of_2(size)))
     chunks = triton.cdiv(length, chunk)
@@ -87,12 +87,12 @@ def plan(x: Tensor, B: Tensor, C: Tensor, part_chunks: int = 0) -> Plan:
         "Q": chunk,
         "P": tile,
         "N": states,
-        "NARROW": tl.bfloat16 if narrow else tl.float32,
+        "PRODUCT_TYPE": tl.bfloat16 if bf16 else tl.float32,
         "PRECISION": "tf32x3" if exact else "tf32",
         "num_warps": 4 if states <= 64 else 8,
     }
     parts, groups = triton.cdiv(chunks, part_chunks), triton.cdiv(heads, group_heads)
-    return Plan(chunk, tile, chunks, part_chunks, parts, group_heads, groups, narrow, options)
+    return Plan(chunk, tile, chunks, part_chunks, parts, group_heads, groups, bf16, options)
 
 
 def ssd_scan_triton(
@@ -130,7 +130,7 @@ def _flags(reset: Tensor | None) -> Tensor | None:
 
 def _border_types(layout: Plan) -> tuple[torch.dtype, torch.dtype]:
     """Of states that only enter products, and the integers of the same size."""
-    return (torch.bfloat16, torch.int16) if layout.narrow else (torch.float32, torch.int32)
+    return (torch.bfloat16, torch.int16) if layout.bf16 else (torch.float32, torch.int32)
 
 
 # Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
@@ -162,7 +162,7 @@ def _run_ssd_scan(
     )  # fmt: skip
     strides = (*x.stride()[:3], *B.stride()[:2], *C.stride()[:2])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), 0, *strides)
-    options = layout.options | {"HAS_D": D is not None, "num_stages": 2 if layout.narrow else 1}
+    options = layout.options | {"HAS_D": D is not None, "num_stages": 2 if layout.bf16 else 1}
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
     if layout.parts > 1:
         local, through = _parts(layout, last)
@@ -281,7 +281,7 @@ def _state_gradients(
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
     strides = (*C.stride()[:2], *grad_y.stride()[:3])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), *strides)
-    options = layout.options | {"num_stages": 2 if layout.narrow else 1}
+    options = layout.options | {"num_stages": 2 if layout.bf16 else 1}
     entries = grad_last
     if layout.parts > 1:
         entries, through = _parts(layout, first)

@@ -2,7 +2,7 @@
 
 Tiles of inputs and outputs are (Q, P), of weights (Q, N), of states (P, N), with Q steps of a chunk. Suffixes
 of strides: `_batch` from batch row to batch row, `_time` from step to step, `_head` from head to head.
-NARROW is the type of a product's factors, PRECISION what a product does with float32 ones.
+PRODUCT_TYPE is the type of a product's factors, PRECISION what a product does with float32 ones.
 """
 # mypy: ignore-errors
 
@@ -90,7 +90,7 @@ def ssd_forward_kernel(
     x, steps, B, C, D, entries, y, borders, last, through,
     length, heads, size, states, part_chunks, plane, zero,
     x_batch, x_time, x_head, B_batch, B_time, C_batch, C_time,
-    Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, NARROW: tl.constexpr, PRECISION: tl.constexpr,
+    Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr,
     LOCAL: tl.constexpr, KEEP: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_D: tl.constexpr,
 ):  # fmt: skip
     """Outputs and last state of a part of time; with LOCAL, its last state from zero and what it leaves."""
@@ -121,12 +121,12 @@ def ssd_forward_kernel(
         delta = _step_values(steps, chunk, 0, plane, step, Q)
         leaving = _step_values(steps, chunk, 4, plane, step, Q)
         all_left = _step_values(steps, chunk, 3, plane, Q - 1, Q)
-        inputs = _tile(x + start * x_time, step, p, x_time, count, size).to(NARROW)
-        weights_B = _tile(B + start * B_time, step, n, B_time, count, states).to(NARROW)
+        inputs = _tile(x + start * x_time, step, p, x_time, count, size).to(PRODUCT_TYPE)
+        weights_B = _tile(B + start * B_time, step, n, B_time, count, states).to(PRODUCT_TYPE)
         if not LOCAL:
             if KEEP:
                 _put(borders + chunk * area, h, p, n, states, size, states)
-            weights_C = _tile(C + start * C_time, step, n, C_time, count, states).to(NARROW)
+            weights_C = _tile(C + start * C_time, step, n, C_time, count, states).to(PRODUCT_TYPE)
             high = _step_values(steps, chunk, 1, plane, step, Q)
             low = _step_values(steps, chunk, 2, plane, step, Q)
             entering = _step_values(steps, chunk, 3, plane, step, Q)
@@ -135,12 +135,14 @@ def ssd_forward_kernel(
             # The minimum, of no effect, lays the decays out as the product, where they are needed.
             ahead = tl.where(step[:, None] + k * zero >= step[None, :], ahead, tl.minimum(spread, FLOOR))
             spread *= tl.exp2(ahead) * delta[None, :]
-            out = tl.dot(weights_C, tl.trans(h.to(NARROW)), input_precision=PRECISION) * entering[:, None]
-            out = tl.dot(spread.to(NARROW), inputs, out, input_precision=PRECISION)
+            out = (
+                tl.dot(weights_C, tl.trans(h.to(PRODUCT_TYPE)), input_precision=PRECISION) * entering[:, None]
+            )
+            out = tl.dot(spread.to(PRODUCT_TYPE), inputs, out, input_precision=PRECISION)
             if HAS_D:
                 out += direct * inputs.to(tl.float32)
             _put(y + start * heads * size, out, step, p, heads * size, count, size)
-        added = (weights_B * (delta * leaving)[:, None]).to(NARROW)
+        added = (weights_B * (delta * leaving)[:, None]).to(PRODUCT_TYPE)
         h = tl.dot(tl.trans(inputs), added, h * all_left, input_precision=PRECISION)
         left *= all_left
     if LOCAL:
@@ -176,7 +178,7 @@ def ssd_state_gradients_kernel(
     steps, C, grad_y, entries, grad_borders, grad_first, through,
     length, heads, size, states, part_chunks, plane,
     C_batch, C_time, g_batch, g_time, g_head,
-    Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, NARROW: tl.constexpr, PRECISION: tl.constexpr,
+    Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr,
     LOCAL: tl.constexpr, WANTS_FIRST: tl.constexpr, HAS_ENTRY: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the state at each chunk's end, from the last chunk of a part of time to the first.
@@ -213,9 +215,9 @@ def ssd_state_gradients_kernel(
         all_left = _step_values(steps, chunk, 3, plane, Q - 1, Q)
         if not LOCAL:
             _put(grad_borders + chunk * area, grad, p, n, states, size, states)
-        grad_out = _tile(grad_y + start * g_time, step, p, g_time, count, size).to(NARROW)
+        grad_out = _tile(grad_y + start * g_time, step, p, g_time, count, size).to(PRODUCT_TYPE)
         weights_C = _tile(C + start * C_time, step, n, C_time, count, states)
-        entered = (weights_C * entering[:, None]).to(NARROW)
+        entered = (weights_C * entering[:, None]).to(PRODUCT_TYPE)
         grad = tl.dot(tl.trans(grad_out), entered, grad * all_left, input_precision=PRECISION)
         left *= all_left
     if LOCAL:
@@ -234,7 +236,7 @@ def ssd_backward_kernel(
     length, heads, size, states, group_heads, plane, zero,
     x_batch, x_time, x_head, B_batch, B_time, C_batch, C_time, g_batch, g_time, g_head,
     Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
-    NARROW: tl.constexpr, PRECISION: tl.constexpr, HAS_D: tl.constexpr,
+    PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr, HAS_D: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk in a group of heads, given those of the states at its end.
 
@@ -265,33 +267,33 @@ def ssd_backward_kernel(
         low = _step_values(steps, chunk, 2, plane, step, Q)
         entering = _step_values(steps, chunk, 3, plane, step, Q)
         leaving = _step_values(steps, chunk, 4, plane, step, Q)
-        weights_B = _tile(B, step, n, B_time, count, states).to(NARROW)
-        weights_C = _tile(C, step, n, C_time, count, states).to(NARROW)
+        weights_B = _tile(B, step, n, B_time, count, states).to(PRODUCT_TYPE)
+        weights_C = _tile(C, step, n, C_time, count, states).to(PRODUCT_TYPE)
         pairs = tl.dot(weights_B, tl.trans(weights_C), input_precision=PRECISION)
         ahead = (high[None, :] - high[:, None]) + (low[None, :] - low[:, None])
         source = step[:, None] + head * zero
         decay = tl.exp2(tl.where(source <= step[None, :], ahead, tl.minimum(pairs, FLOOR)))
-        spread = (pairs * decay).to(NARROW)
+        spread = (pairs * decay).to(PRODUCT_TYPE)
         grad_spread = tl.zeros((Q, Q), tl.float32)
         along_B = tl.zeros((Q, N), tl.float32)
         along_C = tl.zeros((Q, N), tl.float32)
         link = tl.zeros((P, N), tl.float32)
         for tile in range(TILES):
             p = tile * P + tl.arange(0, P)
-            outs = _tile(grad_y + head * g_head, step, p, g_time, count, size).to(NARROW)
+            outs = _tile(grad_y + head * g_head, step, p, g_time, count, size).to(PRODUCT_TYPE)
             border = _tile(borders + chunk * area, p, n, states, size, states)
             grad = _tile(grad_borders + chunk * area, p, n, states, size, states)
-            grad_inputs = tl.dot(weights_B, tl.trans(grad.to(NARROW)), input_precision=PRECISION)
+            grad_inputs = tl.dot(weights_B, tl.trans(grad.to(PRODUCT_TYPE)), input_precision=PRECISION)
             grad_inputs = tl.dot(spread, outs, grad_inputs * leaving[:, None], input_precision=PRECISION)
             grad_inputs *= delta[:, None]
             if HAS_D:
                 grad_inputs += direct * outs.to(tl.float32)
             _put(grad_x + head * size, grad_inputs, step, p, heads * size, count, size)
-            inputs = _tile(x + head * x_head, step, p, x_time, count, size).to(NARROW)
+            inputs = _tile(x + head * x_head, step, p, x_time, count, size).to(PRODUCT_TYPE)
             link += border.to(tl.float32) * grad.to(tl.float32)
             grad_spread = tl.dot(inputs, tl.trans(outs), grad_spread, input_precision=PRECISION)
-            along_B = tl.dot(inputs, grad.to(NARROW), along_B, input_precision=PRECISION)
-            along_C = tl.dot(outs, border.to(NARROW), along_C, input_precision=PRECISION)
+            along_B = tl.dot(inputs, grad.to(PRODUCT_TYPE), along_B, input_precision=PRECISION)
+            along_C = tl.dot(outs, border.to(PRODUCT_TYPE), along_C, input_precision=PRECISION)
         along_B *= leaving[:, None]
         along_C *= entering[:, None]
         sum_B += along_B * delta[:, None]
@@ -310,11 +312,11 @@ def ssd_backward_kernel(
         tl.store(into + 4 * plane, tl.sum(flow, 1))
         tl.store(into + 5 * plane, tl.sum(flow * delta[:, None], 0))
         tl.store(links + chunk, tl.sum(tl.sum(link, 1), 0))
-    narrow = grad_pairs.to(NARROW)
-    weights_B = _tile(B, step, n, B_time, count, states).to(NARROW)
-    weights_C = _tile(C, step, n, C_time, count, states).to(NARROW)
-    sum_B = tl.dot(narrow, weights_C, sum_B, input_precision=PRECISION)
-    sum_C = tl.dot(tl.trans(narrow), weights_B, sum_C, input_precision=PRECISION)
+    rounded = grad_pairs.to(PRODUCT_TYPE)
+    weights_B = _tile(B, step, n, B_time, count, states).to(PRODUCT_TYPE)
+    weights_C = _tile(C, step, n, C_time, count, states).to(PRODUCT_TYPE)
+    sum_B = tl.dot(rounded, weights_C, sum_B, input_precision=PRECISION)
+    sum_C = tl.dot(tl.trans(rounded), weights_B, sum_C, input_precision=PRECISION)
     share = ((group * tl.num_programs(2) + batch) * length + start) * states
     _put(grad_B + share, sum_B, step, n, states, count, states)
     _put(grad_C + share, sum_C, step, n, states, count, states)

@@ -63,11 +63,11 @@ def load(path: Path) -> dict[str, Kept]:
         items = list(runs.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    found = {}
+    summaries = {}
     for name, one in items:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
-            found[name] = _read(one)
-    return found
+            summaries[name] = _read(one)
+    return summaries
 
 
 def save(path: Path, runs: Mapping[str, Kept]) -> None:

@@ -178,8 +178,8 @@ class RunList:
         if now == entry.lock_stamp and not entry.alive:
             return False
         alive = is_locked(entry.run.lock_path)
-        settled = time.time_ns() - now[0] > _TICK_NS
-        entry.lock_stamp = now if settled and not alive else None
+        unchanging = time.time_ns() - now[0] > _TICK_NS
+        entry.lock_stamp = now if unchanging and not alive else None
         return alive
 
     def _history_changed(self, entry: _Entry, now: Stamp | None) -> None:

@@ -37,9 +37,9 @@ def deleted_runs(root: Path) -> list[DeletedRun]:
         names = os.listdir(Path(root) / FOLDER)
     except OSError:
         return []
-    found = [(int(match[2]), match[1], name) for name in names if (match := _ASIDE.fullmatch(name))]
+    trashed = [(int(match[2]), match[1], name) for name in names if (match := _ASIDE.fullmatch(name))]
     return [
-        DeletedRun(name, Path(root) / name, Path(root) / FOLDER / aside) for _, name, aside in sorted(found)
+        DeletedRun(name, Path(root) / name, Path(root) / FOLDER / aside) for _, name, aside in sorted(trashed)
     ]
 
 
@@ -81,11 +81,11 @@ def delete_for_good(deleted: DeletedRun) -> int:
 
 def newest_deleted(root: Path, name: str) -> DeletedRun:
     """The run of a name that was deleted last. Raises UserError naming those there are."""
-    found = deleted_runs(root)
-    for deleted in reversed(found):
+    all_deleted = deleted_runs(root)
+    for deleted in reversed(all_deleted):
         if deleted.name == name:
             return deleted
-    known = ", ".join(dict.fromkeys(deleted.name for deleted in found)) or "there are none"
+    known = ", ".join(dict.fromkeys(deleted.name for deleted in all_deleted)) or "there are none"
     raise UserError(f'there is no deleted run "{name}" in {root}; accepted: {known}')
 
 

@@ -62,12 +62,12 @@ def comparison(first: CheckpointRow, second: CheckpointRow) -> Content:
         values = [loss(getattr(row.info, key)) for row in (first, second)]
         lines.append(f"{title:<18}{values[0]:>25}{values[1]:>25}\n")
     try:
-        found = differences(first.run.config(), second.run.config())
+        differing = differences(first.run.config(), second.run.config())
     except UserError as error:
         return Content.assemble(*lines, (visible(error), "$text-error"))
-    if not found:
+    if not differing:
         lines.append(("the same configuration", "$muted"))
-    for key, pair in list(found.items())[:12]:
+    for key, pair in list(differing.items())[:12]:
         one, two = (SETTINGS[key].in_words(value) for value in pair)
         lines.append((f"{key}\n", "bold"))
         lines.append(f"  {visible(clip(show(one), 66))}\n  {visible(clip(show(two), 66))}\n")

@@ -33,17 +33,17 @@ def survey(config: RunConfig, root: Any) -> Survey:
     from core.errors import UserError
 
     try:
-        found = list_texts(config.data.dataset_dir, config.data.outside_links).found
+        sources = list_texts(config.data.dataset_dir, config.data.outside_links).sources
     except OSError:
-        found = []
+        sources = []
     try:
         device = describe(config.hardware.device)
     except UserError:
         device = cpu_device()
     speed, flops, vocabularies = _last_run(root)
     return Survey(
-        len(found),
-        sum(item.size for item in found),
+        len(sources),
+        sum(source.size for source in sources),
         device.memory_free,
         device.name,
         speed,

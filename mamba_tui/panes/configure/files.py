@@ -92,11 +92,11 @@ class ConfigurationFiles:
 
 def difference_page(old: RunConfig, new: RunConfig) -> Content:
     """Every key that differs: old value, new value."""
-    found = differences(old, new)
-    if not found:
+    differing = differences(old, new)
+    if not differing:
         return safe("No differences.")
     lines: list[Content | str] = []
-    for key, pair in found.items():
+    for key, pair in differing.items():
         before, after = (SETTINGS[key].in_words(value) for value in pair)
         lines.append(Content.styled(f"{key}\n", "bold"))
         lines.append(Content.assemble(("  there  ", "$muted"), visible(clip(show(before), 400)), "\n"))

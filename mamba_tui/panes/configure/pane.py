@@ -271,7 +271,7 @@ class ConfigPane(Pane):
         self._show_hint()
 
     @on(Input.Submitted, "#find")
-    def _found(self) -> None:
+    def _leave_search(self) -> None:
         self.query_one(SettingsList).focus()
 
     def key_escape(self) -> None:

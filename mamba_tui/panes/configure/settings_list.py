@@ -40,13 +40,13 @@ def all_rows(needle: str = "") -> list[Row]:
     rows: list[Row] = []
     low = needle.lower()
     for group in GROUP_TITLES:
-        found = [
+        matching = [
             Row(group, key)
             for key in other_settings()
             if SETTINGS[key].group == group and (low in key or low in SETTINGS[key].help.lower())
         ]
-        if found:
-            rows += [Row(group), *found]
+        if matching:
+            rows += [Row(group), *matching]
     return rows
 
 

@@ -185,7 +185,7 @@ class DataPane(Pane):
         more = event["count"] - len(event["files"])
         lines = [
             f"{totals['text']}; vocabulary: {totals['vocabulary']}",
-            f"training {totals['training']}; held out {totals['held out']}",
+            f"training {totals['training']}; validation {totals['validation']}",
             *event["notices"],
         ]
         if more > 0:

@@ -45,11 +45,11 @@ REASONS = {
 
 def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The knobs as the generator takes them."""
-    found = {key: value for key, value in values.items() if key != "stop"}
+    settings = {key: value for key, value in values.items() if key != "stop"}
     stop = str(values.get("stop", ""))
     # A stop text is typed on one line: \n stands for a line end.
-    found["stop"] = [stop.replace("\\n", "\n")] if stop else []
-    return found
+    settings["stop"] = [stop.replace("\\n", "\n")] if stop else []
+    return settings
 
 
 class Side:

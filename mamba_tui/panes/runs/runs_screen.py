@@ -132,10 +132,10 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         self.run_worker(self._refresh_rows(), group="runs", exclusive=True)
 
     async def _refresh_rows(self) -> None:
-        found = await self.session.run_rows()
+        listed = await self.session.run_rows()
         rows = self.query_one(RunRows)
         first = not rows.everything
-        rows.show(found)
+        rows.show(listed)
         if first and rows.followed:
             names = [row.name for row in rows.rows]
             rows.cursor = names.index(rows.followed) if rows.followed in names else 0

@@ -185,17 +185,17 @@ def single_line(history: RunHistory, kind: Kind, options: ChartOptions, colors: 
 
 def markers(history: RunHistory, options: ChartOptions, colors: Colors) -> list[Marker]:
     """Evaluations, checkpoints, pauses and new starts on the x axis, the rarer ones on top."""
-    found = []
+    all_markers = []
     evaluations = history.evaluations
     for x in history.x_values(evaluations, options.axis)[-2000:].tolist():
-        found.append(Marker(x, MARK_GLYPHS["eval"], colors.named(MARK_COLORS["eval"]), "evaluation"))
+        all_markers.append(Marker(x, MARK_GLYPHS["eval"], colors.named(MARK_COLORS["eval"]), "evaluation"))
     order = ("checkpoint", "pause", "go", "start", "best")
     for kind in order:
         marks = [mark for mark in history.marks if mark.kind == kind]
         # Only the newest best one still is the best.
         for position, mark in enumerate(marks):
             shown = "checkpoint" if kind == "best" and position < len(marks) - 1 else kind
-            found.append(
+            all_markers.append(
                 Marker(
                     mark_x(history, mark, options.axis),
                     MARK_GLYPHS[shown],
@@ -203,7 +203,7 @@ def markers(history: RunHistory, options: ChartOptions, colors: Colors) -> list[
                     mark.label,
                 )
             )
-    return found
+    return all_markers
 
 
 def mark_x(history: RunHistory, mark: Mark, axis: str) -> float:

@@ -148,8 +148,8 @@ class ChartFrame:
             heights += [values[inside] for values in (y, low, high) if values is not None]
         self.y_range = raster.value_range(heights, self.view.log_y, ignore_outliers=self.view.ignore_outliers)
         if self.y_range is not None and self.view.least is not None and not self.view.log_y:
-            least, found = self.view.least, self.y_range
-            self.y_range = (min(least[0], found[0]), max(least[1], found[1]))
+            (lowest, highest), least = self.y_range, self.view.least
+            self.y_range = (min(least[0], lowest), max(least[1], highest))
         self.y_ticks = self._y_ticks()
 
     def _scaled(self, values: Any, cut: slice) -> Floats | None:
@@ -163,9 +163,9 @@ class ChartFrame:
             return []
         wanted = min(max(2, self.plot_height // 2), 8)
         low, high = self.y_range
-        found = log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
+        labels = log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
         # Longer numbers would leave no room for what they measure.
-        return found if all(2 * len(label) <= self.size.width for _, label in found) else []
+        return labels if all(2 * len(label) <= self.size.width for _, label in labels) else []
 
     def row_of(self, y: float) -> int:
         """The plot row of a y value, from the top."""
@@ -290,12 +290,12 @@ class ChartFrame:
 
     def _x_ticks(self) -> list[tuple[int, str]]:
         assert self.x_range is not None
-        found = []
+        columns = []
         for place, label in ticks(self.view.axis, *self.x_range, max(2, self.plot_width // 10)):
             column = self.column_of(place)
             if column is not None:
-                found.append((column, label))
-        return found
+                columns.append((column, label))
+        return columns
 
     def _axis_row(self) -> list[Segment]:
         glyphs: list[tuple[str, Style]] = [("─", self.look.axis)] * self.plot_width
