@@ -113,14 +113,14 @@ def check_values(payload: Any, path: Path) -> None:
 def check_tensors(weights: Any, path: Path) -> None:
     """Raise UserError unless every weight is a plain tensor of real numbers under a name."""
     for name, tensor in weights.items():
-        kind = _kind(tensor)
+        kind = kind_of_tensor(tensor)
         if not isinstance(name, str) or kind:
             raise UserError(
                 f"{path} cannot be used: its weight {str(name)[:80]} is {kind or 'without a name'}"
             )
 
 
-def _kind(tensor: Any) -> str:
+def kind_of_tensor(tensor: Any) -> str:
     """What a weight is instead of a plain tensor; "" for a plain one."""
     if not isinstance(tensor, torch.Tensor):
         return f"of type {type(tensor).__name__}, not a tensor"

@@ -22,6 +22,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 IGNORE = -100
+LARGEST_COUNT = 1 << 53
 CHUNKS_TO_SPARE_ONE = 32
 """In a text of so many chunks an epoch leaves one out, so that the grid of chunks can move."""
 
@@ -186,7 +187,7 @@ class SequentialLoader:
             return self._pending.pop(0)
         if self._deck is None:
             self._deck = self._shuffle(self._epoch)
-        if self._cursor == len(self._deck):
+        if self._cursor >= len(self._deck):
             if self._rests:
                 return self._rests.pop(0)
             self._epoch, self._cursor = self._epoch + 1, 0
@@ -266,6 +267,28 @@ class SequentialLoader:
         if len(rows) == len(self._rows):
             self._rows = rows
 
+    def _row(self, row: Any) -> tuple[int, int, bool]:
+        if not isinstance(row, (list, tuple)) or len(row) != 3:
+            raise ValueError("its loader's batch rows are not three numbers each")
+        start, rest, jumped = row
+        jumped = type(jumped) not in (int, bool) or bool(jumped)
+        if self.carry_chunks == 0:  # rows go on to the end of the text
+            return self._segment((start, 1))[0], 0, jumped
+        return *self._segment((start, rest)), jumped
+
+    def _segment(self, segment: Any) -> tuple[int, int]:
+        """(first token, chunks) that lie in the text. Raises ValueError for anything else."""
+        pair = segment if isinstance(segment, (list, tuple)) and len(segment) == 2 else (None, None)
+        start, length = pair
+        if type(start) is not int or type(length) is not int:
+            raise ValueError("its loader's segments are not two numbers each")
+        if start < 0 or length < 1 or start + length * self.block_size + 1 > len(self.stream):
+            raise ValueError(
+                f"its loader's position {start:,} with {length:,} chunks is outside of the text's "
+                f"{len(self.stream):,} tokens"
+            )
+        return start, length
+
     def _restart(self, epoch: int) -> None:
         self._epoch, self._cursor, self._deck = epoch, 0, None
         self._pending, self._rests = [], []
@@ -273,6 +296,20 @@ class SequentialLoader:
         if self.carry_chunks:
             self._rows = [_BatchRow(*self._deal()) for _ in self._rows]
             self._stagger()
+
+
+def _count(state: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = state.get(key, default)
+    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"its loader's {key} is not a whole number of 0 to {LARGEST_COUNT:,}")
+    return value
+
+
+def _list(state: Mapping[str, Any], key: str) -> list[Any]:
+    value = state.get(key)
+    if not isinstance(value, list):
+        raise ValueError(f"its loader's {key} are missing")
+    return value
 
 
 CHUNKS_A_ROW = 16

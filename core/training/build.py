@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from core.checkpoint import (
@@ -24,11 +21,11 @@ from core.checkpoint import (
 )
 from core.config.schema import ModelConfig, RunConfig, differences, flat
 from core.config.setting import Value
-from core.data.corpus import Corpus, Progress, TokenStream, prepare, read_split, save_split
+from core.data.corpus import Corpus, Progress, prepare, read_split, save_split
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
-from core.model import GPT, ModelState
+from core.model import GPT
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.system.hardware import describe
 from core.training.averaged_weights import AveragedWeights
@@ -38,7 +35,7 @@ from core.training.make_step import make_step
 from core.training.optimizer import AdamW, make_optimizer
 from core.training.plan import with_steps
 from core.training.ranks import ALONE, Ranks
-from core.training.schedule import Schedule
+from core.training.resume import check_optimizer, fingerprint, randomness, restore, restore_randomness
 from core.training.step import TrainingStep
 
 WIDE = 768
@@ -157,8 +154,8 @@ def build_parts(
     )
     if config.hardware.compile == "true" and not compiling:
         parts.notices.append(NOT_COMPILED)
-    if payload is not None:
-        _restore(parts, config, payload)
+    if payload is not None and resumed_from is not None:
+        restore(parts, payload, resumed_from)
     ranks.reseed(training.seed, parts.step)
     return parts
 
@@ -239,37 +236,6 @@ def _check_changes(
     return differences(before, config)
 
 
-def _restore(parts: Parts, config: RunConfig, payload: Payload) -> None:
-    """Everything but the weights, as it was after the checkpoint's step."""
-    parts.optimizer.load_state_dict(payload["optimizer"])
-    text = fingerprint(parts.corpus)
-    if payload["data"] != text:
-        parts.notices.append(
-            "the text has changed since the checkpoint: training goes on with the text as it is now"
-        )
-    parts.loader.load_state_dict(payload["loader"])
-    if parts.averaged is not None:
-        load_weights(parts.averaged.model, payload, Path("the checkpoint"), judged_weights(payload))
-    schedule = parts.training_step.schedule
-    schedule.load_state_dict(payload["progress"].get("schedule", {}))
-    if parts.changes.keys() & {"max_iters", "schedule", "cooldown_iters"} and parts.resumed_from is not None:
-        before = Schedule(config_of(payload, parts.resumed_from.path).training)
-        before.load_state_dict(payload["progress"].get("schedule", {}))
-        if sentence := schedule.go_on(int(payload["step"]), before.rate(int(payload["step"]))):
-            parts.notices.append(sentence)
-    if "best" in payload["progress"]:
-        parts.progress.load_state_dict(payload["progress"]["best"])
-    state = ModelState.from_tensors(payload["model_state"])
-    if state.position.shape[0] == config.training.batch_size and payload["data"] == text:
-        mine = parts.ranks.share(config.training.batch_size)
-        parts.training_step.load_state(state.map(lambda tensor: tensor[mine]))
-    restore_randomness(payload["rng"], parts.device)
-    parts.step = int(payload["step"])
-    parts.tokens = int(payload["progress"]["tokens"])
-    parts.bad_in_a_row = int(payload["progress"]["bad_in_a_row"])
-    parts.losses = dict(payload["losses"])
-
-
 def return_to(parts: Parts, info: CheckpointInfo) -> None:
     """Take back the weights and the optimizer's averages of a checkpoint of this run; all else goes on.
 
@@ -277,6 +243,10 @@ def return_to(parts: Parts, info: CheckpointInfo) -> None:
     """
     payload = load(info.path)
     check_keys(payload, RESUMABLE, info.path)
+    try:
+        check_optimizer(parts.optimizer, payload["optimizer"])
+    except ValueError as error:
+        raise UserError(f"{info.path} cannot be gone on from: {error}") from None
     load_weights(parts.model, payload, info.path)
     parts.optimizer.load_state_dict(payload["optimizer"])
     if parts.averaged is not None:
@@ -319,40 +289,3 @@ def payload_of(
             "best": parts.progress.state_dict(),
         },
     } | ({} if parts.averaged is None else {"averaged": parts.averaged.state_dict()})
-
-
-def randomness(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of every random generator that training draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_randomness(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Draw on from `randomness`. A device that the checkpoint did not have keeps its own seed."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
-
-
-def fingerprint(corpus: Corpus) -> dict[str, int]:
-    """Enough of the text to notice that it is another one, without reading all of it."""
-    return {
-        "train_tokens": len(corpus.train),
-        "validation_tokens": len(corpus.validation),
-        "train_check": _check(corpus.train),
-        "validation_check": _check(corpus.validation),
-    }
-
-
-def _check(stream: TokenStream, places: int = 64, count: int = 1024) -> int:
-    value = 0
-    for start in np.linspace(0, max(0, len(stream) - count), places).astype(np.int64):
-        tokens = stream.read(int(start), min(count, len(stream) - int(start)))
-        value = zlib.crc32(np.ascontiguousarray(tokens).tobytes(), value)
-    return value
