@@ -25,9 +25,10 @@ from core.runs.events import KINDS as EVENT_KINDS
 
 SENTENCE = "The old man walked home and the rain fell.\n"
 WORDS = [
-    "", "-", "--", "..", ".", "/", "texts", "old", "r", "nan", "1e309", "-0", "1_0", "٣", "x" * 300, "9" * 400,
-    "[", "=", "~", "a\0b", "\udcff", "\x1b]0;x\x07", "null", "true", "/dev/null", "/proc/self/mem", "cuda:9",
-    "auto", "-1", "[32]", "[16,16]", "2", "0", "0.5", "mamba", "notes.txt", "checkpoints", "best",
+    "", "-", "--", "..", ".", "/", "texts", "old", "r", "nan", "1e309", "-0", "1_0", "٣", "x" * 300,
+    "9" * 400, "[", "=", "~", "a\0b", "\udcff", "\x1b]0;x\x07", "null", "true", "/dev/null",
+    "/proc/self/mem", "cuda:9", "auto", "-1", "[32]", "[16,16]", "2", "0", "0.5", "mamba",
+    "notes.txt", "checkpoints", "best",
 ]  # fmt: skip
 OPTIONS = [
     "--run", "--checkpoints", "--dataset", "--device", "--max-iters", "--config", "--preset", "--resume",
@@ -50,6 +51,10 @@ ALPHABETS = [
     "\U0001f600\u200d\u0301é",
     "0123456789eE+-._",
 ]
+
+MARKS = ["<|endoftext|>", "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n", "\f", "\ufeff",
+         "*** END OF THIS PROJECT GUTENBERG EBOOK\n"]  # fmt: skip
+PATTERNS = ["(?s:.)", r"\w+|\W+", "x", "(", "(a+)+$", ".", "", "(?s:.)(?s:.)?", "[^\\x00]", r"\p{L}+|\P{L}"]
 
 Arguments = list[str]
 
@@ -263,9 +268,9 @@ def run_folder(r: random.Random, folder: Path, home: Path) -> Arguments:
             kind = r.randrange(4)
             content = noise(r) if kind == 0 else as_json(mutated(r, right) if kind < 3 else value(r))
             write(r, root / name, content, home)
-    command = r.choice([["runs"], ["runs", "--json"], ["logs", "r"], ["attach", "r", "--no-ui"], ["stop", "r"],
-                        ["sweep", "s"], ["sweep"], ["train", "--run", "r", "--resume", "--detach"],
-                        ["finish", "r"], ["generate", "--run", "r", "--prompt", "x"]])  # fmt: skip
+    commands = ["runs", "runs --json", "logs r", "attach r --no-ui", "stop r", "sweep s", "sweep", "finish r",
+                "train --run r --resume --detach", "generate --run r --prompt x"]  # fmt: skip
+    command = r.choice(commands).split(" ")
     return [*command, "--checkpoints", str(root)]
 
 
@@ -292,8 +297,7 @@ def dataset(r: random.Random, folder: Path, home: Path) -> Arguments:
         elif kind == 3:
             content = damaged(r, (SENTENCE * 50).encode())
         else:
-            content = (SENTENCE * 20 + r.choice(["<|endoftext|>", "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n",
-                                                 "*** END OF THIS PROJECT GUTENBERG EBOOK\n", "\f", "\ufeff"])).encode() * r.randrange(1, 20)  # fmt: skip
+            content = (SENTENCE * 20 + r.choice(MARKS)).encode() * r.randrange(1, 20)
         if path.suffix == ".gz":
             content = r.choice([content, gzip.compress(content, 1), damaged(r, gzip.compress(content, 1))])
         write(r, path, content, home)
@@ -309,8 +313,7 @@ def tokenizer(r: random.Random, folder: Path, home: Path) -> Arguments:
     """A tokenizer.json, more or less right."""
     tokens = [base64.b64encode(bytes((byte,))).decode() for byte in range(256)]
     tokens += [base64.b64encode(word.encode()).decode() for word in ("he", "the", " the", "é")]
-    right = {"format": 1, "kind": "bpe", "tokens": tokens, "pattern": r.choice(
-        ["(?s:.)", r"\w+|\W+", "x", "(", "(a+)+$", ".", "", "(?s:.)(?s:.)?", "[^\\x00]", r"\p{L}+|\P{L}"])}  # fmt: skip
+    right = {"format": 1, "kind": "bpe", "tokens": tokens, "pattern": r.choice(PATTERNS)}
     kind = r.randrange(5)
     if kind == 0:
         content = noise(r)

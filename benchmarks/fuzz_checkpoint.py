@@ -15,8 +15,7 @@ from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
 from core.generation.generation import generate_text
 from core.runs import CheckpointInfo, prepare_run
-from core.training.build import Parts, build_parts, payload_of
-from core.training.resume import restore
+from core.training.build import Parts, build_parts, payload_of, restore
 
 
 def right_checkpoint(config: RunConfig, root: Path) -> bytes:

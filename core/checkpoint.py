@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from core.checkpoint_file import check_archive, check_tensors, check_values
+from core.config.estimates import parameters
 from core.config.schema import ModelConfig, RunConfig, build_frozen
 from core.config.setting import ConfigError
 from core.data.tokenizer.tokenizer import MAX_VOCABULARY, Tokenizer
@@ -246,9 +247,13 @@ def check_fits(
     """Raise UserError unless a checkpoint's weights fit a model, before memory is taken for one."""
     if not 0 < vocab_size <= MAX_VOCABULARY + 1:
         raise UserError(f"{path} is not a checkpoint: its vocab_size is {vocab_size:,}")
-    with torch.device("meta"):
-        model = GPT(config, vocab_size)
-    _check_shapes(model, payload[part], path)
+    # Counted, not built: torch's meta device would tell each shape, but loads a thousand modules to do so.
+    needed = parameters(config, vocab_size)
+    stored = sum(tensor.numel() for tensor in payload[part].values())
+    if needed > stored:
+        raise UserError(
+            f"{path} comes from another model: it holds {stored:,} numbers, and this one has {needed:,}"
+        )
 
 
 def _check_shapes(model: GPT, weights: Mapping[str, torch.Tensor], path: Path) -> None:

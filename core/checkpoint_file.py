@@ -130,4 +130,6 @@ def kind_of_tensor(tensor: Any) -> str:
         return (
             f"of {str(tensor.dtype).removeprefix('torch.')}; accepted: float32, bfloat16, float16 or float64"
         )
-    return "" if tensor.device.type == "cpu" else f"on the device {tensor.device.type}"
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device.type}"
+    return "larger than what is stored of it" if tensor.untyped_storage().nbytes() < tensor.nbytes else ""

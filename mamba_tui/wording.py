@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from textual.content import Content
-
 from mamba_tui import clock
 from mamba_tui.widgets.numbers import bytes_size, duration, loss
 from mamba_tui.widgets.safe_text import visible
 
 if TYPE_CHECKING:
+    from textual.content import Content
+
     from core.runs.events import Event, SampleEvent
     from mamba_tui.backend.run_client import RunClient
 
@@ -134,6 +134,8 @@ def event_sentence(event: Event) -> str:
 
 def sample_content(sample: SampleEvent, *, lines: bool = True) -> Content:
     """Prompt in bold, then what was written."""
+    from textual.content import Content
+
     prompt, text = sample.prompt[:LONGEST_SAMPLE], sample.text[:LONGEST_SAMPLE]
     whole = text if prompt and text.startswith(prompt) else prompt + text
     if not lines:

@@ -22,7 +22,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 IGNORE = -100
-LARGEST_COUNT = 1 << 53
+LARGEST_COUNT = (1 << 64) - 1
+COUNTS = ("tokens", "block_size", "carry_chunks", "spare", "seed", "consumed", "epoch", "cursor")
 CHUNKS_TO_SPARE_ONE = 32
 """In a text of so many chunks an epoch leaves one out, so that the grid of chunks can move."""
 
@@ -151,9 +152,13 @@ class SequentialLoader:
     def _set_grid(self, spare: int) -> None:
         """Cut the text into chunks, `spare` tokens left out of every epoch for the grid to move in."""
         self._spare = spare
-        self.chunks = (len(self.stream) - 1 - spare) // self.block_size
+        self.chunks, self.carry_chunks = self._grid(spare)
+
+    def _grid(self, spare: int) -> tuple[int, int]:
+        """Chunks of the text, and of a segment, where `spare` tokens are left out."""
+        chunks = (len(self.stream) - 1 - spare) // self.block_size
         # With fewer segments than rows some rows would read the same text side by side.
-        self.carry_chunks = min(self._wanted_carry, max(1, self.chunks // self.batch_size))
+        return chunks, min(self._wanted_carry, max(1, chunks // self.batch_size))
 
     def next_positions(self) -> tuple[Int64, Bool]:
         """Where each row's next chunk begins (B,), and which rows have jumped there (B,)."""
@@ -247,19 +252,28 @@ class SequentialLoader:
 
         With another batch size, the rows first finish the unfinished segments. After a change of the text
         or of the shape of chunks the old positions mean nothing, so the loader starts a new epoch.
+
+        Raises ValueError for what no text of this length has, before anything is changed.
         """
-        spare = int(state.get("spare", 0))
+        counts = {key: _count(state, key, 0 if key == "spare" else None) for key in COUNTS}
+        spare = min(counts["spare"], len(self.stream) - 1 - self.block_size)
+        carry_chunks = self.carry_chunks if spare == self._spare else self._grid(spare)[1]
+        same = (counts["tokens"], counts["block_size"], counts["carry_chunks"], counts["seed"]) == (
+            len(self.stream), self.block_size, carry_chunks, self.seed
+        )  # fmt: skip
+        if not same:
+            if spare != self._spare:
+                self._set_grid(spare)
+            self._restart(counts["epoch"] + 1)
+            return
+        rows = [_BatchRow(*self._row(row)) for row in _list(state, "rows")]
+        pending = [self._segment(segment) for segment in _list(state, "pending")]
+        rests = [self._segment(segment) for segment in _list(state, "rests")]
         if spare != self._spare:
             self._set_grid(spare)
-        same = all(state[key] == self.state_dict()[key] for key in ("tokens", "block_size", "carry_chunks"))
-        if not same or state["seed"] != self.seed:
-            self._restart(int(state["epoch"]) + 1)
-            return
-        self._consumed = int(state["consumed"])
-        self._epoch, self._cursor, self._deck = int(state["epoch"]), int(state["cursor"]), None
-        rows = [_BatchRow(int(start), int(rest), bool(jumped)) for start, rest, jumped in state["rows"]]
-        self._pending = [(int(start), int(length)) for start, length in state["pending"]]
-        self._rests = [(int(start), int(length)) for start, length in state["rests"]]
+        self._consumed, self._epoch = counts["consumed"], counts["epoch"]
+        self._cursor, self._deck = counts["cursor"], None
+        self._pending, self._rests = pending, rests
         if len(rows) != len(self._rows) and self.carry_chunks:
             under_way = [(row.start, row.remaining) for row in rows]
             self._pending = under_way + self._pending
@@ -281,7 +295,7 @@ class SequentialLoader:
         pair = segment if isinstance(segment, (list, tuple)) and len(segment) == 2 else (None, None)
         start, length = pair
         if type(start) is not int or type(length) is not int:
-            raise ValueError("its loader's segments are not two numbers each")
+            raise ValueError("its loader's segments are not two whole numbers each")
         if start < 0 or length < 1 or start + length * self.block_size + 1 > len(self.stream):
             raise ValueError(
                 f"its loader's position {start:,} with {length:,} chunks is outside of the text's "

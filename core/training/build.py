@@ -26,6 +26,7 @@ from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.model import GPT
+from core.model_state import ModelState
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
 from core.system.hardware import describe
 from core.training.averaged_weights import AveragedWeights
@@ -35,7 +36,14 @@ from core.training.make_step import make_step
 from core.training.optimizer import AdamW, make_optimizer
 from core.training.plan import with_steps
 from core.training.ranks import ALONE, Ranks
-from core.training.resume import check_optimizer, fingerprint, randomness, restore, restore_randomness
+from core.training.resume_check import (
+    check_optimizer,
+    check_resumable,
+    fingerprint,
+    randomness,
+    restore_randomness,
+)
+from core.training.schedule import Schedule
 from core.training.step import TrainingStep
 
 WIDE = 768
@@ -234,6 +242,48 @@ def _check_changes(
     if refused:
         raise UserError(fixed_message(run.name, refused))
     return differences(before, config)
+
+
+def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
+    """Everything but the weights, as it was after the checkpoint's step.
+
+    Raises UserError, in one sentence, where something in it is not what training writes.
+    """
+    try:
+        check_resumable(payload, parts.optimizer, parts.training_step.state, parts.device)
+        parts.loader.load_state_dict(payload["loader"])  # the first change, and it checks by itself
+    except ValueError as error:
+        raise UserError(
+            f"{info.path} cannot be gone on from: {error}; use another checkpoint of the run"
+        ) from None
+    config, step = parts.config, payload["step"]
+    parts.optimizer.load_state_dict(payload["optimizer"])
+    text = fingerprint(parts.corpus)
+    same_text = payload["data"] == text
+    if not same_text:
+        parts.notices.append(
+            "the text has changed since the checkpoint: training goes on with the text as it is now"
+        )
+    if parts.averaged is not None:
+        load_weights(parts.averaged.model, payload, info.path, judged_weights(payload))
+    schedule = parts.training_step.schedule
+    schedule.load_state_dict(payload["progress"].get("schedule", {}))
+    if parts.changes.keys() & {"max_iters", "schedule", "cooldown_iters"}:
+        before = Schedule(config_of(payload, info.path).training)
+        before.load_state_dict(payload["progress"].get("schedule", {}))
+        if sentence := schedule.go_on(step, before.rate(step)):
+            parts.notices.append(sentence)
+    if "best" in payload["progress"]:
+        parts.progress.load_state_dict(payload["progress"]["best"])
+    state = ModelState.from_tensors(payload["model_state"])
+    if state.position.shape[0] == config.training.batch_size and same_text:
+        mine = parts.ranks.share(config.training.batch_size)
+        parts.training_step.load_state(state.map(lambda tensor: tensor[mine]))
+    restore_randomness(payload["rng"], parts.device)
+    parts.step = step
+    parts.tokens = payload["progress"]["tokens"]
+    parts.bad_in_a_row = payload["progress"]["bad_in_a_row"]
+    parts.losses = dict(payload["losses"])
 
 
 def return_to(parts: Parts, info: CheckpointInfo) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -110,12 +111,22 @@ class Tokenizer:
                 return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
             if self._table is not None and (ids := self._look_up(text)) is not None:
                 return ids
-            encoded: Ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+            encoded = self._encode(text)
             if not self.has_own_pattern and self.token_lengths[encoded].sum() != len(text.encode()):
                 raise UserError("this vocabulary's pattern passes over part of a text, which would be lost")
             return encoded
         except UnicodeEncodeError:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+    def _encode(self, text: str) -> Ids:
+        try:
+            encoded: Ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+        except BaseException as error:
+            # What a pattern from elsewhere does to the encoder: it matches nothing at all, or without end.
+            if type(error).__name__ != "PanicException" or self.has_own_pattern:
+                raise
+            raise UserError("this vocabulary's pattern cannot be used on a text") from None
+        return encoded
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of the ids; `eot` gives its name. The bytes may end inside a character."""
@@ -184,6 +195,8 @@ class Tokenizer:
             raise UserError(f"{source} is a damaged tokenizer: its kind or its pattern is too long")
         tokenizer = cls(kind, pattern, tokens)
         if not tokenizer.has_own_pattern:
+            if _matches_nothing(pattern):
+                raise UserError(f"{source} cannot be used: its pattern {pattern[:80]!r} matches no character")
             try:
                 tokenizer.encode(_PROBE)
             except ValueError as error:
@@ -212,6 +225,15 @@ class Tokenizer:
         except (ValueError, RecursionError) as error:
             raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
         return cls.from_dict(data, str(path))
+
+
+def _matches_nothing(pattern: str) -> bool:
+    """Whether a pattern finds its first word, of no length, in any text: the encoder cannot bear that."""
+    try:
+        found = re.match(pattern, "\0")
+    except (re.error, RecursionError, OverflowError):  # it is written for the encoder's own expressions
+        return False
+    return found is not None and not found.group()
 
 
 def _byte(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: all but the weights is looked through, then put where it belongs.
+"""What a checkpoint holds beside weights is looked through before training goes on from it.
 
 A checkpoint may come from anybody, and its manifest with it. Types, shapes and ranges of the optimizer's
 averages, of the loader's position, of the random generators and of the model's memory are checked before
@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.checkpoint import Payload, config_of, judged_weights, load_weights
+from core.checkpoint import Payload
 from core.checkpoint_file import kind_of_tensor
 from core.data.corpus import Corpus, TokenStream
-from core.errors import UserError
 from core.model_state import ModelState
-from core.runs import CheckpointInfo
 from core.training.optimizer import AdamW
-from core.training.schedule import Schedule
-
-if TYPE_CHECKING:
-    from core.training.build import Parts
 
 LARGEST_COUNT = 1 << 53
 """Of steps and tokens: whole numbers up to here are exact as floats too."""
@@ -34,54 +28,12 @@ MOST_STEPS = 1_000_000_000
 FINGERPRINT = ("train_tokens", "validation_tokens", "train_check", "validation_check")
 
 
-def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
-    """Everything but the weights, as it was after the checkpoint's step.
-
-    Raises UserError, in one sentence, where something in it is not what training writes.
-    """
-    try:
-        _check(parts, payload)
-        parts.loader.load_state_dict(payload["loader"])  # the first change, and it checks by itself
-    except ValueError as error:
-        raise UserError(
-            f"{info.path} cannot be gone on from: {error}; use another checkpoint of the run"
-        ) from None
-    config, step = parts.config, payload["step"]
-    parts.optimizer.load_state_dict(payload["optimizer"])
-    text = fingerprint(parts.corpus)
-    same_text = payload["data"] == text
-    if not same_text:
-        parts.notices.append(
-            "the text has changed since the checkpoint: training goes on with the text as it is now"
-        )
-    if parts.averaged is not None:
-        load_weights(parts.averaged.model, payload, info.path, judged_weights(payload))
-    schedule = parts.training_step.schedule
-    schedule.load_state_dict(payload["progress"].get("schedule", {}))
-    if parts.changes.keys() & {"max_iters", "schedule", "cooldown_iters"}:
-        before = Schedule(config_of(payload, info.path).training)
-        before.load_state_dict(payload["progress"].get("schedule", {}))
-        if sentence := schedule.go_on(step, before.rate(step)):
-            parts.notices.append(sentence)
-    if "best" in payload["progress"]:
-        parts.progress.load_state_dict(payload["progress"]["best"])
-    state = ModelState.from_tensors(payload["model_state"])
-    if state.position.shape[0] == config.training.batch_size and same_text:
-        mine = parts.ranks.share(config.training.batch_size)
-        parts.training_step.load_state(state.map(lambda tensor: tensor[mine]))
-    restore_randomness(payload["rng"], parts.device)
-    parts.step = step
-    parts.tokens = payload["progress"]["tokens"]
-    parts.bad_in_a_row = payload["progress"]["bad_in_a_row"]
-    parts.losses = dict(payload["losses"])
-
-
-def _check(parts: Parts, payload: Payload) -> None:
-    """Raise ValueError unless everything `restore` uses is as `payload_of` writes it."""
+def check_resumable(payload: Payload, optimizer: AdamW, state: ModelState, device: torch.device) -> None:
+    """Raise ValueError unless all but the loader's position is as training writes it, and fits these."""
     _count(payload, "step", "its", MOST_STEPS)
-    check_optimizer(parts.optimizer, payload["optimizer"])
-    _check_memory(parts.training_step.state.tensors(), payload["model_state"])
-    _check_randomness(payload["rng"], parts.device)
+    check_optimizer(optimizer, payload["optimizer"])
+    _check_memory(state.tensors(), payload["model_state"])
+    _check_randomness(payload["rng"], device)
     progress = payload["progress"]
     _count(progress, "tokens", "its")
     _count(progress, "bad_in_a_row", "its")
@@ -101,7 +53,7 @@ def _check(parts: Parts, payload: Payload) -> None:
 
 
 def check_optimizer(optimizer: AdamW, state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a state fits the optimizer: an average, a square and a step for every weight."""
+    """Raise ValueError unless a state has an average, a square and a step for every weight."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"]):
             entry = _mapping(state.get(name), f"optimizer state of {name}")
@@ -128,7 +80,11 @@ def _check_memory(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:
             position = found[name]
             if not isinstance(position, Tensor) or position.layout is not torch.strided:
                 raise ValueError("its model state has no positions")
-            if position.dtype != torch.int64 or position.ndim != 1 or position.numel() > LARGEST_COUNT:
+            if (
+                position.dtype != torch.int64
+                or position.ndim != 1
+                or position.untyped_storage().nbytes() < position.nbytes
+            ):
                 raise ValueError("its model state's positions are not a row of whole numbers")
             if position.numel() and not 0 <= int(position.min()) <= int(position.max()) <= LARGEST_COUNT:
                 raise ValueError("its model state's positions are out of range")
@@ -147,8 +103,6 @@ def _fits(found: Any, own: Tensor, what: str, *, first_dimension: bool) -> None:
     start = 0 if first_dimension else 1
     if found.ndim != own.ndim or found.shape[start:] != own.shape[start:]:
         raise ValueError(f"its {what} is {_shape(found)} there and {_shape(own)} here")
-    if found.untyped_storage().nbytes() < found.nbytes:
-        raise ValueError(f"its {what} claims more numbers than it holds")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -161,8 +115,12 @@ def _check_randomness(states: Mapping[str, Any], device: torch.device) -> None:
         if name not in states and name != "cpu":
             continue  # saved on another device
         found = states.get(name)
-        good = isinstance(found, Tensor) and found.layout is torch.strided and found.dtype == torch.uint8
-        if not good or found.shape != own.shape:
+        if (
+            not isinstance(found, Tensor)
+            or found.layout is not torch.strided
+            or found.dtype != torch.uint8
+            or found.shape != own.shape
+        ):
             raise ValueError(f"its random state ({name}) is not {own.numel():,} bytes")
         try:
             torch.Generator(device if name != "cpu" else "cpu").set_state(found.cpu())
