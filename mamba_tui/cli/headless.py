@@ -5,6 +5,8 @@ Like the console it only reads the run's events and sends commands; training doe
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
 import signal
@@ -35,16 +37,21 @@ from core.runs.events import (
     Event,
     RunEvent,
     SampleEvent,
+    StateEvent,
     WarningEvent,
 )
-from mamba_tui.cli.streams import say_note
+from core.system.files import open_to_append
+from mamba_tui.cli.streams import leave_quietly, say_error, say_note
 from mamba_tui.widgets.numbers import duration
 from mamba_tui.widgets.safe_text import visible
 
+EXIT_UNSEEN = 1
 EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130, "failed": 1}
 POLL_SECONDS = 0.1
 TAIL_BYTES = 1 << 16
 PLAIN_LINE_SECONDS = 5.0
+LONGEST_START = 60.0
+"""Seconds that a detached start waits for what its trainer says of a changed schedule."""
 
 
 def reader_at_end(run: Run) -> EventReader:
@@ -60,9 +67,38 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
     """Show what `reader` has not seen yet of a run, until the run ends.
 
     With `pid`, the trainer this process has just started: Ctrl-C saves and ends the run, and the
-    trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves.
+    trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves. Where the
+    display cannot be written any more, this ends with EXIT_UNSEEN; the run goes on, and that is said.
     """
-    console = Console(highlight=False)
+    try:
+        return _follow(run, reader, pid)
+    except OSError as error:
+        _say_unseen(run, error, ours=pid is not None)
+        return EXIT_UNSEEN
+
+
+def _say_unseen(run: Run, error: OSError, *, ours: bool) -> None:
+    """A run never goes on without its display unsaid: on standard error, and where `logs` shows it."""
+    reason = error.strerror or str(error)
+    words = (
+        f"the display of {run.name} has ended ({reason}); its training goes on: mamba-tui attach {run.name}"
+    )
+    leave_quietly()  # what is still unwritten would fail once more at the exit
+    say_error(f"mamba-tui: {words}")
+    if ours:
+        with contextlib.suppress(OSError), open_to_append(run.log_path) as log:
+            log.write(f"{words}\n".encode("utf-8", "replace"))
+
+
+class _Console(Console):
+    """Rich's own answer to a reader that went away is to end the program without a word."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def _follow(run: Run, reader: EventReader, pid: int | None) -> int:
+    console = _Console(highlight=False)
     wishes = _alert_settings()
     alerts = AlertWatch(run.name, run.path, wishes, lambda alert: _ring(console, alert, wishes))
     display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, run.config())
@@ -91,6 +127,22 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
     if display.latest.end is None and run.exists:
         alerts.alert("died", "its trainer ended without a word")
     return _conclude(console, run, display, pid)
+
+
+def show_schedule(run: Run, reader: EventReader, pid: int) -> None:
+    """Print what a trainer just started says of its schedule and text, once its model is known."""
+    known, deadline = False, time.monotonic() + LONGEST_START
+    while time.monotonic() < deadline:
+        ended = trainer_exit_code(pid) is not None
+        for event in reader.poll():
+            known |= isinstance(event, RunEvent) and event.parameters > 0
+            if isinstance(event, WarningEvent):
+                print(visible(f"note: {event.message}"), flush=True)
+            elif isinstance(event, StateEvent) and known and event.state != "preparing":
+                return
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def _alert_settings() -> AlertSettings:

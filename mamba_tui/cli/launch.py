@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from core.config.preflight import check_possible
-from core.config.schema import SETTINGS, RunConfig
+from core.config.schema import SETTINGS, RunConfig, differences
 from core.errors import UserError
 from core.runs import (
     EventReader,
@@ -20,12 +20,14 @@ from core.runs import (
     start_trainer,
 )
 from mamba_tui.cli import sweep
-from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end
+from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end, show_schedule
 from mamba_tui.cli.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.widgets.safe_text import visible
 
 EXIT_BAD_INPUT = 2
+SCHEDULE_KEYS = {"max_iters", "schedule", "cooldown_iters"}
+"""Settings whose change makes a resumed run's learning rate go another way."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         return sweep.start(arguments, root, config)
     name = name or next_run_name(root)
     begun = resumed is not None or Run(root / name).path.exists()
+    known = Run(root / name)
+    frozen = known.config() if known.exists and run_mode(arguments) != "fresh" else None
     before = find_run(root, arguments.after) if arguments.after else None
     prepared = prepare_run(root, name, config, mode=run_mode(arguments))
     if before is not None and arguments.detach:
@@ -67,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     reader = reader_at_end(prepared)
     pid = start_trainer(prepared)
     if arguments.detach:
-        print(f"{prepared.name} is training; watch it: mamba-tui attach {prepared.name}")
+        print(f"{prepared.name} is training; watch it: mamba-tui attach {prepared.name}", flush=True)
+        if frozen is not None and differences(frozen, prepared.config()).keys() & SCHEDULE_KEYS:
+            show_schedule(prepared, reader, pid)
         return 0
     code = follow(prepared, reader, pid=pid)
     if code == EXIT_BAD_INPUT and not begun:
