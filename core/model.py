@@ -348,6 +348,12 @@ class GPT(nn.Module):
         """(B, T, n_embd[0]) to (B, T, V)."""
         return self.head(features)[..., : self.vocab_size]
 
+    @property
+    def waist(self) -> int:
+        """The last narrowest layer."""
+        narrowest = min(self.config.n_embd)
+        return max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
+
     def encode(
         self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
     ) -> Tensor:
@@ -355,15 +361,29 @@ class GPT(nn.Module):
 
         (B, T, min(n_embd)); arguments as in `forward`.
         """
-        narrowest = min(self.config.n_embd)
-        waist = max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
+        return self.encode_layer(self.waist, tokens, state, doc_start)[0]
+
+    def encode_layer(
+        self,
+        layer: int,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        doc_start: Tensor | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        """The stream after the mixer of a layer, (B, T, n_embd[layer]), and the state of the layers up to it.
+
+        That state is all that is needed to go on with the same layer; other arguments as in `forward`.
+        """
         x, state, positions = self._embed(tokens, state, doc_start)
+        layers: list[LayerState] = []
         for i, block in enumerate(self._layers()):
             before = None if state is None else state.layers[i]
-            if i == waist:
-                return block.mix(x, before, positions)[0]
-            x, _ = block(x, before, positions)
-        raise AssertionError("a model has a narrowest layer")
+            if i == layer:
+                mixed, after = block.mix(x, before, positions)
+                return mixed, ModelState(positions.after, (*layers, after))
+            x, after = block(x, before, positions)
+            layers.append(after)
+        raise ValueError(f"layer is {layer}; accepted: 0 to {self.config.n_layer - 1}")
 
     def _layers(self) -> Iterable[Block]:
         return self.blocks  # type: ignore[return-value]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from core.compression.format import MAX_SEGMENT, MAX_STREAMS
 
-SHORT_STREAM, STREAM = 1 << 12, 3 << 13
+SHORT_STREAM, STREAM = 1 << 12, 1 << 14
 """Bytes a stream should have at least, of a short text, which should not take a minute, and of a long one."""
-LONG_TEXT = 16 * STREAM
+LONG_TEXT = 24 * STREAM
 CPU_STREAMS, GPU_STREAMS = 64, 512
 LONGEST_STREAM = 1 << 16
 

@@ -94,7 +94,7 @@ class _Evaluation:
         self._reply("done", figures)
 
     def _read_file(self, text: EvaluationText) -> None:
-        for number, document in enumerate(_documents(text.pieces(self._texts.options)), 1):
+        for number, document in enumerate(documents(text.pieces(self._texts.options)), 1):
             if self._request.canceled:
                 return
             name = text.file.name
@@ -168,7 +168,7 @@ class _Counted:
             yield ids
 
 
-def _documents(pieces: Iterator[Piece]) -> Iterator[Iterator[Piece]]:
+def documents(pieces: Iterator[Piece]) -> Iterator[Iterator[Piece]]:
     """The pieces of each document. A document must be used up before the next is asked for."""
     ahead = next(pieces, None)
 

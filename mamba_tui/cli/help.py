@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
-    "Use a model": ("generate", "eval", "compress", "decompress"),
+    "Use a model": ("generate", "eval", "embed", "compress", "decompress"),
     "Text": ("data",),
     "Speed": ("bench",),
     "Shell": ("completion",),
@@ -52,6 +52,10 @@ EXAMPLES = {
     "eval": {
         "mamba-tui eval --text new-book.txt": "the newest run's best checkpoint on a text",
         "mamba-tui eval --run run-003 --text ~/validation --json": "figures for another program",
+    },
+    "embed": {
+        "mamba-tui embed --text ~/books --per paragraph --out features.npz": "one row a paragraph",
+        "mamba-tui embed --text novel.txt --per '200 words' --layer 0 --out novel.npz": "another layer",
     },
     "compress": {
         "mamba-tui compress novel.txt": "the newest run's best checkpoint makes novel.txt.mtz",

@@ -36,6 +36,7 @@ MODULES = {
     "logs": "mamba_tui.cli.steer",
     "compress": "mamba_tui.cli.compress",
     "decompress": "mamba_tui.cli.compress",
+    "embed": "mamba_tui.cli.embed",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
@@ -153,9 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
     from mamba_tui.cli.completion import add_parser as add_completion
     from mamba_tui.cli.compress import add_parser as add_compression
     from mamba_tui.cli.data import add_parser as add_data
+    from mamba_tui.cli.embed import add_parser as add_embed
     from mamba_tui.cli.sweep import add_parser as add_sweep
 
     add_sweep(commands)
+    add_embed(commands)
     add_compression(commands)
     add_data(commands)
     add_bench(commands)

@@ -1,0 +1,180 @@
+"""Texts to features: what a layer of a model makes of every token, averaged over passages.
+
+Texts are read as training reads them, with the state carried through each document, so the cut into chunks
+changes nothing, and memory does not grow with the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.checkpoint import config_of, load_model
+from core.data.tokenizer.tokenizer import Tokenizer
+from core.errors import UserError
+from core.evaluation.service import documents
+from core.evaluation.text_loss import chunk_tokens, in_chunks
+from core.evaluation.texts import Texts, find_texts
+from core.features.passages import Passages
+from core.model import GPT, ModelState
+from core.system.hardware import resolve_device
+
+Ids = npt.NDArray[np.integer[Any]]
+WAIST = "waist"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of one document."""
+
+    name: str
+    """Of the file, with the document's number where it has several."""
+    features: npt.NDArray[np.floating[Any]]
+    """(N, C), the mean over the tokens of each passage."""
+    start: npt.NDArray[np.int64]
+    """Where each passage begins, in bytes of the document's clean text, (N,)."""
+    end: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    """Tokens of each passage, (N,)."""
+
+
+def chosen_layer(model: GPT, layer: str | int) -> int:
+    """The number of a layer, counted from 0. Raises UserError for one that the model doesn't have."""
+    if layer == WAIST:
+        return model.waist
+    text = str(layer)
+    if text.isascii() and text.isdecimal() and int(text) < model.config.n_layer:
+        return int(text)
+    raise UserError(
+        f"--layer is {layer}; accepted: {WAIST}, or a layer's number from 0 to {model.config.n_layer - 1}"
+    )
+
+
+class DocumentEncoder:
+    """Reads the tokens of one document after the other and gives the features of its passages."""
+
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, layer: str | int = WAIST, per: str = "paragraph"
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self.layer = chosen_layer(model, layer)
+        self._passages = Passages(per)
+        self._device = model.embedding.weight.device
+
+    def rows(self, name: str, chunks: Iterator[Ids]) -> Iterator[Rows]:
+        """The rows of a document from its tokens, which may come in any chunks."""
+        state, position = self._opened(), 0
+        self._passages.start_document()
+        width = self._model.config.n_embd[self.layer]
+        held = Rows(name, np.zeros((1, width)), *(np.zeros(1, np.int64) for _ in range(3)))
+        for chunk in chunks:
+            features, state = self._read(chunk, state)
+            lengths = self._tokenizer.token_lengths[chunk]
+            text = np.frombuffer(self._tokenizer.decode_bytes(chunk.tolist()), np.uint8)
+            last_byte = np.cumsum(lengths) - 1
+            if self._passages.per == "token":
+                starts = position + last_byte + 1 - lengths
+                yield Rows(name, features, starts, starts + lengths, np.ones_like(starts))
+            else:
+                held, whole = _grouped(held, features, self._passages.begins(text), last_byte, position)
+                if len(whole.start):
+                    yield whole
+            position += len(text)
+        if held.tokens[0]:
+            yield _mean(held, np.array([position]))
+
+    @torch.inference_mode()
+    def _opened(self) -> ModelState:
+        opening = torch.tensor([[self._tokenizer.eot]], device=self._device)
+        return self._model.encode_layer(self.layer, opening)[1]
+
+    @torch.inference_mode()
+    def _read(self, chunk: Ids, state: ModelState) -> tuple[npt.NDArray[np.floating[Any]], ModelState]:
+        """The features (N, C) of tokens (N,), in float64 if the model is, else float32."""
+        tokens = torch.from_numpy(chunk.astype(np.int64)).to(self._device)[None]
+        features, state = self._model.encode_layer(self.layer, tokens, state)
+        wide = torch.promote_types(features.dtype, torch.float32)
+        return features[0].to(wide).cpu().numpy(), state
+
+
+def _grouped(
+    held: Rows,
+    features: npt.NDArray[np.floating[Any]],
+    begins: npt.NDArray[np.int64],
+    last_byte: npt.NDArray[np.int64],
+    position: int,
+) -> tuple[Rows, Rows]:
+    """Add tokens to passages: the sum of the one that goes on, and the means of those that are whole.
+
+    A token belongs to the passage in which its last byte lies, so a space before a word goes with the word.
+    """
+    first = np.searchsorted(last_byte, begins)  # the first token of each new passage
+    bounds = np.concatenate(([0], first, [len(features)])).astype(np.int64)
+    counts = np.diff(bounds)
+    sums = np.zeros((len(counts), features.shape[1]))
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        sums[filled] = np.add.reduceat(features.astype(np.float64), bounds[:-1][filled], 0)
+    sums[0] += held.features[0]
+    counts = counts.copy()
+    counts[0] += held.tokens[0]
+    starts = np.concatenate((held.start, position + begins))
+    rest = Rows(held.name, sums[-1:], starts[-1:], starts[-1:], counts[-1:])
+    whole = Rows(held.name, sums[:-1], starts[:-1], starts[1:], counts[:-1])
+    return rest, _mean(whole, whole.end)
+
+
+def _mean(rows: Rows, end: npt.NDArray[np.int64]) -> Rows:
+    """Means of sums; passages without a token of their own are left out."""
+    kept = rows.tokens > 0
+    features = rows.features[kept] / rows.tokens[kept, None]
+    return Rows(rows.name, features, rows.start[kept], end[kept], rows.tokens[kept])
+
+
+def embed(
+    texts: list[str],
+    checkpoint: Path,
+    *,
+    device: str = "auto",
+    layer: str | int = WAIST,
+    per: str = "paragraph",
+    tell: Callable[[int, int, str], object] = lambda done, size, name: None,
+) -> tuple[int, Iterator[Rows]]:
+    """The features' width, and the rows of files and folders, read as they are asked for.
+
+    `tell` hears after every chunk how many bytes of how many are done, and where; it may raise to end the
+    work. Raises UserError for bad arguments and for texts that cannot be read.
+    """
+    model, tokenizer, payload = load_model(checkpoint, resolve_device(device))
+    encoder = DocumentEncoder(model, tokenizer, layer, per)
+    shelf = find_texts(texts, config_of(payload, checkpoint).data, checkpoint.parent, lambda name: None)
+    return model.config.n_embd[encoder.layer], _rows(encoder, model, tokenizer, shelf, tell)
+
+
+def _rows(
+    encoder: DocumentEncoder,
+    model: GPT,
+    tokenizer: Tokenizer,
+    texts: Texts,
+    tell: Callable[[int, int, str], object],
+) -> Iterator[Rows]:
+    done = 0
+
+    def counted(chunks: Iterator[Ids], name: str) -> Iterator[Ids]:
+        nonlocal done
+        for chunk in chunks:
+            yield chunk
+            done += int(tokenizer.token_lengths[chunk].sum())
+            tell(done, texts.bytes, name)
+
+    for text in texts.texts:
+        for number, document in enumerate(documents(text.pieces(texts.options)), 1):
+            name = text.file.name + (f", document {number}" if text.facts.documents > 1 else "")
+            ids = (tokenizer.encode(piece.text) for piece in document)
+            yield from encoder.rows(name, counted(in_chunks(ids, chunk_tokens(model)), name))

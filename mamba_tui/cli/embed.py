@@ -1,0 +1,100 @@
+"""`mamba-tui embed`: what a layer of a checkpoint makes of texts, as rows of numbers in a file.
+
+The model lives in a process of its own (`core.features.server`); this side shows progress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from core.system.hardware import resolve_device
+from core.system.json_lines_client import BlockingClient, Event
+from core.system.processes import module_command
+from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose
+from mamba_tui.cli.interrupts import INTERRUPTED, canceling_on_interrupt
+from mamba_tui.cli.progress_bar import progress_bar
+from mamba_tui.cli.text_output import note
+from mamba_tui.widgets.numbers import bytes_size, duration
+from mamba_tui.widgets.safe_text import visible
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "embed",
+        help="take features of texts out of a layer of a checkpoint",
+        description="Take features of texts out of a layer of a checkpoint: one row of numbers a passage, "
+        "the mean over its tokens, with the state carried through each document (docs/features.md).",
+    )
+    text = parser.add_argument_group("text")
+    text.add_argument(
+        "--text", nargs="+", action="extend", required=True, metavar="PATH",
+        help="text files, and folders of .txt and .txt.gz files; repeatable",
+    )  # fmt: skip
+    text.add_argument(
+        "--per", default="paragraph", metavar="UNIT",
+        help='what a row stands for: token, line, paragraph, document, or a number such as "200 words" '
+        "(default paragraph)",
+    )  # fmt: skip
+    rows = parser.add_argument_group("features")
+    rows.add_argument(
+        "--layer", default="waist", metavar="L",
+        help="waist (the last narrowest layer, the default), or a layer's number, counted from 0",
+    )  # fmt: skip
+    rows.add_argument(
+        "--out", required=True, metavar="FILE",
+        help=".npz (features, documents and places), .npy (features alone) or .parquet (needs pyarrow)",
+    )  # fmt: skip
+    rows.add_argument("--dtype", default="float32", metavar="T", help="float32 (the default) or float16")
+    rows.add_argument("--force", action="store_true", help="replace the file if it exists")
+    add_checkpoint_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed the texts. Returns the exit code."""
+    out = Path(arguments.out)
+    if os.path.lexists(out) and not (arguments.force and out.is_file()):
+        raise UserError(
+            f"--out is {visible(out)}, which exists; accepted: another name, or --force for a file"
+        )
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out is {visible(out)}, whose folder does not exist; accepted: a file in a folder")
+    for path in arguments.text:
+        if not os.path.exists(path):
+            raise UserError(
+                f"--text is {visible(path)}, which does not exist; accepted: text files and folders"
+            )
+    checkpoint, words = choose(arguments)
+    resolve_device(arguments.device)
+    note(words)
+    options = {key: getattr(arguments, key) for key in ("device", "layer", "per", "out", "dtype")}
+    with BlockingClient(module_command("core.features.server"), "the process that embeds") as client:
+        request = client.send("embed", texts=arguments.text, checkpoint=str(checkpoint), **options)
+        with canceling_on_interrupt(client, request) as interrupts:
+            try:
+                done = _done(client, request)
+            except UserError:
+                if interrupts:
+                    note("stopped; nothing was written")
+                    return INTERRUPTED
+                raise
+    print(f"{visible(out)}: {done['rows']:,} rows of {done['width']:,} numbers, {duration(done['seconds'])}")
+    return 0
+
+
+def _done(client: BlockingClient, request: int) -> Event:
+    """The last event of the answer; progress is shown meanwhile."""
+    began = time.monotonic()
+    with progress_bar() as tell:
+        for event in client.events(request):
+            if event["event"] == "done":
+                return event
+            share = event["done"] / max(1, event["size"])
+            left = (time.monotonic() - began) * (1 / max(share, 1e-9) - 1)
+            tell(share, f"{bytes_size(event['done'])}, {duration(left)} left, {visible(event['name'])}")
+    raise AssertionError("the client raises an error where no answer comes")
