@@ -96,14 +96,13 @@ class Ranks:
         # Multicast over NVLink hangs on some machines.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-        seconds = float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_SECONDS))
         cuda = device.type == "cuda"
         with self.reporting():
             dist.init_process_group(
                 "nccl" if cuda else "gloo",
                 rank=self.rank,
                 world_size=self.size,
-                timeout=datetime.timedelta(seconds=seconds),
+                timeout=datetime.timedelta(seconds=_patience()),
                 device_id=device if cuda else None,
             )
             # The others wait here while rank 0 prepares the text, samples or is paused, which has no limit.
@@ -133,6 +132,10 @@ class Ranks:
         if self._watch is not None and (who := self._watch.wait()):
             return RankLostError(who)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "timed out" in first.lower() or "timeout" in first.lower():
+            return RankLostError(
+                f"rank {self.rank} has waited {_patience():g} s for another rank, which does not answer"
+            )
         return RankLostError(f"the ranks lost each other ({first[:160]})")
 
     @contextmanager
@@ -216,6 +219,13 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _patience() -> float:
+    try:
+        return float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_SECONDS))
+    except ValueError:
+        return TIMEOUT_SECONDS
 
 
 class Watch:
