@@ -133,7 +133,9 @@ def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
         problem = "its file is missing"
     else:
         problem = "" if file.st_size == size else f"its file has {file.st_size:,} bytes instead of {size:,}"
-        if not stat.S_ISREG(file.st_mode):
+        if os.path.islink(file_path) and not _inside(file_path):
+            problem = "its file is a link that leads out of the run's folder"
+        elif not stat.S_ISREG(file.st_mode):
             problem = f"its file is {kind(file.st_mode)}, not a file"
     return CheckpointInfo(
         step=step,
@@ -147,6 +149,11 @@ def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
         best=False,
         problem=problem,
     )
+
+
+def _inside(path: Path) -> bool:
+    """Whether a file lies, behind all links, in the folder that it is listed in."""
+    return os.path.realpath(path.parent) == os.path.dirname(os.path.realpath(path))
 
 
 def _number(values: Mapping[str, Any], key: str) -> float | None:

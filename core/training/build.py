@@ -217,7 +217,7 @@ def read_text(
     if payload is not None:
         tokenizer = Tokenizer.from_dict(payload["tokenizer"], "the checkpoint's tokenizer")
     elif run.tokenizer_path.exists():
-        tokenizer = Tokenizer.load(run.tokenizer_path)
+        tokenizer = Tokenizer.load(run.tokenizer_path, follow_links=False)
 
     def report(state: Progress) -> None:
         progress(state.text, state.fraction if state.total else None)

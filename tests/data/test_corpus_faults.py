@@ -403,3 +403,20 @@ def test_ten_thousand_files_are_opened_without_reading_them(tmp_path, monkeypatc
     assert len(splits(first)) == 1000
     monkeypatch.setattr("core.data.corpus.reading.open_text", lambda path: pytest.fail("opened"))
     assert len(prepare(DataConfig(dataset_dir=str(tmp_path), tokenizer="byte"), 1).train) == len(first.train)
+
+
+def test_room_for_the_tokens_is_looked_for_before_anything_is_written(tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    from core.data.corpus import cache_folder
+
+    usage = namedtuple("usage", "total used free")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The old man walked home. " * 4000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(UserError, match=r"0 MB free, and preparing 0 MB of text takes about 0 MB"):
+        prepare(DataConfig(dataset_dir=str(folder), tokenizer="byte"), 1)
+    assert not any(path.stat().st_size for path in cache_folder(str(folder)).rglob("tokens-*.bin"))
+    monkeypatch.undo()
+    assert len(prepare(DataConfig(dataset_dir=str(folder), tokenizer="byte"), 1).train) > 1000

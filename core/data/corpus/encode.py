@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from core.data.tokenizer.tokenizer import Ids, Tokenizer
 from core.errors import UserError
 
 COMMIT_SECONDS = 1.0
+BYTES_A_TOKEN = 8
 
 
 @dataclass
@@ -74,6 +76,8 @@ def encode_texts(
         return 0
     tokenizer.encode("build the encoder before the threads need it")
 
+    _check_room(store, missing.values(), tokenizer)
+
     def encode(item: tuple[str, Text, Piece | None]) -> tuple[Ids | None, int]:
         piece = item[2]
         return (None, 0) if piece is None else (tokenizer.encode(piece.text), len(piece.text.encode()))
@@ -104,6 +108,21 @@ def encode_texts(
         store.abandon()
         raise
     return len(missing)
+
+
+def _check_room(store: TokenStore, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
+    """Raise UserError before the first token is written if the disk cannot hold what there is to encode."""
+    size = sum(text.facts.bytes for text in texts)
+    # A byte vocabulary has a token for every byte; of others, few have tokens of more bytes than this.
+    tokens = size if tokenizer.kind == "byte" else size // BYTES_A_TOKEN
+    needed = tokens * tokenizer.dtype.itemsize
+    free = shutil.disk_usage(store.folder.parent).free
+    if needed > free:
+        raise UserError(
+            f"the disk of {store.folder.parent} has {free / 1e6:,.0f} MB free, and preparing "
+            f"{size / 1e6:,.0f} MB of text takes about {needed / 1e6:,.0f} MB: free some space, or set "
+            "XDG_CACHE_HOME to a folder on another disk"
+        )
 
 
 def _all_pieces(

@@ -216,10 +216,10 @@ class Tokenizer:
             raise UserError(f"cannot write the tokenizer {path}: {error.strerror or error}") from error
 
     @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
+    def load(cls, path: str | Path, *, follow_links: bool = True) -> Tokenizer:
         """Read a tokenizer.json. Raises UserError naming the file if that fails."""
         try:
-            data = json.loads(read_limited(path, LARGEST_FILE, follow_links=True))
+            data = json.loads(read_limited(path, LARGEST_FILE, follow_links=follow_links))
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
