@@ -156,8 +156,11 @@ def _summary(command: str, target: Path, done: Event) -> str:
     speed = f"{bytes_size(size / seconds)}/s"
     if command == "decompress":
         return f"{visible(target)}: {size:,} bytes from {small:,}; {speed}"
+    plural = "" if done["streams"] == 1 else "s"
     ratio = f", {small / size:.1%}, {8 * small / size:.3f} bits/byte" if size else ""
-    return f"{visible(target)}: {size:,} bytes to {small:,}{ratio}; {done['streams']:,} streams, {speed}"
+    return (
+        f"{visible(target)}: {size:,} bytes to {small:,}{ratio}; {done['streams']:,} stream{plural}, {speed}"
+    )
 
 
 def _compare(source: Path, done: Event) -> None:
