@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core.config import schema as configuration
+from core.config.changes import still_automatic
 from core.config.files import WORKING_FILE, save_file
-from core.config.schema import ATTENTION_TYPES, MAMBA2, PER_LAYER, SETTINGS, STANDARD, RunConfig
+from core.config.schema import ATTENTION_TYPES, AUTOMATIC, MAMBA2, PER_LAYER, SETTINGS, STANDARD, RunConfig
 from core.config.setting import Problem, show
 
 UNDO_LIMIT = 500
@@ -90,10 +91,27 @@ class Document:
         """A run was started with these values: they are kept there."""
         self._started = self.values
 
+    def follow_plan(self, planned: RunConfig) -> None:
+        """Show what the plan gives the settings that are left to it. No change of the user's: no undo."""
+        automatic = self.config.training.auto.split()
+        if not automatic or self.problems or self._before is not None:
+            return
+        keys = [key for key in automatic if key != "n_embd"]
+        keys += [*PER_LAYER, "n_layer"] if "n_embd" in automatic else []
+        found = configuration.flat(planned)
+        changes = {key: found[key] for key in keys if found[key] != self.values[key]}
+        if changes:
+            same = self._saved == self.values
+            self._now = Snapshot({**self.values, **changes}, self._now.action)
+            self._saved = self._now.values if same else self._saved
+            self._check()
+
     # ------------------------------------------------------------- history
 
-    def _become(self, values: Mapping[str, Any], action: str) -> None:
+    def _become(self, values: Mapping[str, Any], action: str, *, whole: bool = False) -> None:
         self.drop()
+        if not whole:
+            values = self._planned_less(values)
         if values == self._now.values:
             return
         self._past.append(self._now)
@@ -101,6 +119,18 @@ class Document:
         self._future.clear()
         self._now = Snapshot(values, action)
         self._check()
+
+    def _planned_less(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values with `auto` without what they set: what a person sets is not planned any more."""
+        before = self._now.values
+        named = [key for key in AUTOMATIC if values.get(key) == "auto"]
+        if named:
+            kept = {key: before[key] for key in named}
+            return {**values, **kept, "auto": " ".join([str(before["auto"]), *named]).strip()}
+        if values["auto"] != before["auto"] or not isinstance(values["auto"], str):
+            return values
+        set_here = {key: value for key, value in values.items() if value != before[key]}
+        return {**values, "auto": still_automatic(values["auto"], set_here)}
 
     def undo(self) -> str | None:
         """Take the last change back; what it was, or None when there is none."""
@@ -135,7 +165,8 @@ class Document:
             entries[layer] = value
             value, where = tuple(entries), f"layer {layer + 1}: {key}"
         shown = SETTINGS[key].in_words(value if layer is None else value[layer])
-        self._now = Snapshot({**self._now.values, key: value}, f"{where} = {show(shown)}")
+        values = self._planned_less({**self._now.values, key: value})
+        self._now = Snapshot(values, f"{where} = {show(shown)}")
         self._check()
 
     def keep(self) -> None:
@@ -160,7 +191,7 @@ class Document:
 
     def replace(self, config: RunConfig, action: str, *, path: Path | None = None) -> None:
         """Take over a whole configuration, with the file it was read from if there is one."""
-        self._become(configuration.flat(config), action)
+        self._become(configuration.flat(config), action, whole=True)
         if path is not None:
             self.path, self._saved = path, self.values
 
@@ -253,27 +284,11 @@ class Document:
             self._past.pop()
 
     def paste(self, text: str) -> str:
-        """Take a list of widths, heads or types; what was understood. Raises ValueError in words.
+        """Take a list of widths, heads or types; what was understood. Raises ListError in words.
 
-        The list decides the number of layers. `heads 4,4,8` gives heads, words give types, and
-        plain numbers give widths.
+        The list decides the number of layers.
         """
-        words = text.replace("[", " ").replace("]", " ").replace('"', " ").replace("'", " ")
-        key, _, rest = words.replace("=", " ").replace(":", " ").strip().partition(" ")
-        named = {"heads": "n_head", "n_head": "n_head", "widths": "n_embd", "n_embd": "n_embd"}
-        named |= {"types": "attention_type", "attention_type": "attention_type"}
-        entries = (rest if key in named else words).replace(",", " ").replace(";", " ").split()
-        if not entries:
-            raise ValueError("the list is empty; accepted: 256, 192, 128 or mamba, standard, mamba")
-        if len(entries) > int(SETTINGS["n_layer"].high or 512):
-            raise ValueError(f"the list has {len(entries)} entries; accepted: at most 512 layers")
-        if all(entry.isascii() and entry.isdigit() and len(entry) < 10 for entry in entries):
-            target = named.get(key, "n_embd")
-            values: list[Any] = [int(entry) for entry in entries]
-        else:
-            target, values = "attention_type", [type_name(entry) for entry in entries]
-        if target == "attention_type" and not all(isinstance(value, str) for value in values):
-            raise ValueError("layer types are words; use " + ", ".join(ATTENTION_TYPES))
+        target, values = read_list(text)
         self._paste_values(target, values)
         what = {"n_embd": "widths", "n_head": "heads", "attention_type": "types"}[target]
         return f"{len(values)} {what}"
@@ -289,6 +304,44 @@ class Document:
                 layer[2] = nearest_heads(self.values, layer[0], value, layer[2])
             layers.append((layer[0], layer[1], layer[2]))
         self._set_layers(layers, f"list of {len(values)} layers")
+
+
+class ListError(ValueError):
+    """A list that cannot be taken, and the word of it that is wrong ("" for all of it)."""
+
+    def __init__(self, sentence: str, word: str = "") -> None:
+        super().__init__(sentence)
+        self.word = word
+
+
+def read_list(text: str) -> tuple[str, list[Any]]:
+    """The key and the values of a list: `heads 4,4,8` gives heads, words give types, numbers widths.
+
+    Raises ListError.
+    """
+    words = text.replace("[", " ").replace("]", " ").replace('"', " ").replace("'", " ")
+    key, _, rest = words.replace("=", " ").replace(":", " ").strip().partition(" ")
+    named = {"heads": "n_head", "n_head": "n_head", "widths": "n_embd", "n_embd": "n_embd"}
+    named |= {"types": "attention_type", "attention_type": "attention_type"}
+    entries = (rest if key in named else words).replace(",", " ").replace(";", " ").split()
+    if not entries:
+        raise ListError("the list is empty; accepted: 256, 192, 128 or mamba, standard, mamba")
+    if len(entries) > int(SETTINGS["n_layer"].high or 512):
+        raise ListError(f"the list has {len(entries)} entries; accepted: at most 512 layers")
+    numbers = [entry.isascii() and entry.isdigit() and len(entry) < 10 for entry in entries]
+    target = named.get(key, "n_embd" if numbers[0] else "attention_type")
+    if target != "attention_type":
+        wrong = next((entry for entry, number in zip(entries, numbers) if not number), None)
+        if wrong is not None:
+            raise ListError(f'"{wrong[:40]}" is not a whole number; use widths such as 256, 192', wrong)
+        return target, [int(entry) for entry in entries]
+    kinds = []
+    for entry in entries:
+        try:
+            kinds.append(type_name(entry))
+        except ValueError as error:
+            raise ListError(str(error), entry) from None
+    return target, kinds
 
 
 def type_name(word: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.config.schema import PER_LAYER, RunConfig, build, flat
+from core.config.schema import AUTOMATIC, PER_LAYER, RunConfig, build, flat
 
 
 def replace(config: RunConfig, source: str = "configuration", /, **changes: object) -> RunConfig:
@@ -14,8 +14,13 @@ def replace(config: RunConfig, source: str = "configuration", /, **changes: obje
     If the number of layers changes (by `n_layer` or by a list of another length), the other per-layer keys
     are stretched to the new depth, and heads are lowered until they divide the width.
     """
+    automatic = [key for key in AUTOMATIC if changes.get(key) == "auto"]
+    if automatic:  # the value stays what it was until it is planned
+        kept = {key: value for key, value in changes.items() if key not in automatic}
+        changes = {"auto": " ".join([str(kept.pop("auto", config.training.auto)), *automatic]), **kept}
     depth = _new_depth(config, changes)
     base: dict[str, Any] = flat(config)
+    base["auto"] = still_automatic(base["auto"], changes)
     if depth is not None and 1 <= depth <= 512:
         base["n_layer"] = depth
         for key in PER_LAYER:
@@ -24,6 +29,28 @@ def replace(config: RunConfig, source: str = "configuration", /, **changes: obje
             widths = changes.get("n_embd", base["n_embd"])
             base["n_head"] = _fitting_heads(base["n_head"], widths)
     return build({**base, **changes}, source)
+
+
+def still_automatic(automatic: str, changes: Mapping[str, object]) -> str:
+    """The keys that stay automatic when `changes` set some: what a person sets is not planned any more."""
+    touched = {
+        "n_embd" if key in (*PER_LAYER, "n_layer") else key
+        for key, value in changes.items()
+        if value != "auto"
+    }
+    return " ".join(key for key in automatic.replace(",", " ").split() if key not in touched)
+
+
+def keep_planned(wanted: RunConfig, run: RunConfig) -> RunConfig:
+    """`wanted` for a run that exists: what `wanted` leaves to the plan was decided when the run began."""
+    automatic = wanted.training.auto.split()
+    if not automatic:
+        return wanted
+    keys = {key for key in automatic if key != "n_embd"} | (
+        set(PER_LAYER) if "n_embd" in automatic else set()
+    )
+    before = flat(run)
+    return replace(wanted, **{key: before[key] for key in keys}, auto=before["auto"])
 
 
 def _new_depth(config: RunConfig, changes: Mapping[str, object]) -> int | None:

@@ -130,6 +130,19 @@ class TrainingConfig:
     gradient_accumulation_steps: int = setting(
         1, "batches whose gradients are added up for one optimizer step", unit="batches", low=1, high=4096
     )
+    auto: str = setting(
+        "",
+        "settings that follow the text, the device and the time: any of n_embd (all layers), dropout, "
+        "mixer_dropout, batch_size",
+    )
+    time_budget: float = setting(
+        0.0,
+        "minutes that training may take; the run cools down in time to end within them",
+        unit="minutes",
+        low=0.0,
+        high=1e6,
+        zero="none",
+    )
     max_iters: int = setting(
         5000,
         "optimizer steps in total, auto = as many as the text has use for",
@@ -259,6 +272,8 @@ GROUPS: dict[str, type] = {
     "hardware": HardwareConfig,
 }
 PER_LAYER = ("n_embd", "n_head", "attention_type")
+AUTOMATIC = ("n_embd", "dropout", "mixer_dropout", "batch_size")
+"""The settings that `auto` may name; "auto" as their value names them there. n_embd stands for all layers."""
 
 
 def _settings() -> Iterator[Setting]:
@@ -303,6 +318,7 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
     """Like `build`, but returns the problems instead of raising; with any, the configuration is unusable."""
     problems: list[Problem] = []
     clean: dict[str, Any] = {}
+    values = _named_automatic(values, problems)
     for key, value in values.items():
         item = SETTINGS.get(key)
         if item is None:
@@ -327,6 +343,20 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
     if not problems:
         problems += _across_keys(config)
     return config, problems
+
+
+def _named_automatic(values: Mapping[str, object], problems: list[Problem]) -> Mapping[str, object]:
+    """The values with every "auto" of AUTOMATIC moved to the key `auto`, in the order of AUTOMATIC."""
+    given = values.get("auto", "")
+    words = given.replace(",", " ").split() if isinstance(given, str) else []
+    wrong = [word for word in words if word not in AUTOMATIC]
+    if wrong:
+        problems.append(Problem("auto", wrong[0], "any of " + ", ".join(AUTOMATIC)))
+    named = {key for key in AUTOMATIC if values.get(key) == "auto"}
+    if not words and not named:
+        return values
+    kept = {key: value for key, value in values.items() if key not in named}
+    return kept | {"auto": " ".join(key for key in AUTOMATIC if key in named or key in words)}
 
 
 def _layer_count(clean: Mapping[str, Any], problems: list[Problem]) -> int:

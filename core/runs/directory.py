@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.config.changes import replace
+from core.config.changes import keep_planned, replace
 from core.config.preflight import BUILT_IN_TOKENIZERS
 from core.config.schema import SETTINGS, RunConfig, differences
 from core.config.setting import Value, show
@@ -201,7 +201,7 @@ def _move_aside(run: Run) -> None:
 
 def _apply_changes(run: Run, config: RunConfig) -> None:
     frozen = run.config()
-    wanted = portable(config)
+    wanted = keep_planned(portable(config), frozen)
     changes = differences(frozen, wanted)
     refused = fixed_differences(frozen, wanted)
     if refused:

@@ -108,6 +108,28 @@ class ScheduleEvent(Event, kind="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanEvent(Event, kind="plan"):
+    """what is ahead: `steps` in all are `passes` over `tokens` of text, and the run takes between
+    `seconds_low` and `seconds_high`, about `seconds`. Written before the first step, and again when its speed
+    is `measured`. `expected_low` to `expected_high` nats a character are the validation loss to expect, and
+    `hint` says when the model is far from what suits the text
+    """
+
+    step: Count
+    tokens: Count
+    parameters: Count
+    steps: Count
+    passes: Number
+    seconds: Number
+    seconds_low: Number
+    seconds_high: Number
+    measured: Flag = False
+    expected_low: Number | None = None
+    expected_high: Number | None = None
+    hint: Text = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepEvent(Event, kind="step"):
     """optimizer steps `step - steps + 1` to `step`, gathered so that there are at most about ten events a
     second. `loss` is their mean in nats per token, NaN when one was not finite; `gradient_norm` their

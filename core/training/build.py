@@ -19,8 +19,10 @@ from core.checkpoint import (
     load,
     load_weights,
 )
+from core.config.plan import Plan, TextSize, plan, without_budget
 from core.config.schema import ModelConfig, RunConfig, differences, flat
 from core.config.setting import Value
+from core.config.speed import Speeds
 from core.data.corpus import Corpus, Progress, prepare, read_split, save_split
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import Tokenizer
@@ -34,7 +36,6 @@ from core.training.compilation import compiled, compiles
 from core.training.learning_progress import LearningProgress
 from core.training.make_step import make_step
 from core.training.optimizer import AdamW, make_optimizer
-from core.training.plan import with_steps
 from core.training.ranks import ALONE, Ranks
 from core.training.resume_check import (
     check_optimizer,
@@ -68,12 +69,16 @@ class Parts:
     training_step: TrainingStep
     tokens_per_step: int
     compiled: bool
+    planned: Plan
+    speeds: Speeds
     ranks: Ranks = ALONE
     averaged: AveragedWeights | None = None
     progress: LearningProgress = field(default_factory=LearningProgress)
     resumed_from: CheckpointInfo | None = None
     step: int = 0
     tokens: int = 0
+    seconds: float = 0.0
+    """What the whole run has taken until now, without pauses."""
     bad_in_a_row: int = 0
     losses: dict[str, float | None] = field(default_factory=dict)
     changes: dict[str, tuple[Value, Value]] = field(default_factory=dict)
@@ -118,8 +123,10 @@ def build_parts(
         changes = _check_changes(run, config, payload, resumed_from)
     with ranks.first_alone():
         corpus = read_text(run, config, payload, progress)
-    config = with_steps(config, corpus.train, cpu=device.type == "cpu")
     tokenizer = corpus.tokenizer
+    speeds = Speeds.here(config)
+    planned = ranks.from_first(lambda: plan_run(config, corpus, speeds))
+    config = planned.config
     progress("building the model", None)
     if payload is not None and resumed_from is not None:
         check_fits(config.model, tokenizer.vocab_size, payload, resumed_from.path)
@@ -155,6 +162,8 @@ def build_parts(
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
         compiled=compiling,
         ranks=ranks,
+        planned=planned,
+        speeds=speeds,
         averaged=AveragedWeights(model, training.average_decay) if training.average_decay else None,
         resumed_from=resumed_from,
         changes=changes,
@@ -173,6 +182,20 @@ def _device_name(device: torch.device, ranks: Ranks) -> str:
     if not ranks.several:
         return name
     return f"{ranks.size} ranks, the first on {name}"
+
+
+def plan_run(config: RunConfig, corpus: Corpus, speeds: Speeds) -> Plan:
+    """What is decided for the text that was read."""
+    sides = (len(corpus.train), len(corpus.validation))
+    size = corpus.tokenizer.vocab_size
+    text = TextSize(corpus.train.text_bytes, sides[0])
+    return plan(
+        config,
+        text,
+        cuda=speeds.kind == "cuda",
+        vocab_size=size,
+        seconds=lambda candidate: speeds.duration(without_budget(candidate), size, sides).seconds,
+    )
 
 
 def open_device(config: RunConfig, ranks: Ranks = ALONE) -> torch.device:
@@ -283,6 +306,7 @@ def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
     parts.step = step
     parts.tokens = payload["progress"]["tokens"]
     parts.bad_in_a_row = payload["progress"]["bad_in_a_row"]
+    parts.seconds = float(payload["progress"].get("seconds", 0.0))
     parts.losses = dict(payload["losses"])
 
 
@@ -334,6 +358,7 @@ def payload_of(
         "data": fingerprint(parts.corpus),
         "progress": {
             "tokens": tokens,
+            "seconds": parts.seconds,
             "bad_in_a_row": bad_in_a_row,
             "schedule": parts.training_step.schedule.state_dict(),
             "best": parts.progress.state_dict(),

@@ -30,6 +30,8 @@ class CoolDown:
 
     begin: int
     steps: int
+    rate: float | None = None
+    """The learning rate that it begins with; None for that of the phase before."""
 
     @property
     def end(self) -> int:
@@ -66,15 +68,25 @@ class Schedule:
         steps = min(self.training.cooldown_iters or round(COOLDOWN_SHARE * total), total)
         return CoolDown(total - steps, steps)
 
-    def finish(self, step: int) -> CoolDown:
-        """Begin to cool down after `step`, unless that has begun; never ends later than planned."""
+    def wanted_cool_down(self, step: int) -> int:
+        """Steps of a cool-down that begins after `step` and has time."""
+        return self.training.cooldown_iters or max(SHORTEST_COOLDOWN, round(COOLDOWN_SHARE * step))
+
+    def finish(self, step: int, at_most: int | None = None) -> CoolDown:
+        """Begin to cool down after `step`, unless that has begun; never ends later than planned.
+
+        With `at_most` it ends within so many steps, also one that has begun: it goes on faster.
+        """
         current = self.cool_down
         if current is not None and step >= current.begin:
-            return current
+            if at_most is None or current.end - step <= at_most or step == current.begin == 0:
+                return current
+            self.early = CoolDown(step, max(1, at_most), self.rate(step))
+            return self.early
         # As long a cool-down as fits what was learned: a tenth of the steps so far would leave noise in.
-        wanted = max(SHORTEST_COOLDOWN, round(COOLDOWN_SHARE * step))
-        if self.training.cooldown_iters:
-            wanted = self.training.cooldown_iters
+        wanted = self.wanted_cool_down(step)
+        if at_most is not None:
+            wanted = min(wanted, at_most)
         self.early = CoolDown(step, max(1, min(wanted, self.training.max_iters - step)))
         return self.early
 
@@ -90,9 +102,10 @@ class Schedule:
     def rate(self, step: int) -> float:
         """The learning rate of optimizer step `step` (the first is 1)."""
         cool_down = self.cool_down
-        if cool_down is None or step <= cool_down.begin:
+        if cool_down is None or step < cool_down.begin + (cool_down.rate is None):
             return self._before(step) * self._warmth(step)
         high = self._before(cool_down.begin) if cool_down.begin else self.training.learning_rate
+        high = cool_down.rate if cool_down.rate is not None else high
         low = min(self.training.min_learning_rate, high)
         return low + (high - low) * max(0.0, 1.0 - (step - cool_down.begin) / cool_down.steps)
 
@@ -128,12 +141,18 @@ class Schedule:
         high, low = training.learning_rate, training.min_learning_rate
         return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps of decisions made while training."""
-        kept = {} if self.early is None else {"begin": self.early.begin, "steps": self.early.steps}
+        kept: dict[str, float] = {}
+        if self.early is not None:
+            kept = {"begin": self.early.begin, "steps": self.early.steps}
+            if self.early.rate is not None:
+                kept["rate"] = self.early.rate
         return kept if self.warm_up_again is None else kept | {"warm_up_again": self.warm_up_again}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from a `state_dict`."""
-        self.early = CoolDown(int(state["begin"]), int(state["steps"])) if "begin" in state else None
+        self.early = None
+        if "begin" in state:
+            self.early = CoolDown(int(state["begin"]), int(state["steps"]), state.get("rate"))
         self.warm_up_again = int(state["warm_up_again"]) if "warm_up_again" in state else None

@@ -21,8 +21,10 @@ from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of, return_to
 from core.training.checkpoint_saver import CheckpointSaver
 from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
+from core.training.forecast import Forecast
 from core.training.ranks import RankLostError
 from core.training.requests import Requests, StopRequestedError, say
+from core.training.run_clock import EVALUATION, OTHER, SAMPLE, SAVE, STEP, RunClock
 from core.training.schedule import COOL_DOWN, WARM_UP, Schedule
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class Trainer:
             device_memory=self._device_memory,
             device_utilization=_usage_of(parts.device),
         )
+        self.clock = RunClock(parts.seconds)
+        self._forecast = Forecast(parts, config, writer, self.clock)
         self._taken = self.step
         self._ticked = 0.0
 
@@ -99,12 +103,15 @@ class Trainer:
         if self._schedule.early is not None:
             self._tell_schedule()  # a trainer before this one had begun to cool down
         if not self._at_end and not self.requests.stopping:
+            self._forecast.say_plan(self.step)
             self._first_step()
+            self._forecast.begun()
         while not self._at_end and not self.requests.stopping:
             self._listen()
             if not self.requests.stopping:
                 self._advance()
         finished = self._at_end and (self._evaluated or not self.requests.stopping)
+        self._forecast.remember()
         self._collect(wait=True)
         self.meter.flush()
         self._save("the last checkpoint" if finished else "saving")
@@ -115,13 +122,18 @@ class Trainer:
     def _advance(self) -> None:
         self.parts.training_step.run(self.step + 1)
         self.step += 1
+        self.clock.stepped()
         self.losses = {}
         if self.parts.averaged is not None:
             self.parts.averaged.update(self.step)
         # On CPU the numbers are there; on a device asking for them has its price.
         if self.parts.device.type == "cpu" or self.meter.due:
             self._collect(wait=False)
+        if self._forecast.hurries(self._schedule, self.step):
+            self._tell_schedule()
+            self._back_to_training()
         self._after_step()
+        self._forecast.say_measured(self.step, self._schedule.last_step)
         self._report_saves()
 
     def _first_step(self) -> None:
@@ -201,12 +213,16 @@ class Trainer:
             return
         self._collect(wait=True)
         self.meter.flush()
+        self.clock.lap(STEP)
         if evaluation:
             self._look(sample=False)
+            self.clock.lap(EVALUATION)
         if sample and not self.requests.stopping:
             self._sample(training.sample_prompt)
+            self.clock.lap(SAMPLE)
         if save and not self.requests.stopping:
             self._save("")
+            self.clock.lap(SAVE)
         if not last and not self.requests.stopping:
             if evaluation and self._evaluated:
                 self._finish_if_exhausted()
@@ -327,6 +343,7 @@ class Trainer:
         ):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
+        self.parts.seconds = self.clock.spent
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
         )
@@ -374,10 +391,13 @@ class Trainer:
             return
         self._collect(wait=True)
         self.meter.flush()
+        self.clock.lap(STEP)
         announced = False
         while not self.requests.stopping and (self.requests.paused or self.requests.wanted):
             if self.requests.wanted:
+                self.clock.skip()
                 self._serve(*self.requests.wanted.pop(0))
+                self.clock.lap(OTHER)
                 announced = False
             elif not announced:
                 self.writer.state("paused", self.step)
@@ -386,6 +406,7 @@ class Trainer:
                 time.sleep(PAUSE_SECONDS)
             self._report_saves()
             self.requests.listen(self.step)
+        self.clock.skip()
         if not self.requests.stopping:
             self._back_to_training()
 

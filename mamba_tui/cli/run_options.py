@@ -13,7 +13,7 @@ from core.config.setting import show
 from core.errors import UserError
 from core.runs import Run, check_name, is_alive, list_runs
 from core.system.hardware import has_cuda, resolve_device
-from mamba_tui.cli.arguments import count_or_auto
+from mamba_tui.cli.arguments import count_or_auto, number
 from mamba_tui.cli.streams import say_note
 from mamba_tui.launch_options import Mode
 
@@ -46,6 +46,10 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="optimizer steps in total, auto = as many as the text has use for",
     )
+    group.add_argument(
+        "--minutes", type=number, metavar="N",
+        help="time budget: the run ends within so many minutes (default none)",
+    )  # fmt: skip
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="set any key, such as n_embd=[64,48,64]; repeatable",
@@ -112,6 +116,7 @@ def _overridden(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
         "dataset_dir": arguments.dataset,
         "device": arguments.device,
         "max_iters": arguments.max_iters,
+        "time_budget": arguments.minutes,
     }
     config = replace(config, "the command line", **{k: v for k, v in flags.items() if v is not None})
     ranks = getattr(arguments, "ranks", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
+from textual.widgets.input import Selection
 
 from mamba_tui.widgets.modal import LeftOnce
 from mamba_tui.widgets.rows import Rows
@@ -100,12 +101,22 @@ class Question(Dialog):
 class Prompt(Dialog):
     """A line of text."""
 
-    def __init__(self, title: str, message: str, value: str = "", placeholder: str = "") -> None:
+    def __init__(
+        self,
+        title: str,
+        message: str,
+        value: str = "",
+        placeholder: str = "",
+        *,
+        check: Callable[[str], tuple[str, str] | None] = lambda text: None,
+    ) -> None:
+        """`check` says what is wrong with an answer and with which word; the prompt then stays open."""
         super().__init__()
         self.question = title
         self.message = message
         self.value = value
         self.placeholder = placeholder
+        self.check = check
 
     def compose(self) -> ComposeResult:
         """The box."""
@@ -114,10 +125,19 @@ class Prompt(Dialog):
             box.border_subtitle = safe("Enter accept, Esc cancel")
             yield Static(safe(self.message, lines=True), classes="message")
             yield Input(self.value, placeholder=self.placeholder, select_on_focus=False)
+            yield Static("", classes="problem")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Answer."""
-        self.dismiss(event.value)
+        """Answer, or say what is wrong with it and select the word."""
+        problem = self.check(event.value)
+        if problem is None:
+            self.dismiss(event.value)
+            return
+        sentence, word = problem
+        self.query_one(".problem", Static).update(safe(sentence))
+        start = event.value.find(word)
+        if word and start >= 0:
+            event.input.selection = Selection(start, start + len(word))
 
 
 class ChoiceRows(Rows):

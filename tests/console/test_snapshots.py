@@ -15,6 +15,7 @@ from rich.color import ColorType
 from textual.color import Color
 from textual.widgets import TextArea
 
+from core.config.speed import Speeds
 from mamba_tui import clock, themes
 from mamba_tui.panes.configure import pane as config_pane
 from mamba_tui.panes.configure import settings_list
@@ -38,8 +39,9 @@ from tests.console.console_support import (
 
 FOLDER = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("MAMBA_TUI_UPDATE_SNAPSHOTS") == "1"
-SURVEY = Survey(files=3, text_bytes=3_000_000, memory_free=16 << 30, device="cpu", tokens_per_second=4000.0,
-                flops_then=12e6)  # fmt: skip
+SURVEY = Survey(
+    files=3, text_bytes=3_000_000, memory_free=16 << 30, device="cpu", speeds=Speeds("", "cpu", 2)
+)
 KEYS = ["block_size", "dropout", "position", "dataset_dir", "tokenizer", "strip_gutenberg", "carry_chunks",
         "batch_size", "max_iters", "learning_rate", "warmup_iters", "weight_decay", "eval_interval",
         "sample_prompt", "seed", "device", "dtype", "compile", "threads"]  # fmt: skip

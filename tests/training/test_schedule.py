@@ -80,3 +80,17 @@ def test_more_steps_in_the_middle_of_a_run_need_no_word():
     longer = Schedule(TrainingConfig(schedule="constant", warmup_iters=10, max_iters=400, learning_rate=1e-2))
     assert longer.go_on(50, running.rate(50)) == ""
     assert longer.rate(51) == 1e-2
+
+
+def test_a_cool_down_that_has_too_little_time_left_goes_on_faster_from_where_it_is():
+    schedule = Schedule(TrainingConfig(max_iters=1000, learning_rate=1.0, warmup_iters=0))
+    schedule.finish(400, at_most=60)
+    assert schedule.last_step == 460
+    rate = schedule.rate(430)
+    schedule.finish(430, at_most=10)
+    assert schedule.last_step == 440
+    assert schedule.rate(430) == pytest.approx(rate)
+    assert schedule.rate(440) == pytest.approx(0.0)
+    other = Schedule(schedule.training)
+    other.load_state_dict(schedule.state_dict())
+    assert other.rate(435) == schedule.rate(435)

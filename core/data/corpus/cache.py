@@ -37,7 +37,7 @@ LARGEST_JSON = 1 << 30
 IDENTITY = "folder.json"
 SPLIT = "split.json"
 PREPARED = re.compile(
-    r"(files|tokenizer)-[0-9a-f]{12}\.json|tokens-[0-9a-f]{16}|tokens-\d{1,18}\.bin|entries\.jsonl|checked\.json"
+    r"(files|tokenizer)-[0-9a-f]{12}\.json|tokens-[0-9a-f]{16}|tokens-\d{1,18}\.bin|entries\.jsonl|checked\.json|sizes\.json"
     r"|\.[\w.-]+\.[0-9a-f]{16}\.tmp"
 )
 """The names of what can be prepared again; nothing else is ever deleted from a cache."""

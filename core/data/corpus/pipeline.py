@@ -21,6 +21,7 @@ from core.data.corpus.cache import FactStore, SplitStore, cache_folder, drop_sta
 from core.data.corpus.corpus_tokenizer import find_vocabulary
 from core.data.corpus.encode import encode_texts
 from core.data.corpus.encodings import check_declared
+from core.data.corpus.known_size import remember_size
 from core.data.corpus.listing import Listing, SourceFile, list_texts
 from core.data.corpus.progress import Callback, Reporter
 from core.data.corpus.reading import ReadingOptions
@@ -51,6 +52,7 @@ def prepare(
     resumed run needs, whatever happened to the cache. `progress` is called often and may raise to end the
     work; finished work is kept. Raises UserError if there is no usable text.
     """
+    given = tokenizer is not None or split is not None
     root = config.dataset_dir
     if not os.path.exists(root):
         raise UserError(
@@ -89,6 +91,8 @@ def prepare(
             f"the text in {root} has {len(corpus.train) + len(corpus.validation)} tokens, too few for "
             "training and validation: add text"
         )
+    if not given:  # a resumed run may read the text in a way of its own
+        remember_size(config, seed, listing.sources, corpus)
     return corpus
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.config import estimates as budget
+from core.config.plan import Plan, TextSize, plan, without_budget
 from core.config.schema import RunConfig
+from core.config.speed import Duration, Speeds
 from core.system.hardware import cpu_device, describe, has_cuda, resolve_device
 
 GUESSED_VOCABULARY = 4096
@@ -22,45 +25,53 @@ class Survey:
     text_bytes: int = 0
     memory_free: int = 0
     device: str = ""
-    tokens_per_second: float | None = None
-    flops_then: float = 0.0
     vocabularies: tuple[tuple[tuple[Any, ...], int], ...] = ()
+    train_bytes: int = 0
+    train_tokens: int = 0
+    """0 until the text has been prepared."""
+    validation_tokens: int = 0
+    vocab_size: int = 0
+    text_key: tuple[Any, ...] = ()
+    """What the counts above belong to."""
+    speeds: Speeds | None = None
 
 
 def survey(config: RunConfig, root: Any) -> Survey:
-    """Look at the text folder, the device's memory and the last run here."""
-    from core.data.corpus.listing import list_texts
+    """Look at the text folder, the device's memory and speed, and earlier runs here."""
+    from core.data.corpus.known_size import KnownSize, known_size
     from core.errors import UserError
 
     try:
-        sources = list_texts(config.data.dataset_dir, config.data.outside_links).sources
-    except OSError:
-        sources = []
+        text = known_size(config.data, config.training.seed)
+    except (OSError, UserError):
+        text = KnownSize(0, 0)
     try:
         device = describe(config.hardware.device)
     except UserError:
         device = cpu_device()
-    speed, flops, vocabularies = _last_run(root)
     return Survey(
-        len(sources),
-        sum(source.size for source in sources),
+        text.files,
+        text.bytes,
         device.memory_free,
         device.name,
-        speed,
-        flops,
-        vocabularies,
+        _vocabularies(root),
+        text.train_bytes,
+        text.train_tokens,
+        text.validation_tokens,
+        text.vocab_size,
+        _text_key(config),
+        Speeds.here(config),
     )
 
 
-def _last_run(root: Any) -> tuple[float | None, float, tuple[tuple[tuple[Any, ...], int], ...]]:
-    """Speed of the newest run that has one, its FLOPs per token, and vocabularies seen."""
+def _vocabularies(root: Any) -> tuple[tuple[tuple[Any, ...], int], ...]:
+    """Vocabularies of the newest runs."""
     from core.config.schema import build
     from core.errors import UserError
     from core.runs import EventReader, list_runs, read_tail
-    from core.runs.events import RunEvent, StepEvent
+    from core.runs.events import RunEvent
 
     vocabularies = []
-    speed, flops = None, 0.0
     runs = sorted(list_runs(root), key=lambda run: -_modified(run.events_path))[:8]
     for run in runs:
         events = read_tail(run.events_path)
@@ -74,11 +85,7 @@ def _last_run(root: Any) -> tuple[float | None, float, tuple[tuple[tuple[Any, ..
         except UserError:
             continue
         vocabularies.append((_text_key(config), starts[-1].vocab_size))
-        steps = [event for event in events if isinstance(event, StepEvent)]
-        if speed is None and steps:
-            speed = steps[-1].tokens_per_second
-            flops = budget.flops_per_token(config.model, starts[-1].vocab_size)
-    return speed, flops, tuple(vocabularies)
+    return tuple(vocabularies)
 
 
 def _modified(path: Any) -> float:
@@ -100,6 +107,8 @@ def vocabulary(config: RunConfig, known: Survey) -> tuple[int, bool]:
         return 257, True
     if data.tokenizer == "gpt2":
         return 50257, True
+    if known.vocab_size and known.text_key == _text_key(config):
+        return known.vocab_size, True
     for key, size in known.vocabularies:
         if key == _text_key(config):
             return size, True
@@ -124,8 +133,11 @@ class Estimate:
     memory: int
     memory_free: int
     device: str
-    tokens_per_second: float | None
     layers: Sequence[tuple[int, float]]
+    """Parameters and share of the operations of every layer, then of embedding and head."""
+    duration: Duration | None
+    """Of the whole run; None without text."""
+    plan: Plan | None
 
     @property
     def fits(self) -> bool:
@@ -133,24 +145,54 @@ class Estimate:
         return not self.memory_free or self.memory <= self.memory_free
 
 
+def text_size(config: RunConfig, known: Survey, vocab_size: int) -> tuple[TextSize, int]:
+    """The training side, and the tokens for validation; estimated from bytes until the text is prepared."""
+    if known.train_tokens and known.text_key == _text_key(config):
+        return TextSize(known.train_bytes, known.train_tokens), known.validation_tokens
+    held = config.data.validation_fraction
+    size, each = known.text_bytes * (1 - held), bytes_per_token(vocab_size)
+    text = TextSize(round(size), max(1, round(size / each)), exact=False)
+    return text, max(1, round(known.text_bytes * held / each))
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """Of English under a vocabulary learned from it, about: 1 for bytes, 3.6 for 4,096 tokens."""
+    if vocab_size <= 300:
+        return 1.0
+    return min(4.8, 1.0 + 0.65 * math.log2(vocab_size / 256))
+
+
 def estimate(config: RunConfig, known: Survey) -> Estimate:
-    """Cost of a configuration."""
+    """Cost of a configuration, with what it leaves to the plan decided."""
     size, exact = vocabulary(config, known)
+    cuda, planned, length = _on_cuda(config), None, None
+    speeds = known.speeds
+    if known.text_bytes and speeds is not None:
+        text, held_out = text_size(config, known, size)
+        sides = (text.tokens, held_out)
+
+        def seconds(candidate: RunConfig) -> float:
+            return speeds.duration(without_budget(candidate), size, sides).seconds
+
+        planned = plan(config, text, cuda=cuda, vocab_size=size, seconds=seconds)
+        config = planned.config
+        length = speeds.duration(config, size, sides)
     costs = budget.layers(config.model, size)
     whole = budget.flops_per_token(config.model, size)
-    cuda = _on_cuda(config)
-    speed = None
-    if known.tokens_per_second and known.flops_then and whole:
-        speed = known.tokens_per_second * known.flops_then / whole
+    layers = [(layer.parameters, 3 * layer.flops / whole if whole else 0.0) for layer in costs]
+    parameters = budget.parameters(config.model, size)
+    rest = parameters - sum(count for count, _ in layers), max(0.0, 1 - sum(share for _, share in layers))
+    memory = length.memory if length is not None else budget.training_memory(config, size, cuda=cuda)
     return Estimate(
-        parameters=budget.parameters(config.model, size),
+        parameters=parameters,
         exact=exact,
         flops_per_token=whole,
-        memory=budget.training_memory(config, size, cuda=cuda),
+        memory=round(memory),
         memory_free=known.memory_free,
         device=known.device,
-        tokens_per_second=speed,
-        layers=[(layer.parameters, 3 * layer.flops / whole if whole else 0.0) for layer in costs],
+        layers=[*layers, rest],
+        duration=length,
+        plan=planned,
     )
 
 

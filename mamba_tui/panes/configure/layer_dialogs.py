@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mamba_tui.document import Document
+from mamba_tui.document import Document, ListError, read_list
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.dialogs import Prompt
 
@@ -35,4 +35,13 @@ async def ask_for_ramp(pane: Pane, document: Document) -> bool:
 async def ask_for_list(pane: Pane, document: Document) -> str | None:
     """Ask for a list of widths, heads or types; the text, for the layer table to take."""
     widths = ",".join(str(width) for width in document.values["n_embd"])
-    return await pane.ask(Prompt("List", LIST, widths))
+    return await pane.ask(Prompt("List", LIST, widths, check=list_problem))
+
+
+def list_problem(text: str) -> tuple[str, str] | None:
+    """What is wrong with a list, and the word that is; None for one that can be taken."""
+    try:
+        read_list(text)
+    except ListError as error:
+        return str(error), error.word
+    return None

@@ -13,7 +13,7 @@ from textual.color import Color
 from textual.message import Message
 from textual.reactive import reactive
 
-from core.config.schema import ATTENTION_TYPES
+from core.config.schema import ATTENTION_TYPES, SETTINGS
 from mamba_tui import keys
 from mamba_tui.document import Document, fitting_heads, parse_setting, type_name, width_unit
 from mamba_tui.messages import Notice
@@ -64,8 +64,12 @@ class LayerTable(Rows, EditDocument):
 
     @property
     def row_count(self) -> int:
-        """One row a layer."""
-        return self.document.layer_count
+        """One row a layer, and one for embedding and head."""
+        return self.document.layer_count + 1
+
+    def can_stop_at(self, index: int) -> bool:
+        """What follows from the widths cannot be chosen."""
+        return index < self.document.layer_count
 
     def show_costs(self, costs: Sequence[tuple[int, float]]) -> None:
         """Parameters and share of the FLOPs of every layer; empty while the values are wrong."""
@@ -87,14 +91,13 @@ class LayerTable(Rows, EditDocument):
     def row_segments(self, index: int, width: int) -> list[Segment]:
         """Number, values, costs and bar of one layer."""
         muted = self.style_of("muted")
+        if index == self.document.layer_count:
+            cells = NUMBER_CELLS + sum(CELLS.values())
+            return [Segment(pad("    embedding and head", cells), muted), self._cost(index)]
         segments = [Segment(f"{index + 1:>3} ", muted)]
         for place, key in enumerate(COLUMNS):
             segments += self._value(index, place, key)
-        if index < len(self.costs):
-            parameters, share = self.costs[index]
-            segments.append(Segment(f"{compact(parameters):>10}{share:>6.0%}   ", muted))
-        else:
-            segments.append(Segment(f"{'-':>10}{'-':>6}   ", muted))
+        segments.append(self._cost(index))
         room = width - sum(segment.cell_length for segment in segments)
         kind, wide, _ = self.document.layer(index)
         problem = next((p for key in COLUMNS if (p := self.document.problem(key, index))), None)
@@ -103,6 +106,18 @@ class LayerTable(Rows, EditDocument):
         elif room > 3:
             segments += hourglass.bar(kind, wide, self._widest(), room, self._color(kind))
         return segments
+
+    def _cost(self, index: int) -> Segment:
+        """Parameters and share of the operations of a row."""
+        if index >= len(self.costs):
+            return Segment(f"{'-':>10}{'-':>6}   ", self.style_of("muted"))
+        parameters, share = self.costs[index]
+        return Segment(f"{compact(parameters):>10}{share:>6.0%}   ", self.style_of("muted"))
+
+    def hint(self) -> str:
+        """What the column under the cursor is."""
+        item = SETTINGS[self.key_name]
+        return f"{TITLES[self.key_name]}: {item.help}. {item.accepted_entry}."
 
     def _widest(self) -> int:
         widths = [width for width in self.document.values["n_embd"] if isinstance(width, int)]
@@ -201,8 +216,9 @@ class LayerTable(Rows, EditDocument):
         return not self.read_only or action in moving
 
     def watch_column(self) -> None:
-        """Draw the other column as chosen."""
+        """Draw the other column as chosen, and let it be described."""
         self.refresh()
+        self.post_message(Rows.Moved(self, self.cursor))
 
     def action_move_column(self, by: int) -> None:
         """To the column at the left or right."""

@@ -25,7 +25,8 @@ from mamba_tui.panes.configure.layer_table import LayerTable
 from mamba_tui.panes.configure.next_run import NextRun
 from mamba_tui.panes.configure.settings_list import SettingsList
 from mamba_tui.widgets.hourglass import Hourglass
-from mamba_tui.widgets.numbers import age, bytes_size, compact
+from mamba_tui.widgets.numbers import bytes_size, compact
+from mamba_tui.widgets.plan_words import expected_words, plan_words, time_range
 from mamba_tui.widgets.safe_text import clip, safe, visible
 from mamba_tui.widgets.text_line import TextLine
 
@@ -44,6 +45,7 @@ class ConfigPane(Pane):
         self.files = ConfigurationFiles(self, document, session, self.all_changed)
         self.next_run = NextRun(self, document, session, options)
         self.known = Survey()
+        self.cost: Estimate | None = None
         self._surveyed: tuple[str, str] = ("", "")
 
     def compose(self) -> ComposeResult:
@@ -59,6 +61,7 @@ class ConfigPane(Pane):
                 yield Input(placeholder="find a setting; Esc clears", id="find")
                 yield SettingsList(self.document, read_only=read_only, id="settings")
                 yield TextLine(id="hint")
+        yield TextLine(id="plan")
         with Horizontal(id="start-row"):
             yield Button(safe("▶ Start  Ctrl+R"), id="start", variant="success", compact=True)
             yield TextLine(id="ready")
@@ -99,6 +102,7 @@ class ConfigPane(Pane):
             self._survey_soon()
         layers, totals = self.query_one(LayerTable), self.query_one("#totals", TextLine)
         self.query_one(Hourglass).show(self.document.values["n_embd"], self.document.values["attention_type"])
+        self.cost = None
         if self.document.problems:
             layers.show_costs(())
             count = len(self.document.problems)
@@ -106,9 +110,14 @@ class ConfigPane(Pane):
             more = f" (and {count - 1} more)" if count > 1 else ""
             totals.show(Content.styled(visible(problem_sentence(first) + more), "$text-error"), layout=True)
         else:
-            cost = estimate(config, self.known)
+            cost = self.cost = estimate(config, self.known)
+            if cost.plan is not None:
+                self.document.follow_plan(cost.plan.config)
             layers.show_costs(cost.layers)
             totals.show(self._totals(config, cost), layout=True)
+        plan, advice = self._plan(), self._advice()
+        words = Content.assemble((visible(plan), "$foreground"), visible(f"; {advice}" if advice else ""))
+        self.query_one("#plan", TextLine).show(words if plan else Content(""), layout=True)
         self._show_ready()
         self._show_hint()
         self._show_banner()
@@ -130,12 +139,32 @@ class ConfigPane(Pane):
         ]
         if cost.memory_free:
             parts.append((f" of {bytes_size(cost.memory_free)} free", ""))
-        if cost.tokens_per_second:
-            seconds = config.training.max_iters * tokens / cost.tokens_per_second
-            speed = compact(cost.tokens_per_second)
-            whole = f", {age(0, seconds)} in all" if seconds else ""
-            parts.append((f"   {speed} tokens/s{whole}", ""))
+        if cost.duration is not None:
+            speed = compact(cost.duration.tokens_per_second)
+            parts.append((f"   {speed} tokens/s", ""))
+            parts.append((f"   {time_range(cost.duration.low, cost.duration.high)} in all", ""))
         return Content.assemble(*parts)
+
+    def _plan(self) -> str:
+        """What Start would begin, in words; "" while there is no text."""
+        cost = self.cost
+        if cost is None or cost.plan is None or cost.duration is None:
+            return ""
+        planned = cost.plan
+        return plan_words(
+            planned.text.tokens,
+            planned.parameters,
+            planned.passes,
+            cost.duration.seconds,
+            exact=planned.text.exact and cost.exact,
+        )
+
+    def _advice(self) -> str:
+        """The loss to expect, and whether the model suits the text."""
+        if self.cost is None or self.cost.plan is None:
+            return ""
+        planned = self.cost.plan
+        return ". ".join(part for part in (expected_words(planned.expected), planned.hint) if part)
 
     def _show_ready(self) -> None:
         if not self.is_mounted:
@@ -155,7 +184,10 @@ class ConfigPane(Pane):
 
     @on(SettingsList.Moved)
     def _show_hint(self) -> None:
-        settings = self.query_one(SettingsList)
+        settings, layers = self.query_one(SettingsList), self.query_one(LayerTable)
+        if layers.has_focus:
+            self.query_one("#hint", TextLine).show(Content.styled(visible(layers.hint()), ""))
+            return
         text, style = settings.hint()
         color = "$text-error" if style == settings.style_of("problem") else ""
         self.query_one("#hint", TextLine).show(Content.styled(visible(text), color))

@@ -11,7 +11,7 @@ from textual import events
 from textual.binding import BindingType
 from textual.message import Message
 
-from core.config.schema import SETTINGS
+from core.config.schema import AUTOMATIC, SETTINGS
 from core.config.setting import Setting, show
 from mamba_tui import keys
 from mamba_tui.document import Document, other_settings, parse_setting
@@ -148,7 +148,9 @@ class SettingsList(Rows, EditDocument):
             middle = [Segment(middle[0].text.rstrip(), middle[0].style)] if self.edit is None else middle
             rest = max(0, width - key_cells - 2 - sum(part.cell_length for part in middle))
         return [
-            Segment(" " + pad(row.key, key_cells), self.component("")),
+            # The mark says without color too that a value is not the default.
+            Segment("•" if changed else " ", self.style_of("accent")),
+            Segment(pad(row.key, key_cells), self.component("")),
             *middle,
             Segment(" " + pad(note, rest), style),
         ]
@@ -175,7 +177,7 @@ class SettingsList(Rows, EditDocument):
         item = self.setting
         if item is None or self.read_only or item.kind not in (int, float):
             return False
-        return character in DIGITS or (item.zero != "" and character == "a")
+        return character in DIGITS or (character == "a" and (item.zero != "" or item.key in AUTOMATIC))
 
     def typed(self) -> None:
         """Try what is typed."""

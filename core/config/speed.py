@@ -1,0 +1,319 @@
+"""How long a run takes here: a formula, corrected by what this machine has measured before.
+
+The formula counts floating-point operations and what every step and layer costs besides. By itself it is off
+by a factor of two and more on machines that it does not know. So every run and every `bench` leaves what it
+measured in the user's cache folder; the most similar of those correct the formula, each by its distance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from core.config import estimates
+from core.config.schema import ATTENTION_TYPES, MAMBA, MAMBA2, STANDARD, RunConfig, build, flat
+from core.errors import UserError
+from core.system.files import make_own_folder, read_limited, write_atomic
+from core.system.folders import cache_root
+from core.system.hardware import available_cores, describe, resolve_device
+
+FILE = "speeds.json"
+LARGEST_FILE = 4 << 20
+MOST_MEASUREMENTS = 60
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, of which each occurrence costs so many. 0 where it was not measured."""
+
+    step: float = 0.0
+    """An optimizer step."""
+    evaluation_token: float = 0.0
+    """A token that an evaluation reads."""
+    sample_token: float = 0.0
+    """A token of a text sample."""
+    save: float = 0.0
+    """What a checkpoint holds training up."""
+    start: float = 0.0
+    """From the start of the trainer to the first step."""
+    memory: float = 0.0
+    """Peak bytes while training, with the framework's own."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The formula's constants for one kind of device: seconds, and floating-point operations a second."""
+
+    step: float
+    layer: Mapping[str, float]
+    flops: float
+    number: Mapping[str, float]
+    """Seconds for each activation that a layer keeps, a token: what is not a matrix product."""
+    head_flops: float
+    parameter: float
+    """Seconds a step for each parameter: the optimizer."""
+    evaluation: float
+    """Of a training step's time for as many tokens."""
+    sample_layer: float
+    save_byte: float
+    start: float
+    framework_bytes: int
+    memory_factor: float
+    """Of what the arithmetic counts: what is live beside it."""
+
+
+# cpu: one core of 2025; cuda: H100 (benchmarks/RESULTS.md). Other devices are corrected by measurements.
+RATES = {
+    "cpu": Rates(
+        step=2e-3,
+        layer={STANDARD: 4.5e-3, MAMBA: 1e-2, MAMBA2: 5.5e-3},
+        flops=4.8e10,
+        number={STANDARD: 1e-8, MAMBA: 2.3e-8, MAMBA2: 0.9e-8},
+        head_flops=2.6e10,
+        parameter=1.5e-9,
+        evaluation=0.33,
+        sample_layer=1.4e-3,
+        save_byte=4e-9,
+        start=8.0,
+        framework_bytes=532 << 20,
+        memory_factor=1.55,
+    ),
+    "cuda": Rates(
+        step=2e-4,
+        layer={STANDARD: 1.1e-4, MAMBA: 1.4e-4, MAMBA2: 1.4e-4},
+        flops=5e14,
+        number={STANDARD: 2.5e-12, MAMBA: 3.5e-12, MAMBA2: 3e-12},
+        head_flops=3.5e14,
+        parameter=1.2e-11,
+        evaluation=0.8,
+        sample_layer=4e-5,
+        save_byte=1e-9,
+        start=15.0,
+        framework_bytes=600 << 20,
+        memory_factor=1.2,
+    ),
+}
+CORES_EXPONENT = 0.85
+"""So much faster are several cores than one."""
+COMPILE_SECONDS = 40.0
+KNOWN, SIMILAR = 0.15, 1.0
+"""Distances within which a measurement is of the same shape, or of a similar one."""
+RANGES = (1.2, 1.5, 3.0)
+"""Factors of uncertainty: of a known shape, of a similar one, of a machine that measured nothing like it."""
+FORMULA_WEIGHT = 0.02
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run or `bench` found, of one configuration on one device."""
+
+    device: str
+    config: dict[str, Any]
+    vocab_size: int
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long something takes: the best guess and between which."""
+
+    seconds: float
+    low: float
+    high: float
+    tokens_per_second: float
+    memory: float
+    measured: bool
+    """Whether this machine has measured this shape or a similar one."""
+
+
+def device_key(config: RunConfig) -> str:
+    """What measurements belong to: this device with this arithmetic and so many threads. Raises UserError."""
+    name = resolve_device(config.hardware.device)
+    if name == "cpu":
+        device = f"cpu of {platform.node()}, {config.hardware.threads or available_cores()} threads"
+    else:
+        device = describe(name).description
+    return f"{device}, {config.hardware.dtype}"
+
+
+class Speeds:
+    """What is known of one device, for estimates. Reads the cache once, when made."""
+
+    def __init__(
+        self, device: str, kind: str, threads: int, measurements: Sequence[Measurement] = ()
+    ) -> None:
+        self.kind = "cuda" if kind.startswith("cuda") else "cpu"
+        self.threads = threads
+        self.known = [
+            (features(_config(one), one.vocab_size), one, self.formula(_config(one), one.vocab_size))
+            for one in measurements
+            if one.device == device
+        ]
+
+    @classmethod
+    def here(cls, config: RunConfig) -> Speeds:
+        """The device of a configuration, with what this machine remembers of it."""
+        try:
+            kind, key = resolve_device(config.hardware.device), device_key(config)
+        except UserError:
+            kind, key = "cpu", ""
+        return cls(key, kind, config.hardware.threads or available_cores(), load())
+
+    def formula(self, config: RunConfig, vocab_size: int) -> Costs:
+        """What the formula says."""
+        rates, model = RATES[self.kind], config.model
+        faster = self.threads**CORES_EXPONENT if self.kind == "cpu" else 1.0
+        tokens = config.training.batch_size // estimates.rank_count(config) * model.block_size
+        layers = list(zip(model.attention_type, estimates.layers(model, vocab_size)))
+        head = 2 * estimates.padded_vocabulary(vocab_size) * model.n_embd[0]
+        work = sum(
+            tokens * (3 * layer.flops / rates.flops + layer.activations * rates.number[kind])
+            for kind, layer in layers
+        )
+        work = (work + 3 * tokens * head / rates.head_flops) / faster
+        parameters = estimates.parameters(model, vocab_size)
+        batches = config.training.gradient_accumulation_steps
+        step = batches * (rates.step + sum(rates.layer[kind] for kind, _ in layers) + work)
+        compiling = self.kind == "cuda" and config.hardware.compile == "true"
+        memory = estimates.training_memory(config, vocab_size, cuda=self.kind == "cuda")
+        return Costs(
+            step=step + rates.parameter * parameters,
+            evaluation_token=rates.evaluation * step / batches / tokens,
+            sample_token=rates.sample_layer * model.n_layer + 2 * parameters / 1e10 * (self.kind == "cpu"),
+            save=rates.save_byte * parameters * (16 if config.training.average_decay else 12),
+            start=rates.start + (COMPILE_SECONDS if compiling else 0.0),
+            memory=rates.framework_bytes + memory * rates.memory_factor,
+        )
+
+    def costs(self, config: RunConfig, vocab_size: int) -> tuple[Costs, float]:
+        """The formula corrected by what was measured, and the distance of the nearest measurement."""
+        wanted = self.formula(config, vocab_size)
+        place = features(config, vocab_size)
+        near = [(distance(place, features), one.costs, said) for features, one, said in self.known]
+        corrected = {}
+        for name, value in asdict(wanted).items():
+            weight, total = FORMULA_WEIGHT, 0.0
+            for away, found, said in near:
+                if getattr(found, name) > 0 and getattr(said, name) > 0:
+                    closeness = 1 / (0.01 + away) ** 2 / 100
+                    total += closeness * math.log(getattr(found, name) / getattr(said, name))
+                    weight += closeness
+            corrected[name] = value * math.exp(total / weight)
+        nearest = min((away for away, found, _ in near if found.step), default=math.inf)
+        return Costs(**corrected), nearest
+
+    def duration(self, config: RunConfig, vocab_size: int, text_tokens: tuple[int, int]) -> Duration:
+        """A whole run with `max_iters` steps over (training, validation) tokens."""
+        costs, nearest = self.costs(config, vocab_size)
+        return duration(config, costs, text_tokens, nearest)
+
+
+def duration(
+    config: RunConfig, costs: Costs, text_tokens: tuple[int, int], nearest: float, *, begun: bool = False
+) -> Duration:
+    """A whole run whose occurrences cost `costs`; `begun` leaves out what comes before the first step."""
+    training = config.training
+    steps, interval = training.max_iters, training.eval_interval
+    evaluations = -(-steps // interval)
+    samples = -(-steps // (training.sample_interval or interval)) if training.sample_tokens else 0
+    saves = -(-steps // (training.checkpoint_interval or interval))
+    seconds = (
+        steps * costs.step
+        + evaluations * evaluation_tokens(config, text_tokens) * costs.evaluation_token
+        + samples * training.sample_tokens * costs.sample_token
+        + saves * costs.save
+        + (0.0 if begun else costs.start)
+    )
+    if training.time_budget:
+        seconds = min(seconds, training.time_budget * 60 + (0.0 if begun else costs.start))
+    factor = RANGES[0] if nearest <= KNOWN else RANGES[1] if nearest <= SIMILAR else RANGES[2]
+    high = seconds * factor
+    if training.time_budget:
+        high = min(high, training.time_budget * 60 + costs.start * factor)
+    tokens = training.batch_size * config.model.block_size * training.gradient_accumulation_steps
+    speed = tokens / costs.step if costs.step else 0.0
+    return Duration(seconds, seconds / factor, max(seconds, high), speed, costs.memory, nearest <= SIMILAR)
+
+
+def evaluation_tokens(config: RunConfig, text_tokens: tuple[int, int]) -> int:
+    """Tokens that one evaluation reads, of both sides."""
+    most = config.training.eval_iters * config.training.batch_size * config.model.block_size
+    return sum(min(most, count) for count in text_tokens)
+
+
+def features(config: RunConfig, vocab_size: int) -> tuple[float, ...]:
+    """Where a configuration stands among others, so that distances mean different speeds."""
+    model = config.model
+    shares = [model.attention_type.count(kind) / model.n_layer for kind in ATTENTION_TYPES]
+    return (
+        math.log(estimates.flops_per_token(model, vocab_size)),
+        0.5 * math.log(config.training.batch_size * model.block_size),
+        0.5 * math.log(model.n_layer),
+        *shares,
+        1.0 if config.hardware.activation_checkpointing else 0.0,
+    )
+
+
+def distance(one: Sequence[float], other: Sequence[float]) -> float:
+    """How unlike two configurations are; 0 for the same shape."""
+    return math.dist(one, other)
+
+
+def _config(measurement: Measurement) -> RunConfig:
+    return build(measurement.config)
+
+
+def load() -> list[Measurement]:
+    """What this machine remembers; what is damaged or of another program's version is left out."""
+    try:
+        rows = json.loads(read_limited(cache_root() / FILE, LARGEST_FILE))
+    except (OSError, ValueError, RecursionError):
+        return []
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        try:
+            costs = {key: float(value) for key, value in row["costs"].items()}
+            if not all(math.isfinite(value) and value >= 0 for value in costs.values()):
+                continue
+            build(row["config"])
+            vocab_size = int(row["vocab_size"])
+            if 0 < vocab_size < 1 << 24:
+                found.append(Measurement(str(row["device"]), row["config"], vocab_size, Costs(**costs)))
+        except (KeyError, TypeError, ValueError, AttributeError, UserError):
+            continue
+    return found
+
+
+def remember(config: RunConfig, vocab_size: int, costs: Costs) -> None:
+    """Keep what was measured, instead of what was known of the same shape. A full disk keeps nothing."""
+    try:
+        key = device_key(config)
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in flat(config).items() if k in KEPT}
+        new = Measurement(key, plain, vocab_size, costs)
+        place = features(config, vocab_size)
+        kept = []
+        for one in load():
+            same = one.device == key and distance(features(_config(one), one.vocab_size), place) < 0.02
+            if same:  # what this measurement did not see stays known
+                known = {name: value for name, value in asdict(one.costs).items() if value}
+                measured = {name: value for name, value in asdict(new.costs).items() if value}
+                new = replace(new, costs=Costs(**{**known, **measured}))
+            else:
+                kept.append(one)
+        rows = [asdict(one) for one in [*kept, new][-MOST_MEASUREMENTS:]]
+        make_own_folder(cache_root())
+        write_atomic(cache_root() / FILE, json.dumps(rows).encode())
+    except (OSError, UserError):
+        return
+
+
+KEPT = (
+    "n_layer", "n_embd", "n_head", "attention_type", "block_size", "tie_embeddings", "d_state", "d_conv",
+    "expand", "position", "batch_size", "gradient_accumulation_steps", "average_decay", "compile",
+    "activation_checkpointing",
+)  # fmt: skip
+"""The settings that decide how fast a run is; no paths and nothing of the text."""

@@ -1,0 +1,140 @@
+"""What a run is going to take: said before its first step, corrected by its speed, and remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+
+import torch
+
+from core.config.schema import RunConfig
+from core.config.speed import KNOWN, Costs, Duration, duration, evaluation_tokens, remember
+from core.runs import EventWriter
+from core.runs.events import PlanEvent
+from core.training.build import Parts
+from core.training.run_clock import EVALUATION, OTHER, PROCESS_BEGAN, SAMPLE, SAVE, STEP, RunClock
+from core.training.schedule import COOL_DOWN, Schedule
+
+MEASURED_STEPS = 20
+MEASURED_SECONDS = 1.0
+WORTH_REMEMBERING = 3.0
+"""Seconds of steps from which on a speed is worth keeping."""
+KEPT_FREE = 0.02
+"""Share of a time budget that is left for what takes longer than it did before."""
+
+
+class Forecast:
+    """The plan of a run against its clock."""
+
+    def __init__(self, parts: Parts, config: RunConfig, writer: EventWriter, clock: RunClock) -> None:
+        self._parts = parts
+        self._config = config
+        self._writer = writer
+        self._clock = clock
+        self._sides = (len(parts.corpus.train), len(parts.corpus.validation))
+        self._vocab_size = parts.tokenizer.vocab_size
+        self._expected, self._nearest = parts.speeds.costs(config, self._vocab_size)
+        self._said = parts.step > 0
+        self._start = 0.0
+
+    def say_plan(self, step: int) -> None:
+        """Say what is ahead, before the first step."""
+        if step == 0:
+            found = duration(self._config, self._expected, self._sides, self._nearest, begun=True)
+            self._say(0, found, self._config.training.max_iters, measured=False)
+
+    def begun(self) -> None:
+        """The first step was taken: it may have taken long and says nothing of the others."""
+        self._clock.lap(OTHER)
+        if not self._parts.corpus.encoded_files:  # what preparing takes depends on the text
+            self._start = time.monotonic() - PROCESS_BEGAN
+
+    def say_measured(self, step: int, last_step: int) -> None:
+        """Say once what the first steps have shown."""
+        if self._said or self._clock.steps < MEASURED_STEPS:
+            return
+        if self._clock.each(STEP) * self._clock.steps < MEASURED_SECONDS:
+            return
+        self._said = True
+        config = self._config
+        found = duration(config, self._costs(), self._sides, KNOWN, begun=True)
+        self._say(step, found, last_step, measured=True)
+
+    def _costs(self) -> Costs:
+        """What was measured, and where nothing was, what is expected."""
+        found = dataclasses.asdict(self._clock.costs(self._config, self._sides))
+        measured = {name: seconds for name, seconds in found.items() if seconds}
+        expected = dataclasses.asdict(self._expected)
+        ratio = measured.get("step", 0.0) / self._expected.step if self._expected.step else 1.0
+        if ratio:  # a slower machine evaluates more slowly too
+            for key in ("evaluation_token", "sample_token"):
+                expected[key] *= ratio
+        return Costs(**{**expected, **measured})
+
+    def _say(self, step: int, found: Duration, steps: int, *, measured: bool) -> None:
+        planned = self._parts.planned
+        low, high = planned.expected or (None, None)
+        self._writer.write(
+            PlanEvent(
+                step=step,
+                tokens=self._sides[0],
+                parameters=planned.parameters,
+                steps=steps,
+                passes=round(planned.passes, 2),
+                seconds=round(found.seconds, 1),
+                seconds_low=round(found.low, 1),
+                seconds_high=round(found.high, 1),
+                measured=measured,
+                expected_low=low,
+                expected_high=high,
+                hint=planned.hint,
+            )
+        )
+
+    @property
+    def affordable_steps(self) -> int:
+        """How many more steps, with evaluations on the way and at the end, the time budget allows."""
+        training, clock = self._config.training, self._clock
+        expected, read = self._expected, evaluation_tokens(self._config, self._sides)
+        look = clock.each(EVALUATION) or expected.evaluation_token * read
+        write = clock.each(SAMPLE) or expected.sample_token * training.sample_tokens
+        at_end = look + write * bool(training.sample_tokens) + clock.each(SAVE) + expected.save
+        left = training.time_budget * 60 * (1 - KEPT_FREE) - clock.spent - at_end
+        step = (clock.each(STEP) or expected.step) + at_end / training.eval_interval
+        return max(0, math.floor(left / step)) if step > 0 else 0
+
+    def hurries(self, schedule: Schedule, step: int) -> bool:
+        """Begin to cool down while the time budget has the time for it, faster where it no longer has.
+
+        Whether that changed the last step.
+        """
+        if not self._config.training.time_budget or step >= schedule.last_step:
+            return False
+        left = self._parts.ranks.from_first(lambda: self.affordable_steps)
+        cooling = schedule.phase(step + 1) == COOL_DOWN
+        if left >= (schedule.last_step - step if cooling else schedule.wanted_cool_down(step)):
+            return False
+        before = schedule.last_step
+        schedule.finish(step, max(1, left))
+        return schedule.last_step < before
+
+    def remember(self) -> None:
+        """Keep what was measured for the estimates of later runs."""
+        if self._parts.ranks.several or self._clock.each(STEP) * self._clock.steps < WORTH_REMEMBERING:
+            return
+        costs = self._clock.costs(self._config, self._sides)
+        remember(
+            self._config,
+            self._vocab_size,
+            dataclasses.replace(costs, start=self._start, memory=self._peak_memory()),
+        )
+
+    def _peak_memory(self) -> float:
+        device = self._parts.device
+        if device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(device))
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

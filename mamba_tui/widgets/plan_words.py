@@ -1,0 +1,47 @@
+"""A plan in words, the same everywhere: before Start, on the command line, and when a run begins."""
+
+from __future__ import annotations
+
+from mamba_tui.widgets.numbers import compact, duration
+
+
+def plan_words(
+    tokens: int, parameters: int, passes: float, seconds: float, *, exact: bool = True, measured: bool = True
+) -> str:
+    """Such as: 3.0 M tokens, 20 M parameters, 12 passes, about 4 minutes."""
+    about = "" if exact else "about "
+    times = f"{passes:,.0f} passes" if passes >= 9.95 else f"{passes:.1f} passes"
+    guess = "" if measured else " (a guess: nothing like it was measured here)"
+    return (
+        f"{about}{compact(tokens)} tokens, {compact(parameters)} parameters, {times}, "
+        f"about {rough_time(seconds)}{guess}"
+    )
+
+
+def rough_time(seconds: float) -> str:
+    """A duration as a person says it: 40 seconds, 4 minutes, 1.5 hours."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} second{'s' if round(seconds) != 1 else ''}"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} minutes"
+    if seconds < 36 * 3600:
+        hours = seconds / 3600
+        return f"{hours:.1f} hours" if hours < 9.95 else f"{hours:.0f} hours"
+    return duration(seconds)
+
+
+def time_range(low: float, high: float) -> str:
+    """Such as: 3 to 5 minutes."""
+    if rough_time(low) == rough_time(high):
+        return rough_time(low)
+    (first, unit), (last, other) = rough_time(low).split(" ", 1), rough_time(high).split(" ", 1)
+    return f"{first} to {last} {unit}" if unit == other else f"{first} {unit} to {last} {other}"
+
+
+def expected_words(expected: tuple[float, float] | None) -> str:
+    """The loss to expect, "" where no figure exists."""
+    return (
+        ""
+        if expected is None
+        else f"expected validation about {expected[0]:.2f} to {expected[1]:.2f} nats/character"
+    )
