@@ -98,8 +98,8 @@ class Document:
             return
         keys = [key for key in automatic if key != "n_embd"]
         keys += [*PER_LAYER, "n_layer"] if "n_embd" in automatic else []
-        found = configuration.flat(planned)
-        changes = {key: found[key] for key in keys if found[key] != self.values[key]}
+        decided = configuration.flat(planned)
+        changes = {key: decided[key] for key in keys if decided[key] != self.values[key]}
         if changes:
             same = self._saved == self.values
             self._now = Snapshot({**self.values, **changes}, self._now.action)

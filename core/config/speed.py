@@ -109,7 +109,7 @@ FORMULA_WEIGHT = 0.02
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run or `bench` found, of one configuration on one device."""
+    """What one run or `bench` measured, of one configuration on one device."""
 
     device: str
     config: dict[str, Any]
@@ -197,13 +197,13 @@ class Speeds:
         corrected = {}
         for name, value in asdict(wanted).items():
             weight, total = FORMULA_WEIGHT, 0.0
-            for away, found, said in near:
-                if getattr(found, name) > 0 and getattr(said, name) > 0:
+            for away, measured, said in near:
+                if getattr(measured, name) > 0 and getattr(said, name) > 0:
                     closeness = 1 / (0.01 + away) ** 2 / 100
-                    total += closeness * math.log(getattr(found, name) / getattr(said, name))
+                    total += closeness * math.log(getattr(measured, name) / getattr(said, name))
                     weight += closeness
             corrected[name] = value * math.exp(total / weight)
-        nearest = min((away for away, found, _ in near if found.step), default=math.inf)
+        nearest = min((away for away, measured, _ in near if measured.step), default=math.inf)
         return Costs(**corrected), nearest
 
     def duration(self, config: RunConfig, vocab_size: int, text_tokens: tuple[int, int]) -> Duration:
@@ -273,7 +273,7 @@ def load() -> list[Measurement]:
         rows = json.loads(read_limited(cache_root() / FILE, LARGEST_FILE))
     except (OSError, ValueError, RecursionError):
         return []
-    found = []
+    measurements = []
     for row in rows if isinstance(rows, list) else []:
         try:
             costs = {key: float(value) for key, value in row["costs"].items()}
@@ -282,10 +282,12 @@ def load() -> list[Measurement]:
             build(row["config"])
             vocab_size = int(row["vocab_size"])
             if 0 < vocab_size < 1 << 24:
-                found.append(Measurement(str(row["device"]), row["config"], vocab_size, Costs(**costs)))
+                measurements.append(
+                    Measurement(str(row["device"]), row["config"], vocab_size, Costs(**costs))
+                )
         except (KeyError, TypeError, ValueError, AttributeError, UserError):
             continue
-    return found
+    return measurements
 
 
 def remember(config: RunConfig, vocab_size: int, costs: Costs) -> None:

@@ -43,8 +43,8 @@ class Forecast:
     def say_plan(self, step: int) -> None:
         """Say what is ahead, before the first step."""
         if step == 0:
-            found = duration(self._config, self._expected, self._sides, self._nearest, begun=True)
-            self._say(0, found, self._config.training.max_iters, measured=False)
+            length = duration(self._config, self._expected, self._sides, self._nearest, begun=True)
+            self._say(0, length, self._config.training.max_iters, measured=False)
 
     def begun(self) -> None:
         """The first step was taken: it may have taken long and says nothing of the others."""
@@ -60,13 +60,13 @@ class Forecast:
             return
         self._said = True
         config = self._config
-        found = duration(config, self._costs(), self._sides, KNOWN, begun=True)
-        self._say(step, found, last_step, measured=True)
+        length = duration(config, self._costs(), self._sides, KNOWN, begun=True)
+        self._say(step, length, last_step, measured=True)
 
     def _costs(self) -> Costs:
         """What was measured, and where nothing was, what is expected."""
-        found = dataclasses.asdict(self._clock.costs(self._config, self._sides))
-        measured = {name: seconds for name, seconds in found.items() if seconds}
+        clocked = dataclasses.asdict(self._clock.costs(self._config, self._sides))
+        measured = {name: seconds for name, seconds in clocked.items() if seconds}
         expected = dataclasses.asdict(self._expected)
         ratio = measured.get("step", 0.0) / self._expected.step if self._expected.step else 1.0
         if ratio:  # a slower machine evaluates more slowly too
@@ -74,7 +74,7 @@ class Forecast:
                 expected[key] *= ratio
         return Costs(**{**expected, **measured})
 
-    def _say(self, step: int, found: Duration, steps: int, *, measured: bool) -> None:
+    def _say(self, step: int, length: Duration, steps: int, *, measured: bool) -> None:
         planned = self._parts.planned
         low, high = planned.expected or (None, None)
         self._writer.write(
@@ -84,9 +84,9 @@ class Forecast:
                 parameters=planned.parameters,
                 steps=steps,
                 passes=round(planned.passes, 2),
-                seconds=round(found.seconds, 1),
-                seconds_low=round(found.low, 1),
-                seconds_high=round(found.high, 1),
+                seconds=round(length.seconds, 1),
+                seconds_low=round(length.low, 1),
+                seconds_high=round(length.high, 1),
                 measured=measured,
                 expected_low=low,
                 expected_high=high,

@@ -37,6 +37,9 @@ def check_resumable(payload: Payload, optimizer: AdamW, state: ModelState, devic
     progress = payload["progress"]
     _count(progress, "tokens", "its")
     _count(progress, "bad_in_a_row", "its")
+    seconds = progress.get("seconds", 0.0)
+    if type(seconds) is not float or not 0 <= seconds < 1e12:
+        raise ValueError("its time is not a number of seconds")
     _check_schedule(progress.get("schedule", {}))
     if "best" in progress:
         best = _mapping(progress["best"], "best evaluation")
@@ -133,6 +136,9 @@ def _check_schedule(state: Any) -> None:
     if "begin" in state:
         _count(state, "begin", "its schedule's", MOST_STEPS)
         _count(state, "steps", "its schedule's", MOST_STEPS, least=1)
+        rate = state.get("rate", 0.0)
+        if type(rate) is not float or not 0 <= rate <= 1:
+            raise ValueError("its schedule's rate is not a learning rate")
     if "warm_up_again" in state:
         _count(state, "warm_up_again", "its schedule's", MOST_STEPS)
 

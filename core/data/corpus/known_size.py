@@ -40,8 +40,8 @@ def known_size(config: DataConfig, seed: int) -> KnownSize:
     """What is known of a text now: a listing and one small file. Raises OSError or UserError."""
     listing = list_texts(config.dataset_dir, config.outside_links)
     size = sum(
-        round(found.size * GZIP_RATIO) if found.name.endswith(".gz") else found.size
-        for found in listing.sources
+        round(source.size * GZIP_RATIO) if source.name.endswith(".gz") else source.size
+        for source in listing.sources
     )
     try:
         rows: Any = load_json(cache_folder(config.dataset_dir) / FILE)
@@ -58,8 +58,8 @@ def known_size(config: DataConfig, seed: int) -> KnownSize:
 COUNTS = ("train_bytes", "train_tokens", "validation_tokens", "vocab_size")
 
 
-def remember_size(config: DataConfig, seed: int, found: Sequence[SourceFile], corpus: Corpus) -> None:
-    """Keep what preparing has counted, for the files `found` as they are."""
+def remember_size(config: DataConfig, seed: int, sources: Sequence[SourceFile], corpus: Corpus) -> None:
+    """Keep what preparing has counted, for the files `sources` as they are."""
     counts = {
         "train_bytes": corpus.train.text_bytes,
         "train_tokens": len(corpus.train),
@@ -69,7 +69,7 @@ def remember_size(config: DataConfig, seed: int, found: Sequence[SourceFile], co
     path = cache_folder(config.dataset_dir) / FILE
     rows = load_json(path)
     rows = rows if isinstance(rows, dict) else {}
-    key, row = _key(config, seed), {"text": _signature(found), **counts}
+    key, row = _key(config, seed), {"text": _signature(sources), **counts}
     if rows.get(key) == row:
         return
     rows.pop(key, None)
@@ -93,8 +93,8 @@ def _key(config: DataConfig, seed: int) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
-def _signature(found: Sequence[SourceFile]) -> str:
+def _signature(sources: Sequence[SourceFile]) -> str:
     digest = hashlib.sha256()
-    for one in found:
+    for one in sources:
         digest.update(os.fsencode(one.name) + repr(one.signature).encode())
     return digest.hexdigest()[:16]

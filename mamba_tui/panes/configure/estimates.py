@@ -149,10 +149,10 @@ def text_size(config: RunConfig, known: Survey, vocab_size: int) -> tuple[TextSi
     """The training side, and the tokens for validation; estimated from bytes until the text is prepared."""
     if known.train_tokens and known.text_key == _text_key(config):
         return TextSize(known.train_bytes, known.train_tokens), known.validation_tokens
-    held = config.data.validation_fraction
-    size, each = known.text_bytes * (1 - held), bytes_per_token(vocab_size)
+    share = config.data.validation_fraction
+    size, each = known.text_bytes * (1 - share), bytes_per_token(vocab_size)
     text = TextSize(round(size), max(1, round(size / each)), exact=False)
-    return text, max(1, round(known.text_bytes * held / each))
+    return text, max(1, round(known.text_bytes * share / each))
 
 
 def bytes_per_token(vocab_size: int) -> float:
@@ -168,8 +168,8 @@ def estimate(config: RunConfig, known: Survey) -> Estimate:
     cuda, planned, length = _on_cuda(config), None, None
     speeds = known.speeds
     if known.text_bytes and speeds is not None:
-        text, held_out = text_size(config, known, size)
-        sides = (text.tokens, held_out)
+        text, validation_tokens = text_size(config, known, size)
+        sides = (text.tokens, validation_tokens)
 
         def seconds(candidate: RunConfig) -> float:
             return speeds.duration(without_budget(candidate), size, sides).seconds
