@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from core.data.corpus.stray_bytes import STRAY, StrayDecoder, is_single_byte
+from core.data.corpus.stray_bytes import STRAY, StrayDecoder, StrayLineDecoder, is_single_byte
 from core.errors import UserError
 
 SAMPLE = 1 << 16
@@ -126,16 +126,36 @@ def next_guess(head: bytes, trouble: Trouble, declared: str | None) -> Guess:
 def make_decoder(encoding: str) -> codecs.IncrementalDecoder:
     """A decoder for the encoding of a `Guess`; invalid bytes are errors."""
     name, plus, strays = encoding.partition(STRAY)
+    if plus and not is_single_byte(strays):
+        return StrayLineDecoder(strays)
     return StrayDecoder(strays) if plus else codecs.getincrementaldecoder(name)("strict")
 
 
 def _encoding_of_strays(sample: bytes) -> str:
     """The encoding of the bytes that are not UTF-8; Windows-1252 unless there are enough to tell."""
+    if eastern := _eastern(b"\n".join(line for line in sample.split(b"\n") if not _is_utf8(line))):
+        return eastern
     strays = _UTF8_LETTERS.sub(b"", sample)
     if _strays(strays) < ENOUGH_STRAYS:
         return "cp1252"
     name = _detect(strays)
     return name if is_single_byte(name) else "cp1252"
+
+
+def _eastern(lines: bytes) -> str:
+    """The encoding of lines of Chinese, Japanese or Korean with several bytes a character; "" for others."""
+    if _strays(lines) < ENOUGH_STRAYS:
+        return ""
+    name = _detect(lines)
+    if is_single_byte(name):
+        return ""
+    try:
+        letters = [character for character in lines.decode(name) if character > "\x7f"]
+    except UnicodeDecodeError:
+        return ""
+    # Bytes of other scripts decode too, to characters that hardly occur together.
+    usual = sum("\u2e80" <= letter <= "\u9fff" or "\uac00" <= letter <= "\uffef" for letter in letters)
+    return name if usual > 0.9 * len(letters) else ""
 
 
 def _strays(data: bytes) -> int:

@@ -17,6 +17,9 @@ HANDLER = "mamba-tui-stray"
 _HALVES = re.compile(rb"\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])")
 _BEGUN = re.compile(rb"\xed(?:[\xa0-\xaf](?:[\x80-\xbf](?:\xed[\xb0-\xbf]?)?)?)?\Z")
 _LONGEST = 6
+_ASCII = bytes(range(128))
+LONGEST_LINE = 1 << 22
+"""Bytes of a line that are held back until its end is seen."""
 _current = threading.local()
 
 
@@ -76,6 +79,30 @@ class StrayDecoder(codecs.IncrementalDecoder):
         stray = error.object[error.start : error.end]
         self.stray_bytes += len(stray)
         return "".join(self._table[byte] for byte in stray), error.end
+
+
+class StrayLineDecoder(StrayDecoder):
+    """The same for encodings of several bytes a character: a line is either UTF-8 or all of it is stray.
+
+    Two bytes of such a character may be one of UTF-8, so what is stray cannot be told byte by byte.
+    """
+
+    def decode(self, data: bytes, final: bool = False) -> str:  # type: ignore[override]
+        """The text of the lines that are complete; the others are held back."""
+        data = self._held + data
+        end = len(data) if final or len(data) > LONGEST_LINE else data.rfind(b"\n") + 1
+        self._held = data[end:]
+        return "".join(map(self._line, data[:end].splitlines(keepends=True)))
+
+    def _line(self, line: bytes) -> str:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            self.first_line = self.first_line or self._lines + 1
+            self.stray_bytes += len(line.translate(None, _ASCII))
+            text = line.decode(self.name, "replace")
+        self._lines += line.endswith(b"\n")
+        return text
 
 
 def _handle(error: UnicodeError) -> tuple[str, int]:
