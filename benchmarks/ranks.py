@@ -368,4 +368,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from core.training.launcher import end_process
+
+    end_process(main())

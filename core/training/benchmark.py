@@ -33,7 +33,7 @@ from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.training.build import open_device
 from core.training.compilation import compiled, compiles
-from core.training.launcher import start_ranks, torchrun_place
+from core.training.launcher import end_process, start_ranks, torchrun_place
 from core.training.make_step import make_step
 from core.training.optimizer import make_optimizer
 from core.training.ranks import ALONE, Ranks
@@ -293,4 +293,4 @@ def measure_together(count: int, request: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from core.config.schema import RunConfig
 from core.runs import EventWriter, Run
@@ -48,6 +48,15 @@ def torchrun_place() -> tuple[int, int, int]:
 def launched() -> bool:
     """Whether the process that started this one holds the run's lock for it."""
     return os.environ.get(LOCK_VARIABLE) == str(os.getppid())
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process. A rank ends at once: NCCL would wait for every captured graph to be taken down."""
+    if torchrun_place()[1] > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def launch(run: Run, config: RunConfig, count: int) -> int:

@@ -29,7 +29,7 @@ from core.runs.directory import portable
 from core.runs.events import EndEvent, ErrorEvent, RunEvent
 from core.system.allocator import keep_freed_memory
 from core.system.processes import calm_threads
-from core.training.launcher import EXIT_LOST, launched, torchrun_place
+from core.training.launcher import EXIT_LOST, end_process, launched, torchrun_place
 from core.training.requests import Requests, StopRequestedError, run_folder, say
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class TrainerProcess:
                 code = self._end(INTERRUPTED, f"stopped at step {self.step}{saved}")
         self.requests.refuse_the_rest("the run has ended")
         self.writer.close()
-        # torchrun itself starts again whatever does not end with 0.
-        return OK if self.joined and code == INTERRUPTED and not launched() else code
+        # torchrun takes whatever does not end with 0 for a failure, and starts it again.
+        return OK if self.joined and code == INTERRUPTED else code
 
     def _train(self) -> bool:
         run, config = self.run_directory, self.config
@@ -319,4 +319,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))
