@@ -192,10 +192,10 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
     for rows in TRAININGS[part][3]:
         rows = TINY["batch_size"] if options.quick else rows
         # What fits into N cards may not fit into one, where the optimizer's state is not divided.
-        results = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
-        if results[-1] is not None or options.quick:
+        pair = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
+        if pair[-1] is not None or options.quick:
             break
-    for figures in filter(None, results):
+    for figures in filter(None, pair):
         one = figures if figures["ranks"] == 1 else one
         scale = figures["tokens_per_second"] / one["tokens_per_second"] if one else float("nan")
         figures["scaling"] = scale
