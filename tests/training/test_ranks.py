@@ -56,7 +56,7 @@ def be_rank(rank: int, size: int, folder: Path, stop_at: int, environment: dict[
     """One rank of a run, in a process of its own; ends with the rank's exit code."""
     os.environ |= environment | {"MAMBA_TUI_EVENT_SECONDS": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     from core.training.follow import follow
-    from core.training.process import Session
+    from core.training.process import TrainerProcess
     from tests.run_tools import StopAt
 
     torch.set_num_threads(1)
@@ -64,10 +64,10 @@ def be_rank(rank: int, size: int, folder: Path, stop_at: int, environment: dict[
     if rank:
         os._exit(follow(run, run.config(), Ranks(rank, size, rank)))
     with RunLock(run.lock_path):
-        session = Session(run, run.config(), size)
-        session.requests = StopAt(run, session.writer)
-        session.requests.step = stop_at
-        os._exit(session.run())
+        trainer = TrainerProcess(run, run.config(), size)
+        trainer.requests = StopAt(run, trainer.writer)
+        trainer.requests.step = stop_at
+        os._exit(trainer.run())
 
 
 def train_together(run: Run, size: int, stop_at: int = 1 << 60, **environment: str) -> list[int | None]:
