@@ -110,6 +110,7 @@ class Plan:
     parameters: int
     suited: int
     """Parameters that suit the text."""
+    cuda: bool
     expected: tuple[float, float] | None
     """Lowest and highest expected validation loss in nats a character; None without a figure."""
 
@@ -127,7 +128,8 @@ class Plan:
     def hint(self) -> str:
         """A sentence when the model is far from what suits the text; "" when it is not."""
         ratio = self.parameters / max(1, self.suited)
-        if 1 / FAR_FROM_SUITED < ratio < FAR_FROM_SUITED:
+        least = 1 / FAR_FROM_SUITED if self.cuda else 0.0  # a CPU has no time for what would suit the text
+        if least < ratio < FAR_FROM_SUITED:
             return ""
         what = f"{_millions(self.parameters)} parameters for {megabytes(self.text.bytes)} of text"
         why = "it will learn it by heart" if ratio > 1 and self.passes > 2 else ""
@@ -165,6 +167,7 @@ def plan(
         text,
         estimates.parameters(chosen.model, vocab_size),
         suited_parameters(text.bytes),
+        cuda,
         expected_loss(text.bytes, device),
     )
 
