@@ -32,6 +32,7 @@ from core.runs.events import (
     EndEvent,
     ErrorEvent,
     EvaluationEvent,
+    PlanEvent,
     SampleEvent,
     ScheduleEvent,
     UnknownEvent,
@@ -69,6 +70,18 @@ def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
     writer.write(run_event(resumed_from=3, config={"n_embd": (1, 2)}, changes={"seed": (1, 2)}))
     writer.state("training", 1, "detail", 0.5)
     writer.write(ScheduleEvent(step=1, phase="cool-down", last_step=9))
+    writer.write(
+        PlanEvent(
+            step=0,
+            tokens=9,
+            parameters=9,
+            steps=9,
+            passes=1.5,
+            seconds=2.0,
+            seconds_low=1.0,
+            seconds_high=3.0,
+        )
+    )
     writer.write(step_event(1))
     writer.write(
         EvaluationEvent(
