@@ -24,6 +24,7 @@ from core.config import estimates as budget
 from core.config.preflight import check_divides, ranks_wanted
 from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
+from core.config.speed import Costs, remember
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import byte_tokenizer
 from core.errors import UserError
@@ -245,6 +246,9 @@ def run(config: RunConfig, seconds: float, ranks: Ranks = ALONE) -> dict[str, An
         return {}
     bench.parted = True
     memory = bench.memory()
+    costs = Costs(step=training["step_ms"] / 1e3, memory=float(memory))
+    if training["steps_measured"] >= 3:  # what is measured here makes later estimates better
+        remember(config, bench.vocab_size, costs)
     ceiling = bench.matrix_ceiling()
     return {
         "device": bench.device_name(),

@@ -107,7 +107,7 @@ class Schedule:
         high = self._before(cool_down.begin) if cool_down.begin else self.training.learning_rate
         high = cool_down.rate if cool_down.rate is not None else high
         low = min(self.training.min_learning_rate, high)
-        return low + (high - low) * max(0.0, 1.0 - (step - cool_down.begin) / cool_down.steps)
+        return low + (high - low) * max(0.0, 1.0 - (step - cool_down.begin) / max(1, cool_down.steps))
 
     def _warmth(self, step: int) -> float:
         """How far a second warm-up has come, as a factor on the rate."""
