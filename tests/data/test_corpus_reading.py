@@ -583,6 +583,23 @@ def test_links_that_lead_out_of_the_folder_are_not_followed_unless_that_is_allow
     assert any(file.name == "folder/letters.txt" for file in allowed.sources)
 
 
+@pytest.mark.parametrize("target", ["/", "..", "../..", "../../shelves"])
+def test_a_link_up_to_a_folder_that_holds_the_dataset_is_never_followed(tmp_path, target):
+    shelf, beside = tmp_path / "shelves" / "mine", tmp_path / "other"
+    shelf.mkdir(parents=True)
+    beside.mkdir()
+    (shelf / "a.txt").write_text("x")
+    (tmp_path / "shelves" / "b.txt").write_text("y")
+    (beside / "c.txt").write_text("z")
+    (shelf / "up.txt").symlink_to(target)
+    (shelf / "beside").symlink_to(beside)
+    (beside / "root").symlink_to("/")  # reached by a link that is allowed
+    listing = list_texts(str(shelf), outside_links=True)
+    assert [file.name for file in listing.sources] == ["a.txt", "beside/c.txt"]
+    assert sorted(listing.skipped) == ["beside/root", "up.txt"]
+    assert all("holds the dataset folder itself" in reason for reason in listing.skipped.values())
+
+
 def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")

@@ -37,6 +37,7 @@ def list_texts(root: str, outside_links: bool = False) -> Listing:
 
     Links inside the folder are followed; a folder or file reached a second time is skipped with a sentence,
     and so is a link that leads out of the folder, which may show more than it should, unless `outside_links`.
+    A link up to a folder that holds `root` itself is never followed: it could bring in the whole machine.
     """
     listing = Listing()
     if not os.path.isdir(root):
@@ -45,16 +46,16 @@ def list_texts(root: str, outside_links: bool = False) -> Listing:
         return listing
     seen_folders: dict[tuple[int, int], str] = {}
     seen_files: dict[tuple[int, int], str] = {}
-    inside = "" if outside_links else os.path.realpath(root)
-    for name, path, linked in sorted(_walk(root, inside, seen_folders, listing)):
+    for name, path, linked in sorted(_walk(root, outside_links, seen_folders, listing)):
         _take_file(listing, name, path, linked, seen_files)
     return listing
 
 
 def _walk(
-    root: str, inside: str, seen: dict[tuple[int, int], str], listing: Listing
+    root: str, outside_links: bool, seen: dict[tuple[int, int], str], listing: Listing
 ) -> Iterator[tuple[str, str, bool]]:
     """Yields (name, path, is a link) of everything named like a text that is not a folder."""
+    inside = os.path.realpath(root)
     folders = [("", root)]
     while folders:
         prefix, folder = folders.pop()
@@ -72,7 +73,12 @@ def _walk(
             try:
                 is_text = entry.name.lower().endswith(SUFFIXES)
                 linked, is_folder = entry.is_symlink(), entry.is_dir()
-                if linked and inside and (is_text or is_folder) and _leads_out(entry.path, inside):
+                if linked and is_folder and outside_links and _leads_up(entry.path, inside):
+                    target = os.path.realpath(entry.path)
+                    listing.skipped[name] = f"is a link up to {target}, which holds the dataset folder itself"
+                elif (
+                    linked and not outside_links and (is_text or is_folder) and _leads_out(entry.path, inside)
+                ):
                     listing.skipped[name] = (
                         f"is a link that leads out of the dataset folder, to {os.path.realpath(entry.path)}; "
                         "outside_links = true reads it"
@@ -93,6 +99,12 @@ def _walk(
 def _leads_out(path: str, inside: str) -> bool:
     """Whether a link leads to something that exists outside of a folder."""
     return os.path.exists(path) and not os.path.realpath(path).startswith(inside.rstrip("/") + "/")
+
+
+def _leads_up(path: str, inside: str) -> bool:
+    """Whether a link leads to a folder that a folder lies in."""
+    target = os.path.realpath(path)
+    return target != inside and inside.startswith(target.rstrip("/") + "/")
 
 
 def _first_visit(
