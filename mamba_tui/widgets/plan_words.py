@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mamba_tui.widgets.numbers import compact, duration
 
 
@@ -19,7 +21,9 @@ def plan_words(
 
 
 def rough_time(seconds: float) -> str:
-    """A duration as a person says it: 40 seconds, 4 minutes, 1.5 hours."""
+    """A duration as a person says it: 40 seconds, 4 minutes, 1.5 hours; `-` for no number."""
+    if not math.isfinite(seconds):
+        return "-"
     if seconds < 90:
         return f"{max(1, round(seconds))} second{'s' if round(seconds) != 1 else ''}"
     if seconds < 90 * 60:
@@ -34,8 +38,10 @@ def time_range(low: float, high: float) -> str:
     """Such as: 3 to 5 minutes."""
     if rough_time(low) == rough_time(high):
         return rough_time(low)
-    (first, unit), (last, other) = rough_time(low).split(" ", 1), rough_time(high).split(" ", 1)
-    return f"{first} to {last} {unit}" if unit == other else f"{first} {unit} to {last} {other}"
+    (first, _, unit), (last, _, other) = rough_time(low).partition(" "), rough_time(high).partition(" ")
+    if unit == other:
+        return f"{first} to {last} {unit}".rstrip()
+    return f"{rough_time(low)} to {rough_time(high)}"
 
 
 def expected_words(expected: tuple[float, float] | None) -> str:

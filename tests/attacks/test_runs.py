@@ -18,6 +18,8 @@ from tests.run_tools import tiny
 
 MANIFEST = {"format": 1, "step": 3, "file": "checkpoint_step_3.pt", "bytes": 10, "sha256": "0" * 64}
 STEP = {"kind": "step", "time": 1.0, "step": 3, "steps": 1, "loss": 1.0}
+PLAN = {"kind": "plan", "time": 1.0, "step": 0, "tokens": 9, "parameters": 9, "steps": 3, "passes": 1.0,
+        "seconds": 9.0, "seconds_low": 5.0, "seconds_high": 10.0}  # fmt: skip
 
 
 def replace(path, kind, home):
@@ -64,6 +66,15 @@ ATTACKS = ODD | {
     ),
     "nesting 900 deep": lambda run, home: run.events_path.write_text('{"a":' * 900 + "1" + "}" * 900 + "\n"),
     "a line of a megabyte": lambda run, home: run.events_path.write_text("x" * 1_000_000 + "\n"),
+    **{
+        f"a plan of {seconds} seconds": lambda run, home, seconds=seconds: run.events_path.write_text(
+            json.dumps(PLAN | {"seconds_low": seconds})
+            + "\n"
+            + json.dumps(PLAN | {"seconds": seconds})
+            + "\n"
+        )
+        for seconds in (float("nan"), float("inf"), float("-inf"), 1e300)
+    },
     "an escape sequence in a message": lambda run, home: run.events_path.write_text(
         json.dumps({"kind": "warning", "time": 1.0, "message": "\x1b]52;c;eA==\x07"}) + "\n"
     ),
