@@ -9,6 +9,7 @@ import base64
 import json
 
 import pytest
+import torch
 
 from core.data.tokenizer.tokenizer import CHARACTER_PATTERN, Tokenizer
 from core.errors import UserError
@@ -31,6 +32,9 @@ ATTACKS = {
     "other bytes under the name": ({"kind": "byte", "tokens": BYTES[::-1]}, "ids are not the bytes"),
     "tokens that are numbers": ({"tokens": [1, 2, 3]}, "damaged"),
     "tokens that are not base64": ({"tokens": ["\ud800"]}, "damaged"),
+    "a pattern with half a surrogate pair": ({"pattern": CHARACTER_PATTERN + "|\ud800"}, "damaged"),
+    "a pattern that is a list": ({"pattern": ["x"]}, "damaged"),
+    "tokens that are an object": ({"tokens": dict.fromkeys(BYTES)}, "damaged"),
     "tokens that are a number": ({"tokens": 5}, "damaged"),
     "another format": ({"format": 10**30}, "not a tokenizer of mamba-tui"),
 }
@@ -55,3 +59,10 @@ def test_bytes_that_are_no_tokenizer_are_one_sentence(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError):
         Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("key", RIGHT)
+def test_a_tensor_in_the_tokenizer_of_a_checkpoint_is_one_sentence(key):
+    endless = torch.zeros(1, dtype=torch.uint8).expand(10**9)  # a few bytes on disk, gigabytes in a loop
+    with pytest.raises(UserError, match=r"the\.pt is (not a|a damaged) tokenizer"):
+        Tokenizer.from_dict(RIGHT | {key: endless}, "the.pt")

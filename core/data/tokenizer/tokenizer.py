@@ -182,11 +182,18 @@ class Tokenizer:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "tokenizer") -> Tokenizer:
         """The tokenizer from its `to_dict` form. Raises UserError naming `source` for anything else."""
-        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        # Types first: a checkpoint may hold a tensor here, which has no truth and can be endless in a loop.
+        version = data.get("format") if isinstance(data, Mapping) else None
+        if not isinstance(version, int) or version != FORMAT:
             raise UserError(f"{source} is not a tokenizer of mamba-tui (format {FORMAT})")
         try:
-            tokens = [base64.b64decode(token, validate=True) for token in data["tokens"]]
-            kind, pattern = str(data["kind"]), str(data["pattern"])
+            words, kind, pattern = data["tokens"], data["kind"], data["pattern"]
+            if not isinstance(words, list) or not all(
+                isinstance(word, str) for word in (*words, kind, pattern)
+            ):
+                raise TypeError("its tokens are not a list of words, or its kind or its pattern is no word")
+            tokens = [base64.b64decode(word, validate=True) for word in words]
+            (kind + pattern).encode()  # half a surrogate pair belongs to no text
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} is a damaged tokenizer: {error}") from error
         if len(tokens) > MAX_VOCABULARY:
