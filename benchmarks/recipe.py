@@ -3,7 +3,7 @@
     python -m benchmarks.recipe NAME... [--data DIR] [--out DIR] [--at-once N] [--seeds N] [--device D]
 
 NAME is one of `benchmarks/recipe_experiments.py`. Every arm is a run of the real trainer in a process of its
-own (`recipe_arm.py`). At its end the model that would be kept reads the whole held-out text: in one stream
+own (`recipe_arm.py`). At its end the model that would be kept reads the whole validation text: in one stream
 with the state carried, and in windows of `block_size`, each from an empty state. Finished arms stand in
 OUT/results.jsonl and are not run again, so an experiment that was cut off goes on when it is called again.
 """

@@ -1,4 +1,4 @@
-"""One arm of a recipe experiment: train it, read the held-out text with its model, record the results."""
+"""One arm of a recipe experiment: train it, read the validation text with its model, record the results."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def main(name: str, arm: str, seed: int, data: Path, out: Path, device: str) -> 
     config = build({**experiment.base, **experiment.arms[arm], **given})
     with tempfile.TemporaryDirectory() as folder:
         run = prepare_run(Path(folder), "run", config, mode="fresh")
-        if experiment.held_out:
-            sides = {path.name: "validation" if path.name in experiment.held_out else "train"
+        if experiment.validation_files:
+            sides = {path.name: "validation" if path.name in experiment.validation_files else "train"
                      for path in shelf.iterdir()}  # fmt: skip
             run.split_path.write_text(json.dumps({file: ["", side] for file, side in sides.items()}))
         began = time.time()
@@ -46,7 +46,7 @@ def main(name: str, arm: str, seed: int, data: Path, out: Path, device: str) -> 
         subprocess.run(command, check=True, env=os.environ)
         seconds = time.time() - began
         row = {"experiment": name, "arm": arm, "seed": seed, "seconds": seconds}
-        row |= history(run) | held_out(run, config)
+        row |= history(run) | whole_validation(run, config)
     with open(out / "results.jsonl", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
@@ -67,8 +67,8 @@ def history(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def held_out(run: Run, config: RunConfig) -> dict[str, Any]:
-    """The newest checkpoint's model over the whole held-out text, streamed and in windows."""
+def whole_validation(run: Run, config: RunConfig) -> dict[str, Any]:
+    """The newest checkpoint's model over the whole validation text, streamed and in windows."""
     payload = load(run.checkpoints()[-1].path)
     tokenizer = Tokenizer.load(run.tokenizer_path)
     split = read_split(run.split_path)

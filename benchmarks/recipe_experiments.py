@@ -10,13 +10,13 @@ M, S, M2 = "mamba", "standard", "mamba2"
 
 @dataclass(frozen=True)
 class Experiment:
-    """`dataset` is a folder below --data; `held_out` names files of it, empty: as the program splits."""
+    """`dataset` is a folder below --data. `validation_files` are files of it; none: as the program splits."""
 
     about: str
     dataset: str
     base: dict[str, Any]
     arms: dict[str, dict[str, Any]] = field(default_factory=lambda: {"base": {}})
-    held_out: tuple[str, ...] = ()
+    validation_files: tuple[str, ...] = ()
 
 
 WHOLE_RUNS: dict[str, Any] = {
@@ -39,10 +39,14 @@ NOVELS: dict[str, Any] = {
     "weight_decay": 0.5, "learning_rate": 1e-3, "max_iters": 1100, "eval_interval": 275,
 }  # fmt: skip
 STRONGER = {"dropout": 0.3, "mixer_dropout": 0.3, "weight_decay": 1.0}
+LIBRARY: dict[str, Any] = {
+    **NOVELS, "n_embd": [512] * 10, "attention_type": [M, S] * 5, "vocab_size": 8192, "dropout": 0.1,
+    "mixer_dropout": 0.1, "max_iters": 2400, "eval_interval": 600,
+}  # fmt: skip
 
 EXPERIMENTS = {
     "shakespeare": Experiment(
-        "tiny-shakespeare, characters, the last tenth held out, one GPU",
+        "tiny-shakespeare, characters, the last tenth for validation, one GPU",
         "shakespeare",
         SHAKESPEARE,
         {
@@ -89,7 +93,7 @@ EXPERIMENTS = {
         },
     ),
     "novels": Experiment(
-        "six novels, Pride and Prejudice held out, one GPU",
+        "six novels, Pride and Prejudice for validation, one GPU",
         "books",
         NOVELS,
         {
@@ -98,8 +102,28 @@ EXPERIMENTS = {
             "stronger": STRONGER,
             "mamba": {"attention_type": [M] * 8},
             "wider": {"n_embd": [640] * 8, "n_head": 10, **STRONGER},
+            "attention": {"attention_type": [S] * 8, "n_embd": [448] * 8},
+            "mamba2": {"attention_type": [M2, S] * 4, "d_state": 64},
+            "vocabulary-1024": {"vocab_size": 1024, "block_size": 384, "max_iters": 1000},
+            "vocabulary-2048": {"vocab_size": 2048, "block_size": 320, "max_iters": 1000},
+            "block-512": {"block_size": 512, "batch_size": 64},
+            "half-batch": {"batch_size": 64, "max_iters": 2200},
+            "deeper": {"n_embd": [352] * 12, "attention_type": [M, S] * 6},
         },
         ("pride-and-prejudice.txt",),
+    ),
+    "library": Experiment(
+        "37 novels, Pride and Prejudice for validation, one GPU",
+        "library",
+        LIBRARY,
+        {
+            "base": {},
+            "wider": {"n_embd": [768] * 10, "n_head": 12, "dropout": 0.2, "mixer_dropout": 0.2},
+            "wider-vocabulary-4096": {
+                "n_embd": [768] * 10, "n_head": 12, "dropout": 0.2, "mixer_dropout": 0.2, "vocab_size": 4096,
+            },
+        },
+        ("pride-and-prejudice.txt.gz",),
     ),
     "rehearsal": Experiment(
         "a tiny run, to see that all of this works",

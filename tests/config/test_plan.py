@@ -111,8 +111,9 @@ def test_expected_losses_lie_between_the_figures_and_only_where_there_are_some()
     assert expected_loss(1, "cpu") is None
     low, high = expected_loss(1_000_000, "cuda")
     assert low < 1.421 < high
-    between = expected_loss(3_000_000, "cuda")
-    assert 1.0 < between[0] < between[1] < 1.43
+    below, above = expected_loss(2_000_000, "cuda")
+    assert below < low < high < above, "farther from a figure, less is known"
+    assert expected_loss(5_000_000, "cuda") is None
 
 
 def test_a_hint_says_when_a_model_is_far_from_what_suits_the_text():
