@@ -506,3 +506,16 @@ def test_a_stream_of_stretches_reads_like_one_text(data):
             stream.read(low, size)
         with pytest.raises(IndexError):
             stream.gather(np.array([low]), size)
+
+
+def test_other_books_in_the_same_folder_get_a_vocabulary_of_their_own(tmp_path):
+    folder = shelf(tmp_path / "texts")
+    first = prepare(config(folder, tokenizer="auto"), 1).tokenizer
+    (folder / "one more.txt").write_text(story(99))
+    assert prepare(config(folder, tokenizer="auto"), 1).tokenizer.hash == first.hash
+    for number in range(6):
+        (folder / f"book {number}.txt").write_text(story(number).upper())
+    second = prepare(config(folder, tokenizer="auto"), 1).tokenizer
+    assert second.hash != first.hash
+    assert b" THAT" in second.tokens
+    assert b" THAT" not in first.tokens

@@ -227,15 +227,16 @@ class VocabularyStore:
     def __init__(self, folder: Path, recipe: str) -> None:
         self.path = folder / f"tokenizer-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.json"
 
-    def load(self) -> tuple[Tokenizer, int] | None:
-        """The vocabulary and the bytes of training text there were when it was learned."""
+    def load(self) -> tuple[Tokenizer, dict[str, int]] | None:
+        """The vocabulary, and the training texts it was learned from: bytes by content."""
         data = load_json(self.path)
         try:
-            return Tokenizer.from_dict(data["tokenizer"]), int(data["training_bytes"])
-        except (TypeError, KeyError, ValueError, UserError):
+            learned_from = {str(content): int(size) for content, size in data["training_texts"].items()}
+            return Tokenizer.from_dict(data["tokenizer"]), learned_from
+        except (TypeError, KeyError, ValueError, AttributeError, UserError):
             return None
 
-    def save(self, tokenizer: Tokenizer, training_bytes: int) -> None:
+    def save(self, tokenizer: Tokenizer, training_texts: dict[str, int]) -> None:
         """Keep a vocabulary."""
-        data = {"training_bytes": training_bytes, "tokenizer": tokenizer.to_dict()}
+        data = {"training_texts": training_texts, "tokenizer": tokenizer.to_dict()}
         _save(self.path, data)

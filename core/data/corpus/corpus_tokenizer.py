@@ -19,6 +19,8 @@ from core.data.tokenizer.vocabulary import auto_vocabulary_size, gpt2_tokenizer,
 LEARNING_CHARACTERS = 24_000_000
 # A vocabulary is kept while the amount of text stays within this factor of what it was learned from.
 KEPT_WITHIN = 4
+# And while this share of it is still there.
+KEPT_SHARE = 0.5
 # Up to this much text, learning takes less time than starting another process.
 AT_ONCE_BYTES = 1_000_000
 _HANDFUL = 1 << 15
@@ -39,9 +41,10 @@ def find_vocabulary(
     size = config.vocab_size if kind == "auto" else 0
     store = VocabularyStore(folder, f"{kind}:{size}:{seed}:{fraction!r}:{options.key}")
     training = _distinct([text for text in texts if text.side != VALIDATION])
-    amount = sum(text.facts.bytes for text in training)
+    sizes = {text.facts.content: text.facts.bytes for text in training}
+    amount = sum(sizes.values())
     kept = store.load()
-    if kept is not None and kept[1] / KEPT_WITHIN <= amount <= kept[1] * KEPT_WITHIN:
+    if kept is not None and still_fits(kept[1], sizes):
         return kept[0]
     if kind == "char":
         report.begin("collecting characters", amount)
@@ -57,8 +60,18 @@ def find_vocabulary(
             tokenizer = train_bpe(sample, size)
         else:
             tokenizer = train_bpe_apart(sample, size, report.tell)
-    store.save(tokenizer, amount)
+    store.save(tokenizer, sizes)
     return tokenizer
+
+
+def still_fits(learned_from: dict[str, int], now: dict[str, int]) -> bool:
+    """Whether a vocabulary learned from some texts, bytes by content, suits the training texts of now.
+
+    Their amount alone says nothing: other books in the same folder would be read in the words of the first.
+    """
+    before, amount = sum(learned_from.values()), sum(now.values())
+    still_here = sum(size for content, size in learned_from.items() if content in now)
+    return before / KEPT_WITHIN <= amount <= before * KEPT_WITHIN and still_here >= KEPT_SHARE * before
 
 
 def training_text(
