@@ -88,7 +88,7 @@ def test_info_on_a_terminal_fits_eighty_columns_and_holds_no_foreign_escapes(tex
     for expected in (
         "book 1.txt",
         "cp1252?",
-        "train + tail",
+        "validation",
         "not read",
         "the same text as book 0.txt",
         "duplicates",
