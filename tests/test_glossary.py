@@ -34,8 +34,8 @@ GONE = {
     "for want of memory": r"\bfor want of\b",
     "colour": BRITISH,
 }
-# The lanes of a GPU's warps are the field's word, and old checkpoints have a key of that name. Results of
-# recipe experiments that were measured before name their validation files `held_out`.
+# The lanes of a GPU's warps are the field's word, and old checkpoints have a key of that name. The recipe
+# benchmarks still say `held_out` and are to be renamed; then their entry goes.
 ELSEWHERE = {
     "lane": ("core/ops/triton/", "docs/gpu.md", "core/checkpoint.py"),
     "held out": ("benchmarks/recipe",),
