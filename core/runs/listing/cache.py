@@ -51,7 +51,11 @@ def stamp(path: Path) -> Stamp | None:
 
 def cache_path(root: Path) -> Path:
     """The file that keeps the summaries of the runs in a folder."""
-    key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    try:
+        folder = os.path.realpath(root)
+    except OSError:  # the working directory was deleted, and there are no runs in it
+        folder = os.fspath(root)
+    key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     return cache_root() / "runs" / f"{key}.json"
 
 
