@@ -148,7 +148,7 @@ def _furnish(home: Path, checkpoint: bytes) -> None:
 
 def contents(folder: Path) -> dict[str, Any]:
     """Every entry below a folder: its kind and mode, where it leads to, what is in it."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = os.path.join(place, name)
@@ -159,8 +159,8 @@ def contents(folder: Path) -> dict[str, Any]:
                     what = file.read()
             elif stat.S_ISLNK(info.st_mode):
                 what = os.readlink(path)
-            found[path] = (info.st_mode, what)
-    return found
+            contents[path] = (info.st_mode, what)
+    return contents
 
 
 def _call(line: list[str]) -> tuple[int | None, str]:
@@ -274,7 +274,7 @@ def run_all(count: int, workers: int, seed: int, kinds: Iterable[str]) -> list[R
     plan = list(cases(count, kinds))
     context = multiprocessing.get_context("fork")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    found: list[Result] = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="mamba-tui-fuzz-") as scratch:
         checkpoint = _right_checkpoint(Path(scratch))
         waiting = {worker: plan[worker::workers] for worker in range(workers)}
@@ -297,7 +297,7 @@ def run_all(count: int, workers: int, seed: int, kinds: Iterable[str]) -> list[R
                 if process.exitcode is None:
                     continue
                 done, rest = _read(folder / "results", plan[worker::workers], process.exitcode)
-                found += done
+                results += done
                 if rest:
                     waiting[worker] = rest
                 shutil.rmtree(folder, ignore_errors=True)
@@ -305,8 +305,8 @@ def run_all(count: int, workers: int, seed: int, kinds: Iterable[str]) -> list[R
             if time.monotonic() - shown > 30:
                 shown = time.monotonic()
                 lines = sum(_lines(folder / "results") for _, folder in running.values())
-                print(f"  {len(found) + lines // 2:,} of {len(plan):,}, {shown - began:.0f} s", flush=True)
-    return found
+                print(f"  {len(results) + lines // 2:,} of {len(plan):,}, {shown - began:.0f} s", flush=True)
+    return results
 
 
 def _lines(path: Path) -> int:
@@ -339,21 +339,21 @@ def _right_checkpoint(scratch: Path) -> bytes:
     (folder / "a.txt").write_text(SENTENCE * 50)
     os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
     os.environ["XDG_STATE_HOME"] = str(scratch / "state")
-    found = right_checkpoint(build(MODEL | {"dataset_dir": str(folder)}), scratch / "runs")
+    checkpoint = right_checkpoint(build(MODEL | {"dataset_dir": str(folder)}), scratch / "runs")
     path = folder / "checkpoint_step_2.pt"
-    path.write_bytes(found)
+    path.write_bytes(checkpoint)
     use(path)  # imports all that a case needs, once for all workers
-    return found
+    return checkpoint
 
 
-def table(found: list[Result], seconds: float) -> str:
+def table(results: list[Result], seconds: float) -> str:
     """The figures, a line for each kind."""
     lines = [
         "| kind | cases | exit codes | longest | largest | failures |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for kind in dict.fromkeys(result.kind for result in found):
-        some = [result for result in found if result.kind == kind]
+    for kind in dict.fromkeys(result.kind for result in results):
+        some = [result for result in results if result.kind == kind]
         codes = collections.Counter(result.code for result in some)
         told = ", ".join(f"{code}: {count:,}" for code, count in sorted(codes.items(), key=str))
         longest, largest = max(r.seconds for r in some), max(r.memory for r in some)
@@ -361,8 +361,8 @@ def table(found: list[Result], seconds: float) -> str:
         lines.append(
             f"| {kind} | {len(some):,} | {told} | {longest:.2f} s | {largest / 1e6:.0f} MB | {bad} |"
         )
-    bad = sum(bool(result.problem) for result in found)
-    return "\n".join([*lines, "", f"{len(found):,} cases in {seconds:.0f} s, {bad} failures"])
+    bad = sum(bool(result.problem) for result in results)
+    return "\n".join([*lines, "", f"{len(results):,} cases in {seconds:.0f} s, {bad} failures"])
 
 
 def main() -> int:
@@ -385,9 +385,9 @@ def main() -> int:
             os.chdir("/")
             return int(bool(result.problem))
     began = time.monotonic()
-    found = run_all(options.cases, options.workers, options.seed, kinds)
-    print(table(found, time.monotonic() - began))
-    return int(any(result.problem for result in found))
+    results = run_all(options.cases, options.workers, options.seed, kinds)
+    print(table(results, time.monotonic() - began))
+    return int(any(result.problem for result in results))
 
 
 if __name__ == "__main__":

@@ -118,19 +118,19 @@ def noise(r: random.Random) -> bytes:
 
 def damaged(r: random.Random, data: bytes) -> bytes:
     """Bytes with a few changed, taken away or doubled."""
-    found = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(r.randrange(1, 5)):
-        place = r.randrange(len(found) + 1)
+        place = r.randrange(len(damaged) + 1)
         kind = r.randrange(4)
-        if kind == 0 and place < len(found):
-            found[place] = r.randrange(256)
+        if kind == 0 and place < len(damaged):
+            damaged[place] = r.randrange(256)
         elif kind == 1:
-            del found[place : place + r.randrange(1, 50)]
+            del damaged[place : place + r.randrange(1, 50)]
         elif kind == 2:
-            found[place:place] = found[place : place + r.randrange(1, 50)]
+            damaged[place:place] = damaged[place : place + r.randrange(1, 50)]
         else:
-            found[place:place] = r.choice([b"9" * 50, b"\0", b"-", b"1e999", b"]", b"\xff\xfe", b"null"])
-    return bytes(found[: r.randrange(len(found) + 1)] if r.random() < 0.1 else found)
+            damaged[place:place] = r.choice([b"9" * 50, b"\0", b"-", b"1e999", b"]", b"\xff\xfe", b"null"])
+    return bytes(damaged[: r.randrange(len(damaged) + 1)] if r.random() < 0.1 else damaged)
 
 
 def mutated(r: random.Random, thing: Any) -> Any:

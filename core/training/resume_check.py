@@ -73,14 +73,14 @@ def check_optimizer(optimizer: AdamW, state: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_memory(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:
+def _check_memory(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
     """What the model remembers of the text: the own tensors, for any one number of batch rows."""
-    if found.keys() != own.keys():
+    if given.keys() != own.keys():
         raise ValueError("its model state is that of another model")
     rows = set()
     for name, tensor in own.items():
         if name == "position":
-            position = found[name]
+            position = given[name]
             if not isinstance(position, Tensor) or position.layout is not torch.strided:
                 raise ValueError("its model state has no positions")
             if (
@@ -92,20 +92,20 @@ def _check_memory(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> None:
             if position.numel() and not 0 <= int(position.min()) <= int(position.max()) <= LARGEST_COUNT:
                 raise ValueError("its model state's positions are out of range")
         else:
-            _fits(found[name], tensor, f"model state {name}", first_dimension=False)
-        rows.add(found[name].shape[0])
+            _fits(given[name], tensor, f"model state {name}", first_dimension=False)
+        rows.add(given[name].shape[0])
     if len(rows) != 1:
         raise ValueError("its model state has different numbers of batch rows")
 
 
-def _fits(found: Any, own: Tensor, what: str, *, first_dimension: bool) -> None:
-    """Raise ValueError unless `found` is a plain tensor of real numbers of `own`'s shape, all in memory."""
-    wrong = kind_of_tensor(found)
+def _fits(given: Any, own: Tensor, what: str, *, first_dimension: bool) -> None:
+    """Raise ValueError unless `given` is a plain tensor of real numbers of `own`'s shape, all in memory."""
+    wrong = kind_of_tensor(given)
     if wrong:
         raise ValueError(f"its {what} is {wrong}")
     start = 0 if first_dimension else 1
-    if found.ndim != own.ndim or found.shape[start:] != own.shape[start:]:
-        raise ValueError(f"its {what} is {_shape(found)} there and {_shape(own)} here")
+    if given.ndim != own.ndim or given.shape[start:] != own.shape[start:]:
+        raise ValueError(f"its {what} is {_shape(given)} there and {_shape(own)} here")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -117,16 +117,16 @@ def _check_randomness(states: Mapping[str, Any], device: torch.device) -> None:
     for name, own in randomness(device).items():
         if name not in states and name != "cpu":
             continue  # saved on another device
-        found = states.get(name)
+        given = states.get(name)
         if (
-            not isinstance(found, Tensor)
-            or found.layout is not torch.strided
-            or found.dtype != torch.uint8
-            or found.shape != own.shape
+            not isinstance(given, Tensor)
+            or given.layout is not torch.strided
+            or given.dtype != torch.uint8
+            or given.shape != own.shape
         ):
             raise ValueError(f"its random state ({name}) is not {own.numel():,} bytes")
         try:
-            torch.Generator(device if name != "cpu" else "cpu").set_state(found.cpu())
+            torch.Generator(device if name != "cpu" else "cpu").set_state(given.cpu())
         except (RuntimeError, TypeError):
             raise ValueError(f"its random state ({name}) is not one of a generator") from None
 

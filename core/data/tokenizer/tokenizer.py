@@ -237,10 +237,10 @@ class Tokenizer:
 def _matches_nothing(pattern: str) -> bool:
     """Whether a pattern finds its first word, of no length, in any text: the encoder cannot bear that."""
     try:
-        found = re.match(pattern, "\0")
+        match = re.match(pattern, "\0")
     except (re.error, RecursionError, OverflowError):  # it is written for the encoder's own expressions
         return False
-    return found is not None and not found.group()
+    return match is not None and not match.group()
 
 
 def _byte(value: int) -> bytes:
