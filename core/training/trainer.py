@@ -343,7 +343,8 @@ class Trainer:
         ):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
-        self.parts.seconds = self.clock.spent
+        if self.config.training.time_budget:  # else runs of one configuration end in the same bytes
+            self.parts.seconds = self.clock.spent
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
         )
