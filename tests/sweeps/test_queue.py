@@ -73,7 +73,7 @@ def test_killed_variants_and_a_killed_queue_are_gone_on_with(tmp_path, dataset, 
     assert is_worked_on(plan)
     first.kill()  # as a reboot would; the trainers that live go on by themselves
     first.wait()
-    assert not is_worked_on(plan)
+    wait_for(lambda: not is_worked_on(plan), "the lock of the killed queue to be free")
     second = started(root, "mamba_tui", "sweep", "s", "--resume", "--checkpoints", str(root))
     said = second.communicate()[0].decode()
     assert second.returncode == 0, said
