@@ -35,7 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.fuzz_cases import KINDS, SENTENCE, example_of
+from benchmarks.fuzz_cases import KINDS, MODEL, SENTENCE, example_of
 from core.config.schema import build
 from core.errors import UserError
 from core.runs import prepare_run
@@ -50,9 +50,6 @@ HANGING = 20.0
 LARGEST = 500 << 20
 LONGEST_ANSWER = 200_000
 ALLOWED_BEYOND = 2 << 30  # of address space, so that a case that would eat the machine fails alone
-
-MODEL = {"n_embd": [16, 12], "n_head": 2, "attention_type": ["mamba", "standard"], "block_size": 16,
-         "batch_size": 3, "tokenizer": "byte", "device": "cpu", "max_iters": 24, "threads": 1}  # fmt: skip
 
 
 @dataclasses.dataclass

@@ -23,6 +23,9 @@ from typing import Any
 from core.config.schema import SETTINGS
 from core.runs.events import KINDS as EVENT_KINDS
 
+# The model whose runs and checkpoints are damaged.
+MODEL = {"n_embd": [16, 12], "n_head": 2, "attention_type": ["mamba", "standard"], "block_size": 16,
+         "batch_size": 3, "tokenizer": "byte", "device": "cpu", "max_iters": 24, "threads": 1}  # fmt: skip
 SENTENCE = "The old man walked home and the rain fell.\n"
 WORDS = [
     "", "-", "--", "..", ".", "/", "texts", "old", "r", "nan", "1e309", "-0", "1_0", "٣", "x" * 300,

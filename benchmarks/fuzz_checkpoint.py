@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.fuzz_cases import MODEL
 from core.checkpoint import RESUMABLE, check_keys, load, load_model
 from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
@@ -40,8 +41,6 @@ def use(path: Path) -> None:
 
 @functools.cache
 def _own_parts() -> Parts:
-    from benchmarks.fuzz import MODEL
-
     root = Path(tempfile.mkdtemp(prefix="runs-", dir=Path(os.environ["XDG_STATE_HOME"]).parent))
     texts = root / "texts"
     texts.mkdir()

@@ -40,6 +40,7 @@ from benchmarks.gpu_measure import (
 )
 from benchmarks.gpu_operations import operations, scans
 from benchmarks.gpu_peers import nanogpt, peer_scans
+from benchmarks.shapes import LARGE, ORIGINAL
 from core.config.schema import build
 from core.data.loader import SequentialLoader
 from core.model import GPT
@@ -49,21 +50,6 @@ from core.training.compilation import compiled
 from core.training.cuda_graph_step import CUDAGraphStep
 from core.training.optimizer import make_optimizer
 
-ORIGINAL = {
-    "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
-    "n_head": 8,
-    "attention_type": ["mamba", "standard", "standard", "mamba", *["standard"] * 4],
-    "block_size": 128,
-    "batch_size": 64,
-}
-LARGE = {
-    "n_layer": 12,
-    "n_embd": 768,
-    "n_head": 12,
-    "attention_type": ["mamba", "standard"] * 6,
-    "block_size": 1024,
-    "batch_size": 16,
-}
 MAMBA2 = LARGE | {"attention_type": ["mamba2", "standard"] * 6}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 8, "batch_size": 2}
 # part: (name, shape, vocabulary, dropout, compiled, best peer's tokens/s, target)

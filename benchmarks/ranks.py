@@ -25,29 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.shapes import LARGE, ORIGINAL
 from core.system.processes import module_environment
 
-LARGE = {
-    "n_layer": 12,
-    "n_embd": 768,
-    "n_head": 12,
-    "attention_type": ["mamba", "standard"] * 6,
-    "block_size": 1024,
-    "batch_size": 16,
-}
-ORIGINAL = {
-    "n_embd": [256, 256, 192, 128, 128, 192, 256, 256],
-    "n_head": 8,
-    "attention_type": ["mamba", "standard", "standard", "mamba", *["standard"] * 4],
-    "block_size": 128,
-    "batch_size": 64,
-    "dropout": 0.1,
-}
 BILLION = LARGE | {"n_layer": 18, "n_embd": 2048, "n_head": 16, "attention_type": ["mamba", "standard"] * 9}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 2}
 # part: (shape, vocabulary, compiled, rows a card to try one after the other where memory runs out)
 TRAININGS: dict[str, tuple[dict[str, Any], int, bool, tuple[int, ...]]] = {
-    "original": (ORIGINAL, 50257, False, (64,)),
+    "original": (ORIGINAL | {"dropout": 0.1}, 50257, False, (64,)),
     "large": (LARGE, 50257, False, (16,)),
     "large-compiled": (LARGE, 50257, True, (16,)),
     "billion": (BILLION, 50257, False, (16, 8, 4)),
