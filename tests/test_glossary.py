@@ -34,11 +34,9 @@ GONE = {
     "for want of memory": r"\bfor want of\b",
     "colour": BRITISH,
 }
-# The lanes of a GPU's warps are the field's word, and old checkpoints have a key of that name. The recipe
-# benchmarks still say `held_out` and are to be renamed; then their entry goes.
+# The lanes of a GPU's warps are the field's word, and old checkpoints have a key of that name.
 ELSEWHERE = {
     "lane": ("core/ops/triton/", "docs/gpu.md", "core/checkpoint.py"),
-    "held out": ("benchmarks/recipe",),
 }
 
 
