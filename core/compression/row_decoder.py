@@ -143,14 +143,13 @@ class _Convolution:
         return F.silu(out)
 
 
-class _Mamba:
-    """The state of every row, (S, D, N)."""
+class _Recurrent:
+    """What both kinds of Mamba keep of every row: the last inputs, and `hidden`, whose shape is `memory`."""
 
-    def __init__(self, mixer: MambaBlock, rows: int) -> None:
-        self.mixer = mixer
+    def __init__(self, mixer: MambaBlock | Mamba2Block, rows: int, memory: tuple[int, ...]) -> None:
         self.convolution = _Convolution(mixer, rows)
         self.rates = (decay_rates(mixer.A_log) * LOG2_E).detach()
-        self.hidden = self.rates.new_zeros(rows, *self.rates.shape)
+        self.hidden = self.rates.new_zeros(rows, *memory)
 
     def load(self, layer: LayerState, position: int) -> None:
         assert isinstance(layer, MambaState)
@@ -159,6 +158,14 @@ class _Mamba:
 
     def state(self, position: int) -> MambaState:
         return MambaState(self.convolution.state(), self.hidden.clone())
+
+
+class _Mamba(_Recurrent):
+    """The state of every row, (S, D, N)."""
+
+    def __init__(self, mixer: MambaBlock, rows: int) -> None:
+        super().__init__(mixer, rows, tuple(mixer.A_log.shape))
+        self.mixer = mixer
 
     def read(self, x: Tensor, position: int) -> Tensor:
         mixer = self.mixer
@@ -176,22 +183,12 @@ class _Mamba:
         return torch.mm(y.to(x.dtype), mixer.out.weight.t())
 
 
-class _Mamba2:
+class _Mamba2(_Recurrent):
     """The state of every row, (S, H, P, N)."""
 
     def __init__(self, mixer: Mamba2Block, rows: int) -> None:
+        super().__init__(mixer, rows, (mixer.heads, mixer.inner // mixer.heads, mixer.states))
         self.mixer = mixer
-        self.convolution = _Convolution(mixer, rows)
-        self.rates = (decay_rates(mixer.A_log) * LOG2_E).detach()
-        self.hidden = self.rates.new_zeros(rows, mixer.heads, mixer.inner // mixer.heads, mixer.states)
-
-    def load(self, layer: LayerState, position: int) -> None:
-        assert isinstance(layer, MambaState)
-        self.convolution.load(layer.conv_state)
-        self.hidden.copy_(layer.ssm_state.expand_as(self.hidden))
-
-    def state(self, position: int) -> MambaState:
-        return MambaState(self.convolution.state(), self.hidden.clone())
 
     def read(self, x: Tensor, position: int) -> Tensor:
         mixer, heads, states = self.mixer, self.mixer.heads, self.mixer.states

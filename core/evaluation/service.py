@@ -46,9 +46,7 @@ class EvaluationService:
     def _on_evaluate(self, request: Request) -> None:
         path = Path(request.value("checkpoint", str))
         device = resolve_device(request.value("device", str, "auto"))
-        paths = request.values.get("texts")
-        if not isinstance(paths, list) or not paths or not all(isinstance(one, str) for one in paths):
-            raise UserError(f"texts is {paths!r}; accepted: a list of files and folders")
+        paths = request.paths("texts")
         model, tokenizer, payload = self._load(path, device)
         request.reply(
             "loaded",

@@ -33,11 +33,8 @@ def _handlers() -> Handlers:
                 told = time.monotonic()
                 request.reply("progress", done=done, size=size, name=name)
 
-        texts = request.values.get("texts")
-        if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
-            raise UserError(f"texts is {texts!r}; accepted: a list of files and folders")
         width, rows = embed(
-            texts,
+            request.paths("texts"),
             Path(request.value("checkpoint", str)),
             device=request.value("device", str, "auto"),
             layer=request.value("layer", str, "waist"),

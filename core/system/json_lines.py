@@ -52,6 +52,13 @@ class Request:
             raise UserError(f"{key} is {value!r}; accepted: {KINDS[kind]}")
         return value
 
+    def paths(self, key: str) -> list[str]:
+        """The files and folders of a key, at least one. Raises UserError for anything else."""
+        paths = self.values.get(key)
+        if not isinstance(paths, list) or not paths or not all(isinstance(one, str) for one in paths):
+            raise UserError(f"{key} is {paths!r}; accepted: a list of files and folders")
+        return paths
+
     def reply(self, event: str, **values: Any) -> None:
         """Send one event of the answer. Raises BrokenPipeError when nobody reads any more."""
         self._server.emit(event, self.id, **values)
