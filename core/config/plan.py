@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from core.config import estimates
 from core.config.changes import replace
 from core.config.schema import MAMBA, STANDARD, RunConfig
+from core.config.speed import Speeds
 
 # ---- How long: passes over the text after which validation no longer improves, about.
 # More passes over a small text than this make a model that recites it. How many passes help depends on
@@ -138,6 +139,11 @@ class Plan:
 
 Seconds = Callable[[RunConfig], float]
 """How long a run of this configuration takes, in seconds."""
+
+
+def seconds_by(speeds: Speeds, vocab_size: int, text_tokens: tuple[int, int]) -> Seconds:
+    """By what a machine has measured, over (training, validation) tokens; a time budget aside."""
+    return lambda config: speeds.duration(without_budget(config), vocab_size, text_tokens).seconds
 
 
 def plan(

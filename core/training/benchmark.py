@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from core.generation.decoder import Decoder
 from core.generation.generation import Generation
 from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
+from core.system.hardware import peak_process_memory
 from core.training.build import open_device
 from core.training.compilation import compiled, compiles
 from core.training.launcher import end_process, start_ranks, torchrun_place
@@ -224,8 +224,7 @@ class Bench:
         """Peak bytes so far: of the device, or of this process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_process_memory()
 
     def device_name(self) -> str:
         """What the device calls itself."""

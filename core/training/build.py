@@ -19,7 +19,7 @@ from core.checkpoint import (
     load,
     load_weights,
 )
-from core.config.plan import Plan, TextSize, plan, without_budget
+from core.config.plan import Plan, TextSize, plan, seconds_by
 from core.config.schema import ModelConfig, RunConfig, differences, flat
 from core.config.setting import Value
 from core.config.speed import Speeds
@@ -194,7 +194,7 @@ def plan_run(config: RunConfig, corpus: Corpus, speeds: Speeds) -> Plan:
         text,
         cuda=speeds.kind == "cuda",
         vocab_size=size,
-        seconds=lambda candidate: speeds.duration(without_budget(candidate), size, sides).seconds,
+        seconds=seconds_by(speeds, size, sides),
     )
 
 

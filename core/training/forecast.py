@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
-import sys
 import time
 
 import torch
@@ -14,6 +12,7 @@ from core.config.schema import RunConfig
 from core.config.speed import KNOWN, Costs, Duration, duration, evaluation_tokens, remember
 from core.runs import EventWriter
 from core.runs.events import PlanEvent
+from core.system.hardware import peak_process_memory
 from core.training.build import Parts
 from core.training.run_clock import EVALUATION, OTHER, PROCESS_BEGAN, SAMPLE, SAVE, STEP, RunClock
 from core.training.schedule import COOL_DOWN, Schedule
@@ -136,5 +135,4 @@ class Forecast:
         device = self._parts.device
         if device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(device))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        return float(peak_process_memory())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config import estimates as budget
-from core.config.plan import Plan, TextSize, plan, without_budget
+from core.config.plan import Plan, TextSize, plan, seconds_by
 from core.config.schema import RunConfig
 from core.config.speed import Duration, Speeds
 from core.system.hardware import cpu_device, describe, has_cuda, resolve_device
@@ -170,10 +170,7 @@ def estimate(config: RunConfig, known: Survey) -> Estimate:
     if known.text_bytes and speeds is not None:
         text, validation_tokens = text_size(config, known, size)
         sides = (text.tokens, validation_tokens)
-
-        def seconds(candidate: RunConfig) -> float:
-            return speeds.duration(without_budget(candidate), size, sides).seconds
-
+        seconds = seconds_by(speeds, size, sides)
         planned = plan(config, text, cuda=cuda, vocab_size=size, seconds=seconds)
         config = planned.config
         length = speeds.duration(config, size, sides)
