@@ -13,7 +13,7 @@ from typing import NoReturn
 from core.config.setting import show
 from mamba_tui.cli.streams import say_error
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 INTEGER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 MOST_DIGITS = 18
@@ -28,6 +28,14 @@ def whole_number(text: str) -> int:
             f"is {show(text)}; accepted: a whole number of at most {MOST_DIGITS} digits"
         )
     return int(text)
+
+
+def add_text_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--text`: what a command with a finished model reads."""
+    group.add_argument(
+        "--text", nargs="+", action="extend", required=True, metavar="PATH",
+        help="text files, and folders of .txt and .txt.gz files; repeatable",
+    )  # fmt: skip
 
 
 def count_or_auto(text: str) -> int:

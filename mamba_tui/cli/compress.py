@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.system.hardware import resolve_device
-from core.system.json_lines_client import BlockingClient, Event
-from core.system.processes import module_command
-from mamba_tui.cli.arguments import whole_number
+from core.system.json_lines_client import Event
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, whole_number
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose
 from mamba_tui.cli.compressors import LIMIT, compare
-from mamba_tui.cli.interrupts import INTERRUPTED, canceling_on_interrupt
+from mamba_tui.cli.interrupts import answer_of
 from mamba_tui.cli.progress_bar import progress_bar
 from mamba_tui.cli.text_output import note
 from mamba_tui.widgets.numbers import bytes_size, duration
@@ -81,18 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
     resolve_device(arguments.device)
     note(words)
     places = {"source": str(source), "target": str(target), "checkpoint": str(checkpoint)}
-    with BlockingClient(
-        module_command("core.compression.server"), f"the process that {arguments.command}es"
-    ) as (client):
-        request = client.send(arguments.command, **places, device=arguments.device, **options)
-        with canceling_on_interrupt(client, request) as interrupts:
-            try:
-                done = _done(client, request)
-            except UserError:
-                if interrupts:
-                    note("stopped; nothing was written")
-                    return INTERRUPTED
-                raise
+    done = answer_of(
+        "core.compression.server",
+        f"the process that {arguments.command}es",
+        arguments.command,
+        _done,
+        **places,
+        device=arguments.device,
+        **options,
+    )
+    if done is None:
+        note("stopped; nothing was written")
+        return EXIT_INTERRUPTED
     print(_summary(arguments.command, target, done))
     if arguments.command == "compress" and arguments.compare:
         _compare(source, done)
@@ -133,11 +133,11 @@ def _target(arguments: argparse.Namespace, source: Path) -> Path:
     return target
 
 
-def _done(client: BlockingClient, request: int) -> Event:
+def _done(events: Iterator[Event]) -> Event:
     """The last event of the answer; progress is shown meanwhile."""
     began, first = time.monotonic(), 0
     with progress_bar() as tell:
-        for event in client.events(request):
+        for event in events:
             if event["event"] == "done":
                 return event
             done, size = event["done"], event["size"]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.system.hardware import resolve_device
-from core.system.json_lines_client import BlockingClient, Event
-from core.system.processes import module_command
+from core.system.json_lines_client import Event
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose
-from mamba_tui.cli.interrupts import INTERRUPTED, canceling_on_interrupt
+from mamba_tui.cli.interrupts import answer_of
 from mamba_tui.cli.progress_bar import progress_bar
 from mamba_tui.cli.text_output import note
 from mamba_tui.widgets.numbers import bytes_size, duration
@@ -32,10 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "the mean over its tokens, with the state carried through each document (docs/features.md).",
     )
     text = parser.add_argument_group("text")
-    text.add_argument(
-        "--text", nargs="+", action="extend", required=True, metavar="PATH",
-        help="text files, and folders of .txt and .txt.gz files; repeatable",
-    )  # fmt: skip
+    add_text_option(text)
     text.add_argument(
         "--per", default="paragraph", metavar="UNIT",
         help='what a row stands for: token, line, paragraph, document, or a number such as "200 words" '
@@ -73,25 +71,20 @@ def run(arguments: argparse.Namespace) -> int:
     resolve_device(arguments.device)
     note(words)
     options = {key: getattr(arguments, key) for key in ("device", "layer", "per", "out", "dtype")}
-    with BlockingClient(module_command("core.features.server"), "the process that embeds") as client:
-        request = client.send("embed", texts=arguments.text, checkpoint=str(checkpoint), **options)
-        with canceling_on_interrupt(client, request) as interrupts:
-            try:
-                done = _done(client, request)
-            except UserError:
-                if interrupts:
-                    note("stopped; nothing was written")
-                    return INTERRUPTED
-                raise
+    options |= {"texts": arguments.text, "checkpoint": str(checkpoint)}
+    done = answer_of("core.features.server", "the process that embeds", "embed", _done, **options)
+    if done is None:
+        note("stopped; nothing was written")
+        return EXIT_INTERRUPTED
     print(f"{visible(out)}: {done['rows']:,} rows of {done['width']:,} numbers, {duration(done['seconds'])}")
     return 0
 
 
-def _done(client: BlockingClient, request: int) -> Event:
+def _done(events: Iterator[Event]) -> Event:
     """The last event of the answer; progress is shown meanwhile."""
     began = time.monotonic()
     with progress_bar() as tell:
-        for event in client.events(request):
+        for event in events:
             if event["event"] == "done":
                 return event
             share = event["done"] / max(1, event["size"])

@@ -20,10 +20,10 @@ from core.system.files import read_limited
 from core.system.hardware import resolve_device
 from core.system.json_lines_client import BlockingClient, Event
 from core.system.processes import module_command
-from mamba_tui.cli.arguments import number, whole_number
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, number, whole_number
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose, unverified
 from mamba_tui.cli.conversation import converse
-from mamba_tui.cli.interrupts import INTERRUPTED, canceling_on_interrupt
+from mamba_tui.cli.interrupts import canceling_on_interrupt
 from mamba_tui.cli.text_output import TextOutput, note
 
 LONGEST_PROMPT = 1 << 24
@@ -163,7 +163,7 @@ class TextWriter:
         self._output.write(done["text"])
         self._output.end_line()
         self.note(self._ending(done))
-        return INTERRUPTED if interrupts else 0
+        return EXIT_INTERRUPTED if interrupts else 0
 
     def note(self, text: str) -> None:
         """A remark about the text, kept out of the text."""

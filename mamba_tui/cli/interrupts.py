@@ -1,14 +1,35 @@
-"""Ctrl-C while another process works for us."""
+"""Work that another process does for a command, and Ctrl-C meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from core.system.json_lines_client import BlockingClient
+from core.errors import UserError
+from core.system.json_lines_client import BlockingClient, Event
+from core.system.processes import module_command
 
-INTERRUPTED = 130
+Answer = TypeVar("Answer")
+
+
+def answer_of(
+    module: str, what: str, operation: str, read: Callable[[Iterator[Event]], Answer], **values: Any
+) -> Answer | None:
+    """What a process of its own, `what` in words, answers: what `read` makes of its events.
+
+    None where Ctrl-C ended the work before there was an answer. Raises UserError as the process says.
+    """
+    with BlockingClient(module_command(module), what) as client:
+        request = client.send(operation, **values)
+        with canceling_on_interrupt(client, request) as interrupts:
+            try:
+                return read(client.events(request))
+            except UserError:
+                if interrupts:
+                    return None
+                raise
 
 
 @contextlib.contextmanager

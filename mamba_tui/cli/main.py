@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from core.errors import UserError
-from mamba_tui.cli.arguments import EXIT_BAD_INPUT, Parser, whole_number
+from mamba_tui.cli.arguments import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Parser, whole_number
 from mamba_tui.cli.help import EXIT_CODES, examples, overview
 from mamba_tui.cli.run_options import add_run_options, add_run_place
 from mamba_tui.cli.streams import leave_quietly, prepare_streams, say_error
 
 ABOUT = "Train small hybrid Mamba and attention language models on your own text."
 EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 TRACEBACK_VARIABLE = "MAMBA_TUI_TRACEBACK"
 
 # command -> the module whose `run(arguments) -> exit code` carries it out

@@ -33,10 +33,10 @@ def progress_bar() -> Iterator[Callable[[float, str], None]]:
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=BAR), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=1.0)
+        task = bars.add_task("loading", total=None)
 
         def bar(share: float, words: str) -> None:
             description = clip(f"{share:.0%}  {words}", max(10, console.width - BAR - 2))
-            bars.update(task, completed=share, description=description)
+            bars.update(task, total=1.0, completed=share, description=description)
 
         yield bar

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from mamba_tui.cli.arguments import whole_number
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, whole_number
 from mamba_tui.cli.run_options import add_run_place, checkpoints_folder
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from core.sweeps.progress import Progress
     from core.sweeps.queue import Queue
 
-INTERRUPTED = 130
 WAIT_SECONDS = 0.5
 STYLES = {"training": "green", "finished": "cyan", "failed": "red", "pruned": "dim", "interrupted": "yellow"}
 
@@ -172,7 +171,7 @@ def _carry_out(plan: Plan, *, detach: bool) -> int:
             print("saving, then ending", flush=True)
             queue.interrupt()
     _show(load_plan(plan.root, plan.tag), as_json=False)
-    return 0 if finished else INTERRUPTED
+    return 0 if finished else EXIT_INTERRUPTED
 
 
 @contextlib.contextmanager
