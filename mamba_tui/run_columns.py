@@ -40,6 +40,7 @@ def _time(run: RunSummary) -> str:
 READINGS: dict[str, Reading] = {
     "name": Reading("run", 16, lambda run: run.name, left=True),
     "state": Reading("state", 12, lambda run: run.state, left=True),
+    "learning": Reading("learning", 28, lambda run: run.learning or "-", left=True),
     "step": Reading("step", 14, _steps),
     "best": Reading("best", 8, _best),
     "last": Reading("last", 8, lambda run: loss(run.last)),

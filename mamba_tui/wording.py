@@ -93,7 +93,7 @@ def sentence(session: RunClient, now: float | None = None) -> str:
         message = message.strip()
         return message if message.startswith(state) else f"{state}: {message}" if message else state
     if state == "training":
-        return detail or "training"
+        return visible(history.learning_words) or detail or "training"
     words = {"compiling": "compiling the step", "saving": "saving a checkpoint"}.get(state, state)
     if detail:
         words = detail if state == "preparing" else f"{words}: {detail}"
@@ -150,6 +150,7 @@ COMMAND_NAMES = {
     "pause": "Pause",
     "resume": "Continue",
     "stop": "Stop",
+    "finish": "Finish",
     "save": "Save checkpoint",
     "evaluate": "Evaluate",
     "sample": "Sample",
@@ -161,6 +162,7 @@ ACCEPTED = {
     "evaluate": "Evaluated",
     "sample": "Sample written",
     "stop": "Stopping",
+    "finish": "Cooling down to the end",
 }
 
 

@@ -16,6 +16,7 @@ from core.runs.events import (
     StateEvent,
     StepEvent,
 )
+from core.runs.learning import COOL_DOWN, LearningTrace, learning_words
 
 
 class LatestEvents:
@@ -36,6 +37,7 @@ class LatestEvents:
         self.error: ErrorEvent | None = None
         self.end: EndEvent | None = None
         self.newest: Event | None = None
+        self.learning = LearningTrace()
         self.version = 0
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -53,10 +55,12 @@ class LatestEvents:
             event = getattr(self, name)
             if event is not None and event.step > step:
                 setattr(self, name, None)
+        self.learning.take_back(step)
         self.state = self.error = self.end = None
 
     def _take_run(self, event: RunEvent) -> None:
         self.take_back(event.first_step)
+        self.schedule = None  # each trainer says anew how its run ends
         self.run = event
 
     def _take_state(self, event: StateEvent) -> None:
@@ -70,6 +74,7 @@ class LatestEvents:
 
     def _take_eval(self, event: EvaluationEvent) -> None:
         self.last_evaluation = event
+        self.learning.take(event)
 
     def _take_sample(self, event: SampleEvent) -> None:
         self.last_sample = event
@@ -96,6 +101,16 @@ class LatestEvents:
         if self.schedule is not None:
             return self.schedule.last_step
         return self.run.max_iters if self.run else 0
+
+    @property
+    def cooling_down(self) -> bool:
+        """Whether the learning rate is on its way to the run's end."""
+        return self.schedule is not None and self.schedule.phase == COOL_DOWN
+
+    @property
+    def learning_words(self) -> str:
+        """How the run is learning, in words; "" where there is nothing to say yet."""
+        return learning_words(self.learning, self.schedule, self.step)
 
     @property
     def progress(self) -> float | None:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
-LEAST_GAIN = 5e-4
-"""Of the validation loss: what a better one must be lower by to count as improvement."""
+from core.runs.learning import LEAST_GAIN
+
+
+class Loss(Protocol):
+    """What is asked of an evaluation's loss."""
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token."""
+
+    @property
+    def standard_error(self) -> float:
+        """Of that mean."""
+
+    @property
+    def tokens(self) -> int:
+        """How many were predicted."""
 
 
 @dataclass
@@ -16,6 +32,8 @@ class LearningProgress:
     best_loss: float = math.inf
     best_step: int = 0
     evaluations_since: int = 0
+    doubted: bool = False
+    """Whether the user has been told that evaluations read too little."""
 
     def take(self, step: int, validation_loss: float) -> None:
         """Take in an evaluation. A loss that is not finite is no improvement."""
@@ -24,15 +42,28 @@ class LearningProgress:
         else:
             self.evaluations_since += 1
 
+    def doubt(self, validation: Loss) -> str:
+        """Why a better evaluation, not taken in yet, may be no better at all; "" if it is, and once a run."""
+        gain = self.best_loss - validation.loss
+        if self.doubted or not 0 < gain < validation.standard_error or math.isinf(gain):
+            return ""
+        self.doubted = True
+        return (
+            f"validation improved by {gain:.4f}, less than the evaluation's standard error of "
+            f"{validation.standard_error:.4f}, from {validation.tokens:,} tokens"
+        )
+
     def exhausted(self, patience: int) -> bool:
         """Whether `patience` evaluations (0 = endless) brought nothing better."""
         return 0 < patience <= self.evaluations_since
 
     def state_dict(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""
-        return {"loss": self.best_loss, "step": self.best_step, "since": self.evaluations_since}
+        kept = {"loss": self.best_loss, "step": self.best_step, "since": self.evaluations_since}
+        return kept | {"doubted": 1} if self.doubted else kept
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         """Go on from a `state_dict`."""
         self.best_loss, self.best_step = float(state["loss"]), int(state["step"])
         self.evaluations_since = int(state["since"])
+        self.doubted = bool(state.get("doubted"))

@@ -11,6 +11,7 @@ commands and signals between steps. Exit codes: 0 done, 130 stopped after saving
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -33,6 +34,7 @@ from core.training.launcher import EXIT_LOST, end_process, launched, torchrun_pl
 from core.training.requests import Requests, StopRequestedError, run_folder, say
 
 if TYPE_CHECKING:
+    from core.training.build import Parts
     from core.training.shared_requests import SharedRequests
     from core.training.trainer import Trainer
 
@@ -145,7 +147,7 @@ class TrainerProcess:
         from core.config.files import save_file
         from core.training.build import build_parts, open_device
         from core.training.ranks import Ranks
-        from core.training.trainer import Trainer, announce
+        from core.training.trainer import Trainer
 
         self.requests.listen_or_leave()
         ranks = Ranks(0, self.size, torchrun_place()[2])
@@ -158,7 +160,7 @@ class TrainerProcess:
         if parts.config != config:  # the text has decided what the configuration left to it
             save_file(parts.config, run.config_path)
         self.config = config = parts.config
-        announce(config, parts, self.writer, started)
+        announce_model(config, parts, self.writer, started)
         self._vocabulary = parts.tokenizer.vocab_size
         for notice in parts.notices:
             self.writer.warning(notice)
@@ -305,6 +307,22 @@ def newest_checkpoint(run: Run) -> tuple[CheckpointInfo | None, list[str]]:
             "with --fresh (the old run is moved aside, not deleted)"
         )
     return None, []
+
+
+def announce_model(config: RunConfig, parts: Parts, writer: EventWriter, started: RunEvent) -> None:
+    """Write the `run` event again, of a trainer that now knows its model."""
+    writer.write(
+        dataclasses.replace(
+            started,
+            device=parts.device_name,
+            max_iters=config.training.max_iters,
+            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+            vocab_size=parts.tokenizer.vocab_size,
+            tokens_per_step=parts.tokens_per_step,
+            config=flat(config),
+            changes=parts.changes,
+        )
+    )
 
 
 def versions() -> dict[str, str]:

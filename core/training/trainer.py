@@ -7,16 +7,15 @@ bit on CPU), because a checkpoint holds all that decides them.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.config.schema import RunConfig, flat
+from core.config.schema import RunConfig
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter, verify
-from core.runs.events import CheckpointEvent, EvaluationEvent, RunEvent, SampleEvent, ScheduleEvent
+from core.runs.events import CheckpointEvent, EvaluationEvent, SampleEvent, ScheduleEvent
 from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of, return_to
 from core.training.checkpoint_saver import CheckpointSaver
@@ -100,7 +99,7 @@ class Trainer:
         due = self.step > 0 and (self.step % training.eval_interval == 0 or self._at_end)
         if due and not self._evaluated and not self.requests.stopping:
             self._look()  # the run ended before its evaluation at this step had
-        if self._schedule.early is not None:
+        if self._schedule.phase(self.step + 1) == COOL_DOWN:
             self._tell_schedule()  # a trainer before this one had begun to cool down
         if not self._at_end and not self.requests.stopping:
             self._forecast.say_plan(self.step)
@@ -121,11 +120,8 @@ class Trainer:
 
     def _advance(self) -> None:
         self.parts.training_step.run(self.step + 1)
-        self.step += 1
         self.clock.stepped()
-        self.losses = {}
-        if self.parts.averaged is not None:
-            self.parts.averaged.update(self.step)
+        self._count_step()
         # On CPU the numbers are there; on a device asking for them has its price.
         if self.parts.device.type == "cpu" or self.meter.due:
             self._collect(wait=False)
@@ -135,6 +131,16 @@ class Trainer:
         self._after_step()
         self._forecast.say_measured(self.step, self._schedule.last_step)
         self._report_saves()
+
+    def _count_step(self) -> None:
+        """Take note of a step that was taken."""
+        self.step += 1
+        self.losses = {}
+        if self.parts.averaged is not None:
+            self.parts.averaged.update(self.step)
+        cool_down = self._schedule.cool_down
+        if cool_down is not None and self.step == cool_down.begin and not self._at_end:
+            self._tell_schedule()
 
     def _first_step(self) -> None:
         """The first step may have to be compiled, and its loss is what the user waits for."""
@@ -154,10 +160,7 @@ class Trainer:
             self.writer.warning(f"torch.compile failed ({first[:200]}); training goes on without it")
             self.parts.without_compile(before)
             self.parts.training_step.run(self.step + 1)
-        self.step += 1
-        self.losses = {}
-        if self.parts.averaged is not None:
-            self.parts.averaged.update(self.step)
+        self._count_step()
         self._collect(wait=True)
         if compiling:
             seconds = time.monotonic() - began
@@ -236,8 +239,10 @@ class Trainer:
 
     def _tell_schedule(self) -> None:
         schedule = self._schedule
-        phase = schedule.phase(self.step + 1)
-        self.writer.write(ScheduleEvent(step=self.step, phase=phase, last_step=schedule.last_step))
+        phase, begin = schedule.phase(self.step + 1), self.step
+        if phase == COOL_DOWN and schedule.cool_down is not None:
+            begin = schedule.cool_down.begin
+        self.writer.write(ScheduleEvent(step=begin, phase=phase, last_step=schedule.last_step))
 
     def _finish_if_exhausted(self) -> None:
         """End a run whose validation no longer improves: cool down from its best checkpoint."""
@@ -293,6 +298,7 @@ class Trainer:
             "validation_loss": evaluation.validation.loss,
             "bits_per_byte": evaluation.validation.bits_per_byte,
         }
+        doubt = self.parts.progress.doubt(evaluation.validation)
         self.parts.progress.take(self.step, evaluation.validation.loss)
         self.writer.write(
             EvaluationEvent(
@@ -307,6 +313,9 @@ class Trainer:
                 seconds=round(evaluation.seconds, 3),
             )
         )
+        if doubt:
+            way = "raise eval_iters" if evaluation.validation_share < 1 else "use more validation text"
+            self.writer.warning(f"{doubt}; {way} to tell checkpoints apart")
 
     def _tick(self, state: str) -> Callable[[float], None]:
         """Called between the batches of a long look: hears commands, says how far it is."""
@@ -421,22 +430,6 @@ class Trainer:
             self._tell_schedule()
         elif command == "sample":
             self._sample(str(arguments.get("prompt", self.config.training.sample_prompt))[:10_000])
-
-
-def announce(config: RunConfig, parts: Parts, writer: EventWriter, started: RunEvent) -> None:
-    """Write the `run` event again, of a trainer that now knows its model."""
-    writer.write(
-        dataclasses.replace(
-            started,
-            device=parts.device_name,
-            max_iters=config.training.max_iters,
-            parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
-            vocab_size=parts.tokenizer.vocab_size,
-            tokens_per_step=parts.tokens_per_step,
-            config=flat(config),
-            changes=parts.changes,
-        )
-    )
 
 
 def _usage_of(device: torch.device) -> Usage:

@@ -38,6 +38,7 @@ from core.runs.events import (
     PlanEvent,
     RunEvent,
     SampleEvent,
+    ScheduleEvent,
     StateEvent,
     WarningEvent,
 )
@@ -267,7 +268,10 @@ class Display:
                 for line in _plan(event):
                     self.say(line)
             case EvaluationEvent():
-                self.say(_evaluation(event), "bold")
+                words = self.latest.learning_words
+                self.say(_evaluation(event) + (f"; {words}" if words else ""), "bold")
+            case ScheduleEvent(phase="cool-down"):
+                self.say(f"step {event.step:,}: cooling down until step {event.last_step:,}")
             case SampleEvent():
                 self.say(f"sample at step {event.step:,}: {event.prompt}{event.text}", "italic")
             case CheckpointEvent():
@@ -376,6 +380,8 @@ class LiveDisplay(Display):
         state, step = self.latest.state, self.latest.last_step
         if state is not None:
             words = ": ".join(part for part in (state.state, state.detail) if part)
+            if state.state == "training":
+                words = self.latest.learning_words or words
             share = state.progress
         if step is not None:
             share = step.step / self.max_iters

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STYLES = {"training": "green", "finished": "cyan", "failed": "red", "died": "red", "paused": "yellow"}
 PIPE_WIDTH = 250
-DEFAULT_COLUMNS = "name,state,step,best,last,lr,parameters,tokens,time,changed,size,tags"
+DEFAULT_COLUMNS = "name,state,step,best,last,lr,parameters,tokens,time,changed,size,tags,learning"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

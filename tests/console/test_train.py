@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from core.runs.events import StepEvent
+from core.runs.events import ScheduleEvent, StepEvent
 from mamba_tui.panes.runs.runs_screen import RunRows, RunsScreen
 from mamba_tui.panes.train.pane import TrainPane
 from mamba_tui.widgets.chart.line_chart import LineChart
@@ -72,7 +72,7 @@ async def test_commands_reach_the_trainer(tmp_path, size):
                 if name == "pause":
                     await until_shown(pilot, "‖ run-001  paused")
                 else:
-                    await until_shown(pilot, "● run-001  training")
+                    await until_shown(pilot, "● run-001  still improving")
             await pilot.press("g")
             await until(pilot, lambda: isinstance(app.screen, Prompt))
             await pilot.press(*"She", "enter")
@@ -82,6 +82,28 @@ async def test_commands_reach_the_trainer(tmp_path, size):
             await pilot.press("enter")
             await until(pilot, lambda: trainer.commands[-1][0] == "stop")
             await until_shown(pilot, "■ run-001  stopped")
+
+
+async def test_a_run_is_finished_after_a_question(tmp_path):
+    run = make_run(tmp_path)
+    async with serving(FakeTrainer(run)) as trainer, console(tmp_path, attach="run-001") as (app, pilot):
+        await until_shown(pilot, "step 400/1,000")
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Question))
+        await pilot.press("c")  # commands are taken in order: none was sent before this one
+        await until(pilot, lambda: trainer.commands)
+        assert [name for name, _ in trainer.commands] == ["save"]
+        await until_shown(pilot, "save done")
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, Question))
+        await pilot.press("enter")
+        await until(pilot, lambda: trainer.commands[1:] == [("finish", {})])
+        await until_shown(pilot, "finish done")
+        trainer.writer.write(ScheduleEvent(step=400, phase="cool-down", last_step=450))
+        await until_shown(pilot, "cooling down: 0 of 50 steps")
+        await until(pilot, lambda: not app.query_one(TrainPane).steering.can("finish"))
 
 
 async def test_a_refused_command_says_why(tmp_path):
@@ -127,7 +149,7 @@ async def test_a_dead_run_is_told_from_a_living_one(tmp_path):
     run = make_run(tmp_path)
     trainer = FakeTrainer(run)
     async with serving(trainer), console(tmp_path, attach="run-001") as (_, pilot):
-        await until_shown(pilot, "● run-001  training")
+        await until_shown(pilot, "● run-001  still improving")
         trainer.__exit__()
         await until_shown(pilot, "✘ run-001  died")
 

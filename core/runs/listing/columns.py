@@ -30,6 +30,7 @@ COLUMNS: dict[str, Column] = {
         Column("name", "name of the run", lambda run: run.name),
         Column("state", "what it is doing, or how it ended", lambda run: run.state),
         Column("step", "optimizer steps done, of how many", lambda run: run.step, False),
+        Column("learning", "whether it still improves, in words", lambda run: run.learning),
         Column("best", "lowest validation loss so far, bits per byte", lambda run: run.best),
         Column("last", "newest validation loss, bits per byte", lambda run: run.last),
         Column("loss", "newest training loss, nats per token", lambda run: run.train_loss),

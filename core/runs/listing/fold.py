@@ -25,6 +25,7 @@ from core.runs.events import (
     encode,
 )
 from core.runs.latest import LatestEvents
+from core.runs.learning import LearningTrace
 
 _STEP = b'{"kind":"step"'
 _MOST_RECORDS = 2000
@@ -107,6 +108,7 @@ class RunFold(LatestEvents):
         return {
             "events": events,
             "records": [[step, number_out(loss), number_out(bits)] for step, loss, bits in self.records],
+            "learning": self.learning.values(),
             "earlier_seconds": self._earlier_seconds,
             "since": self._since,
         }
@@ -125,6 +127,7 @@ class RunFold(LatestEvents):
             fold.newest = fold.run
         for step, loss, bits in values["records"][:_MOST_RECORDS]:
             fold.records.append((COUNT.read(step), NUMBER.read(loss), NUMBER.read(bits)))
+        fold.learning = LearningTrace.from_values(values["learning"])
         fold._earlier_seconds = _seconds(values["earlier_seconds"])
         fold._since = _seconds(values["since"])
         return fold

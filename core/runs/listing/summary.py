@@ -41,6 +41,8 @@ class RunSummary:
     changed: float
     bytes: int
     config: Mapping[str, Any]
+    learning: str = ""
+    """How it is learning, in words."""
     notes: Notes = field(default_factory=Notes)
 
     @property
@@ -115,5 +117,6 @@ def summarize(
         changed=fold.newest.time if fold.newest is not None else 0.0,
         bytes=directory_bytes(run.path),
         config=config,
+        learning=fold.learning_words,
         notes=notes,
     )

@@ -154,6 +154,10 @@ class TrainPane(Pane):
         """Save, then end."""
         self.work(self.steering.stop(), "stop")
 
+    def action_finish(self) -> None:
+        """Cool down, then end."""
+        self.work(self.steering.finish(), "finish")
+
     def action_sample(self) -> None:
         """Ask for a sample."""
         self.work(self.steering.sample(), "sample")

@@ -46,23 +46,27 @@ def first_line(session: RunClient, width: int) -> Content:
     color = f"${STATE_COLOR.get(state, 'accent')}"
     name = clip(session.starting or (session.run.name if session.run else ""), 24)
     history = session.history
-    right = _progress(session, history) if history is not None else ""
-    words = clip(sentence(session), max(8, width - cell_len(name) - cell_len(right) - 6))
     left = f"{SIGN.get(state, '◌')} {name}  "
+    words = sentence(session)
+    right = _progress(session, history, BAR_CELLS) if history is not None else ""
+    over = cell_len(left) + cell_len(words) + cell_len(right) + 2 - width
+    if history is not None and over > 0:  # words say more than a bar: it gives way to them
+        right = _progress(session, history, max(0, BAR_CELLS - over))
+    words = clip(words, max(8, width - cell_len(name) - cell_len(right) - 6))
     gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))
     return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
 
 
-def _progress(session: RunClient, history: RunHistory) -> str:
+def _progress(session: RunClient, history: RunHistory, bar_cells: int) -> str:
     if not history.max_iters:
         return ""
     step = f"step {history.step:,}/{history.max_iters:,}"
     share = history.progress or 0.0
-    filled = round(BAR_CELLS * share)
-    bar = "━" * filled + "╌" * (BAR_CELLS - filled)
+    filled = round(bar_cells * share)
+    bar = "━" * filled + "╌" * (bar_cells - filled) + (" " if bar_cells else "")
     left = history.seconds_left if session.alive and state_of(session) == "training" else None
     remaining = f"  {duration(left)} left" if left is not None and history.step < history.max_iters else ""
-    return f"{step}  {bar} {share:.0%}{remaining}"
+    return f"{step}  {bar}{share:.0%}{remaining}"
 
 
 def second_line(session: RunClient, width: int) -> Content:

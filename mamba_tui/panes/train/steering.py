@@ -31,7 +31,9 @@ class Steering:
     def can(self, action: str) -> bool:
         """Whether a key of Train makes sense now: those that steer need a run that can be steered."""
         session = self._session
-        if action in ("pause", "stop", "command", "sample"):
+        if action == "finish" and session.history is not None and session.history.cooling_down:
+            return False
+        if action in ("pause", "stop", "finish", "command", "sample"):
             return not session.read_only and session.alive
         if action == "resume":
             return not session.read_only and session.run is not None and not session.alive
@@ -71,6 +73,21 @@ class Steering:
         )
         if answer == "stop":
             await self.command("stop")
+
+    async def finish(self) -> None:
+        """End well: cool the learning rate down, evaluate, save."""
+        run = self._session.run
+        if run is None or not self._session.alive:
+            return
+        answer = await self._pane.ask(
+            Question(
+                "Finish",
+                f"{run.name} cools its learning rate down over its last steps, evaluates, saves and ends.",
+                [Answer("no", "Cancel"), Answer("finish", "Cool down and end", "primary")],
+            )
+        )
+        if answer == "finish":
+            await self.command("finish")
 
     async def sample(self) -> None:
         """Ask for a sample."""
