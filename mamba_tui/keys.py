@@ -126,7 +126,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
     "train": (
         Key("p", "pause", "Pause", "pause training, or continue", 10),
         Key("x", "stop", "Stop", "save a checkpoint and stop the run", 11),
-        Key("f", "finish", "Finish", "end the run well: cool the learning rate down, evaluate, save", 17),
+        Key("F", "finish", "Finish", "end the run well: cool the learning rate down, evaluate, save", 17),
         Key("c", "command('save')", "Checkpoint", "save a checkpoint now", 12),
         Key("e", "command('evaluate')", "Evaluate", "evaluate now", 13),
         Key("g", "sample", "Sample", "generate a sample now", 14),

@@ -88,7 +88,7 @@ async def test_a_run_is_finished_after_a_question(tmp_path):
     run = make_run(tmp_path)
     async with serving(FakeTrainer(run)) as trainer, console(tmp_path, attach="run-001") as (app, pilot):
         await until_shown(pilot, "step 400/1,000")
-        await pilot.press("f")
+        await pilot.press("F")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(app.screen, Question))
@@ -96,7 +96,7 @@ async def test_a_run_is_finished_after_a_question(tmp_path):
         await until(pilot, lambda: trainer.commands)
         assert [name for name, _ in trainer.commands] == ["save"]
         await until_shown(pilot, "save done")
-        await pilot.press("f")
+        await pilot.press("F")
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("enter")
         await until(pilot, lambda: trainer.commands[1:] == [("finish", {})])
