@@ -348,7 +348,9 @@ async def watch_memory(root: Path, events: int) -> None:
                             f'"text":"{"word " * 100}"}}\n'
                         )
                 file.flush()
-                while app.session.history is None or app.session.history.step < (tenth + 1) * (events // 10):
+                while app.run_client.history is None or app.run_client.history.step < (tenth + 1) * (
+                    events // 10
+                ):
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(0.3)
                 figures.append(rss())

@@ -68,7 +68,7 @@ class MambaTUI(App[int]):
 
         self.options = options
         self.document = Document(options.config, options.config_path or WORKING_FILE)
-        self.session = RunClient(options)
+        self.run_client = RunClient(options)
         self.trash = Trash()
         self.state = ConsoleState.load(state_path)
         for theme in themes.THEMES:
@@ -109,7 +109,7 @@ class MambaTUI(App[int]):
     def _begin(self) -> None:
         if self._notice:
             self.say(self._notice, problem=True)
-        self.run_worker(self._watch(), group="session", name="watch")
+        self.run_worker(self._watch(), group="run_client", name="watch")
         self.set_interval(FLUSH_SECONDS, self._show_news)
 
     async def _watch(self) -> None:
@@ -119,15 +119,15 @@ class MambaTUI(App[int]):
         from core.runs import Run
 
         if self.options.attach:
-            self.session.follow(Run(self.options.checkpoints / self.options.attach))
+            self.run_client.follow(Run(self.options.checkpoints / self.options.attach))
         else:
-            newest = await self.session.newest_run()
-            if newest is not None and self.session.run is None and not self.session.starting:
-                self.session.follow(newest.run)
+            newest = await self.run_client.newest_run()
+            if newest is not None and self.run_client.run is None and not self.run_client.starting:
+                self.run_client.follow(newest.run)
                 if newest.status.alive:
                     self.say(f"{newest.name} is training. F3 shows it.")
-        self.run_worker(self._take_over_deleted(), group="session", name="deleted")
-        await self.session.follow_for_ever(self._changed)
+        self.run_worker(self._take_over_deleted(), group="run_client", name="deleted")
+        await self.run_client.follow_for_ever(self._changed)
 
     async def _take_over_deleted(self) -> None:
         """Look after checkpoints that a console deleted which was killed before it was closed."""
@@ -156,13 +156,13 @@ class MambaTUI(App[int]):
         self._dirty = False
         pane = self.pane
         if pane is not None:
-            pane.session_changed()
+            pane.run_changed()
 
     def _show_status(self) -> None:
         from mamba_tui.wording import short_status
 
         bar = self.tab_bar
-        bar.status, bar.short_status, bar.status_style = short_status(self.session)
+        bar.status, bar.short_status, bar.status_style = short_status(self.run_client)
 
     @property
     def pane(self) -> Pane | None:
@@ -213,13 +213,13 @@ class MambaTUI(App[int]):
         from mamba_tui.panes.runs.runs_screen import RunsScreen
 
         overlays = set(self.state.overlays)
-        name = await self.push_screen_wait(RunsScreen(self.session, overlays))
-        if name is not None and (self.session.run is None or self.session.run.name != name):
-            self.session.follow(Run(self.session.root / name))
+        name = await self.push_screen_wait(RunsScreen(self.run_client, overlays))
+        if name is not None and (self.run_client.run is None or self.run_client.run.name != name):
+            self.run_client.follow(Run(self.run_client.root / name))
             overlays.discard(name)
         self.state.overlays = sorted(overlays)
         if self.pane is not None:
-            self.pane.session_changed()
+            self.pane.run_changed()
 
     # -------------------------------------------------------------- talking
 
@@ -339,7 +339,7 @@ class MambaTUI(App[int]):
         from mamba_tui.quitting import last_words, write_crash_report
 
         report = write_crash_report(error, self.options.checkpoints)
-        self.exit(1, return_code=1, message=safe(last_words(error, report, self.session)))
+        self.exit(1, return_code=1, message=safe(last_words(error, report, self.run_client)))
 
     def action_leave(self) -> None:
         """Quit; while a run trains, ask what is to become of it."""
@@ -356,7 +356,7 @@ class MambaTUI(App[int]):
         if any(isinstance(screen, Question) for screen in self.screen_stack):
             return
         try:
-            last_words = await ask_before_quitting(self.push_screen_wait, self.document, self.session)
+            last_words = await ask_before_quitting(self.push_screen_wait, self.document, self.run_client)
         except UserError as error:
             self.say(error, problem=True)
             return
@@ -374,26 +374,26 @@ class MambaTUI(App[int]):
 
 def make_pane(tab: str, app: MambaTUI) -> Pane:
     """Import and make a pane, and hand it what it works with."""
-    document, session, state = app.document, app.session, app.state
+    document, run_client, state = app.document, app.run_client, app.state
     if tab == "configure":
         from mamba_tui.panes.configure.pane import ConfigPane
 
-        return ConfigPane(document, session, app.options, id=tab)
+        return ConfigPane(document, run_client, app.options, id=tab)
     if tab == "train":
         from mamba_tui.panes.train.pane import TrainPane
 
-        return TrainPane(session, state, id=tab)
+        return TrainPane(run_client, state, id=tab)
     if tab == "checkpoints":
         from mamba_tui.panes.checkpoints.pane import CheckpointsPane
 
-        return CheckpointsPane(session, state, app.trash, id=tab)
+        return CheckpointsPane(run_client, state, app.trash, id=tab)
     if tab == "generate":
         from mamba_tui.panes.generate.pane import GeneratePane
 
-        return GeneratePane(session, state, id=tab, command=app.generator_command)
+        return GeneratePane(run_client, state, id=tab, command=app.generator_command)
     from mamba_tui.panes.data.pane import DataPane
 
-    return DataPane(document, read_only=session.read_only, id=tab)
+    return DataPane(document, read_only=run_client.read_only, id=tab)
 
 
 def main(options: LaunchOptions) -> int:

@@ -16,16 +16,16 @@ from mamba_tui.widgets.safe_text import visible
 Ask = Callable[[Screen[str | None]], Awaitable[str | None]]
 
 
-async def ask_before_quitting(ask: Ask, document: Document, session: RunClient) -> str | None:
+async def ask_before_quitting(ask: Ask, document: Document, run_client: RunClient) -> str | None:
     """Ask what to do with unsaved changes and with a run that is training. Raises UserError.
 
     Returns the last words for the terminal ("" for none), or None when the console is to stay open.
     """
-    if not session.read_only and document.worth_saving and not await _changes_decided(ask, document):
+    if not run_client.read_only and document.worth_saving and not await _changes_decided(ask, document):
         return None
-    if session.run is None or not session.alive or session.read_only:
+    if run_client.run is None or not run_client.alive or run_client.read_only:
         return ""
-    return await _ask_about_run(ask, session, visible(session.run.name))
+    return await _ask_about_run(ask, run_client, visible(run_client.run.name))
 
 
 async def _changes_decided(ask: Ask, document: Document) -> bool:
@@ -45,7 +45,7 @@ async def _changes_decided(ask: Ask, document: Document) -> bool:
     return answer in ("save", "drop")
 
 
-async def _ask_about_run(ask: Ask, session: RunClient, name: str) -> str | None:
+async def _ask_about_run(ask: Ask, run_client: RunClient, name: str) -> str | None:
     answer = await ask(
         Question(
             "Quit",
@@ -61,7 +61,7 @@ async def _ask_about_run(ask: Ask, session: RunClient, name: str) -> str | None:
     if answer == "detach":
         return f"{name} keeps training. To see it again: mamba-tui attach {name}"
     if answer == "stop":
-        await session.command("stop")
+        await run_client.command("stop")
         return f"{name} saves a checkpoint and stops. To resume it: mamba-tui launch --resume --run {name}"
     return None
 
@@ -78,10 +78,10 @@ def write_crash_report(error: BaseException, folder: Path) -> Path | None:
     return path
 
 
-def last_words(error: BaseException, report: Path | None, session: RunClient) -> str:
+def last_words(error: BaseException, report: Path | None, run_client: RunClient) -> str:
     """One sentence about a failure of the console, for the terminal."""
     where = f"; details are in {visible(report)}" if report else ""
     training = ""
-    if session.run is not None and session.alive:
-        training = f" {visible(session.run.name)} keeps training."
+    if run_client.run is not None and run_client.alive:
+        training = f" {visible(run_client.run.name)} keeps training."
     return f"The console failed: {type(error).__name__}{where}.{training}"

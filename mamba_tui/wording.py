@@ -40,48 +40,48 @@ SIGN = {
 }
 
 
-def state_of(session: RunClient) -> str:
+def state_of(run_client: RunClient) -> str:
     """The followed run's state in one word; "" where there is none."""
-    if session.starting:
+    if run_client.starting:
         return "starting"
-    if session.run is None:
+    if run_client.run is None:
         return ""
-    history, status = session.history, session.status
-    if session.alive and history is not None:
+    history, status = run_client.history, run_client.status
+    if run_client.alive and history is not None:
         if history.end is not None:
             return "stopping"
         return str(history.state.state) if history.state else "preparing"
     return status.state if status is not None else "looking"
 
 
-def short_status(session: RunClient) -> tuple[str, str, str]:
+def short_status(run_client: RunClient) -> tuple[str, str, str]:
     """For the tab bar: sign, run, state and percentage; the same in few cells; its color's variable."""
-    state = state_of(session)
+    state = state_of(run_client)
     if not state:
-        text = "read-only" if session.read_only else ""
+        text = "read-only" if run_client.read_only else ""
         return text, text, ""
-    name = visible(session.starting or (session.run.name if session.run else ""))
+    name = visible(run_client.starting or (run_client.run.name if run_client.run else ""))
     if len(name) > 24:
         name = name[:23] + "…"
     text = f"{SIGN.get(state, '◌')} {name} {state}"
     short = f"{SIGN.get(state, '◌')} {state}"
-    progress = session.history.progress if session.history else None
-    if progress is not None and session.alive and state != "preparing":
+    progress = run_client.history.progress if run_client.history else None
+    if progress is not None and run_client.alive and state != "preparing":
         text += f" {progress:.0%}"
         short = f"{SIGN.get(state, '◌')} {progress:.0%}"
     return text, short, STATE_COLOR.get(state, "accent")
 
 
-def sentence(session: RunClient, now: float | None = None) -> str:
+def sentence(run_client: RunClient, now: float | None = None) -> str:
     """What the followed run is doing, in words."""
-    state, history, status = state_of(session), session.history, session.status
+    state, history, status = state_of(run_client), run_client.history, run_client.status
     if state == "":
         return "no run yet"
     if state == "starting":
         return "starting the trainer ..."
     if state == "looking" or history is None:
         return "reading the run ..."
-    share = session.catching_up
+    share = run_client.catching_up
     if share is not None:
         return f"reading the history {share:.0%}"
     event = history.state

@@ -90,12 +90,12 @@ class Pane(Vertical):
     def shown(self) -> None:
         """The pane came to the front: focus what matters, show what is new."""
 
-    def session_changed(self) -> None:
+    def run_changed(self) -> None:
         """The followed run has news, and this pane is on screen."""
 
     def theme_changed(self) -> None:
         """Draw what has colors of its own again; style sheets look after everything else."""
-        self.session_changed()
+        self.run_changed()
 
     def remember(self) -> None:
         """Put what is worth keeping into the console's state."""

@@ -187,7 +187,7 @@ async def test_attach_opens_on_the_run(tmp_path):
     async with console(tmp_path, attach="wanted") as (app, pilot):
         await until_shown(pilot, "wanted")
         assert app.tab == "train"
-        assert app.session.run.name == "wanted"
+        assert app.run_client.run.name == "wanted"
 
 
 async def test_read_only_commands_nothing(tmp_path):
@@ -274,7 +274,7 @@ async def test_asking_twice_to_quit_is_asking_once(tmp_path):
     """The second Ctrl+Q must not take the question's asker away from under it."""
     run = make_run(tmp_path)
     async with serving(FakeTrainer(run)), console(tmp_path, attach=run.name) as (app, pilot):
-        await until(pilot, lambda: app.session.alive)
+        await until(pilot, lambda: app.run_client.alive)
         await pilot.press("ctrl+q", "ctrl+q")
         await until_shown(pilot, "Keep it training")
         await pilot.press("enter")

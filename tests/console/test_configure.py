@@ -192,7 +192,7 @@ async def test_start_begins_a_run_and_shows_it(tmp_path, size, monkeypatch):
         await until(pilot, lambda: app.tab == "train")
         assert started[0].name == "run-001"
         assert started[0].config().training.max_iters == 1000
-        assert app.session.run.name == "run-001"
+        assert app.run_client.run.name == "run-001"
 
 
 async def test_an_empty_dataset_offers_the_sample(tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ async def test_an_empty_folder_says_so_and_s_writes_the_sample(tmp_path):
 async def test_a_read_only_console_writes_no_sample(tmp_path):
     (tmp_path / "texts").mkdir()
     app = console(tmp_path / "texts", tmp_path)
-    app.session.read_only = True
+    app.run_client.read_only = True
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("f6")
         await until(pilot, lambda: "no text files" in head(app.pane))

@@ -153,8 +153,8 @@ async def test_zooming_by_keyboard_shows_every_step(tmp_path):
     write_events(run, [step_event(step, spiky(step)) for step in range(1, 6_001)])
     async with serving(FakeTrainer(run)) as trainer, console(tmp_path, attach="run-001") as (app, pilot):
         await until_shown(pilot, "smoothed over")
-        await until(pilot, lambda: app.session.caught_up)
-        history, chart = app.session.history, app.query_one("#loss", LineChart)
+        await until(pilot, lambda: app.run_client.caught_up)
+        history, chart = app.run_client.history, app.query_one("#loss", LineChart)
         # What was read last is drawn a moment later, and zooming starts from what is drawn.
         await until(pilot, lambda: chart._lines[-1].x[-1] > 5_900)
         assert len(chart._lines[-1].x) <= 128
@@ -186,8 +186,8 @@ async def test_a_file_that_is_gone_leaves_the_coarse_rows(tmp_path):
     end_run(run)
     async with console(tmp_path, attach="run-001") as (app, pilot):
         await until_shown(pilot, "smoothed over")
-        await until(pilot, lambda: app.session.caught_up)
+        await until(pilot, lambda: app.run_client.caught_up)
         run.events_path.unlink()
         await pilot.press("plus", "plus", "plus")
-        await until(pilot, lambda: app.session.zoom and app.session.zoom.given_up)
+        await until(pilot, lambda: app.run_client.zoom and app.run_client.zoom.given_up)
         await until_shown(pilot, "smoothed over")

@@ -64,7 +64,9 @@ def hostile_run(root, name):
 async def test_names_samples_details_and_logs(tmp_path, size):
     name = "[@click=app.quit]run[ 漢字🦜 x"
     async with serving(FakeTrainer(hostile_run(tmp_path, name))), console(tmp_path, size) as (app, pilot):
-        await until(pilot, lambda: app.session.history is not None and app.session.history.error is not None)
+        await until(
+            pilot, lambda: app.run_client.history is not None and app.run_client.history.error is not None
+        )
         for keys in (
             ("f3",),
             ("v",),

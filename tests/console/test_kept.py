@@ -52,7 +52,7 @@ async def test_a_zoom_comes_back_for_its_own_run_only(tmp_path):
     path = tmp_path / "state.json"
     async with console(tmp_path, attach="alpha", state_path=path) as (app, pilot):
         await until_shown(pilot, "smoothed over")
-        await until(pilot, lambda: app.session.caught_up)
+        await until(pilot, lambda: app.run_client.caught_up)
         await pilot.press("plus", "plus", "left", "left", "n")
         await until(pilot, lambda: chart(app, "gradient").view == chart(app).view is not None)
         view = chart(app).view
@@ -60,7 +60,7 @@ async def test_a_zoom_comes_back_for_its_own_run_only(tmp_path):
         await quit_console(app, pilot)
     async with console(tmp_path, attach="beta", state_path=path) as (app, pilot):
         await until_shown(pilot, "smoothed over")
-        await until(pilot, lambda: app.session.caught_up)
+        await until(pilot, lambda: app.run_client.caught_up)
         assert app.query_one(TrainPane).charts._returns_to is None
         assert chart(app).view is None
         await quit_console(app, pilot)
@@ -82,7 +82,7 @@ async def test_a_window_that_followed_shows_what_is_newest_now(tmp_path):
         console(tmp_path, attach="run-001", state_path=path) as (app, pilot),
     ):
         await until_shown(pilot, "smoothed over")
-        await until(pilot, lambda: app.session.caught_up)
+        await until(pilot, lambda: app.run_client.caught_up)
         await pilot.press("plus", "plus")
         await until(pilot, lambda: chart(app).view is not None)
         low, high = chart(app).view
@@ -134,7 +134,7 @@ async def test_what_makes_no_sense_is_passed_over(tmp_path, kept):
         await pilot.press("f3")
         await until_shown(pilot, "smoothed over")
         await until(
-            pilot, lambda: app.session.caught_up and app.query_one(TrainPane).charts._returns_to is None
+            pilot, lambda: app.run_client.caught_up and app.query_one(TrainPane).charts._returns_to is None
         )
         assert chart(app).view is None
         assert chart(app).follow

@@ -135,7 +135,7 @@ async def test_every_tab(size, theme):
     trainer = FakeTrainer(make_run(root, "second"))
     async with serving(trainer), console(root, size, config=config) as (app, pilot):
         app.theme = theme
-        await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
+        await until(pilot, lambda: app.run_client.history is not None and app.run_client.history.step == 400)
         await until(pilot, lambda: "40%" in rows(app)[0])
         for tab in READY:
             await shown(app, pilot, tab)
@@ -169,7 +169,7 @@ async def test_every_theme_shows_the_same_and_can_be_read(theme):
     least = 4.5 if theme == "mamba-contrast" else 3.0
     async with serving(FakeTrainer(make_run(root, "second"))), console(root, config=config) as (app, pilot):
         app.theme = theme
-        await until(pilot, lambda: app.session.history is not None and app.session.history.step == 400)
+        await until(pilot, lambda: app.run_client.history is not None and app.run_client.history.step == 400)
         for tab in READY:
             await shown(app, pilot, tab)
             for strip in app.screen._compositor.render_strips():

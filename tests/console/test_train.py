@@ -246,7 +246,7 @@ async def test_a_history_of_before_has_no_chart_of_it(tmp_path):
     async with console(tmp_path, LARGE, attach="run-001") as (app, pilot):
         await until_shown(pilot, "Data wait")
         await until(pilot, lambda: not charts(app)["usage"].is_on_screen)
-        assert app.session.history.steps.count == 3
+        assert app.run_client.history.steps.count == 3
 
 
 async def test_samples_and_log_are_views(tmp_path):
@@ -284,7 +284,7 @@ async def test_another_run_is_chosen_and_others_are_drawn_behind(tmp_path, size)
         await pilot.press("slash", *["backspace"] * 3, *"bet", "enter")
         await until(pilot, lambda: [row.name for row in rows.rows] == ["beta"] and rows.has_focus)
         await pilot.press("enter")
-        await until(pilot, lambda: app.session.run.name == "beta")
+        await until(pilot, lambda: app.run_client.run.name == "beta")
         await until_shown(pilot, "● gamma")
 
 

@@ -97,7 +97,7 @@ async def test_what_nobody_brings_back_goes_when_the_console_is_closed(run, tmp_
     killed.kill()
     killed.wait()
     async with console(tmp_path, read_only=True) as (app, pilot):
-        await until(pilot, lambda: app.session.status is not None)
+        await until(pilot, lambda: app.run_client.status is not None)
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
     assert len(aside(run)) == 2, "a console that only looks deletes nothing"

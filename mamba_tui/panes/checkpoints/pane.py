@@ -36,9 +36,9 @@ class CheckpointsPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("checkpoints")
 
-    def __init__(self, session: RunClient, state: ConsoleState, trash: Trash, *, id: str) -> None:
+    def __init__(self, run_client: RunClient, state: ConsoleState, trash: Trash, *, id: str) -> None:
         super().__init__(id=id)
-        self.session = session
+        self.run_client = run_client
         self.state = state
         self.trash = trash
         self._verified: dict[str, bool] = {}
@@ -89,7 +89,7 @@ class CheckpointsPane(Pane):
         self.work(self._refresh_rows(), "checkpoints")
 
     async def _refresh_rows(self) -> None:
-        rows = await self.session.checkpoint_rows()
+        rows = await self.run_client.checkpoint_rows()
         before, were_none = self.table.current, not self.table.everything
         self.table.show(rows)
         self.set_class(not rows, "-empty")
@@ -121,7 +121,7 @@ class CheckpointsPane(Pane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Nothing is changed in read-only mode."""
         changing = ("resume", "branch", "export", "delete", "undelete")
-        return not (self.session.read_only and action in changing)
+        return not (self.run_client.read_only and action in changing)
 
     def _row(self) -> CheckpointRow:
         row = self.table.current
@@ -205,7 +205,7 @@ class CheckpointsPane(Pane):
                 await self._branch()
             if answer != "newest":
                 return
-        await self.session.start(None, row.run.name, "resume")
+        await self.run_client.start(None, row.run.name, "resume")
         self.post_message(RunStarted(f"{row.run.name} resumed"))
 
     def action_branch(self) -> None:
@@ -215,7 +215,7 @@ class CheckpointsPane(Pane):
     async def _branch(self) -> None:
         row = self._row()
         work_on.without_problem(row)
-        free = await self.session.free_name(None)
+        free = await self.run_client.free_name(None)
         name = await self.ask(
             Prompt("New run from here", f"{row.run.name}, step {row.info.step:,}. Name of the new run:", free)
         )
@@ -234,8 +234,8 @@ class CheckpointsPane(Pane):
             if not answer or not answer.strip().isdigit():
                 return
             steps = int(answer)
-        run = await off_thread(work_on.branch, row, self.session.root, name.strip(), steps)
-        await self.session.start(None, run.name, "resume")
+        run = await off_thread(work_on.branch, row, self.run_client.root, name.strip(), steps)
+        await self.run_client.start(None, run.name, "resume")
         self.post_message(RunStarted(f"{run.name} started from step {row.info.step:,} of {row.run.name}"))
 
     def action_pin(self) -> None:
@@ -351,5 +351,5 @@ class CheckpointsPane(Pane):
         self.say(f"Undeleted {key}")
 
     def _renew(self) -> None:
-        self.session.forget_checkpoints()
+        self.run_client.forget_checkpoints()
         self._refresh_soon()

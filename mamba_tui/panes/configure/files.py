@@ -25,11 +25,11 @@ class ConfigurationFiles:
     """Saves, loads and compares the document. `changed` is called when it has other values."""
 
     def __init__(
-        self, pane: Pane, document: Document, session: RunClient, changed: Callable[[], None]
+        self, pane: Pane, document: Document, run_client: RunClient, changed: Callable[[], None]
     ) -> None:
         self._pane = pane
         self._document = document
-        self._session = session
+        self._run_client = run_client
         self._changed = changed
 
     async def save(self) -> None:
@@ -73,7 +73,7 @@ class ConfigurationFiles:
         """Show every setting that differs from the file, a preset or a run."""
         from core.runs import list_runs
 
-        runs = {run.name: run for run in await off_thread(list_runs, self._session.root)}
+        runs = {run.name: run for run in await off_thread(list_runs, self._run_client.root)}
         choices = [("file", str(self._document.path), "the file of this configuration")]
         choices += [(f"preset {name}", name, "preset") for name in preset_names()]
         choices += [(f"run {name}", name, "run") for name in runs]

@@ -15,19 +15,19 @@ from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 class NextRun:
     """Starts a run with the document's configuration."""
 
-    def __init__(self, pane: Pane, document: Document, session: RunClient, options: LaunchOptions) -> None:
+    def __init__(self, pane: Pane, document: Document, run_client: RunClient, options: LaunchOptions) -> None:
         self._pane = pane
         self._document = document
-        self._session = session
+        self._run_client = run_client
         self.name = options.run_name
         self.mode: Mode = options.mode
 
     def reason_against(self) -> str:
         """Why no run can be started now; "" if one can."""
-        if self._session.read_only:
+        if self._run_client.read_only:
             return "read-only: runs cannot be started here"
-        if self._session.starting:
-            return f"{self._session.starting} is starting ..."
+        if self._run_client.starting:
+            return f"{self._run_client.starting} is starting ..."
         count = len(self._document.problems)
         if count:
             return f"{count} invalid value{'s' if count > 1 else ''}, marked above"
@@ -37,9 +37,9 @@ class NextRun:
         """Name it."""
         from core.runs import check_name
 
-        free = await self._session.free_name(self.name)
+        free = await self._run_client.free_name(self.name)
         answer = await self._pane.ask(
-            Prompt("Name of the run", f"The run gets a folder of this name in {self._session.root}", free)
+            Prompt("Name of the run", f"The run gets a folder of this name in {self._run_client.root}", free)
         )
         if answer is not None:
             if answer.strip():
@@ -55,9 +55,9 @@ class NextRun:
         try:
             if not await self._has_text() or not await self._may_be_second():
                 return
-            name = await self._session.free_name(self.name)
+            name = await self._run_client.free_name(self.name)
             self._pane.post_message(RunStateChanged())
-            run = await self._session.start(self._document.config, name, self.mode)
+            run = await self._run_client.start(self._document.config, name, self.mode)
         except UserError as error:
             await self._pane.ask(Question("Not started", str(error), [Answer("ok", "OK")]))
             return
@@ -94,16 +94,18 @@ class NextRun:
         """Whether Start goes on with a run that exists, by the name given on the command line."""
         from core.runs import Run
 
-        return self.mode != "fresh" and self.name is not None and Run(self._session.root / self.name).exists
+        return (
+            self.mode != "fresh" and self.name is not None and Run(self._run_client.root / self.name).exists
+        )
 
     async def _may_be_second(self) -> bool:
-        session = self._session
-        if session.run is None or not session.alive or session.run.name == self.name:
+        run_client = self._run_client
+        if run_client.run is None or not run_client.alive or run_client.run.name == self.name:
             return True
         answer = await self._pane.ask(
             Question(
                 "A run is training",
-                f"{session.run.name} is training. Two runs share the machine, and each is slower.",
+                f"{run_client.run.name} is training. Two runs share the machine, and each is slower.",
                 [Answer("no", "Cancel", "primary"), Answer("yes", "Start a second run")],
                 default="no",
             )

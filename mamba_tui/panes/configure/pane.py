@@ -38,19 +38,19 @@ class ConfigPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("config")
 
-    def __init__(self, document: Document, session: RunClient, options: LaunchOptions, *, id: str) -> None:
+    def __init__(self, document: Document, run_client: RunClient, options: LaunchOptions, *, id: str) -> None:
         super().__init__(id=id)
         self.document = document
-        self.session = session
-        self.files = ConfigurationFiles(self, document, session, self.all_changed)
-        self.next_run = NextRun(self, document, session, options)
+        self.run_client = run_client
+        self.files = ConfigurationFiles(self, document, run_client, self.all_changed)
+        self.next_run = NextRun(self, document, run_client, options)
         self.known = Survey()
         self.cost: Estimate | None = None
         self._surveyed: tuple[str, str] = ("", "")
 
     def compose(self) -> ComposeResult:
         """Design at the left or top, settings at the right or below."""
-        read_only = self.session.read_only
+        read_only = self.run_client.read_only
         yield Static(id="banner")
         with Vertical(id="body"):
             with Vertical(id="design"):
@@ -78,7 +78,7 @@ class ConfigPane(Pane):
         if self.is_mounted:
             self._survey_soon()
 
-    def session_changed(self) -> None:
+    def run_changed(self) -> None:
         """A run began or ended: say so beside Start."""
         self._show_ready()
 
@@ -90,7 +90,7 @@ class ConfigPane(Pane):
     async def _survey(self) -> None:
         config = self.document.config
         self._surveyed = (config.data.dataset_dir, config.hardware.device)
-        self.known = await off_thread(survey, config, self.session.root)
+        self.known = await off_thread(survey, config, self.run_client.root)
         self.values_changed()
 
     @on(LayerTable.Edited)
@@ -223,7 +223,7 @@ class ConfigPane(Pane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Nothing is changed in read-only mode."""
         changing = ("undo", "redo", "save", "load", "preset", "name_run")
-        return not (self.session.read_only and action in changing)
+        return not (self.run_client.read_only and action in changing)
 
     def finish_editing(self) -> None:
         """Keep the value that is being typed."""

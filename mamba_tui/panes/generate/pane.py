@@ -44,10 +44,10 @@ class GeneratePane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("generate")
 
     def __init__(
-        self, session: RunClient, state: ConsoleState, *, id: str, command: Sequence[str] | None = None
+        self, run_client: RunClient, state: ConsoleState, *, id: str, command: Sequence[str] | None = None
     ) -> None:
         super().__init__(id=id)
-        self.session = session
+        self.run_client = run_client
         self.state = state
         self.client = AsyncClient(
             self._take, command or module_command("core.generation.server"), "the generator"
@@ -104,7 +104,7 @@ class GeneratePane(Pane):
         self._show_lines()
 
     async def _load_default(self, slot: int) -> None:
-        row = await self.session.default_checkpoint()
+        row = await self.run_client.default_checkpoint()
         if row is None:
             raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
         await self._load(row, slot)
@@ -114,7 +114,7 @@ class GeneratePane(Pane):
         self.work(self._choose(0), "choose")
 
     async def _choose(self, slot: int) -> None:
-        rows = [row for row in await self.session.checkpoint_rows() if not row.info.problem]
+        rows = [row for row in await self.run_client.checkpoint_rows() if not row.info.problem]
         if not rows:
             raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
         choices = [

@@ -106,15 +106,15 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("runs")
 
-    def __init__(self, session: RunClient, overlays: set[str]) -> None:
+    def __init__(self, run_client: RunClient, overlays: set[str]) -> None:
         super().__init__()
-        self.session = session
+        self.run_client = run_client
         self.overlays = overlays
 
     def compose(self) -> ComposeResult:
         """Filter, list, what the keys do."""
         with Vertical(id="runs-box") as box:
-            box.border_title = safe(f"Runs in {self.session.root}")
+            box.border_title = safe(f"Runs in {self.run_client.root}")
             yield Input(placeholder="type / to filter by name")
             yield RunRows()
         yield KeyBar()
@@ -123,7 +123,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         """List the runs, again every second."""
         rows = self.query_one(RunRows)
         rows.overlays = self.overlays
-        rows.followed = self.session.run.name if self.session.run else ""
+        rows.followed = self.run_client.run.name if self.run_client.run else ""
         rows.focus()
         self._refresh_soon()
         self.set_interval(REFRESH_SECONDS, self._refresh_soon)
@@ -132,7 +132,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         self.run_worker(self._refresh_rows(), group="runs", exclusive=True)
 
     async def _refresh_rows(self) -> None:
-        listed = await self.session.run_rows()
+        listed = await self.run_client.run_rows()
         rows = self.query_one(RunRows)
         first = not rows.everything
         rows.show(listed)

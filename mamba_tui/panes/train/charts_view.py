@@ -47,13 +47,13 @@ class ChartsView(Vertical):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("charts")
 
-    def __init__(self, session: RunClient, state: ConsoleState, *, id: str) -> None:
+    def __init__(self, run_client: RunClient, state: ConsoleState, *, id: str) -> None:
         super().__init__(id=id)
-        self.session = session
+        self.run_client = run_client
         self.state = state
         axis = state.axis if state.axis in charts.AXES else "number"
         self.options = charts.ChartOptions(axis, state.smoothing, state.bits)
-        self.overlays = Overlays(session)
+        self.overlays = Overlays(run_client)
         self.maximized = ""
         self.selected = state.selected
         self._drawn: object = None
@@ -116,10 +116,10 @@ class ChartsView(Vertical):
 
     def follow(self) -> None:
         """Another run may be followed: show the part of it that was shown last time."""
-        if self.session.run is self._followed:
+        if self.run_client.run is self._followed:
             return
         self._keep_window()
-        self._followed = self.session.run
+        self._followed = self.run_client.run
         for chart in self.query(LineChart):
             chart.view, chart.follow, chart.crosshair = None, True, None
         name = self._followed.name if self._followed is not None else ""
@@ -131,7 +131,7 @@ class ChartsView(Vertical):
 
     def show(self) -> None:
         """Draw the followed run, if there is anything new about it."""
-        history = self.session.history
+        history = self.run_client.history
         main = self.loss
         names = self.overlays.wanted(self.state.overlays)
         if names is not None:
@@ -140,7 +140,7 @@ class ChartsView(Vertical):
             main.empty = EMPTY
             main.set_data([])
             return
-        run_state = state_of(self.session)
+        run_state = state_of(self.run_client)
         zoom = self._zoom(history)
         state = (
             history,
@@ -148,7 +148,7 @@ class ChartsView(Vertical):
             zoom and zoom.table,
             history.version,
             run_state,
-            self.session.caught_up,
+            self.run_client.caught_up,
             self.options,
             self.app.theme,
             tuple(self.overlays.histories),
@@ -164,7 +164,7 @@ class ChartsView(Vertical):
             lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
         rows = history if zoom is None else history_zoom.spliced(history, zoom)
         main.title = charts.loss_title(self.options)
-        over = state_of(self.session) in ENDED
+        over = state_of(self.run_client) in ENDED
         main.empty = "No step was taken. F2 changes the configuration, 3 shows the log." if over else SOON
         for chart in self.query(LineChart):
             chart.axis = self.options.axis if self.options.axis in ("duration", "clock") else "number"  # type: ignore[assignment]
@@ -180,16 +180,16 @@ class ChartsView(Vertical):
         # Six in one row would be too narrow for axes.
         full = not self.query_one("#memory").has_class("-nothing")
         self.query_one("#device").set_class(full, "-full")
-        self.query_one("#latest", TextLine).show(newest_sample(self.session), layout=True)
+        self.query_one("#latest", TextLine).show(newest_sample(self.run_client), layout=True)
         # The end of the run must be known first: a window that follows hangs on it.
-        if self._returns_to is not None and self.session.caught_up and history.steps.count:
+        if self._returns_to is not None and self.run_client.caught_up and history.steps.count:
             window, self._returns_to = self._returns_to, None
             if window.axis == self.options.axis:
                 window.show(main)
 
     def _zoom(self, history: RunHistory) -> Zoom | None:
         """The rows of the window in full, where the history's are too coarse; asked for where missing."""
-        client = self.session
+        client = self.run_client
         zoom = history_zoom.wanted(history, client.zoom, self.loss.view, self.options.axis)
         if zoom is not None and zoom is not client.zoom:
             if not client.caught_up:
@@ -199,7 +199,7 @@ class ChartsView(Vertical):
         return zoom
 
     async def _read_zoom(self, zoom: Zoom) -> None:
-        if await self.session.read_zoom(zoom):
+        if await self.run_client.read_zoom(zoom):
             self.show()
 
     def _has_room(self, chart: LineChart) -> bool:
@@ -222,7 +222,7 @@ class ChartsView(Vertical):
         for chart in self.query(LineChart):
             if chart is not source:
                 chart.follow, chart.view, chart.crosshair = source.follow, source.view, source.crosshair
-        history = self.session.history
+        history = self.run_client.history
         if history is not None and history.steps.stride > 1:
             self.show()
 
@@ -300,7 +300,7 @@ class ChartsView(Vertical):
 
     def action_unit(self) -> None:
         """Nats per token or bits per byte."""
-        if self.session.history is None or self.session.history.last_evaluation is None:
+        if self.run_client.history is None or self.run_client.history.last_evaluation is None:
             self._say("bits per byte are known from the first evaluation on")
             return
         self._choose(bits=not self.options.bits)
@@ -310,8 +310,11 @@ class ChartsView(Vertical):
         work_on(self, self._write_file(), "write")
 
     async def _write_file(self) -> None:
-        if self.session.history is None or self.session.run is None:
+        if self.run_client.history is None or self.run_client.run is None:
             return
-        path, text = free_path(Path(f"{self.session.run.name}.csv")), charts.csv_text(self.session.history)
+        path, text = (
+            free_path(Path(f"{self.run_client.run.name}.csv")),
+            charts.csv_text(self.run_client.history),
+        )
         await off_thread(lambda: write_atomic(path, text.encode(), private=False))
         self._say(f"Wrote {path}")

@@ -12,14 +12,14 @@ from mamba_tui.backend.run_client import RunClient
 class Overlays:
     """The histories of the runs that are drawn behind, by name."""
 
-    def __init__(self, session: RunClient) -> None:
-        self._session = session
+    def __init__(self, run_client: RunClient) -> None:
+        self._run_client = run_client
         self.names: Sequence[str] = []
         self.histories: dict[str, RunHistory] = {}
 
     def wanted(self, names: Sequence[str]) -> Sequence[str] | None:
         """What is to be loaded where the user has chosen `names`; None if it is there or on its way."""
-        followed = self._session.run
+        followed = self._run_client.run
         names = [name for name in names if followed is None or name != followed.name]
         return None if names == self.names else names
 
@@ -31,5 +31,5 @@ class Overlays:
         self.names = names
         histories = {}
         for name in names:
-            histories[name] = await off_thread(preview, Run(self._session.root / name).events_path)
+            histories[name] = await off_thread(preview, Run(self._run_client.root / name).events_path)
         self.histories = histories

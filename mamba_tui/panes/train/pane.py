@@ -31,11 +31,11 @@ class TrainPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("train")
 
-    def __init__(self, session: RunClient, state: ConsoleState, *, id: str) -> None:
+    def __init__(self, run_client: RunClient, state: ConsoleState, *, id: str) -> None:
         super().__init__(id=id)
-        self.session = session
+        self.run_client = run_client
         self.state = state
-        self.steering = Steering(self, session)
+        self.steering = Steering(self, run_client)
         self._arrived = False
         self._could_steer = False
 
@@ -45,7 +45,7 @@ class TrainPane(Pane):
         yield TextLine(id="status")
         yield ViewTabs(VIEWS, first)
         with ContentSwitcher(initial=f"{first}-view", id="views"):
-            yield ChartsView(self.session, self.state, id="charts-view")
+            yield ChartsView(self.run_client, self.state, id="charts-view")
             yield SamplesView(id="samples-view")
             yield LogView(id="log-view")
 
@@ -61,7 +61,7 @@ class TrainPane(Pane):
             self._arrived = True
             self.focus_view()
         self.charts.forget_drawn()
-        self.session_changed()
+        self.run_changed()
 
     def on_resize(self) -> None:
         """The status lines use all of the width."""
@@ -104,30 +104,30 @@ class TrainPane(Pane):
             if self.view == "log":
                 self._show_log_soon()
 
-    def session_changed(self) -> None:
+    def run_changed(self) -> None:
         """New events: draw what is on screen."""
-        if self.session.alive != self._could_steer:
-            self._could_steer = self.session.alive
+        if self.run_client.alive != self._could_steer:
+            self._could_steer = self.run_client.alive
             self.refresh_bindings()
         self.charts.follow()
         self._show_status()
         if self.view == "charts":
             self.charts.show()
         elif self.view == "samples":
-            history = self.session.history
+            history = self.run_client.history
             self.query_one(SamplesView).show(tuple(history.samples) if history else ())
         else:
             self._show_log_soon()
 
     def _show_status(self) -> None:
         width = max(20, self.size.width - 2)
-        self.query_one("#status", TextLine).show(status_lines(self.session, width))
+        self.query_one("#status", TextLine).show(status_lines(self.run_client, width))
 
     def _show_log_soon(self) -> None:
         self.work(self._show_log(), "log")
 
     async def _show_log(self) -> None:
-        run, history = self.session.run, self.session.history
+        run, history = self.run_client.run, self.run_client.history
         if run is None or history is None:
             self.query_one(LogView).show((), "No run yet.")
             return
@@ -178,7 +178,7 @@ class TrainPane(Pane):
         self.query_one(ViewTabs).active = view
         self.charts.forget_drawn()
         self.focus_view()
-        self.session_changed()
+        self.run_changed()
 
     def action_next_view(self) -> None:
         """Charts, samples, log."""

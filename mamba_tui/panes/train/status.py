@@ -17,17 +17,17 @@ from mamba_tui.wording import SIGN, STATE_COLOR, sentence, state_of
 BAR_CELLS = 16
 
 
-def status_lines(session: RunClient, width: int) -> Content:
+def status_lines(run_client: RunClient, width: int) -> Content:
     """Both lines, cut to the width. Why a run failed gets the room of both when it needs it."""
-    state = state_of(session)
+    state = state_of(run_client)
     if state in ("failed", "died"):
-        name = clip(session.run.name if session.run else "", 24)
-        words = f"{SIGN[state]} {name}  {sentence(session)}"
+        name = clip(run_client.run.name if run_client.run else "", 24)
+        words = f"{SIGN[state]} {name}  {sentence(run_client)}"
         if cell_len(words) > width:
             first, rest = _broken(words, width)
             color = f"${STATE_COLOR[state]}"
             return Content.assemble((first, f"bold {color}"), "\n", (clip(rest, width), color))
-    return Content.assemble(first_line(session, width), "\n", second_line(session, width))
+    return Content.assemble(first_line(run_client, width), "\n", second_line(run_client, width))
 
 
 def _broken(words: str, width: int) -> tuple[str, str]:
@@ -38,44 +38,44 @@ def _broken(words: str, width: int) -> tuple[str, str]:
     return words[:place], words[place:].strip()
 
 
-def first_line(session: RunClient, width: int) -> Content:
+def first_line(run_client: RunClient, width: int) -> Content:
     """Run, what it does in words, steps, progress bar, time left."""
-    state = state_of(session)
+    state = state_of(run_client)
     if not state:
         return Content.styled(clip("No run yet. Ctrl+R starts one; a lists earlier runs.", width), "$muted")
     color = f"${STATE_COLOR.get(state, 'accent')}"
-    name = clip(session.starting or (session.run.name if session.run else ""), 24)
-    history = session.history
+    name = clip(run_client.starting or (run_client.run.name if run_client.run else ""), 24)
+    history = run_client.history
     left = f"{SIGN.get(state, '◌')} {name}  "
-    words = sentence(session)
-    right = _progress(session, history, BAR_CELLS) if history is not None else ""
+    words = sentence(run_client)
+    right = _progress(run_client, history, BAR_CELLS) if history is not None else ""
     over = cell_len(left) + cell_len(words) + cell_len(right) + 2 - width
     if history is not None and over > 0:  # words say more than a bar: it gives way to them
-        right = _progress(session, history, max(0, BAR_CELLS - over))
+        right = _progress(run_client, history, max(0, BAR_CELLS - over))
     words = clip(words, max(8, width - cell_len(name) - cell_len(right) - 6))
     gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))
     return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
 
 
-def _progress(session: RunClient, history: RunHistory, bar_cells: int) -> str:
+def _progress(run_client: RunClient, history: RunHistory, bar_cells: int) -> str:
     if not history.max_iters:
         return ""
     step = f"step {history.step:,}/{history.max_iters:,}"
     share = history.progress or 0.0
     filled = round(bar_cells * share)
     bar = "━" * filled + "╌" * (bar_cells - filled) + (" " if bar_cells else "")
-    left = history.seconds_left if session.alive and state_of(session) == "training" else None
+    left = history.seconds_left if run_client.alive and state_of(run_client) == "training" else None
     remaining = f"  {duration(left)} left" if left is not None and history.step < history.max_iters else ""
     return f"{step}  {bar}{share:.0%}{remaining}"
 
 
-def second_line(session: RunClient, width: int) -> Content:
+def second_line(run_client: RunClient, width: int) -> Content:
     """Losses, speed and the rest, as many as fit."""
-    history = session.history
+    history = run_client.history
     if history is None or (history.last_step is None and history.last_evaluation is None):
-        return Content.styled(clip(_advice(session), width), "$muted")
-    figures = _figures(history.last_step, history.last_evaluation, session)
-    advice = "" if session.alive else _advice(session)
+        return Content.styled(clip(_advice(run_client), width), "$muted")
+    figures = _figures(history.last_step, history.last_evaluation, run_client)
+    advice = "" if run_client.alive else _advice(run_client)
     room = width - len(advice) - 3 if advice else width
     parts: list[Content | tuple[str, str]] = []
     used = 0
@@ -91,7 +91,7 @@ def second_line(session: RunClient, width: int) -> Content:
 
 
 def _figures(
-    step: StepEvent | None, evaluation: EvaluationEvent | None, session: RunClient
+    step: StepEvent | None, evaluation: EvaluationEvent | None, run_client: RunClient
 ) -> list[tuple[str, str]]:
     figures = []
     if step is not None:
@@ -100,7 +100,7 @@ def _figures(
         figures.append(("validation", loss(evaluation.validation_loss)))
         figures.append(("bits/byte", loss(evaluation.bits_per_byte)))
     if step is not None:
-        if session.alive:
+        if run_client.alive:
             figures.append(("tokens/s", compact(step.tokens_per_second)))
         figures.append(("lr", rate(step.learning_rate)))
         figures.append(("grad", compact(step.gradient_norm)))
@@ -111,12 +111,12 @@ def _figures(
     return figures
 
 
-def _advice(session: RunClient) -> str:
-    state = state_of(session)
+def _advice(run_client: RunClient) -> str:
+    state = state_of(run_client)
     if state in ("finished",):
         return "F5 generates text, F4 shows its checkpoints"
     if state in ("stopped", "died", "failed"):
-        history = session.history
+        history = run_client.history
         saved = history is not None and any(mark.kind in ("checkpoint", "best") for mark in history.marks)
         return (
             "R resumes from its last checkpoint" if saved else "F2 changes the configuration, 3 shows the log"

@@ -24,33 +24,33 @@ ANSWER_SECONDS = 20.0
 class Steering:
     """Pauses, stops, resumes and asks things of the followed run."""
 
-    def __init__(self, pane: Pane, session: RunClient) -> None:
+    def __init__(self, pane: Pane, run_client: RunClient) -> None:
         self._pane = pane
-        self._session = session
+        self._run_client = run_client
 
     def can(self, action: str) -> bool:
         """Whether a key of Train makes sense now: those that steer need a run that can be steered."""
-        session = self._session
-        if action == "finish" and session.history is not None and session.history.cooling_down:
+        run_client = self._run_client
+        if action == "finish" and run_client.history is not None and run_client.history.cooling_down:
             return False
         if action in ("pause", "stop", "finish", "command", "sample"):
-            return not session.read_only and session.alive
+            return not run_client.read_only and run_client.alive
         if action == "resume":
-            return not session.read_only and session.run is not None and not session.alive
+            return not run_client.read_only and run_client.run is not None and not run_client.alive
         return True
 
     async def pause(self) -> None:
         """Pause, or continue."""
-        await self.command("resume" if state_of(self._session) == "paused" else "pause")
+        await self.command("resume" if state_of(self._run_client) == "paused" else "pause")
 
     async def command(self, command: str, **arguments: object) -> None:
         """Send a command and say what the trainer answers."""
-        identity = await self._session.command(command, **arguments)
-        history, waited = self._session.history, 0.0
+        identity = await self._run_client.command(command, **arguments)
+        history, waited = self._run_client.history, 0.0
         while history is not None and identity not in history.answers and waited < ANSWER_SECONDS:
             await asyncio.sleep(0.1)
             waited += 0.1
-            history = self._session.history
+            history = self._run_client.history
         answer = history.answers.get(identity) if history is not None else None
         if answer is None:
             name = COMMAND_NAMES.get(command, command)
@@ -61,8 +61,8 @@ class Steering:
 
     async def stop(self) -> None:
         """Save, then end."""
-        run = self._session.run
-        if run is None or not self._session.alive:
+        run = self._run_client.run
+        if run is None or not self._run_client.alive:
             return
         answer = await self._pane.ask(
             Question(
@@ -76,8 +76,8 @@ class Steering:
 
     async def finish(self) -> None:
         """End well: cool the learning rate down, evaluate, save."""
-        run = self._session.run
-        if run is None or not self._session.alive:
+        run = self._run_client.run
+        if run is None or not self._run_client.alive:
             return
         answer = await self._pane.ask(
             Question(
@@ -99,15 +99,15 @@ class Steering:
 
     async def resume(self) -> None:
         """Start an ended run again."""
-        run, history = self._session.run, self._session.history
-        if run is None or self._session.alive:
+        run, history = self._run_client.run, self._run_client.history
+        if run is None or self._run_client.alive:
             return
         config = None
         if history is not None and history.max_iters and history.step >= history.max_iters:
             config = await self._longer(run)
             if config is None:
                 return
-        await self._session.start(config, run.name, "resume")
+        await self._run_client.start(config, run.name, "resume")
         self._pane.post_message(RunStarted(f"{run.name} resumed"))
 
     async def _longer(self, run: Run) -> RunConfig | None:

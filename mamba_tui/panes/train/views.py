@@ -27,14 +27,14 @@ from mamba_tui.wording import event_sentence, sample_content
 COLUMN_CELLS = 38
 
 
-def newest_sample(session: RunClient) -> Content:
+def newest_sample(run_client: RunClient) -> Content:
     """The newest sample in one paragraph, or how to come to one."""
-    history = session.history
+    history = run_client.history
     if history is not None and history.samples:
         sample = history.samples[-1]
         head = Content.styled(f"sample at step {sample.step:,}  ", "$accent")
         return head + sample_content(sample, lines=False)
-    if session.run is None or not session.alive:
+    if run_client.run is None or not run_client.alive:
         return Content("")
     return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
 
