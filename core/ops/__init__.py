@@ -1,1 +1,1 @@
-"""The fast parts behind plain functions: each op has a torch path and, on CUDA, a Triton path."""
+"""Operations as plain functions. Each has a torch path and, on CUDA, may have a Triton path."""

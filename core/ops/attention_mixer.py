@@ -1,5 +1,5 @@
-"""An attention layer between its two projections: rotary positions, attention, and the cache of keys and
-values that the next chunk sees."""
+"""An attention layer between its two projections: rotary positions, attention, and the next chunk's KV
+cache."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.ops.window_attention import takes_attention_kernels, window_attention
 def attention_mixer(
     qkv: Tensor, cache: tuple[Tensor, Tensor] | None, positions: Positions, heads: int, *, rotary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention over the last W tokens of the document, those in the cache included.
+    """Causal attention over the last W tokens of the document, including those in the cache.
 
     Args:
-        qkv: queries, keys and values beside each other, (B, T, 3C), with C = H E.
-        cache: rotated keys and values of the W - 1 tokens before, (B, H, W - 1, E) each.
-        positions: of the tokens; W is its window.
+        qkv: queries, keys and values side by side, (B, T, 3C), with C = H E.
+        cache: rotated keys, and values, of the W - 1 tokens before, (B, H, W - 1, E) each.
+        positions: the tokens' positions; W is its window.
         heads: H.
         rotary: whether queries and keys are rotated by their positions.
 
@@ -63,7 +63,7 @@ def _plain(
 def _newest(new: Tensor, old: Tensor | None, past: int) -> Tensor:
     """The last `past` slots of `old` (B, H, past, E) followed by `new` (B, H, T, E).
 
-    Without old ones, empty slots are in front where there are too few.
+    Without `old`, slots that are missing in front are zeros.
     """
     kept = new[:, :, max(0, new.shape[2] - past) :]
     missing = past - kept.shape[2]

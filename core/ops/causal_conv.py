@@ -1,6 +1,6 @@
 """The short causal convolution of a Mamba layer, depthwise, followed by SiLU.
 
-Its last K - 1 inputs are carried as its state, and a tap never reaches across a reset.
+The last K - 1 inputs are its state, and no tap reaches across a reset.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 from core.ops.dispatch import takes_triton
 
 MOST_TRITON_TAPS = 8
-"""The kernels are unrolled over taps; with more of them compiling takes a minute."""
+"""The kernels unroll their loop over taps; with more taps, compiling takes a minute."""
 CACHED = 1 << 17
-"""Numbers that stay in a core's own cache, with those they are made of."""
+"""How many numbers fit in a core's own cache together with the inputs they are computed from."""
 
 
 def causal_conv(
@@ -28,14 +28,14 @@ def causal_conv(
     conv_state: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """silu(sum_k weight[:, K - 1 - k] x_{t-k} + bias), each channel by itself.
+    """silu(sum_k weight[:, K - 1 - k] x_{t-k} + bias), for each channel separately.
 
     Args:
         x: input, (B, L, D).
         weight: taps, oldest first, (D, K).
         bias: (D,).
         conv_state: the K - 1 inputs before x, (B, K - 1, D); zeros if None.
-        reset: (B, L), true where nothing earlier may be seen.
+        reset: (B, L), true where earlier inputs must not be visible.
 
     Returns:
         the activated convolution (B, L, D) and the new state (B, K - 1, D), zero before its newest reset.
@@ -66,7 +66,7 @@ def _pad_front(reset: Tensor, past: int) -> Tensor:
 
 
 def _tap_masks(reset: Tensor, past: int) -> Tensor:
-    """(B, K, L, 1), oldest tap first: true where the tap meets no reset on its way."""
+    """(B, K, L, 1), oldest tap first: true where no reset lies between a tap and its output."""
     padded = _pad_front(reset, past)
     length = reset.shape[1]
     blocked = torch.zeros_like(reset)
@@ -78,9 +78,9 @@ def _tap_masks(reset: Tensor, past: int) -> Tensor:
 
 
 def convolve(padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor | None = None) -> Tensor:
-    """(B, K - 1 + L, D) to the convolution before its activation, (B, L, D).
+    """The convolution before its activation: `padded` (B, K - 1 + L, D) to (B, L, D).
 
-    `masks` (B, K, L, 1) is 0 where a tap may not be seen.
+    `masks` (B, K, L, 1) is 0 where a tap must not be visible.
     """
     past = weight.shape[1] - 1
     length = padded.shape[1] - past
@@ -99,9 +99,9 @@ def convolve(padded: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor 
 def convolve_backward(
     grad: Tensor, padded: Tensor, weight: Tensor, into: Tensor, masks: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias from that of `convolve`'s result, (B, L, D).
+    """Gradients of weight and bias, given the gradient of `convolve`'s result (B, L, D).
 
-    `into` receives the gradient of what is convolved: (B, L, D), or (B, K - 1 + L, D) with the conv_state's.
+    `into` receives the gradient of the inputs: (B, L, D), or (B, K - 1 + L, D) if it includes conv_state's.
     """
     past = weight.shape[1] - 1
     length = grad.shape[1]
@@ -111,7 +111,7 @@ def convolve_backward(
     columns = _columns(weight, padded)
     for k in reversed(range(past + 1)):
         part = grad if masks is None or k == past else grad * masks[:, k]
-        late = past - k - conv_state  # so many of the first steps see, by this tap, what is not in `into`
+        late = past - k - conv_state  # through this tap, the first `late` steps read inputs outside `into`
         if late > 0:
             part = part[:, late:]
         target = into.narrow(1, max(0, -late), part.shape[1])
@@ -123,9 +123,9 @@ def convolve_backward(
 
 
 def _weight_gradient(grad: Tensor, padded: Tensor, weight: Tensor, masks: Tensor | None) -> Tensor:
-    """(D, K): what each tap has seen, times `grad`, over all batch rows and steps.
+    """(D, K): each tap's inputs times `grad`, summed over all batch rows and steps.
 
-    All taps at once, and so many batch rows as stay in the processor's cache.
+    Takes all taps at once, and as many batch rows as fit in the processor's cache.
     """
     batch, length, channels = grad.shape
     taps = weight.shape[1]
@@ -147,7 +147,7 @@ def _columns(weight: Tensor, like: Tensor) -> tuple[Tensor, ...]:
 
 
 class _CausalConv(torch.autograd.Function):
-    """Convolution and activation in one; `padded` is (B, K - 1 + L, D)."""
+    """Convolution and activation in one function; `padded` is (B, K - 1 + L, D)."""
 
     @staticmethod
     def forward(

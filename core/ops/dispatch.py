@@ -1,4 +1,4 @@
-"""Whether an operation takes its Triton path, and how wide the device is."""
+"""The questions by which an operation chooses its path, and the size of the device."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None and torch.version.hip is None
-"""The kernels count on warps of 32 threads, and some speak PTX."""
+"""The kernels rely on warps of 32 threads, and some contain PTX."""
 
 ALIGNED = 8
-"""16-bit numbers in 16 bytes: the fastest reads of a GPU take rows of a multiple of so many."""
+"""How many 16-bit numbers fit in 16 bytes. A GPU's fastest reads need rows of a multiple of this."""
 
 
 def takes_triton(tensor: Tensor) -> bool:
@@ -21,17 +21,17 @@ def takes_triton(tensor: Tensor) -> bool:
 
 
 def product_type(x: Tensor) -> torch.dtype:
-    """What products with x on CUDA are computed in: autocast's type where that is on."""
+    """The type of products with x on CUDA: autocast's if autocast is on, otherwise x's."""
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
 
 
 def to_autocast_type(x: Tensor) -> Tensor:
-    """x in autocast's type for its device where autocast is on, else x as it is."""
+    """x in autocast's type for its device if autocast is on, otherwise x unchanged."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 @functools.cache
 def processors_of(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU; a CPU, on which kernels are interpreted, counts as one."""
+    """Streaming multiprocessors of a GPU; 1 for a CPU, where kernels are interpreted."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

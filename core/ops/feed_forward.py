@@ -1,6 +1,6 @@
 """A feed-forward layer: up, squared ReLU, down.
 
-Squared ReLU learns as well as GELU and costs a fraction of it on CPU (arXiv 2109.08668).
+Squared ReLU learns as well as GELU and costs a fraction of its time on CPU (arXiv 2109.08668).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def feed_forward(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def _takes_kernel(x: Tensor, next_width: int) -> bool:
-    """Whether products are in bfloat16, on a GPU with a tensor copy engine, which reads aligned rows."""
+    """Whether products are bfloat16 and the GPU has a tensor copy engine, which needs aligned rows."""
     if not (HAS_TRITON and x.is_cuda and x.shape[-1] % ALIGNED == 0 and next_width % ALIGNED == 0):
         return False
     return product_type(x) == torch.bfloat16 and torch.cuda.get_device_properties(x.device).major >= 9

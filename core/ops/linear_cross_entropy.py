@@ -1,8 +1,8 @@
 """Output head and cross-entropy in one, over chunks of rows.
 
-The logits of a batch are by far its largest tensor: tokens x vocabulary. Here only one chunk of rows has
-logits at a time, and their gradient is formed at once, while they are there, so that nothing of that size
-is kept for the backward.
+The logits, tokens x vocabulary, are by far the largest tensor of a batch. Here logits exist for one chunk of
+rows at a time, and their gradient is computed right away, so that nothing of that size is kept for the
+backward.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def linear_cross_entropy(
         x: features, (M, C).
         weight: head, (V, C).
         targets: (M,) int64.
-        ignore_index: rows with this target count for nothing.
-        vocab_size: rows of `weight` that are tokens; those from there on are padding and never predicted.
-        working_weight: `weight` in the type of the product, where training keeps one.
+        ignore_index: rows with this target are ignored.
+        vocab_size: how many rows of `weight` are tokens; the rest is padding and never predicted.
+        working_weight: `weight` in the product's type, if training keeps such a copy.
 
     Returns:
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
@@ -93,7 +93,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weights = share[part].unsqueeze(1)
             loss += ((below_top - probabilities.amax(1, keepdim=True).log()) * weights).sum()
             if needs_gradient:
-                # Softmax minus one-hot; each row's share of the mean goes to the small factors.
+                # Softmax minus one-hot; each row's share of the mean multiplies the smaller factors.
                 probabilities.scatter_add_(1, target, torch.full_like(weights, -1))
                 grad_logits = probabilities.to(x.dtype)
                 grad_x[part] = (grad_logits @ head) * weights

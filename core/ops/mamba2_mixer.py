@@ -41,19 +41,19 @@ def mamba2_mixer(
 
     Args:
         x: (B, L, C).
-        in_proj: to the gate, what is convolved (inputs, B, C) and dt, (D + (D + 2N) + H, C).
+        in_proj: to the gate, the inputs of the convolution (inputs, B, C) and dt, (D + (D + 2N) + H, C).
         conv: the convolution's weight (D + 2N, K) and bias (D + 2N,).
         A, D, dt_bias: of the scan, (H,) each.
         norm: the norm's weight, (D,).
         out_proj: (C, D).
-        conv_state: the convolution's inputs before, (B, K - 1, D + 2N); zeros if None.
-        ssm_state: the scan's state before, (B, H, P, N) with D = H P; zeros if None.
+        conv_state: the K - 1 inputs of the convolution before these, (B, K - 1, D + 2N); zeros if None.
+        ssm_state: the scan's state before these inputs, (B, H, P, N) with D = H P; zeros if None.
         reset: (B, L) bool, where a document starts.
         eps: added to the mean square of the norm.
         dropout: fraction of the norm's output that is set to zero.
 
     Returns:
-        y (B, L, C), and the new conv_state and ssm_state, of the given ones' types.
+        y (B, L, C), and the new conv_state and ssm_state in the types of the given ones.
     """
     if dropout == 0 and takes_mamba2_mixer_cpu(x, conv_state, reset):
         assert conv_state is not None
@@ -74,12 +74,12 @@ def mamba2_mixer(
 
 
 def _project(x: Tensor, weight: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """x weight^T, (B, L, sum(sizes)), in three parts of these sizes."""
+    """x weight^T, (B, L, sum(sizes)), split into three parts of these sizes."""
     missing = -weight.shape[0] % ALIGNED
     if not (missing and x.is_cuda):
         gate, mixed, dt = F.linear(x, weight).split(sizes, 2)
         return gate, mixed, dt
-    # The tensor cores' fast paths read rows that begin at a multiple of 16 bytes.
+    # The tensor cores are fast only if rows begin at multiples of 16 bytes.
     projected = F.linear(x, F.pad(weight, (0, 0, 0, missing)))
     gate, mixed, dt, _ = projected.split([*sizes, missing], 2)
     return gate, mixed, dt

@@ -1,8 +1,8 @@
-"""`mamba2_mixer` as one autograd function with a backward of its own, for training on CPU.
+"""`mamba2_mixer` as one autograd function with a hand-written backward, for training on CPU.
 
-Its parts are those of `causal_conv`, `ssd_scan` and `rms_norm`, and two projections. As one they need no
-copies between them: each writes its results, and on the way back its gradients, where and as the next one
-reads them. At the sizes that a CPU trains, what torch does between operations counts as much as they do.
+It consists of the parts of `causal_conv`, `ssd_scan` and `rms_norm`, and two projections. As one function
+they need no copies between them: each writes its results and gradients where the next one reads them. At the
+sizes that people train on a CPU, torch's work between operations takes as long as the operations.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ silu_backward_into = torch.ops.aten.silu_backward.grad_input
 
 
 def takes_mamba2_mixer_cpu(x: Tensor, conv_state: Tensor | None, reset: Tensor | None) -> bool:
-    """Whether x (B, L, C) is work for `mamba2_mixer_cpu`: training on CPU in whole chunks of time, without
-    resets and in one type, where nobody asks for conv_state's gradient.
+    """Whether `mamba2_mixer_cpu` can take x (B, L, C).
+
+    It trains on CPU, in whole chunks of time, without resets, in one type, without conv_state's gradient.
     """
     if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False  # the compiler does it in its own way
+        return False  # the compiler has its own way
     if conv_state is None or reset is not None:
         return False
     if torch.is_autocast_enabled("cpu") or x.dtype != conv_state.dtype or conv_state.requires_grad:
@@ -50,7 +51,7 @@ def mamba2_mixer_cpu(
     ssm_state: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `mamba2_mixer`, where `takes_mamba2_mixer_cpu` says so."""
+    """`mamba2_mixer` where `takes_mamba2_mixer_cpu` allows it."""
     chunk = min(ssd_scan.CHUNK, x.shape[1])
     y, conv_state, ssm_state = _Mamba2Mixer.apply(
         x, in_proj, *conv, A, D, dt_bias, norm, out_proj, conv_state, ssm_state, chunk, eps
@@ -59,7 +60,7 @@ def mamba2_mixer_cpu(
 
 
 class _Mamba2Mixer(torch.autograd.Function):
-    """Arguments and results as of `mamba2_mixer_cpu`; those of the scan in `chunk`s as of `scan_chunks`."""
+    """Arguments and results as in `mamba2_mixer_cpu`; the scan's shapes are those of `scan_chunks`."""
 
     @staticmethod
     def forward(
@@ -96,7 +97,7 @@ class _Mamba2Mixer(torch.autograd.Function):
         torch.mul(by_head(opened, heads, chunk), y, out=by_head(normed, heads, chunk))
         rate = norm_rate(normed, eps)
         normed *= rate
-        # The norm's weight goes with the projection's, which is smaller than what is projected.
+        # The norm's weight multiplies the projection's, which is smaller than the tensor that is projected.
         weight = out_weight * norm_weight
         ctx.save_for_backward(
             x,
@@ -177,9 +178,9 @@ def _gated_norm_backward(
     grad_y: Tensor,
     grad_gate: Tensor,
 ) -> None:
-    """Fill in the gradients of y (B, H, K, Q, P) and gate (B, L, D) from that of the norm of y silu(gate).
+    """Write the gradients of y (B, H, K, Q, P) and gate (B, L, D), given that of the norm of y silu(gate).
 
-    `opened` is silu(gate), `rate` what the norm multiplied with.
+    `opened` is silu(gate), `rate` the norm's factor.
     """
     heads, chunk = y.shape[1], y.shape[3]
     grad = grad_normed * normed
@@ -192,9 +193,9 @@ def _gated_norm_backward(
 
 
 def _activation_backward(grad_inputs: Tensor, grad_sides: Tensor, before: Tensor) -> Tensor:
-    """The gradient of `before` (B, L, D + 2N), from those of its SiLU.
+    """The gradient of `before` (B, L, D + 2N), given the gradients of its SiLU.
 
-    These are of inputs, (B, H, K, Q, P), and of B and C, (B, K, Q, 2N).
+    Those are `grad_inputs` (B, H, K, Q, P), and `grad_sides` (B, K, Q, 2N) of B and C.
     """
     _, heads, _, chunk, size = grad_inputs.shape
     inner = heads * size

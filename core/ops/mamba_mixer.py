@@ -36,19 +36,19 @@ def mamba_mixer(
     """Convolution, projection to dt, B and C, their norms, scan and gate.
 
     Args:
-        projected: inputs beside gates, (B, L, 2D).
+        projected: inputs and gates side by side, (B, L, 2D).
         conv: the convolution's weight (D, K) and bias (D,).
         x_proj: to dt, B and C, (R + 2N, D).
         norms: the weights of the norms of dt (R,), B and C (N,).
         dt_proj: (D, R).
         A, D, dt_bias: of the scan, (D, N), (D,) and (D,).
-        conv_state: the convolution's inputs before, (B, K - 1, D); zeros if None.
-        ssm_state: the scan's state before, (B, D, N); zeros if None.
+        conv_state: the K - 1 inputs of the convolution before these, (B, K - 1, D); zeros if None.
+        ssm_state: the scan's state before these inputs, (B, D, N); zeros if None.
         reset: (B, L) bool, where a document starts.
         eps: added to the mean squares of the norms.
 
     Returns:
-        y (B, L, D), and the new conv_state and ssm_state, of the given ones' types.
+        y (B, L, D), and the new conv_state and ssm_state in the types of the given ones.
     """
     if takes_triton(projected):
         from core.ops.triton.mamba_mixer import mamba_mixer_triton

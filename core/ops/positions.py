@@ -1,8 +1,8 @@
-"""Where each token of a chunk stands in its document, and all that follows from it.
+"""Where each token of a chunk is in its document, and what follows from that.
 
-Every reset in the model follows from one number a token: how many tokens of its own document came before
-it. `Positions` computes it once a forward pass, and from it, when first asked, rotary angles and masks that
-all layers share.
+Every reset in the model follows from one number per token: how many tokens of its own document precede it.
+`Positions` computes it once per forward pass, and from it, on first use, the rotary angles and masks that all
+layers share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROPE_BASE = 10_000.0
 
 
 def inverse_frequencies(half: int, device: torch.device | None = None) -> Tensor:
-    """Radians that each of `half` channel pairs rotates a token, (half,), float64 where the device has it."""
+    """Radians per token for each of `half` pairs of channels, (half,); float64 if the device has it."""
     precise = torch.float32 if device is not None and device.type == "mps" else torch.float64
     return ROPE_BASE ** (-torch.arange(half, device=device, dtype=precise) / half)
 
@@ -28,13 +28,13 @@ class Positions:
 
     Attributes:
         position: tokens of the same document before each token, (B, T) int64.
-        reset: where a document starts inside the chunk, (B, T) bool, or None for nowhere.
-        window: how many tokens attention sees, itself included.
+        reset: where a document starts inside the chunk, (B, T) bool; None for nowhere.
+        window: how many tokens attention sees, including the query's own.
         fresh: true if nothing came before the chunk.
     """
 
     def __init__(self, tokens: Tensor, before: Tensor | None, reset: Tensor | None, window: int) -> None:
-        """`tokens` is (B, T); `before` the document's tokens before the chunk, (B,), None for a new one."""
+        """`tokens` is (B, T); `before` (B,) counts the document's tokens before them, None if it is new."""
         batch, length = tokens.shape
         self.reset = reset
         self.window = window
@@ -51,7 +51,7 @@ class Positions:
 
     @property
     def after(self) -> Tensor:
-        """Tokens of the current document up to the chunk's end, (B,)."""
+        """How many tokens the current document has up to the chunk's end, (B,)."""
         return self.position[:, -1] + 1
 
     @property
@@ -62,15 +62,15 @@ class Positions:
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate pairs of channels of x (B, T, H, E) by their position (RoPE, arXiv 2104.09864).
 
-        A far position keeps all its digits in float64, so a cached key rotated long ago and a query rotated
-        now differ by their distance alone.
+        In float64 far positions keep all their digits, so that a key that was rotated long ago and a query
+        that is rotated now differ by their distance alone.
         """
         cos, sin = self.rotations(x, x.shape[3] // 2)
         first, second = x.chunk(2, 3)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), 3).to(x.dtype)
 
     def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of `half` angles a token, (B, T, 1, half), where `like` is."""
+        """Cosines and sines of `half` angles per token, (B, T, 1, half), on the device of `like`."""
         if half not in self._rotations and takes_triton(like):
             from core.ops.triton.rotary import rotations
 
@@ -84,8 +84,8 @@ class Positions:
     def masks(self, keys: int, dtype: torch.dtype) -> list[tuple[slice, slice, Tensor | None]]:
         """Blocks of queries, the keys visible to each block, and the mask to add to their scores.
 
-        `keys` counts the cached ones in front too. A block is at most one window long, so the work grows
-        with the text's length, not with its square. The mask is (B, 1, queries, keys); None means causal.
+        `keys` includes the cached ones in front. A block is at most one window long, so the work grows
+        linearly with the text's length. The mask is (B, 1, queries, keys); None means causal.
         """
         if (keys, dtype) not in self._masks:
             self._masks[keys, dtype] = list(self._blocks(keys, dtype))

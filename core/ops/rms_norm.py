@@ -1,7 +1,7 @@
 """Root mean square norms in as few passes over memory as plain torch allows.
 
-torch computes them as chains of small operations on CPU, forward and backward. Where types are mixed or
-the device is not a CPU they are left to torch, whose compiler makes one kernel of them.
+On CPU, torch computes them as chains of small operations, forward and backward. If types are mixed or the
+device is no CPU they are left to torch, whose compiler makes one kernel of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def norm_rate(x: Tensor, eps: float) -> Tensor:
 
 
 def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The norm (..., C), and what x was multiplied with, (..., 1)."""
+    """The normalized x (..., C), and the factor (..., 1)."""
     rate = norm_rate(x, eps)
     return (x * rate).mul_(weight), rate
 

@@ -1,9 +1,10 @@
 """The selective scan of Mamba (S6, arXiv 2312.00752), with state in, state out, and document resets.
 
-The plain torch path here is the CPU path and the reference. It never holds the (B, L, N, D) states of
-the whole sequence: time is cut into short chunks, the state at each chunk's border is kept, and the
-backward recomputes the states inside a chunk from its border. Inside, everything is time-major with
-channels innermost, (time, B, N, D), so that one step is one contiguous fused multiply-add.
+The plain torch path here is the CPU path and the reference. It never holds the states (B, L, N, D) of the
+whole
+sequence: time is cut into short chunks, the state before each chunk (its border) is kept, and the backward
+recomputes the states inside a chunk from its border. Inside, everything is time-major with channels
+innermost, (time, B, N, D), so that one step is one contiguous fused multiply-add.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from core.ops.dispatch import takes_triton
 
-# Steps a chunk: short enough that its (chunk, B, N, D) buffers stay in the cache where they can, long
-# enough that the borders, one state a chunk, stay a small part of the memory.
+# Steps per chunk: few enough that its (chunk, B, N, D) buffers fit in the cache if possible, many enough that
+# the borders, one state per chunk, take little memory.
 CHUNK_ELEMENTS = 1 << 20
 MIN_CHUNK, MAX_CHUNK = 8, 16
 LOG2_E = 1 / math.log(2)
@@ -84,7 +85,7 @@ def _one_step(
     h0: Tensor,
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """L = 1 without gradients, as in decoding: the fewest calls. Same shapes as `selective_scan`."""
+    """L = 1 without gradients, as in decoding, in as few calls as possible. Shapes as in `selective_scan`."""
     wide = h0.dtype
     delta = dt[:, 0].to(wide)
     delta = F.softplus(delta if dt_bias is None else delta + dt_bias)
@@ -110,7 +111,7 @@ class _Chunks:
     """The scan's inputs in time-major order, and the states of one chunk at a time."""
 
     def __init__(self, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, reset: Tensor | None) -> None:
-        """`delta` are the step sizes after softplus, (L, B, D); the rest is as in `selective_scan`."""
+        """`delta` holds the step sizes after softplus, (L, B, D); the others are as in `selective_scan`."""
         wide = delta.dtype
         self.delta = delta
         self.x = _time_major(x, wide)
@@ -128,18 +129,18 @@ class _Chunks:
         self.starts = range(0, length, self.size)
 
     def rows(self, start: int) -> slice:
-        """Where the chunk at `start` is among all rows of time and batch."""
+        """The rows (time and batch) of the chunk at `start`."""
         batch = self.x.shape[1]
         return slice(start * batch, (start + self.size) * batch)
 
     def states(self, start: int, border: Tensor) -> tuple[Tensor, Tensor]:
-        """Decays and states, both (time, B, N, D), of the chunk at `start`, entered with `border`.
+        """Decays and states, both (time, B, N, D), of the chunk at `start`, from the state `border`.
 
         Both are views of buffers that the next call overwrites.
         """
         part = slice(start, start + self.size)
         delta = self.delta[part].unsqueeze(2)
-        # 2 to the power of: torch's exp is three times slower than its exp2 on CPU.
+        # Powers of 2, because on CPU torch's exp is three times slower than its exp2.
         decay = torch.mul(delta, self.A_binary, out=self.decay_buffer[: len(delta)]).exp2_()
         if self.keep is not None:
             decay *= self.keep[part]
@@ -156,7 +157,7 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _recur(steps: Sequence[Tensor], factors: Sequence[Tensor], before: Tensor) -> None:
-    """Add to each step its factor times the step before it, in place; `before` comes before the first."""
+    """Add to each step its factor times the previous step, in place; `before` precedes the first."""
     for step, factor in zip(steps, factors, strict=True):
         before = step.addcmul_(factor, before)
 
@@ -246,7 +247,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input = delta x, delta (through the decay only), A, B, C, h0; time-major.
 
-    The gradient of a state, g_t = C_t dy_t + decay_{t+1} g_{t+1}, is a scan that runs backwards.
+    The gradient of a state, g_t = C_t dy_t + decay_{t+1} g_{t+1}, is a scan backwards in time.
     """
     grad_input, grad_delta = torch.empty_like(grad_y), torch.empty_like(grad_y)
     grad_B, grad_C = torch.empty_like(chunks.B), torch.empty_like(C)
@@ -260,7 +261,7 @@ def _scan_backward(
         part, rows = slice(start, start + chunks.size), chunks.rows(start)
         y_rows, input_rows, B_rows = (side[rows] for side in sides)
         decay, states = chunks.states(start, borders[i])
-        # row times transposed matrix: as matrix times column the same product is ten times slower on CPU
+        # row times transposed matrix: as matrix times column, the same product is ten times slower on CPU
         torch.bmm(y_rows, states.flatten(0, 1).transpose(1, 2), out=grad_C_rows[rows])
         grad = torch.mul(grad_y[part].unsqueeze(2), C[part].unsqueeze(3), out=buffer[: len(states)])
         grad[-1].add_(carried)

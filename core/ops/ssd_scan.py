@@ -1,8 +1,8 @@
 """The scan of Mamba-2 (structured state space duality, arXiv 2405.21060).
 
-With one decay a head instead of one a channel and state, a chunk of time is three small matrix products:
-what its inputs give its outputs, what the entering state gives its outputs, and what its inputs leave in
-the state. Only the states at chunk borders are sequential.
+With one decay per head, instead of one per channel and state, a chunk of time is three small matrix products:
+from its inputs to its outputs, from the state that enters to its outputs, and from its inputs to the state.
+Only the states at the borders between chunks are sequential.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.ops.dispatch import takes_triton
 
 CHUNK = 32
 MOST = 64
-"""What comes from a step counts at most 2^64 times; a larger factor would overflow."""
+"""A step's contribution is scaled by at most 2^64; a larger factor would overflow."""
 
 
 def ssd_scan(
@@ -35,7 +35,7 @@ def ssd_scan(
     h0: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the state space model with one scalar decay a head.
+    """Run the state space model with one scalar decay per head.
 
     delta = softplus(dt + dt_bias); h_t = (0 if reset_t else exp(delta_t A)) h_{t-1} + delta_t x_t B_t^T;
     y_t = h_t C_t + D x_t.
@@ -98,22 +98,22 @@ def _chunked(
     """The scan over chunks of time. Shapes as in `ssd_scan`."""
     length = x.shape[1]
     chunk = min(CHUNK, length)
-    if missing := -length % chunk:  # steps of size zero: they leave the state as it is
+    if missing := -length % chunk:  # steps of size zero leave the state unchanged
         x = F.pad(x, (0, 0, 0, 0, 0, missing))
         delta, B, C = (F.pad(part, (0, 0, 0, missing)) for part in (delta, B, C))
         reset = None if reset is None else F.pad(reset, (0, missing))
     document = None if reset is None else reset.unflatten(1, (-1, chunk)).cumsum(2).flatten(1)
-    # Autocast would halve some of the products and leave the backward with two kinds of numbers.
+    # Autocast would compute some products in 16 bits and give the backward two types.
     with torch.autocast(x.device.type, enabled=False):
         y, state = _ChunkedScan.apply(x, delta, B, C, A, D, state, document, chunk)
     return (y[:, :length] if missing else y), state
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """`scan_chunks` of x (B, L, H, P), delta (B, L, H), B and C (B, L, N) in time's order.
+    """`scan_chunks` for x (B, L, H, P), delta (B, L, H), B and C (B, L, N).
 
-    The backward is written out because then it can stay in the working precision where the forward's
-    running sums need more, and because little of it works on all of x.
+    The backward is written by hand because it can stay in the working precision where the forward's running
+    sums need more, and because little of it touches all of x.
     """
 
     @staticmethod
@@ -154,12 +154,12 @@ class _ChunkedScan(torch.autograd.Function):
 
 
 def by_head(x: Tensor, heads: int, chunk: int) -> Tensor:
-    """(B, L, H P) as (B, H, K, Q, P), the same memory; L is K chunks of Q steps."""
+    """A view of (B, L, H P) as (B, H, K, Q, P); L is K chunks of Q steps."""
     return x.view(x.shape[0], -1, chunk, heads, x.shape[2] // heads).permute(0, 3, 1, 2, 4)
 
 
 def by_time(x: Tensor) -> Tensor:
-    """(B, H, K, Q, ...) as (B, L, H, ...), the same memory."""
+    """A view of (B, H, K, Q, ...) as (B, L, H, ...), if Q and K are contiguous."""
     return x.flatten(2, 3).transpose(1, 2)
 
 
@@ -174,9 +174,9 @@ def scan_chunks(
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
     """The scan in chunks of time, as products of small matrices.
 
-    What an input gives to the outputs of its chunk is `spread` (B, H, K, Q, Q), delta_s (B_s C_t) decay_st
-    with D on its diagonal; what it leaves in the state, and what the state gives to an output, are the two
-    `edges` (B, H, K, Q, 2, N), delta_s B_s decay_s,end and C_t decay_start,t.
+    `spread` (B, H, K, Q, Q) leads from inputs to outputs of the same chunk: delta_s (B_s C_t) decay_st, with
+    D added on its diagonal. The two `edges` (B, H, K, Q, 2, N) lead from inputs to the state, delta_s B_s
+    decay_s,end, and from the state to outputs, C_t decay_start,t.
 
     Args:
         inputs: (B, H, K, Q, P), contiguous.
@@ -184,7 +184,7 @@ def scan_chunks(
         sides: B and C, (B, K, Q, 2, N).
         A, D: (H,).
         state: before the first step, (B, H, P, N).
-        document: the document's number within its chunk, (B, L), or None where all is one.
+        document: the number of each step's document within its chunk, (B, L); None if there are no resets.
 
     Returns:
         outputs (B, H, K, Q, P), the last state (B, H, P, N), and what `scan_chunks_backward` needs.
@@ -220,7 +220,7 @@ def scan_chunks_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
     """Gradients of inputs (B, H, K, Q, P), steps, B and C (B, K, Q, N), A, D and state.
 
-    `grad_out` (B, H, K, Q, P), contiguous, is that of the outputs, `grad_state` that of the last state.
+    `grad_out` (B, H, K, Q, P), contiguous, is the gradient of the outputs, `grad_state` of the last state.
     """
     inputs, steps, sides, A, D, within, across, scores, same, spread, edges, entered = kept
     leaving, entering = edges.flatten(0, 2).unbind(2)
@@ -275,34 +275,35 @@ def _borders(
 def _gradients_of_decays(
     by_pair: Tensor, by_edge: Tensor, by_border: Tensor, steps: Tensor, A: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of steps (B, H, K, Q) and A (H,), from those of the logarithms of all decays.
+    """Gradients of steps (B, H, K, Q) and A (H,), from the gradients of the logarithms of all decays.
 
-    `by_pair` (B, H, K, Q, Q) from row to column, `by_edge` (B, H, K, Q, 2, N) as `edges`, `by_border`
-    (B, H, K) from border to border. Each decay is an exponential of a difference of two running sums;
-    this gathers what each sum receives.
+    `by_pair` (B, H, K, Q, Q) belongs to the decays from row to column, `by_edge` (B, H, K, Q, 2, N) to those
+    of `edges`, `by_border` (B, H, K) to those from border to border. Each decay is the exponential of a
+    difference of two running sums; this adds up the gradients of each sum.
     """
     by_leaving, by_entering = by_edge.sum(5).unbind(4)
     by_source = by_pair.sum(4).add_(by_leaving)
     grad_total = by_pair.sum(3).add_(by_entering).sub_(by_source)
     grad_total[..., -1].add_(by_leaving.sum(3).add_(by_border))
     grad_logs = grad_total.flip(3).cumsum(3).flip(3)
-    # The step's size was a factor of all that it gave; a step of size 0 has given nothing.
+    # Everything a step contributes has its size as a factor; a step of size 0 contributes nothing.
     by_source /= steps.clamp(min=torch.finfo(steps.dtype).tiny)
     return torch.addcmul(by_source, grad_logs, A.view(-1, 1, 1)), (grad_logs * steps).sum((0, 2, 3))
 
 
 def _decays(steps: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of a step's input is left at a later step of its chunk, and across the chunk's ends.
+    """How much of a step's input remains at later steps of its chunk, and across the chunk's ends.
 
-    `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q) from row to column, and across
-    (B, H, K, Q, 2): from each step to the chunk's end, and from before the chunk to each step. What comes
-    from a step is weighted by its size. Where a column comes first, `within` is just finite.
+    `steps` is delta, (B, H, K, Q). Returns within (B, H, K, Q, Q), from row to column, and across
+    (B, H, K, Q, 2): from each step to the chunk's end, and from before the chunk to each step. Contributions
+    of a step are weighted by its size. If the column comes before the row, `within` is finite but
+    meaningless.
 
-    The difference of two running sums cancels digits, so the sums are float64 where the device has it.
+    The difference of two running sums loses digits, so the sums are float64 if the device has it.
     """
     precise = torch.float32 if steps.device.type == "mps" else torch.float64
     sizes = steps.to(precise)
-    # Powers of 2, because torch's exp is many times slower than its exp2 on CPU.
+    # Powers of 2, because on CPU torch's exp is many times slower than its exp2.
     total = (sizes * (A.to(precise) / math.log(2)).view(-1, 1, 1)).cumsum(3)
     sources = F.pad(total - sizes.log2(), (0, 1))  # the state before the chunk comes last
     logs = (total.unsqueeze(3) - sources.unsqueeze(4)).to(steps.dtype)

@@ -10,11 +10,11 @@ from core.ops.dispatch import takes_triton
 from core.ops.positions import Positions
 
 MAX_HEAD_SIZE = 256
-"""Channels of a head that the Triton kernels have room for."""
+"""The most channels per head that the Triton kernels have room for."""
 
 
 def takes_attention_kernels(x: Tensor, head_size: int) -> bool:
-    """Whether the Triton kernels can work on x with heads of so many channels."""
+    """Whether the Triton kernels can take x with heads of `head_size` channels."""
     return takes_triton(x) and x.element_size() == 2 and head_size <= MAX_HEAD_SIZE
 
 
@@ -27,8 +27,8 @@ def window_attention(
         q: queries, (B, H, T, E).
         k: keys, (B, H, S, E); the last T belong to the queries, those in front come from the cache.
         v: values, (B, H, S, E).
-        positions: of the queries.
-        cache_learns: false if nobody wants the gradient of keys and values from the cache.
+        positions: the queries' positions.
+        cache_learns: whether keys and values from the cache need gradients.
 
     Returns:
         (B, H, T, E).

@@ -1,1 +1,1 @@
-"""Every Triton kernel, and what kernels share."""
+"""Every Triton kernel, and the code that kernels share."""

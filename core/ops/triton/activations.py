@@ -1,4 +1,4 @@
-"""Sigmoid and softplus for kernels, in float32. Which of two sigmoids is faster depends on what is around."""
+"""Sigmoid and softplus for kernels, in float32. Which sigmoid is faster depends on the code around it."""
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import triton.language as tl
 
 @triton.jit
 def _inverse(value):
-    """1 / value for a moderate positive value: fewer instructions than a division, which takes any."""
+    """1 / value for positive values that are neither huge nor tiny: fewer instructions than a division."""
     return tl.rsqrt(value * value)
 
 
 @triton.jit
 def softplus(value):
-    """log(1 + exp(value)) to float32's precision everywhere, as 2 atanh(e / (2 + e)) for the logarithm."""
+    """log(1 + exp(value)) to full float32 precision; the logarithm is computed as 2 atanh(e / (2 + e))."""
     e = tl.exp2(-tl.abs(value) * 1.4426950408889634)
     s = e * _inverse(2.0 + e)
     q = s * s
@@ -32,6 +32,6 @@ def sigmoid(value):
 
 @triton.jit
 def short_sigmoid(value):
-    """1 / (1 + exp(-value)) in fewer instructions, for the convolution: the square of a reciprocal root."""
+    """1 / (1 + exp(-value)) in fewer instructions: the square of a reciprocal square root."""
     root = tl.rsqrt(1.0 + tl.exp2(value * -1.4426950408889634))
     return root * root

@@ -1,16 +1,16 @@
-"""A whole optimizer update on CUDA in three launches: the gradients' norm, what follows from it, AdamW.
+"""A whole optimizer update on CUDA in three launches: the gradients' norm, the step's numbers, AdamW.
 
-    gradients --> gradient_squares: a sum a block --> decide: norm, clip, step size, is it finite?
+    gradients --> gradient_squares: a sum per block --> decide: norm, clip, step size, finite?
         |                                                            |
-        +---------> adamw: a program a block of a weight <-----------+
+        +---------> adamw: a program per block of a weight <---------+
                       writes average, square, fp32 master weight and bf16 working weight
 
-The same update by torch is a pass to widen gradients, two for their norm, one for AdamW and one to renew the
-working weights, each over hundreds of small tensors, and a dozen kernels for single numbers in between. Here
-a table of addresses leads to all tensors at once: one row a parameter. Gradients are read in the type in
-which they arrived, and working weights are written while the new master weights are at hand.
+In torch the same update takes one pass to convert the gradients, two for their norm, one for AdamW and one to
+update the working weights, each over hundreds of small tensors, and a dozen kernels for single numbers in
+between. Here a table of addresses, one row per parameter, leads to all tensors at once. Gradients are read in
+their own type, and working weights are written while the new master weights are in registers.
 
-Nothing changes where the loss or the norm is not finite. All sums have a fixed order.
+Nothing is updated if the loss or the norm isn't finite. All sums have a fixed order.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -25,14 +25,14 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 8192
-"""Elements of a program,"""
+"""Elements per program."""
 PIECE = 1024
-"""of which it holds so many at a time."""
+"""Elements that a program holds at a time."""
 
 # Columns of the table: addresses (0 for none), elements, whether the gradient is bfloat16.
 WEIGHT, GRADIENT, AVERAGE, SQUARE, WORKING, SIZE, IS_BF16 = (tl.constexpr(column) for column in range(7))
 COLUMNS = tl.constexpr(7)
-# What the update needs to know, in float32.
+# The numbers that the update reads, in float32.
 SCALE, STEP_SIZE, ROOT, RATE, GOOD = (tl.constexpr(index) for index in range(5))
 NUMBERS = 5
 # Settings, in float64.
@@ -41,13 +41,16 @@ BETA1, BETA2, CLIP = (tl.constexpr(index) for index in range(3))
 
 @triton.jit
 def _at(entry, column: tl.constexpr, kind: tl.constexpr):
-    """The tensor whose address stands in a column of the table; torch's begin at multiples of 16 bytes."""
+    """The tensor whose address is in a column of the table.
+
+    Tensors of torch begin at multiples of 16 bytes.
+    """
     return tl.multiple_of(tl.load(entry + column).to(tl.pointer_type(kind)), 16)
 
 
 @triton.jit
 def _indices(first, PIECE: tl.constexpr):
-    """Indices of a piece, four a lane whatever the type, so that nothing moves between lanes."""
+    """Indices of a piece, four per lane for every type, so that no data moves between lanes."""
     return tl.max_contiguous(first + tl.arange(0, PIECE), 4)
 
 
@@ -69,7 +72,7 @@ def _put(pointer, at, value, size, FULL: tl.constexpr):
 
 @triton.jit
 def _gradient(entry, at, size, FULL: tl.constexpr):
-    """Elements of the gradient in float32, whichever type it has."""
+    """Elements of the gradient, converted to float32."""
     if tl.load(entry + IS_BF16) != 0:
         value = _some(_at(entry, GRADIENT, tl.bfloat16), at, size, FULL)
     else:
@@ -104,7 +107,7 @@ def gradient_squares_kernel(table, blocks, partial, BLOCK: tl.constexpr, PIECE: 
 
 @triton.jit
 def _power(base, exponent):
-    """base ** exponent for a whole exponent below 2 ** 31, in float64."""
+    """base ** exponent in float64, for an integer exponent below 2 ** 31."""
     power = base * 0.0 + 1.0
     for bit in range(31):
         power = tl.where((exponent >> bit) & 1 == 1, power * base, power)
@@ -117,7 +120,7 @@ def decide_kernel(
     partial, settings, loss, rate, slot, steps, numbers, good, ring, count,
     GROUPS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """From the sums of squares to the norm, and from it and the step to all numbers of the update."""
+    """Compute the norm from the sums of squares, and from it and the step all numbers of the update."""
     column = tl.arange(0, WIDE)
     total = tl.zeros((WIDE,), tl.float32)
     for start in range(0, count, WIDE):
@@ -175,7 +178,7 @@ def _update(
 def adamw_kernel(
     table, blocks, decays, settings, numbers, eps, BLOCK: tl.constexpr, PIECE: tl.constexpr
 ):  # fmt: skip
-    """Update one block of one parameter and of its working weight, if the step can be taken."""
+    """Update one block of one parameter and its working weight, if the step's numbers are finite."""
     program = tl.program_id(0)
     row = tl.load(blocks + 2 * program)
     entry = table + row * COLUMNS
@@ -196,10 +199,10 @@ def adamw_kernel(
 
 
 class FusedUpdate:
-    """AdamW's update of all parameters at once.
+    """AdamW for all parameters at once.
 
     Attributes:
-        good: whether the newest update was taken, a bool on the device.
+        good: whether the last update was applied, a bool on the device.
     """
 
     def __init__(
@@ -215,8 +218,8 @@ class FusedUpdate:
             groups: each with `params`, their `averages` and `squares`, all float32, `step` (scalar float32
                 on the device) and `weight_decay`; `betas` and `eps` are those of the first.
             clip: the largest norm of all gradients; 0 for no limit.
-            working_weight_of: gives a parameter's bfloat16 working weight, which is renewed, or None.
-            others: parameters whose gradients count for the norm, and which are not updated here.
+            working_weight_of: returns a parameter's bfloat16 working weight, which is updated too, or None.
+            others: parameters that count toward the norm but aren't updated here.
         """
         self._parameters: list[Tensor] = [weight for group in groups for weight in group["params"]]
         self._working_weights = [working_weight_of(weight) for weight in self._parameters]
@@ -242,7 +245,7 @@ class FusedUpdate:
             for row, weight in enumerate(self.parameters)
             for first in range(0, weight.numel(), BLOCK)
         ]
-        # Those to update come first.
+        # Blocks of updated parameters come first.
         self._updated = sum(row < len(self._parameters) for row, _ in blocks)
         self._blocks = torch.tensor(blocks, dtype=torch.int32, device=device)
         self._partial = torch.zeros(len(blocks), device=device)
@@ -252,7 +255,7 @@ class FusedUpdate:
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], loss: Tensor, rate: Tensor, slot: Tensor, ring: Tensor) -> None:
-        """Clip and update, or leave all as it is; loss and norm go to `ring`.
+        """Clip and update, or change nothing if a number isn't finite. Loss and norm go to `ring`.
 
         Args:
             gradients: of `parameters`, float32 or bfloat16.
@@ -261,7 +264,7 @@ class FusedUpdate:
             slot: the row of the ring, int64.
             ring: (slots, 2), float32.
         """
-        # A gradient may be a slice of another tensor, which begins anywhere.
+        # A gradient may be a slice of another tensor, so it may begin at any address.
         self._gradients = [
             tensor if tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 else tensor.contiguous().clone()
             for tensor in gradients
@@ -280,9 +283,9 @@ class FusedUpdate:
         )
 
     def find_gradients(self) -> None:
-        """Tell the kernels where the newest gradients are.
+        """Tell the kernels where the latest gradients are.
 
-        While a graph is recorded nothing can be sent to the device: call this before its first replay.
+        While a graph is being recorded, nothing can be sent to the device: call this before its first replay.
         """
         rows = []
         for fixed, gradient, working in zip(self._fixed, self._gradients, self._working_weights):
@@ -296,5 +299,5 @@ class FusedUpdate:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Those of the groups, then the others: the order in which `step` takes their gradients."""
+        """The groups' parameters, then the others: the order of the gradients that `step` takes."""
         return [*self._parameters, *self._others]

@@ -3,8 +3,9 @@
     qkv (B, T, 3 H E) --> prepare: split, rotate --> q, k, v (B, H, T, E) --> window_attention --> (B, T, H E)
                                                          cache, read where it is --^
 
-What `core.ops.attention_mixer` does elsewhere with single operations. One kernel prepares queries, keys and
-values; backward, the attention kernels rotate the gradients back and write them straight into qkv's.
+Elsewhere `core.ops.attention_mixer` does the same with single operations. One kernel prepares queries, keys
+and values. In the backward, the attention kernels rotate the gradients back and write them directly into
+qkv's.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -22,7 +23,7 @@ from core.ops.triton.rotary import rotate, rotation
 from core.ops.triton.window_attention import Seen, _backward, _forward
 
 ROWS = 64
-"""Slots of a program."""
+"""Steps per program."""
 
 
 @triton.jit
@@ -58,7 +59,7 @@ def _run_attention_mixer(qkv, old_keys, old_values, cos, sin, visible_length, he
     batch, length, width = qkv.shape
     half = width // (6 * heads)
     queries, keys, values = (qkv.new_empty(batch, heads, length, 2 * half) for _ in range(3))
-    # Without angles any pointer will do: nothing is read.
+    # Without angles, any pointer will do: it isn't read.
     angles = (qkv, qkv) if cos is None else (cos.contiguous(), sin.contiguous())
     attention_prepare_kernel[(triton.cdiv(length, ROWS), batch * heads)](
         qkv.contiguous(), *angles, queries, keys, values, length, heads, half,
@@ -149,18 +150,18 @@ def attention_mixer_triton(
     heads: int,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of queries, keys and values beside each other, over a cache as well.
+    """Attention over a cache and the tokens of qkv.
 
     Args:
-        qkv: (B, T, 3 H E), in 16 bits.
-        cache: keys, rotated already, and values of earlier tokens, (B, H, P, E) each, without gradients.
+        qkv: queries, keys and values side by side, (B, T, 3 H E), in a 16-bit type.
+        cache: rotated keys, and values, of earlier tokens, (B, H, P, E) each, without gradients.
         rotations: cosines and sines of each token's position, (B, T, 1, E / 2), or None for no rotation.
-        visible_length: keys that each query sees before its own, (B, T) int64, below `window`.
+        visible_length: how many keys before its own each query sees, (B, T) int64, less than `window`.
         heads: H.
         window: an upper bound of visible_length + 1.
 
     Returns:
-        (B, T, H E), and the keys and values of these tokens, (B, H, T, E), whose gradients are refused.
+        (B, T, H E), and the keys and values of these tokens, (B, H, T, E), which take no gradients.
     """
     keys, values = (None, None) if cache is None else (item.to(qkv.dtype) for item in cache)
     cos, sin = (None, None) if rotations is None else rotations

@@ -1,10 +1,19 @@
 """The causal convolution on CUDA, in Triton: same function as `core.ops.causal_conv`.
 
-It is bound by memory, so every input is read once: a warp owns some channels over many steps and slides a
-window of the last K inputs, kept in registers, through time, a strip of rows at a time, while the rows of the
-next strip are on their way. The backward slides a second window, of gradients, behind the first; only the
-K - 1 steps behind each warp's own are computed twice. The weights' gradient is a share a warp, added up in a
-fixed order by a kernel of its own.
+    one warp: CHANNELS channels x `steps` steps of a batch row
+
+    window = the K - 1 inputs before the first step          (conv_state at the start of the chunk)
+    for each strip of ROWS steps:
+        start reading the next strip                         (it arrives while this one is computed)
+        for each step t of the strip:
+            forward    y_t = silu(bias + taps . [window, x_t]), without taps that reach across a reset
+            backward   g_t = grad_y_t times silu's derivative; share += g_t [window, x_t]
+                       grad_x_{t-K+1} = taps . [g_{t-K+1} ... g_t]     (a second window, K - 1 steps behind)
+            window = the last K - 1 of [window, x_t]
+
+Memory bandwidth is the limit, so every input is read once and windows stay in registers. The backward runs
+K - 1 steps past each warp's last one; only those are computed twice. Each warp writes its share of the
+weights' gradient, and a second kernel adds the shares in a fixed order.
 """
 
 from __future__ import annotations
@@ -16,19 +25,20 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from core.ops.operators import define
+from core.ops.operators import contiguous_rows, define, reset_bytes
 from core.ops.triton import causal_conv_kernels as kernels
 
 FORWARD_ROWS, BACKWARD_ROWS = 4, 8
-"""Steps that a warp reads ahead and then works on."""
+"""Steps in a strip: a warp reads one strip ahead of the one it works on."""
 FORWARD_CHANNELS, BACKWARD_CHANNELS = 128, 64
-"""Channels of a warp; the backward needs more registers for each."""
+"""Channels per warp; the backward needs more registers for each."""
 WARPS = 2048
-"""A launch is cut into at least so many, if its warps keep `LEAST` steps; an H100 holds about 3000."""
+"""Time is cut until a launch has at least this many warps, or `LEAST` steps per warp. An H100 holds about
+3000."""
 LEAST, MOST = 32, 512
-"""Steps of a warp. The K - 1 after them are computed twice."""
+"""Steps per warp. The K - 1 after them are computed twice."""
 SHARES, SUMMED_CHANNELS = 128, 32
-"""Shares of the weights' gradient that a program adds up at a time, and for how many channels."""
+"""How many shares of the weights' gradient a program adds at a time, and for how many channels."""
 
 
 def causal_conv_triton(
@@ -49,7 +59,7 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _cut(batch: int, length: int, width: int, channels: int) -> tuple[int, tuple[int, int, int]]:
-    """Steps of a warp, and the grid of warps over channels, batch rows and time."""
+    """Steps per warp, and the grid of warps over channels, batch rows and time."""
     across = triton.cdiv(width, channels)
     steps = MOST
     while steps > LEAST and across * batch * triton.cdiv(length, steps) < WARPS:
@@ -67,20 +77,15 @@ def _options(weight: Tensor, bias: Any, conv_state: Any, reset: Any) -> dict[str
     }
 
 
-def _with_rows(tensor: Tensor) -> Tensor:
-    """The tensor (B, L, D), its channels next to each other."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def _run_causal_conv(x: Any, weight: Any, bias: Any, conv_state: Any, reset: Any) -> Any:
-    x = _with_rows(x)
+    x = contiguous_rows(x)
     batch, length, width = x.shape
     y = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
     new_conv_state = torch.empty(batch, weight.shape[1] - 1, width, dtype=x.dtype, device=x.device)
     steps, grid = _cut(batch, length, width, FORWARD_CHANNELS)
     kernels.conv_forward_kernel[grid](
-        x, weight.contiguous(), bias, _contiguous(conv_state), _flags(reset), y, new_conv_state,
-        length, width, steps, *x.stride()[:2], ROWS=FORWARD_ROWS, CHANNELS=FORWARD_CHANNELS,
+        x, weight.contiguous(), bias, _contiguous(conv_state), reset_bytes(reset), y, new_conv_state,
+        length, width, steps, x.stride()[:2], ROWS=FORWARD_ROWS, CHANNELS=FORWARD_CHANNELS,
         **_options(weight, bias, conv_state, reset),
     )  # fmt: skip
     return y, new_conv_state
@@ -101,8 +106,8 @@ def _run_causal_conv_backward(
     wants_conv_state: Any,
     into: Any = None,
 ) -> Any:
-    """The gradients; that of x is written to `into` (B, L, D) if given, whose channels are contiguous."""
-    x, grad_y = _with_rows(x), _with_rows(grad_y)
+    """The gradients; x's is written to `into` (B, L, D) if given, whose channels are contiguous."""
+    x, grad_y = contiguous_rows(x), contiguous_rows(grad_y)
     batch, length, width = x.shape
     taps = weight.shape[1]
     steps, grid = _cut(batch, length, width, BACKWARD_CHANNELS)
@@ -110,9 +115,9 @@ def _run_causal_conv_backward(
     grad_conv_state = x.new_empty(conv_state.shape if wants_conv_state else (0,))
     shares = torch.empty(grid[1] * grid[2], taps + 1, width, dtype=torch.float32, device=x.device)
     kernels.conv_backward_kernel[grid](
-        x, weight.contiguous(), bias, _contiguous(conv_state), _flags(reset), grad_y, grad_x,
+        x, weight.contiguous(), bias, _contiguous(conv_state), reset_bytes(reset), grad_y, grad_x,
         grad_conv_state, shares, length, width, steps,
-        *x.stride()[:2], *grad_y.stride()[:2], *grad_x.stride()[:2],
+        x.stride()[:2], grad_y.stride()[:2], grad_x.stride()[:2],
         ROWS=BACKWARD_ROWS, CHANNELS=BACKWARD_CHANNELS, WANTS_STATE=wants_conv_state,
         **_options(weight, bias, conv_state, reset),
     )  # fmt: skip
@@ -170,12 +175,8 @@ _operator = define(
 )
 
 
-def _flags(reset: Tensor | None) -> Tensor | None:
-    return None if reset is None else reset.contiguous().view(torch.uint8)
-
-
 def _survivors(reset: Tensor, length: int, past: int) -> Tensor:
-    """(B, past): true for the entries of the state after which no reset comes."""
+    """(B, past): true for entries of the state that no reset follows."""
     padded = F.pad(reset, (past, 1))[:, length + 1 :]
     return padded.flip(1).int().cumsum(1).flip(1) == 0
 
@@ -183,7 +184,7 @@ def _survivors(reset: Tensor, length: int, past: int) -> Tensor:
 def _add_state_gradient(
     grad_new_conv_state: Tensor, reset: Tensor | None, grad_x: Tensor, grad_conv_state: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Add the gradient of the new state to what it was copied from: the last inputs, or the old state."""
+    """Add the new state's gradient to the gradients of its sources: the last inputs, or the old state."""
     length, past = grad_x.shape[1], grad_new_conv_state.shape[1]
     if reset is not None:
         grad_new_conv_state = grad_new_conv_state * _survivors(reset, length, past).unsqueeze(2)

@@ -1,7 +1,8 @@
 """Triton kernels of `causal_conv.py`; its docstring says how they work.
 
-`flags` has bit i set where step at + i - (TAPS - 2) forgets all before it, for all that a strip of rows from
-`at` on has to know of. A strip without any, as most are, takes a path without masks.
+`flags` covers every reset that matters to a strip that begins at step `at`: bit i is set if step
+at + i - (TAPS - 2) is a reset. Most strips have none and take a path without masks. Strides are (batch,
+time); channels are contiguous.
 """
 # ruff: noqa: RUF005, SIM102
 # mypy: ignore-errors
@@ -16,7 +17,7 @@ from core.ops.triton.activations import short_sigmoid
 
 @triton.jit
 def _rows(pointer, stride, t, stop, d, width, ROWS: tl.constexpr):
-    """Rows t, t + 1, ... as they are stored, zeros from step `stop` on. The pointer stands at row t."""
+    """Rows t, t + 1, ... in their stored type, zeros from step `stop` on. The pointer points at row t."""
     rows = ()
     for k in tl.static_range(ROWS):
         mask = d < tl.where(t + k < stop, width, 0)
@@ -26,7 +27,7 @@ def _rows(pointer, stride, t, stop, d, width, ROWS: tl.constexpr):
 
 @triton.jit
 def _past(x, conv_state, t, x_time, width, d, PAST: tl.constexpr, HAS_STATE: tl.constexpr):
-    """Row t of the input as float32, from the conv_state where t is negative, zeros before that."""
+    """Row t of the input in float32: from conv_state where t is negative, zeros before that."""
     row = tl.load(x + t * x_time, mask=d < tl.where(t >= 0, width, 0), other=0.0).to(tl.float32)
     if HAS_STATE:
         old = tl.load(conv_state + (PAST + t) * width, mask=d < tl.where(t < 0, width, 0), other=0.0)
@@ -45,7 +46,7 @@ def _window(x, conv_state, first, x_time, width, d, PAST: tl.constexpr, HAS_STAT
 
 @triton.jit
 def _read_flags(reset, at, length, TAPS: tl.constexpr, HAS_RESET: tl.constexpr):
-    """The resets from step at - (TAPS - 2) on, one a lane."""
+    """The resets from step at - (TAPS - 2) on, one per lane."""
     lane = tl.arange(0, 32)
     marks = lane * 0
     if HAS_RESET:
@@ -56,7 +57,7 @@ def _read_flags(reset, at, length, TAPS: tl.constexpr, HAS_RESET: tl.constexpr):
 
 @triton.jit
 def _as_bits(marks, COUNT: tl.constexpr, HAS_RESET: tl.constexpr):
-    """The first COUNT of the resets that lanes read, as bits of a number."""
+    """The first COUNT of the resets that the lanes read, as bits of an integer."""
     bits = 0
     if HAS_RESET:
         lane = tl.arange(0, 32)
@@ -74,7 +75,7 @@ def _unless(flags, value, FIRST: tl.constexpr, COUNT: tl.constexpr, MASKED: tl.c
 
 @triton.jit
 def _seen(window, row, flags, K: tl.constexpr, TAPS: tl.constexpr, MASKED: tl.constexpr):
-    """What the taps of a strip's row K meet, oldest first."""
+    """The inputs that the taps see at row K of a strip, oldest first."""
     seen = ()
     for k in tl.static_range(TAPS - 1):
         seen = seen + (_unless(flags, window[k], K + k, TAPS - 1 - k, MASKED),)
@@ -105,7 +106,7 @@ def _forward_strip(
     rows, window, flags, taps, offset, y, at, stop, width, d,
     TAPS: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Write the outputs of a strip; gives the window after it. `y` stands at row `at`."""
+    """Write the outputs of a strip and return the window after it. `y` points at row `at`."""
     for k in tl.static_range(ROWS):
         row = rows[k].to(tl.float32)
         before = _convolve(_seen(window, row, flags, k, TAPS, MASKED), taps, offset, TAPS)
@@ -118,11 +119,14 @@ def _forward_strip(
 
 @triton.jit
 def conv_forward_kernel(
-    x, weight, bias, conv_state, reset, y, new_conv_state, length, width, steps, x_batch, x_time,
+    x, weight, bias, conv_state, reset, y, new_conv_state, length, width, steps, x_strides,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, HAS_RESET: tl.constexpr,
 ):  # fmt: skip
-    """`steps` activated outputs of some channels; who makes the last of them also writes the new state."""
+    """`steps` activated outputs of some channels.
+
+    The program that computes the last one also writes the new state.
+    """
     PAST: tl.constexpr = TAPS - 1
     COUNT: tl.constexpr = ROWS + TAPS - 2
     batch = tl.program_id(1).to(tl.int64)
@@ -130,9 +134,9 @@ def conv_forward_kernel(
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     first = tl.program_id(2) * steps
     stop = tl.minimum(first + steps, length)
-    x_time += zero
+    x_time = x_strides[1] + zero
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
-    x_rows = x + batch * x_batch + d
+    x_rows = x + batch * x_strides[0] + d
     conv_state_rows = conv_state
     if HAS_STATE:
         conv_state_rows = conv_state + batch * PAST * width + d
@@ -146,7 +150,7 @@ def conv_forward_kernel(
     for at in range(first, stop, ROWS):
         rows = ahead
         flags = _as_bits(marks, COUNT, HAS_RESET)
-        # Read ahead of the writes: the compiler moves no read above an earlier write.
+        # Read before writing: the compiler never moves a read above an earlier write.
         ahead = _rows(x_rows + (at + ROWS) * x_time, x_time, at + ROWS, stop, d, width, ROWS)
         marks = _read_flags(reset_row, at + ROWS, length, TAPS, HAS_RESET)
         y_here = y_rows + (zero + at) * width
@@ -173,10 +177,10 @@ def _backward_strip(
     width, d, TAPS: tl.constexpr, ROWS: tl.constexpr, OWN: tl.constexpr, WANTS_STATE: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Take a strip's outputs back: write grad_x up to PAST rows before its end, and if OWN add to the sums.
+    """The backward of a strip: write grad_x up to PAST rows before its end, and if OWN add to the sums.
 
-    Gives window, gradients before the activation (the last PAST of each) and sums after the strip. `grad_x`
-    stands at row `at`, `grad_conv_state` at row 0.
+    Returns the window, the last PAST gradients before the activation, and the sums. `grad_x` points at row
+    `at`, `grad_conv_state` at row 0.
     """
     PAST: tl.constexpr = TAPS - 1
     for k in tl.static_range(ROWS):
@@ -191,7 +195,7 @@ def _backward_strip(
                 added = added + (sums[tap] + grad * seen[tap],)
             sums = added + (sums[TAPS] + grad,)
         grads = grads + (grad,)
-        # These are all the outputs that the input at t - PAST has an effect on.
+        # These are all the outputs that depend on the input at t - PAST.
         total = taps[PAST] * grads[0]
         for distance in tl.static_range(1, TAPS):
             total += taps[PAST - distance] * _unless(flags, grads[distance], k, distance, MASKED)
@@ -211,11 +215,11 @@ def _backward_strip(
 @triton.jit
 def conv_backward_kernel(
     x, weight, bias, conv_state, reset, grad_y, grad_x, grad_conv_state, shares,
-    length, width, steps, x_batch, x_time, g_batch, g_time, into_batch, into_time,
+    length, width, steps, x_strides, grad_y_strides, grad_x_strides,
     TAPS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, HAS_RESET: tl.constexpr, WANTS_STATE: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `steps` inputs of some channels, and a share of those of the weights and the bias."""
+    """Gradients of `steps` inputs of some channels, and a share of the weights' and the bias's gradients."""
     PAST: tl.constexpr = TAPS - 1
     COUNT: tl.constexpr = ROWS + TAPS - 2
     batch, part, parts = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
@@ -223,21 +227,21 @@ def conv_backward_kernel(
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     first = part * steps
     stop = tl.minimum(first + steps, length)
-    # Inputs have an effect on the PAST outputs after them, too.
+    # The PAST outputs after these steps depend on their inputs too.
     end = tl.minimum(stop + PAST, length)
-    x_time += zero
-    g_time += zero
+    x_time = x_strides[1] + zero
+    g_time = grad_y_strides[1] + zero
     taps, offset = _load_taps(weight, bias, d, width, TAPS, HAS_BIAS)
-    x_rows = x + batch * x_batch + d
-    g_rows = grad_y + batch * g_batch + d
+    x_rows = x + batch * x_strides[0] + d
+    g_rows = grad_y + batch * grad_y_strides[0] + d
     conv_state_rows = conv_state
     if HAS_STATE:
         conv_state_rows = conv_state + batch * PAST * width + d
     reset_row = reset
     if HAS_RESET:
         reset_row = reset + batch * length
-    into_time += zero
-    into = grad_x + batch * into_batch + d
+    into_time = grad_x_strides[1] + zero
+    into = grad_x + batch * grad_x_strides[0] + d
     into_conv_state = grad_conv_state + batch * PAST * width + d
     window = _window(x_rows, conv_state_rows, first, x_time, width, d, PAST, HAS_STATE)
     grads = ()
@@ -253,7 +257,7 @@ def conv_backward_kernel(
         rows = ahead
         outs = ahead_outs
         flags = _as_bits(marks, COUNT, HAS_RESET)
-        # Read ahead of the writes: the compiler moves no read above an earlier write.
+        # Read before writing: the compiler never moves a read above an earlier write.
         ahead = _rows(x_rows + (at + ROWS) * x_time, x_time, at + ROWS, end, d, width, ROWS)
         ahead_outs = _rows(g_rows + (at + ROWS) * g_time, g_time, at + ROWS, end, d, width, ROWS)
         marks = _read_flags(reset_row, at + ROWS, length, TAPS, HAS_RESET)
@@ -283,7 +287,7 @@ def conv_sums_kernel(
     shares, grad_weight, grad_bias, count, width,
     TAPS: tl.constexpr, SHARES: tl.constexpr, CHANNELS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Add up `count` shares (TAPS + 1, width), for one tap, or the bias, of some channels."""
+    """Add `count` shares (TAPS + 1, width) for one tap, or the bias, of some channels."""
     tap = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = d < width

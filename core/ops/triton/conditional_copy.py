@@ -1,4 +1,4 @@
-"""Copies that happen only if a flag on the device says so: how a captured step takes its new state."""
+"""Copies that happen only if a flag on the device is set: how a captured step accepts its new state."""
 # mypy: disallow-untyped-defs=False
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor
 
 PIECE = 4096
 MOST = 16
-"""Tensors of a launch."""
+"""The most tensors per launch."""
 
 
 @triton.jit
 def conditional_copy_kernel(
     new, old, good, lengths, new_rows, old_rows, counts, COUNT: tl.constexpr, PIECE: tl.constexpr
 ):
-    """Copy a piece of a row of one of `new` over that of `old` if `good`."""
+    """Copy a piece of a row from one of `new` to the same one of `old`, if `good`."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * PIECE + tl.arange(0, PIECE)
     wanted = tl.load(good) != 0
@@ -31,7 +31,10 @@ def conditional_copy_kernel(
 
 
 def conditional_copy(new: Sequence[Tensor], old: Sequence[Tensor], good: Tensor) -> None:
-    """Each old = new where `good` (scalar bool) holds, in place; shapes are equal, types may differ."""
+    """Copy each `new` to its `old` in place if `good` (scalar bool) is true.
+
+    Shapes are equal, types may differ.
+    """
     pairs = sorted((_as_rows(*pair) for pair in zip(new, old)), key=lambda pair: pair[1].shape)
     for first in range(0, len(pairs), MOST):
         some = pairs[first : first + MOST]
@@ -52,7 +55,7 @@ def conditional_copy(new: Sequence[Tensor], old: Sequence[Tensor], good: Tensor)
 def _as_rows(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     """Both as matrices with contiguous rows, without a copy of `old`."""
     if not old.is_contiguous():
-        # A hidden state (B, D, N) that lies as (B, N, D).
+        # An ssm_state (B, D, N), stored as (B, N, D).
         new, old = new.transpose(-1, -2), old.transpose(-1, -2)
     rows = old.shape[0] if old.ndim > 1 else 1
     if new.ndim == 4 and (new.stride(3), new.stride(2), new.stride(0)) == (

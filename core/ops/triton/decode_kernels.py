@@ -1,4 +1,4 @@
-"""Kernels that read one token: what each layer does for T = 1, with as few launches as its data flow allows.
+"""Kernels that read one token: each layer for T = 1, with as few launches as the data flow allows.
 
     embed -> for each layer:  linear (norm first) -> attend | conv step, selective scan or SSD step
                               linear (adds x) -> linear (norm first, squared ReLU) -> linear (adds x)
@@ -23,9 +23,9 @@ def embed_kernel(
     tokens, embedding, position_embedding, x, position, steps, doc_start, inv_freq, rotations, eot, width,
     window, WIDTH: tl.constexpr, FREQUENCIES: tl.constexpr, LEARNED: tl.constexpr,
 ):  # fmt: skip
-    """Look the token up; count it; note where it stands in its document and whether it starts one.
+    """Look up the token, count it, and store its position in its document and whether it starts one.
 
-    `rotations` (B, 2, FREQUENCIES) gets cosine and sine of its position times `inv_freq`, for all layers.
+    `rotations` (B, 2, FREQUENCIES) receives cosine and sine of its position times `inv_freq`, for all layers.
     """
     batch = tl.program_id(0)
     column = tl.arange(0, WIDTH)
@@ -36,12 +36,12 @@ def embed_kernel(
     if LEARNED:
         row += tl.load(position_embedding + pos % window * width + column, mask=column < width, other=0.0)
     tl.store(x + batch * width + column, row, mask=column < width)
-    # As the model does: far positions have no digits to lose in float64.
+    # In float64, as in the model, so that far positions lose no digits.
     i = tl.arange(0, FREQUENCIES)
     angle = pos.to(tl.float64) * tl.load(inv_freq + i)
     tl.store(rotations + batch * 2 * FREQUENCIES + i, tl.cos(angle).to(tl.float32))
     tl.store(rotations + (batch * 2 + 1) * FREQUENCIES + i, tl.sin(angle).to(tl.float32))
-    # `position` is that of the token to come; the kernels of this step subtract 1.
+    # `position` is the next token's; the kernels of this step subtract 1.
     tl.store(position + batch, pos + 1)
     tl.store(doc_start + batch, tl.where(starts, 1, 0))
     tl.store(steps + batch, tl.load(steps + batch) + 1)
@@ -53,7 +53,7 @@ def linear_kernel(
     INPUTS: tl.constexpr, ROWS: tl.constexpr, HAS_NORM: tl.constexpr, HAS_ADD: tl.constexpr,
     SQUARED_RELU: tl.constexpr,
 ):  # fmt: skip
-    """ROWS outputs of a matrix times x, its RMS norm first, squared ReLU or a sum after."""
+    """ROWS outputs of a matrix times x, optionally after an RMS norm and before squared ReLU or a sum."""
     batch = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, INPUTS)
@@ -74,7 +74,7 @@ def linear_kernel(
 
 @triton.jit
 def _rotated(row, rotation, column, real, half, frequencies, ROPE: tl.constexpr):
-    """A query or key, rotated to its position: its halves are the two coordinates of each pair."""
+    """A query or key rotated by its position; its two halves hold the two coordinates of each pair."""
     value = tl.load(row + column, mask=real, other=0.0)
     if ROPE:
         first = column < half
@@ -92,7 +92,7 @@ def attend_kernel(
 ):  # fmt: skip
     """One head: rotate query and key, attend over the ring and the token itself, put the key in the ring.
 
-    `rotations` starts at the layer's own, of `frequencies` altogether.
+    `rotations` begins with this layer's; one batch row has `frequencies`.
     """
     head, batch = tl.program_id(0), tl.program_id(1)
     size = 2 * half
@@ -101,7 +101,7 @@ def attend_kernel(
     real = column < size
     pos = tl.load(position + batch) - 1
     step = tl.load(steps + batch) - 1
-    # The slots of the step before and of this one; for a window of one token there are none.
+    # The previous step's slot and this one's; a window of one token has none.
     slots = tl.maximum(past, 1)
     newest, oldest = ((step + slots - 1) % slots).to(tl.int32), (step % slots).to(tl.int32)
     row = qkv + batch * 3 * width + head * size
@@ -119,7 +119,7 @@ def attend_kernel(
         age = tl.where(age < 0, age + past, age) + 1
         seen = (age <= pos) & (slot < past)
         at = ring + slot[:, None] * size + column[None, :]
-        # All of it is asked for before any of it is waited for, though some may be too old.
+        # All reads are issued before any is waited for, though some keys may be too old.
         mask = (slot < past)[:, None] & real[None, :]
         old_keys = tl.load(keys + at, mask=mask, other=0.0)
         old_values = tl.load(values + at, mask=mask, other=0.0)
@@ -132,7 +132,7 @@ def attend_kernel(
         top = higher
     tl.store(out + batch * width + head * size + column, mixed / total, mask=real)
     if past > 0:
-        # The slot held the oldest key: every thread has to have read it.
+        # The slot held the oldest key, which every thread must have read by now.
         tl.debug_barrier()
         at = ring + oldest * size + column
         tl.store(keys + at, key, mask=real)
@@ -143,7 +143,7 @@ def attend_kernel(
 def conv_step_kernel(
     x, weight, bias, conv_state, doc_start, out, width, x_stride, TAPS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """The activated convolution's newest output; `conv_state` moves on."""
+    """The next output of the activated convolution; `conv_state` advances."""
     batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     real = d < width
@@ -175,7 +175,7 @@ def selective_scan_step_kernel(
     width, rank, states, gate_stride,
     CHANNELS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """One step of the selective scan, its step sizes, norms and gate included; `ssm_state` moves on."""
+    """One step of the selective scan, including step sizes, norms and gate; `ssm_state` advances."""
     batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     r, n = tl.arange(0, RANK), tl.arange(0, STATES)
@@ -208,9 +208,9 @@ def ssd_step_kernel(
     projected_stride,
     CHANNELS: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """One step of Mamba-2's scan, its step sizes and gate included; `ssm_state` moves on.
+    """One step of Mamba-2's scan, including step sizes and gate; `ssm_state` advances.
 
-    `projected` holds the gate (width,), what the convolution has read, and the heads' step sizes.
+    `projected` holds the gate (width,), the inputs of the convolution, and the heads' step sizes.
     """
     batch = tl.program_id(1)
     d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)

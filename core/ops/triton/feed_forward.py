@@ -1,9 +1,15 @@
 """A feed-forward layer on CUDA as one operation: up, squared ReLU, down.
 
-Squared ReLU is the end of the product before it, and its gradient the end of the product behind it, so that
-neither costs a pass over memory. Only the squares are kept: the derivative of x^2 is twice its root. Products
-are made tile by tile of their result, each program one tile after the other, tiles of factors read by the
-tensor copy engine ahead of their use. The other four products of a layer and its backward are left to cuBLAS.
+    forward    x (M, C) -- up^T --> max(., 0)^2 --> squares (M, J) -- down^T --> out (M, C')
+                       squares_kernel                              cuBLAS
+    backward   grad (M, C') -- down --> times 2 sqrt(squares) --> through (M, J)
+                           squares_kernel
+               grad_x = through up    grad_up = through^T x    grad_down = grad^T squares      cuBLAS
+
+Squared ReLU is applied to a tile of the product while it is still in registers, and so is its derivative in
+the backward, so neither costs a pass over memory. Only the squares are kept: the derivative of x^2 is twice
+its root. A program computes one output tile after another, while the tensor copy engine reads ahead the
+tiles of the factors.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -22,30 +28,31 @@ from core.ops.operators import define, hidden
 
 
 class Tiles(NamedTuple):
-    """How a product is cut."""
+    """How a product is divided into tiles."""
 
     rows: int
     columns: int
     stages: int
-    """Pairs of tiles of the factors that are held at once."""
+    """Tiles of both factors that are held in shared memory at once."""
     warps: int
     programs: int
-    """Of a processor."""
+    """Programs per processor."""
     flat: bool
-    """Whether the reads for a program's next tile begin while it finishes one; else another program's do."""
+    """Whether a program starts reading its next tile while it finishes one; if not, another program's reads
+    overlap."""
 
 
 DEPTH = 64
-"""Of a tile of a factor."""
+"""Depth of a tile of a factor."""
 LARGE, LARGE_BACKWARD = Tiles(128, 256, 4, 8, 1, True), Tiles(128, 256, 3, 8, 1, True)
 SMALL = Tiles(128, 128, 3, 4, 2, False)
 ROUNDS = 4
-"""With at least so many large tiles a processor they are the faster ones."""
+"""Large tiles are faster if there are at least this many per processor."""
 
 
 @triton.jit
 def _finish(product, squares, row, column, BACKWARD: tl.constexpr):
-    """The square of what is positive; backward, the gradient through it."""
+    """The squares of positive products; backward, the gradient through that."""
     if BACKWARD:
         return product * (2.0 * tl.sqrt(squares.load([row, column]).to(tl.float32)))
     product = tl.maximum(product, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -73,7 +80,7 @@ def squares_kernel(
                 product = tl.dot(first, right.load([k, column]), product)
             else:
                 product = tl.dot(first, right.load([column, k]).T, product)
-        # In halves, which take half the shared memory on their way out.
+        # Written in two halves, which need half the shared memory.
         low, high = product.reshape((ROWS, 2, COLUMNS // 2)).permute(0, 2, 1).split()
         low = _finish(low, squares, row, column, BACKWARD)
         out.store([row, column], low.to(out.dtype))
@@ -114,7 +121,7 @@ def _squares(x: Tensor, up: Tensor) -> Tensor:
 
 
 def _squares_backward(grad: Tensor, down: Tensor, squares: Tensor) -> Tensor:
-    """The gradient of what was squared: grad (M, C'), down (C', J), squares (M, J) to (M, J)."""
+    """The gradient before the squared ReLU, (M, J), from grad (M, C'), down (C', J) and squares (M, J)."""
     through = torch.empty_like(squares)
     _launch(grad, down, squares, through)
     return through

@@ -1,9 +1,15 @@
 """Output head and cross-entropy on CUDA: same function as `core.ops.linear_cross_entropy`.
 
-Products run in the product type on the tensor cores. One kernel turns a chunk's logits into their gradient in
-place; the row's loss falls out on the way. It reads a row once and holds it in registers in that type, or
-reads it twice where it is too long for that. So logits exist once, in the product type, for at most
-`CHUNK_BYTES`; the gradient of the head is added up in float32.
+    for each chunk of rows of x:
+        logits = x W^T                                        (rows, V), cuBLAS
+        loss_kernel, one program per row, in place:
+            norm = log(sum(exp(logits)))
+            loss += (norm - logit of the target) / count      count: rows that are not ignored
+            logits <- (exp(logits - norm) - 1 at the target) / count
+        grad_x = logits W;  grad_W += logits^T x              cuBLAS, the sum in float32
+
+Products run on the tensor cores in the product type, and so are the logits stored: at most `CHUNK_BYTES` of
+them exist, once. The kernel reads a row once and holds it in registers; a row that is too long is read twice.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -20,55 +26,55 @@ from core.ops.dispatch import product_type
 from core.ops.operators import define, hidden
 
 CHUNK_BYTES = 1 << 31
-"""Logits held at a time."""
+"""Bytes of logits that exist at a time."""
 LOG2_E, LN_2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 HOLDS = ((1, 4096), (4, 16384), (8, 32768), (16, 106496), (32, 131072))
-"""Warps of a program that holds a row of up to so many bytes; longer rows are read twice. Few warps wait less
-for each other; with 16, two programs fit the registers of a processor, so that one computes as one reads."""
+"""How many warps hold a row of up to how many bytes; longer rows are read twice. Fewer warps wait less for
+each other. With 16, two programs fit in a processor's registers, so one computes while the other reads."""
 REGISTERS = 64
-"""Of a thread, for the programs of many warps to fit beside each other; the compiler would take more."""
+"""Registers per thread, so that several programs of many warps fit; the compiler would use more."""
 
 
 class Settings(NamedTuple):
-    """How a program of the loss kernel goes through its row."""
+    """How a program of the loss kernel walks through its row."""
 
     piece: int
-    """Logits at a time."""
+    """Logits per piece."""
     warps: int
     held: int
-    """So many pieces stay in registers after they were read."""
+    """Pieces that stay in registers after they are read."""
 
 
 def _settings(columns: int, element_size: int) -> Settings:
     for warps, most in HOLDS:
         if columns * element_size <= most:
-            # 16 bytes a thread; 8 where registers are scarce, for the highest so far takes as many.
+            # 16 bytes per thread; 8 if registers are scarce, because the running maximum takes as many.
             piece = 32 * warps * (4 if warps == 16 or element_size == 4 else 8)
             return Settings(piece, warps, triton.cdiv(columns, piece))
     return Settings(4096, 32, 0)
 
 
 @triton.jit
-def _places(start, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Columns of a piece, a row of them for each thread."""
+def _columns(start, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Columns of a piece, one row of them per thread."""
     return start + tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
 
 
 @triton.jit
 def _read(slots, start, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
-    """The piece from column `start`; `slots` point at the one from column 0."""
+    """The piece that begins at column `start`; `slots` point at the first piece."""
     if WHOLE:
         return tl.load(slots + start)
-    columns = _places(start, slots.shape[0], slots.shape[1])
-    return tl.load(slots + start, mask=columns < COLUMNS, other=0.0)
+    column = _columns(start, slots.shape[0], slots.shape[1])
+    return tl.load(slots + start, mask=column < COLUMNS, other=0.0)
 
 
 @triton.jit
 def _hide(piece, start, VOCABULARY: tl.constexpr, WHOLE: tl.constexpr):
-    """A piece without what only pads the vocabulary."""
+    """A piece with -inf in columns that only pad the vocabulary."""
     if WHOLE:
         return piece
-    return tl.where(_places(start, piece.shape[0], piece.shape[1]) < VOCABULARY, piece, float("-inf"))
+    return tl.where(_columns(start, piece.shape[0], piece.shape[1]) < VOCABULARY, piece, float("-inf"))
 
 
 @triton.jit
@@ -87,13 +93,13 @@ def _widen(piece, ASSEMBLY: tl.constexpr):
 
 @triton.jit
 def _put(slots, start, piece, norm, share, COLUMNS: tl.constexpr, WHOLE: tl.constexpr):
-    """Write a share of the probabilities of a piece."""
+    """Write the probabilities of a piece, times `share`."""
     grad = (tl.exp2(piece * LOG2_E - norm) * share).to(slots.dtype.element_ty)
     if WHOLE:
         tl.store(slots + start, grad)
     else:
-        columns = _places(start, slots.shape[0], slots.shape[1])
-        tl.store(slots + start, grad, mask=columns < COLUMNS)
+        column = _columns(start, slots.shape[0], slots.shape[1])
+        tl.store(slots + start, grad, mask=column < COLUMNS)
 
 
 @triton.jit
@@ -102,9 +108,9 @@ def loss_kernel(
     VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr, PIECE: tl.constexpr, ROWS: tl.constexpr,
     HELD: tl.constexpr, ASSEMBLY: tl.constexpr, WANTS_GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """Each row's share of the mean loss; its logits become the gradient of that share.
+    """Each row's share of the mean loss; the row's logits become the gradient of that share.
 
-    The sizes are constants, so that only the last pieces are compared with them, in vectors.
+    Sizes are compile-time constants, so that only the last pieces need masks.
     """
     HIGHER: tl.constexpr = ASSEMBLY[0]
     WIDEN: tl.constexpr = ASSEMBLY[1]
@@ -114,7 +120,7 @@ def loss_kernel(
     LOOPS: tl.constexpr = REST < COLUMNS
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * COLUMNS
-    slots = line + _places(0, ROWS, WIDTH)
+    slots = line + _columns(0, ROWS, WIDTH)
     target = tl.load(targets + row)
     held = ()
     for i in tl.static_range(HELD):
@@ -137,16 +143,16 @@ def loss_kernel(
             piece = _read(slots, start, COLUMNS, False).to(tl.float32)
             piece = _hide(piece, start, VOCABULARY, False) * LOG2_E
             higher = tl.maximum(top, tl.max(piece, 1))
-            # A thread that has only seen padding has no top yet; -inf - -inf would be no number.
+            # A thread that has seen only padding has no maximum yet, and -inf - -inf would be NaN.
             base = tl.where(higher == float("-inf"), 0.0, higher)
             total = total * tl.exp2(top - base) + tl.sum(tl.exp2(piece - base[:, None]), 1)
             top = higher
     highest = tl.max(top, 0)
-    # Only here, so that what waits for the target delays none of the row; but before the sum, whose barriers
-    # all warps pass: later, a warp ahead may have put the gradient here.
+    # The target's logit is read here, so that waiting for `target` doesn't delay reading the row, but before
+    # the barriers of the sum below: after them, another warp may have overwritten it with its gradient.
     kept = target != ignore_index
-    place = tl.where(kept, target, 0)
-    chosen = tl.load(line + place).to(tl.float32)
+    target_column = tl.where(kept, target, 0)
+    chosen = tl.load(line + target_column).to(tl.float32)
     if LOOPS:
         total *= tl.exp2(top - highest)
     for i in tl.static_range(HELD):
@@ -162,10 +168,10 @@ def loss_kernel(
             for start in range(REST, COLUMNS, PIECE):
                 piece = _read(slots, start, COLUMNS, False).to(tl.float32)
                 _put(slots, start, _hide(piece, start, VOCABULARY, False), norm, share, COLUMNS, False)
-        # The target's own gradient comes last, instead of a comparison with every column.
+        # The target's gradient is written last, which saves comparing every column with the target.
         tl.debug_barrier()
         grad = (tl.exp2(chosen * LOG2_E - norm) - 1.0) * share
-        tl.store(line + place, grad.to(logits.dtype.element_ty), mask=kept)
+        tl.store(line + target_column, grad.to(logits.dtype.element_ty), mask=kept)
 
 
 def linear_cross_entropy_triton(
@@ -177,7 +183,7 @@ def linear_cross_entropy_triton(
     vocab_size: int | None = None,
     working_weight: Tensor | None = None,
 ) -> Tensor:
-    """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type where it is on."""
+    """`core.ops.linear_cross_entropy.linear_cross_entropy` on the GPU, in autocast's type if it is on."""
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     dtype = product_type(x)
@@ -188,7 +194,7 @@ def linear_cross_entropy_triton(
     return loss
 
 
-# The gradients are computed on the way forward and returned as integers, which have no gradient themselves.
+# The forward computes the gradients and returns them as integers, which have no gradients themselves.
 def _run_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, vocab_size, wants_gradient):
     head = weight.to(x.dtype) if working_weight is None else working_weight
     count = (targets != ignore_index).sum()
@@ -215,10 +221,10 @@ def _run_linear_cross_entropy(x, weight, working_weight, targets, ignore_index, 
 
 
 def _assembly(dtype: torch.dtype) -> tuple[str, str, str]:
-    """PTX for two 16-bit numbers at once: the higher ones, and the wide ones in two different ways.
+    """PTX for two 16-bit numbers at once: their maximum, and two different ways of converting to float32.
 
-    The compiler would keep what it knows to have widened before in twice the registers, instead of widening
-    it again. Triton's interpreter runs no PTX.
+    If both conversions were the same, the compiler would keep the first one's results, which take twice the
+    registers, instead of converting again. Triton's interpreter runs no PTX.
     """
     if dtype == torch.float32 or not isinstance(loss_kernel, triton.JITFunction):
         return "", "", ""

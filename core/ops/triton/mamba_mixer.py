@@ -1,9 +1,8 @@
 """All of a Mamba layer between its two outer projections, on CUDA, as one operation.
 
-Convolution, the projection to dt, B and C, their norms, dt's own projection and the scan are what
-`core.ops.mamba_mixer` does with single operations elsewhere. Done together, the gradients of the two halves
-of the inner projection are written where they belong instead of being joined, those of the convolution's
-output meet inside a product, and the three norms are one kernel.
+Elsewhere `core.ops.mamba_mixer` does the same with single operations. As one operation, the gradients of
+inputs and gates are written directly into the inner projection's gradient instead of being concatenated,
+those of the convolution's output are added inside a product, and the three norms are one kernel.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -25,15 +24,15 @@ from core.ops.triton.selective_scan.operator import (
 )
 
 ROWS = 16
-"""Rows of a program of the norms at a time."""
+"""Rows that a program of the norms takes at a time."""
 PROGRAMS = 256
-"""At least so many share the rows in the backward, if there are enough; each leaves a share of the weights'
-gradients, so there are less than twice as many."""
+"""The backward's programs number at least this many if there are enough rows, and fewer than twice as many:
+each writes a share of the weights' gradients."""
 
 
 @triton.jit
 def _normed(raw, weight, rows, row_stride, count, first, size, eps, SIZE: tl.constexpr):
-    """Columns `first` to `first + size` of rows, what makes their mean square 1, and their weights."""
+    """Columns `first` to `first + size` of rows, the factor that normalizes them, and their weights."""
     column = tl.arange(0, SIZE)
     mask = (rows[:, None] < count) & (column[None, :] < size)
     x = tl.load(raw + rows[:, None] * row_stride + first + column[None, :], mask=mask, other=0.0)
@@ -45,17 +44,17 @@ def _normed(raw, weight, rows, row_stride, count, first, size, eps, SIZE: tl.con
 
 @triton.jit
 def norms_forward_kernel(
-    raw, dt_weight, B_weight, C_weight, dt, pairs, count, rank, states, eps,
+    raw, dt_weight, B_weight, C_weight, dt, BC, count, rank, states, eps,
     ROWS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """dt (M, R) and B beside C (M, 2N), normed, from their raw columns (M, R + 2N)."""
+    """Normalized dt (M, R) and B beside C (M, 2N), from their raw columns (M, R + 2N)."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     stride = rank + 2 * states
     x, rate, scale, column, mask = _normed(raw, dt_weight, rows, stride, count, 0, rank, eps, RANK)
     into = dt + rows[:, None] * rank + column[None, :]
     tl.store(into, (x * rate * scale).to(dt.dtype.element_ty), mask=mask)
     x, rate, scale, column, mask = _normed(raw, B_weight, rows, stride, count, rank, states, eps, STATES)
-    into = pairs + rows[:, None] * 2 * states + column[None, :]
+    into = BC + rows[:, None] * 2 * states + column[None, :]
     tl.store(into, x * rate * scale, mask=mask)
     first = rank + states
     x, rate, scale, column, mask = _normed(raw, C_weight, rows, stride, count, first, states, eps, STATES)
@@ -64,7 +63,7 @@ def norms_forward_kernel(
 
 @triton.jit
 def _norm_back(x, rate, scale, grad, size):
-    """Gradients of a norm's input and, row by row, of its weights."""
+    """Gradients of a norm's input and, per row, of its weights."""
     product = grad * x * rate
     along = tl.sum(product * scale, 1)[:, None] / size
     return rate * (grad * scale - x * rate * along), product
@@ -85,7 +84,8 @@ def norms_backward_kernel(
     sum_C = tl.zeros((STATES,), tl.float32)
     for piece in range(PIECES):
         rows = (part * PIECES + piece) * ROWS + tl.arange(0, ROWS)
-        # All is read before anything is written, as no read is moved ahead of a write.
+        # Everything is read before anything is written: the compiler never moves a read above an earlier
+        # write.
         x, rate, scale, _, mask = _normed(raw, dt_weight, rows, stride, count, 0, rank, eps, RANK)
         grad = tl.load(grad_dt + rows[:, None] * rank + rank_column[None, :], mask=mask, other=0.0)
         x_B, rate_B, scale_B, _, mask_B = _normed(
@@ -118,21 +118,21 @@ def _sizes(rank: int, states: int) -> dict[str, int]:
 
 
 def _pieces(count: int) -> int:
-    """How many times ROWS rows a program of the backward takes: a power of two, for few compilations."""
+    """Blocks of ROWS rows per program of the backward: a power of two, so that few variants are compiled."""
     pieces = max(1, count // (ROWS * PROGRAMS))
     return 1 << pieces.bit_length() - 1
 
 
 def _norms(raw: Tensor, weights: tuple[Tensor, Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor]:
-    """Normed dt (M, R) in raw's type, B beside C (M, 2N) in float32."""
+    """Normalized dt (M, R) in raw's type, and B beside C (M, 2N) in float32."""
     rank, states = weights[0].shape[0], weights[1].shape[0]
     count = raw.shape[0]
     dt = raw.new_empty(count, rank)
-    pairs = torch.empty(count, 2 * states, dtype=torch.float32, device=raw.device)
+    BC = torch.empty(count, 2 * states, dtype=torch.float32, device=raw.device)
     norms_forward_kernel[(triton.cdiv(count, ROWS),)](
-        raw, *weights, dt, pairs, count, rank, states, eps, **_sizes(rank, states)
+        raw, *weights, dt, BC, count, rank, states, eps, **_sizes(rank, states)
     )
-    return dt, pairs
+    return dt, BC
 
 
 def _norms_backward(
@@ -149,7 +149,7 @@ def _norms_backward(
         PIECES=pieces, **_sizes(rank, states),
     )  # fmt: skip
     grads_of_weights = shares.sum(0).split((rank, states, states))
-    # Compiled code counts on results that begin at a multiple of 16 bytes.
+    # Compiled code relies on results that begin at a multiple of 16 bytes.
     aligned = (part.clone() if part.storage_offset() % 4 else part for part in grads_of_weights)
     return grad_raw, tuple(part.to(weight.dtype) for part, weight in zip(aligned, weights))
 
@@ -162,14 +162,14 @@ def _run_mamba_mixer(
     width, states = A.shape
     x, new_conv_state = _run_causal_conv(projected[..., :width], conv_weight, conv_bias, conv_state, reset)
     raw = x.flatten(0, 1) @ x_proj.t()
-    low, pairs = _norms(raw, (dt_norm, B_norm, C_norm), eps)
+    low, BC = _norms(raw, (dt_norm, B_norm, C_norm), eps)
     dt = (low @ dt_proj.t()).view(batch, length, width)
-    pairs = pairs.view(batch, length, -1)
+    BC = BC.view(batch, length, -1)
     y, last, *kept = _run_selective_scan(
-        x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
+        x, dt, A, BC[..., :states], BC[..., states:], D, projected[..., width:], dt_bias, h0, reset,
         0, keep,
     )  # fmt: skip
-    return y, last, new_conv_state, *(hidden(item) for item in (x, raw, low, dt, pairs)), *kept
+    return y, last, new_conv_state, *(hidden(item) for item in (x, raw, low, dt, BC)), *kept
 
 
 def _fake_mamba_mixer(
@@ -180,14 +180,14 @@ def _fake_mamba_mixer(
     width, states = A.shape
     rows = batch * length
     x = projected.new_empty(batch, length, width)
-    pairs = projected.new_empty(batch, length, states, dtype=torch.float32)
-    y, last, *of_scan = _fake_selective_scan(x, x, A, pairs, pairs, D, x, dt_bias, h0, reset, 0, keep)
+    BC = projected.new_empty(batch, length, states, dtype=torch.float32)
+    y, last, *of_scan = _fake_selective_scan(x, x, A, BC, BC, D, x, dt_bias, h0, reset, 0, keep)
     kept = (
         x,
         x.new_empty(rows, x_proj.shape[0]),
         x.new_empty(rows, dt_norm.shape[0]),
         x.new_empty(batch, length, width),
-        pairs.new_empty(batch, length, 2 * states),
+        BC.new_empty(batch, length, 2 * states),
     )
     new_conv_state = x.new_empty(batch, conv_weight.shape[1] - 1, width)
     return y, last, new_conv_state, *(hidden(item) for item in kept), *of_scan
@@ -195,19 +195,19 @@ def _fake_mamba_mixer(
 
 def _run_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    conv_state, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    conv_state, h0, reset, x, raw, low, dt, BC, borders, rates, rows_of_scan, grad_y, grad_last, eps,
     wants_conv_state, wants_first,
 ):  # fmt: skip
     batch, length, _ = projected.shape
     width, states = A.shape
     kind = projected.dtype
     x, raw, low, dt = (item.view(kind) for item in (x, raw, low, dt))
-    pairs = pairs.view(torch.float32)
+    BC = BC.view(torch.float32)
     rows = batch * length
     grad_projected = torch.empty_like(projected, memory_format=torch.contiguous_format)
     grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, _, grad_bias, grad_first = (
         _run_selective_scan_backward(
-            x, dt, A, pairs[..., :states], pairs[..., states:], D, projected[..., width:], dt_bias, h0, reset,
+            x, dt, A, BC[..., :states], BC[..., states:], D, projected[..., width:], dt_bias, h0, reset,
             0, borders, rates, rows_of_scan, grad_y, grad_last, wants_first, grad_projected[..., width:],
         )
     )  # fmt: skip
@@ -220,7 +220,7 @@ def _run_mamba_mixer_backward(
         eps,
     )
     grad_x_proj = grad_raw.t() @ x.view(rows, width)
-    grad_x.view(rows, width).addmm_(grad_raw, x_proj)  # in place: else it would be copied first
+    grad_x.view(rows, width).addmm_(grad_raw, x_proj)  # in place, which saves a copy
     _, grad_weight, grad_conv_bias, grad_conv_state = _run_causal_conv_backward(
         projected[..., :width], conv_weight, conv_bias, conv_state, reset, grad_x, wants_conv_state,
         grad_projected[..., :width],
@@ -233,7 +233,7 @@ def _run_mamba_mixer_backward(
 
 def _fake_mamba_mixer_backward(
     projected, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, A, D, dt_bias,
-    conv_state, h0, reset, x, raw, low, dt, pairs, borders, rates, rows_of_scan, grad_y, grad_last, eps,
+    conv_state, h0, reset, x, raw, low, dt, BC, borders, rates, rows_of_scan, grad_y, grad_last, eps,
     wants_conv_state, wants_first,
 ):  # fmt: skip
     kind, batch = projected.dtype, projected.shape[0]
@@ -255,7 +255,7 @@ TENSORS = 14
 
 _backward_operator = define(
     "mamba_mixer_backward",
-    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor pairs, Tensor borders, "
+    f"({PARAMETERS}, Tensor x, Tensor raw, Tensor low, Tensor dt, Tensor BC, Tensor borders, "
     "Tensor rates, Tensor rows_of_scan, Tensor grad_y, Tensor? grad_last, float eps, bool wants_conv_state, "
     "bool wants_first) -> (" + ", ".join(["Tensor"] * 13) + ")",
     _run_mamba_mixer_backward,
@@ -312,23 +312,7 @@ def mamba_mixer_triton(
     reset: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """From a Mamba layer's inner projection to the input of its last one.
-
-    Args:
-        projected: inputs beside gates, (B, L, 2D).
-        conv: the convolution's weight (D, K) and bias (D,).
-        x_proj: to dt, B and C, (R + 2N, D); cast to projected's type.
-        norms: the weights of the norms of dt (R,), B and C (N,).
-        dt_proj: (D, R); cast likewise.
-        A, D, dt_bias: of the scan, (D, N) float32, (D,) and (D,).
-        conv_state: the convolution's inputs before, (B, K - 1, D).
-        h0: the scan's state before, (B, D, N).
-        reset: (B, L) bool, where a document starts.
-        eps: added to the mean squares of the norms.
-
-    Returns:
-        (B, L, D), the new conv_state (B, K - 1, D) and the new state (B, D, N), float32.
-    """
+    """`core.ops.mamba_mixer.mamba_mixer` on the GPU, from `h0` to the new ssm_state, which is float32."""
     inputs = (
         projected, *conv, x_proj.to(projected.dtype), *norms, dt_proj.to(projected.dtype), A, D, dt_bias,
         conv_state, h0, reset,

@@ -17,7 +17,7 @@ from torch import Tensor
 from core.ops.operators import define
 
 ANGLES = 1024
-"""Of a program."""
+"""Angles per program."""
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def rotate(first, second, cos, sin):
 
 @triton.jit
 def rotation(cos, sin, rows, half, column, mask, ROPE: tl.constexpr):
-    """Cosines and sines (rows, columns) at rows of (B T, half); those of no angle without ROPE."""
+    """Cosines and sines (rows, columns) of rows of (B T, half); without ROPE, those of angle 0."""
     row_cos = tl.full(mask.shape, 1.0, tl.float32)
     row_sin = tl.zeros(mask.shape, tl.float32)
     if ROPE:
@@ -44,8 +44,8 @@ def rotations_kernel(
 ):
     """Cosines and sines of position x 2 ** (STEP x i) for i below `half`, each (count, half) float32.
 
-    Whole quarters of a turn are subtracted in float64, where an angle of many turns keeps the digits of its
-    last one; what is left, at most an eighth of a turn either way, float32 knows to its own last digit.
+    Whole quarter turns are subtracted in float64, so that an angle of many turns loses no digits. The
+    remainder, at most an eighth of a turn either way, is exact to float32's last digit.
     """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, HALF)
@@ -55,7 +55,7 @@ def rotations_kernel(
     whole = tl.floor(quarters + 0.5)
     angle = ((quarters - whole) * 1.5707963267948966).to(tl.float32)
     square = angle * angle
-    # The series of sine and cosine, as far as float32 sees them this close to zero.
+    # Series of sine and cosine, as many terms as matter to float32 this close to zero.
     odd = -1.0 / 39916800 * square + 1.0 / 362880
     odd = (odd * square - 1.0 / 5040) * square + 1.0 / 120
     odd = angle + angle * square * (odd * square - 1.0 / 6)
@@ -100,7 +100,7 @@ _rotations = define(
 def rotations(position: Tensor, half: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions (B, T), each (B, T, 1, half) float32.
 
-    An operator of its own, or a compiler would compute them again, in float64, wherever they are used.
+    An operator, because a compiler would otherwise recompute them, in float64, wherever they are used.
     """
     cos, sin = _rotations(position, half, base)
     return cos, sin

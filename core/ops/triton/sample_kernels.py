@@ -1,21 +1,21 @@
 """Kernels that sample the next token on the device, as `core.generation.sampler` does on the host.
 
-All filters keep the first so many of the tokens in order of their logits: `top_k` counts them, `top_p` adds
-up their probabilities, `min_p` looks at each. So nothing is sorted: a radix search finds the last token that
-is kept. It goes by the distance to the best logit, whose bits are in the order of the numbers. Every pass
-makes a histogram of the next few of its 31 bits, of how many tokens and how much probability there is for
-each value, and so decides these bits of the last kept distance:
+Every filter keeps the first tokens in the order of their logits: `top_k` counts them, `top_p` adds up their
+probabilities, `min_p` looks at each one. So nothing has to be sorted: a radix search finds the last token
+that is kept. It searches distances from the best logit, whose bits have the order of the numbers. Every pass
+makes a histogram over the next few of their 31 bits, of the tokens and the probability at each value, and so
+finds these bits of the last kept distance:
 
     bits 30..24    23..18    17..12    11..6     5..0
     pass 0         pass 1    pass 2    pass 3    pass 4     -> the threshold, and how many tokens tie with it
 
-Probabilities are added up as whole numbers, so that the order of adding makes no difference. Tokens with the
-same logit are in the order of their ids. A search is a job: 0 counts to `top_k`, 1 adds up to `top_p`, 2
-counts to the most probable tokens to report, before the repetition penalty.
+Probabilities are added as integers, so that the order of addition makes no difference. Tokens with the same
+logit are ordered by id. A search is a job: 0 counts to `top_k`, 1 adds up to `top_p`, 2 counts the most
+probable tokens to report, before the repetition penalty.
 
-The batch row is the last grid axis. `numbers` (8,) float32 holds the factor of the logits, that of the
-noise, the repetition penalty, `min_p` and `top_p`; `limits` (4,) int64 `top_k`, whether job 0 went before
-job 1, how many tokens to report, and the length of a record.
+The batch row is the last grid axis. `numbers` (8,) float32 holds the factor of the logits, the factor of the
+noise, the repetition penalty, `min_p` and `top_p`; `limits` (4,) int64 holds `top_k`, whether job 0 ran
+before job 1, how many tokens to report, and the length of a record.
 """
 # mypy: ignore-errors
 
@@ -25,23 +25,23 @@ import triton
 import triton.language as tl
 
 PIECE = 256
-"""Tokens that a program looks at."""
+"""Tokens per program."""
 PASSES = ((24, 7), (18, 6), (12, 6), (6, 6), (0, 6))
-"""Of a search: the lowest bit that a pass tells, and how many."""
+"""For each pass of a search: the lowest bit that it finds, and how many bits."""
 JOBS = 3
 HISTOGRAM = tl.constexpr(256)
-"""Numbers in the histogram of a pass: for each value of its bits the tokens, then their probabilities."""
+"""Numbers in a pass's histogram: for each value of its bits the tokens, then their probabilities."""
 JOB_HISTOGRAMS = tl.constexpr(len(PASSES) * 256)
 JOB_STATES = tl.constexpr(len(PASSES) * 4)
 TIES = tl.constexpr(64)
 LAST = tl.constexpr(len(PASSES) - 1)
 ONE = tl.constexpr(float(1 << 40))
-"""The best token's probability, as a whole number."""
+"""The best token's probability, as an integer."""
 
 
 @triton.jit
 def _logits(logits, seen, numbers, batch, column, vocab_size):
-    """The model's logits of some tokens and those after the repetition penalty; -inf for NaN."""
+    """The model's logits of some tokens, and the logits after the repetition penalty; -inf for NaN."""
     real = column < vocab_size
     raw = tl.load(logits + batch * vocab_size + column, mask=real, other=float("-inf"))
     raw = tl.where(raw != raw, float("-inf"), raw)
@@ -53,27 +53,27 @@ def _logits(logits, seen, numbers, batch, column, vocab_size):
 
 @triton.jit
 def _peak(peaks, batch, pieces, PIECES: tl.constexpr):
-    """The highest of all logits."""
+    """The highest logit."""
     i = tl.arange(0, PIECES)
     return tl.max(tl.load(peaks + batch * pieces + i, mask=i < pieces, other=float("-inf")), 0)
 
 
 @triton.jit
 def _distance(peak, value):
-    """How far below the best; what is impossible is infinitely far."""
+    """The distance below the best logit; infinite for impossible tokens."""
     return tl.where(value == float("-inf"), float("inf"), peak - value)
 
 
 @triton.jit
 def _weight(distance, numbers):
-    """The probability beside the best token's after temperature, a whole number; 0 where min_p says so."""
+    """The probability relative to the best token's after temperature, as an integer; 0 below min_p."""
     share = tl.exp(-distance * tl.load(numbers))
     return tl.where(share >= tl.load(numbers + 3), share * ONE, 0.0).to(tl.int64)
 
 
 @triton.jit
 def _next_digit(histogram, digits, by_weight, prefix, counted, weighed, target):
-    """The next bits of the last kept token's distance; and what lies before all that begin so."""
+    """The next bits of the last kept token's distance, and the total before distances with these bits."""
     d = tl.arange(0, 128)
     counts, weights = tl.load(histogram + d), tl.load(histogram + 128 + d)
     reached = tl.where(by_weight, weighed, counted) + tl.cumsum(tl.where(by_weight, weights, counts), 0)
@@ -86,7 +86,7 @@ def _next_digit(histogram, digits, by_weight, prefix, counted, weighed, target):
 
 @triton.jit
 def _threshold(histograms, states, numbers, job):
-    """What a job decided: the bits of the last kept distance, how many tokens of it are kept, all weight."""
+    """A job's result: the last kept distance's bits, how many tokens at it are kept, the total weight."""
     state = states + job * JOB_STATES + LAST * 4
     target = tl.load(state + 3)
     key, counted, weighed, digit, ties = _next_digit(
@@ -101,7 +101,7 @@ def _threshold(histograms, states, numbers, job):
 
 @triton.jit
 def _selected(key, real, histograms, states, ties, numbers, job, piece, pieces, PIECES: tl.constexpr):
-    """Which tokens of a piece a job keeps, by their distances' bits."""
+    """Which tokens of a piece a job keeps, by the bits of their distances."""
     last, quota, digit, _ = _threshold(histograms, states, numbers, job)
     i = tl.arange(0, PIECES)
     earlier = tl.load(ties + (job * pieces + i) * TIES + digit, mask=i < piece, other=0)
@@ -115,7 +115,10 @@ def peak_kernel(
     logits, seen, numbers, peaks, histograms, collected, vocab_size, pieces, batch_size, size,
     PIECE: tl.constexpr, CLEAR: tl.constexpr,
 ):  # fmt: skip
-    """The highest logit of every piece, with and without the penalty; empty histograms for the searches."""
+    """The highest logit of every piece, with and without the penalty.
+
+    Also empties the searches' histograms.
+    """
     piece, batch = tl.program_id(0), tl.program_id(1)
     column = piece * PIECE + tl.arange(0, PIECE)
     raw, value = _logits(logits, seen, numbers, batch, column, vocab_size)
@@ -135,7 +138,7 @@ def histogram_kernel(
     first_job, next_job, number, shift,
     PIECE: tl.constexpr, PIECES: tl.constexpr, BITS: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    """One pass of some jobs: decide by the pass before, then count and weigh what begins as decided."""
+    """One pass of some jobs: find bits from the previous pass, then count and weigh distances that match."""
     piece, batch = tl.program_id(0), tl.program_id(2)
     job = first_job + tl.program_id(1) * next_job
     histograms += batch * JOB_HISTOGRAMS * 3
@@ -180,7 +183,7 @@ def histogram_kernel(
     weights = tl.sum(tl.where(one, _weight(distance, numbers)[:, None], 0), 0)
     tl.atomic_add(histogram + d, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
     tl.atomic_add(histogram + 128 + d, weights, mask=weights > 0, sem="relaxed")
-    if not FIRST:  # the last pass leaves who has how many
+    if not FIRST:  # the last pass stores how many tied tokens each piece has
         tl.store(ties + ((batch * 3 + job) * pieces + piece) * TIES + d, counts)
 
 
@@ -190,10 +193,10 @@ def sample_kernel(
     pieces, job,
     PIECE: tl.constexpr, PIECES: tl.constexpr, FILTERED: tl.constexpr, SEARCHED: tl.constexpr,
 ):  # fmt: skip
-    """The best of a piece's kept logits after Gumbel noise, which draws from their softmax.
+    """The best of a piece's kept logits after adding Gumbel noise, which samples from their softmax.
 
-    `best` (4, batch_size, pieces) gets its score and its own logit, then the highest logit and the sum of all
-    exponentials beside that, NaN where the logits are not numbers.
+    `best` (4, batch_size, pieces) receives its score and logit, then the highest logit and the sum of all
+    exponentials relative to it, NaN if a logit isn't a number.
     """
     piece, batch = tl.program_id(0), tl.program_id(1)
     column = piece * PIECE + tl.arange(0, PIECE)
@@ -201,7 +204,7 @@ def sample_kernel(
     raw, value = _logits(logits, seen, numbers, batch, column, vocab_size)
     counter = tl.load(sampled + batch).to(tl.int32) + column * 0
     bits, _, _, _ = tl.philox(tl.load(seeds + batch), column, counter, column * 0, column * 0)
-    # An exponential number. The winner's is small, and this keeps all digits of small ones.
+    # An exponentially distributed number. The winner's is small, and this keeps all digits of small numbers.
     share = (bits >> 8).to(tl.float32) * 5.9604645e-08
     fine = (bits.to(tl.float32) + 0.5) * 2.3283064e-10
     series = fine * (1.0 + fine * (0.5 + fine * 0.33333333))
@@ -239,7 +242,7 @@ def collect_kernel(
     batch_size, room,
     PIECE: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """Write down the most probable tokens and their logits, in any order."""
+    """Store the most probable tokens and their logits, in any order."""
     piece, batch = tl.program_id(0), tl.program_id(1)
     column = piece * PIECE + tl.arange(0, PIECE)
     real = column < vocab_size
@@ -264,10 +267,10 @@ def record_kernel(
     room, size,
     PIECES: tl.constexpr, ROOM: tl.constexpr, ALTERNATIVES: tl.constexpr,
 ):  # fmt: skip
-    """The best of all pieces becomes the token, and is written down with the model's own probability.
+    """The best token of all pieces is sampled, and recorded with the model's own probability.
 
-    A record is int32: token, its probability's bits, whether the logits were numbers, the ids of the most
-    probable tokens, their probabilities' bits.
+    A record is int32: the token, its probability's bits, whether the logits were finite, the ids of the most
+    probable tokens, and the bits of their probabilities.
     """
     batch = tl.program_id(0)
     i = tl.arange(0, PIECES)

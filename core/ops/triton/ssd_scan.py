@@ -1,21 +1,28 @@
 """The scan of Mamba-2 on CUDA, in Triton: same function as `core.ops.ssd_scan`.
 
-Time is cut into chunks of CHUNK steps, inside which everything is a product for the tensor cores.
+Time is cut into chunks of CHUNK steps. Inside a chunk of a head everything is a matrix product for the tensor
+cores, where decay(s, t) is what remains at step t of what entered at step s:
 
-- Forward, a program owns a head of a batch row, or a tile of its size, and walks over the chunks with the
-  state in registers. When gradients are wanted it keeps the states at the chunks' borders.
-- Backward, one kernel walks the same way from the end and computes the gradients of the states at the
-  borders. All else is then independent from chunk to chunk: a program owns a chunk and takes one head after
-  the other, so that B and C, which the heads share, have their gradients added up in registers. If there are
-  too few chunks for the chip, the heads are cut into groups, whose shares are added in a fixed order.
-- Long texts in few heads leave the chip idle, so time is cut into parts: each finds its own last state from
-  zero, a short scan carries them on, and only then the parts run with their true entry. Likewise backwards.
+    h -> [ chunk ] -> h' -> [ chunk ] -> ...     h (P, N): the state at a border between chunks
 
-Decays are exponentials of differences of running sums of logarithms. The sums are float64, one a step, and
-enter the differences, one for every two steps, as two float32 each. A reset is a logarithm of -10^4.
+    y_t = sum over s <= t of decay(s, t) delta_s (B_s . C_t) x_s  +  decay(start, t) h C_t  +  D x_t
+    h'  = decay(start, end) h  +  sum over s of decay(s, end) delta_s x_s B_s^T
 
-Factors of the products are in bfloat16 where the inputs are; float16 becomes TF32, which has its digits and a
-wider range; float32 is cut into three TF32. Sources: arXiv 2405.21060.
+- Forward, a program owns a head of a batch row, or a tile of its channels, and walks over the chunks with the
+  state in registers. When gradients are wanted it stores the states at the borders.
+- Backward, one kernel walks from the end to the beginning and computes the gradients of those states. The
+  chunks are then independent: a program owns a chunk and takes its heads one by one, adding the gradients of
+  B and C, which the heads share, in registers. If there are too few chunks to fill the chip, the heads are
+  split into groups, and the groups' shares are added in a fixed order.
+- Long texts with few heads would leave the chip idle, so time is also cut into parts: each part computes its
+  last state starting from zero, a short scan carries the states across parts, and then every part runs from
+  its true first state. The same happens in the backward.
+
+A decay is the exponential of a difference of two running sums of logarithms. The sums are computed in float64
+and stored as two float32 each, so that their differences keep their digits. A reset is a logarithm of -10^4.
+
+Factors of products are in bfloat16 where the inputs are; float16 becomes TF32, which has as many digits and a
+wider range; float32 is split into three TF32. Source: arXiv 2405.21060.
 """
 
 from __future__ import annotations
@@ -28,44 +35,44 @@ import triton.language as tl
 from torch import Tensor
 
 from core.ops.dispatch import processors_of
-from core.ops.operators import define
+from core.ops.operators import contiguous_rows, define, empty_gradient, reset_bytes
 from core.ops.triton import ssd_scan_kernels as kernels
 
 CHUNK = 64
-"""Steps from border to border; half as many where factors are wide or states many,"""
+"""Steps per chunk; half as many if factors are wide or there are many states."""
 TILE = 64
-"""and likewise channels of a head that a program works on at a time."""
+"""Channels of a head per program; halved likewise."""
 LEAST_TILE = 32
-"""Triton 3.6 computes wrong gradients on an H100 with half of it, 32 states and bfloat16."""
+"""With half of this, 32 states and bfloat16, Triton 3.6 computes wrong gradients on an H100."""
 PARTS_BELOW = 2
-"""With fewer programs a processor than this, time is cut into parts,"""
+"""With fewer programs per processor than this, time is cut into parts."""
 PROGRAMS_PER_PROCESSOR = 4
-"""to have about so many; the backward's groups of heads are cut likewise."""
+"""About how many programs per processor cutting aims for; also when the backward splits heads into groups."""
 MANY_STATES = 32
-"""With more, the backward's sums over heads need the registers of eight warps."""
+"""With more states than this, the backward's sums over heads need the registers of eight warps."""
 PIECE = 1024
 
 
 class Plan(NamedTuple):
-    """How a scan is laid over the chip."""
+    """How a scan is divided among programs."""
 
     chunk: int
     tile: int
-    """Channels of a program."""
+    """Channels per program."""
     chunks: int
     part_chunks: int
-    """Chunks of a part of time."""
+    """Chunks per part of time."""
     parts: int
     group_heads: int
     groups: int
     bf16: bool
     """Whether factors of products are bfloat16."""
     options: dict[str, Any]
-    """Of all kernels with products."""
+    """Options of all kernels with matrix products."""
 
 
 def plan(x: Tensor, B: Tensor, C: Tensor, part_chunks: int = 0) -> Plan:
-    """The layout for x (B, L, H, P), B and C (B, L, N); `part_chunks` forces how time is cut."""
+    """The layout for x (B, L, H, P), B and C (B, L, N); `part_chunks` overrides how time is cut."""
     batch, length, heads, size = x.shape
     processors = processors_of(x.device)
     states = max(16, triton.next_power_of_2(B.shape[2]))
@@ -108,33 +115,24 @@ def ssd_scan_triton(
     reset: Tensor | None = None,
     part_chunks: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """`core.ops.ssd_scan.ssd_scan` on the GPU; `part_chunks` forces how many chunks a part of time has."""
+    """`core.ops.ssd_scan.ssd_scan` on the GPU; `part_chunks` overrides the chunks per part of time."""
     given = (x, dt, A, B, C, D, dt_bias, h0)
     keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in given)
     y, last, *_ = _operator(x, dt, A, B, C, D, dt_bias, h0, reset, part_chunks, keep)
     return y, last
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor with its last dimension contiguous; other strides may be anything."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def _state(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(torch.float32).contiguous()
 
 
-def _flags(reset: Tensor | None) -> Tensor | None:
-    return None if reset is None else reset.contiguous().view(torch.uint8)
-
-
 def _border_types(layout: Plan) -> tuple[torch.dtype, torch.dtype]:
-    """Of states that only enter products, and the integers of the same size."""
+    """The type of states that are only used in products, and the integer type of the same size."""
     return (torch.bfloat16, torch.int16) if layout.bf16 else (torch.float32, torch.int32)
 
 
-# Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
-# is returned as integers: those have no gradient that would have to be filled with zeros.
+# Operators, so that torch.compile calls them without looking inside. What the backward needs besides the
+# inputs is returned as integers, which have no gradients for autograd to fill with zeros.
 INPUTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, Tensor? h0, "
     "Tensor? reset, int part_chunks"
@@ -145,7 +143,7 @@ def _run_ssd_scan(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any,
     part_chunks: int, keep: bool,
 ) -> Any:  # fmt: skip
-    x, B, C = _rows(x), _rows(B), _rows(C)
+    x, B, C = (contiguous_rows(tensor) for tensor in (x, B, C))
     batch, length, heads, size = x.shape
     states = B.shape[2]
     layout = plan(x, B, C, part_chunks)
@@ -155,12 +153,12 @@ def _run_ssd_scan(
     kept = (batch, heads, layout.chunks, size, states) if keep else (0,)
     borders = torch.empty(kept, dtype=floats, device=x.device)
     steps = torch.empty(5, batch, heads, layout.chunks, layout.chunk, dtype=torch.float32, device=x.device)
-    flags, entries = _flags(reset), _state(h0)
+    flags, entries = reset_bytes(reset), _state(h0)
     kernels.ssd_steps_kernel[(layout.chunks, heads, batch)](
-        dt, A, dt_bias, flags, steps, length, heads, steps.stride(0), *dt.stride(),
+        dt, A, dt_bias, flags, steps, length, heads, steps.stride(0), dt.stride(),
         Q=layout.chunk, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
     )  # fmt: skip
-    strides = (*x.stride()[:3], *B.stride()[:2], *C.stride()[:2])
+    strides = (x.stride()[:3], B.stride()[:2], C.stride()[:2])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), 0, *strides)
     options = layout.options | {"HAS_D": D is not None, "num_stages": 2 if layout.bf16 else 1}
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
@@ -182,7 +180,7 @@ def _run_ssd_scan(
 
 
 def _parts(layout: Plan, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Empty states (B, H, parts, P, N), and what each part leaves of the one before it (B, H, parts)."""
+    """Empty states (B, H, parts, P, N), and decays (B, H, parts) of the state that enters each part."""
     batch, heads, size, states = state.shape
     return state.new_empty(batch, heads, layout.parts, size, states), state.new_empty(
         batch, heads, layout.parts
@@ -217,7 +215,7 @@ def _run_ssd_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any, part_chunks: int,
     borders: Any, steps: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
-    x, B, C, grad_y = _rows(x), _rows(B), _rows(C), _rows(grad_y)
+    x, B, C, grad_y = (contiguous_rows(tensor) for tensor in (x, B, C, grad_y))
     batch, length, heads, size = x.shape
     states = B.shape[2]
     layout = plan(x, B, C, part_chunks)
@@ -237,7 +235,7 @@ def _run_ssd_scan_backward(
     kernels.ssd_backward_kernel[(layout.chunks, layout.groups, batch)](
         x, steps, B, C, D, borders, grad_borders, grad_y, grad_x, shares_B, shares_C, flows, links,
         length, heads, size, states, layout.group_heads, plane, 0,
-        *x.stride()[:3], *B.stride()[:2], *C.stride()[:2], *grad_y.stride()[:3],
+        x.stride()[:3], B.stride()[:2], C.stride()[:2], grad_y.stride()[:3],
         TILES=triton.cdiv(size, layout.tile), HAS_D=D is not None, num_stages=1, **options,
     )  # fmt: skip
     if layout.groups > 1:
@@ -245,9 +243,9 @@ def _run_ssd_scan_backward(
             shares_B, shares_C, grad_B, grad_C, layout.groups, grad_B.numel(), PIECE=PIECE, num_warps=4
         )
     sums = steps.new_empty(batch * layout.chunks, 3, heads)
-    flags = _flags(reset)
+    flags = reset_bytes(reset)
     kernels.ssd_flows_kernel[(layout.chunks, heads, batch)](
-        dt, A, dt_bias, flags, steps, flows, links, grad_dt, sums, length, heads, plane, *dt.stride(),
+        dt, A, dt_bias, flags, steps, flows, links, grad_dt, sums, length, heads, plane, dt.stride(),
         Q=layout.chunk, HAS_RESET=flags is not None, HAS_BIAS=dt_bias is not None, num_warps=1,
     )  # fmt: skip
     grad_A, grad_D, grad_bias = sums.sum(0).unbind()
@@ -279,7 +277,7 @@ def _state_gradients(
     grad_borders = torch.empty_like(borders)
     first = steps.new_empty(batch, heads, size, states)
     grid = (heads * triton.cdiv(size, layout.tile), layout.parts, batch)
-    strides = (*C.stride()[:2], *grad_y.stride()[:3])
+    strides = (C.stride()[:2], grad_y.stride()[:3])
     sizes = (length, heads, size, states, layout.part_chunks, steps.stride(0), *strides)
     options = layout.options | {"num_stages": 2 if layout.bf16 else 1}
     entries = grad_last
@@ -301,15 +299,10 @@ def _fake_ssd_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, dt_bias: Any, h0: Any, reset: Any, part_chunks: int,
     borders: Any, steps: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
-    def like(tensor: Tensor | None) -> Tensor:
-        if tensor is None:
-            return torch.empty(0, dtype=torch.float32, device=x.device)
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device)
-
     batch, _, heads, size = x.shape
     shape = (batch, heads, size, B.shape[2]) if wants_first else (0,)
     first = torch.empty(shape, dtype=torch.float32, device=x.device)
-    return (*(like(tensor) for tensor in (x, dt, A, B, C, D, dt_bias)), first)
+    return (*(empty_gradient(tensor, x.device) for tensor in (x, dt, A, B, C, D, dt_bias)), first)
 
 
 _backward_operator = define(

@@ -1,8 +1,8 @@
 """Triton kernels of `ssd_scan.py`; its docstring says how they work together.
 
-Tiles of inputs and outputs are (Q, P), of weights (Q, N), of states (P, N), with Q steps of a chunk. Suffixes
-of strides: `_batch` from batch row to batch row, `_time` from step to step, `_head` from head to head.
-PRODUCT_TYPE is the type of a product's factors, PRECISION what a product does with float32 ones.
+Tiles of inputs and outputs are (Q, P), of B and C (Q, N), of states (P, N); a chunk has Q steps. Strides are
+(batch, time, head), or (batch, time) for B and C. PRODUCT_TYPE is the type of a product's factors, PRECISION
+how products treat float32 factors.
 """
 # mypy: ignore-errors
 
@@ -16,12 +16,12 @@ from core.ops.triton.activations import sigmoid, softplus
 FLOOR = tl.constexpr(-1e4)
 """The logarithm of a decay that leaves nothing. Not infinity: sums of logarithms are subtracted."""
 NOTHING = tl.constexpr(-150.0)
-"""Below, 2 to the power of it is zero."""
+"""2 to the power of anything below this is zero in float32."""
 
 
 @triton.jit
 def _tile(pointer, rows, columns, row_stride, row_count, column_count):
-    """Rows and columns of a matrix, zeros outside. The pointer stands at row 0."""
+    """Rows and columns of a matrix, zeros outside. The pointer points at row 0."""
     mask = (rows[:, None] < row_count) & (columns[None, :] < column_count)
     return tl.load(pointer + rows[:, None] * row_stride + columns[None, :], mask=mask, other=0.0)
 
@@ -36,7 +36,7 @@ def _put(pointer, value, rows, columns, row_stride, row_count, column_count):
 
 @triton.jit
 def _head_value(pointer, head, PRESENT: tl.constexpr):
-    """One float32 of a head, zero without a pointer."""
+    """A head's value in float32, zero without a pointer."""
     value = 0.0
     if PRESENT:
         value = tl.load(pointer + head).to(tl.float32)
@@ -45,29 +45,31 @@ def _head_value(pointer, head, PRESENT: tl.constexpr):
 
 @triton.jit
 def _step_values(steps, chunk, index, plane, step, Q: tl.constexpr):
-    """One of what `ssd_steps_kernel` computed for the steps of a chunk."""
+    """One of the quantities that `ssd_steps_kernel` computed for the steps of a chunk."""
     return tl.load(steps + index * plane + chunk * Q + step)
 
 
-# Sums along time in kernels of their own: among matrices they would be computed in every warp.
+# Sums along time have a kernel of their own: beside matrix products, every warp would compute them again.
 @triton.jit
 def ssd_steps_kernel(
     dt, A, bias, reset, steps,
-    length, heads, plane, dt_batch, dt_time, dt_head,
+    length, heads, plane, dt_strides,
     Q: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """All that a chunk of a head needs to know of its steps, each (B, H, chunks, Q) and `plane` apart.
+    """Five quantities per step, each (B, H, chunks, Q), stored `plane` apart.
 
-    Step sizes; running sums of the decays' logarithms (base 2) as two float32 each, whose differences keep
-    the digits; what is left of the state before the chunk at each step, of each step's input at the end.
-    From `length` on, steps of size zero: they leave the state as it is.
+    0: step sizes. 1 and 2: running sums of the decays' logarithms (base 2), as two float32 whose differences
+    keep their digits. 3: what remains at each step of the state before the chunk. 4: what remains at the end
+    of each step's input. Steps from `length` on have size zero and leave the state unchanged.
     """
     k, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     step = tl.arange(0, Q)
     inside = k * Q + step < length
     at = batch * 0 + k * Q + step
     rate = tl.load(A + head).to(tl.float32) * 1.4426950408889634
-    raw = tl.load(dt + batch * dt_batch + at * dt_time + head * dt_head, mask=inside, other=0.0)
+    raw = tl.load(
+        dt + batch * dt_strides[0] + at * dt_strides[1] + head * dt_strides[2], mask=inside, other=0.0
+    )
     delta = tl.where(inside, softplus(raw.to(tl.float32) + _head_value(bias, head, HAS_BIAS)), 0.0)
     logs = tl.maximum(delta * rate, FLOOR)
     if HAS_RESET:
@@ -84,16 +86,16 @@ def ssd_steps_kernel(
     tl.store(into + 4 * plane, tl.exp2((tl.sum(precise, 0) - total).to(tl.float32)))
 
 
-# `zero` is 0, but the compiler cannot know: else it would keep masks of pairs in registers all along.
+# `zero` is 0, but the compiler can't know that; otherwise it would hold (Q, Q) masks in registers throughout.
 @triton.jit(do_not_specialize=["zero"])
 def ssd_forward_kernel(
     x, steps, B, C, D, entries, y, borders, last, through,
     length, heads, size, states, part_chunks, plane, zero,
-    x_batch, x_time, x_head, B_batch, B_time, C_batch, C_time,
+    x_strides, B_strides, C_strides,
     Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr,
     LOCAL: tl.constexpr, KEEP: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_D: tl.constexpr,
 ):  # fmt: skip
-    """Outputs and last state of a part of time; with LOCAL, its last state from zero and what it leaves."""
+    """Outputs and last state of a part of time; with LOCAL, its last state from zero and its total decay."""
     tiles = tl.cdiv(size, P)
     head, part, batch = tl.program_id(0) // tiles, tl.program_id(1), tl.program_id(2).to(tl.int64)
     chunks = tl.cdiv(length, Q)
@@ -102,9 +104,9 @@ def ssd_forward_kernel(
     n = tl.arange(0, N)
     row = batch * heads + head
     direct = _head_value(D, head, HAS_D)
-    x += batch * x_batch + head * x_head
-    B += batch * B_batch
-    C += batch * C_batch
+    x += batch * x_strides[0] + head * x_strides[2]
+    B += batch * B_strides[0]
+    C += batch * C_strides[0]
     y += (batch * length * heads + head) * size
     area = size * states
     if HAS_ENTRY:
@@ -121,18 +123,18 @@ def ssd_forward_kernel(
         delta = _step_values(steps, chunk, 0, plane, step, Q)
         leaving = _step_values(steps, chunk, 4, plane, step, Q)
         all_left = _step_values(steps, chunk, 3, plane, Q - 1, Q)
-        inputs = _tile(x + start * x_time, step, p, x_time, count, size).to(PRODUCT_TYPE)
-        weights_B = _tile(B + start * B_time, step, n, B_time, count, states).to(PRODUCT_TYPE)
+        inputs = _tile(x + start * x_strides[1], step, p, x_strides[1], count, size).to(PRODUCT_TYPE)
+        weights_B = _tile(B + start * B_strides[1], step, n, B_strides[1], count, states).to(PRODUCT_TYPE)
         if not LOCAL:
             if KEEP:
                 _put(borders + chunk * area, h, p, n, states, size, states)
-            weights_C = _tile(C + start * C_time, step, n, C_time, count, states).to(PRODUCT_TYPE)
+            weights_C = _tile(C + start * C_strides[1], step, n, C_strides[1], count, states).to(PRODUCT_TYPE)
             high = _step_values(steps, chunk, 1, plane, step, Q)
             low = _step_values(steps, chunk, 2, plane, step, Q)
             entering = _step_values(steps, chunk, 3, plane, step, Q)
             spread = tl.dot(weights_C, tl.trans(weights_B), input_precision=PRECISION)
             ahead = (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
-            # The minimum, of no effect, lays the decays out as the product, where they are needed.
+            # The minimum changes nothing, but it gives the decays the layout of the product that uses them.
             ahead = tl.where(step[:, None] + k * zero >= step[None, :], ahead, tl.minimum(spread, FLOOR))
             spread *= tl.exp2(ahead) * delta[None, :]
             out = (
@@ -157,7 +159,7 @@ def ssd_forward_kernel(
 def ssd_carry_kernel(
     through, first, local, parts, area, PIECE: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr
 ):
-    """Turn what each part of time ends with, started from zero, into what it starts with, in place."""
+    """Replace each part's last state (computed from zero) by the state it starts with, in place."""
     row = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * PIECE + tl.arange(0, PIECE)
     carried = tl.zeros((PIECE,), tl.float32)
@@ -177,14 +179,14 @@ def ssd_carry_kernel(
 def ssd_state_gradients_kernel(
     steps, C, grad_y, entries, grad_borders, grad_first, through,
     length, heads, size, states, part_chunks, plane,
-    C_batch, C_time, g_batch, g_time, g_head,
+    C_strides, grad_y_strides,
     Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr,
     LOCAL: tl.constexpr, WANTS_FIRST: tl.constexpr, HAS_ENTRY: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the state at each chunk's end, from the last chunk of a part of time to the first.
 
-    `grad_first` is the gradient of the state before all; with LOCAL, of that before each part if none
-    reaches it from behind.
+    `grad_first` is the gradient of the very first state; with LOCAL, of each part's first state if no
+    gradient enters the part from later ones.
     """
     tiles = tl.cdiv(size, P)
     head, part, batch = tl.program_id(0) // tiles, tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -193,8 +195,8 @@ def ssd_state_gradients_kernel(
     p = tl.program_id(0) % tiles * P + tl.arange(0, P)
     n = tl.arange(0, N)
     row = batch * heads + head
-    C += batch * C_batch
-    grad_y += batch * g_batch + head * g_head
+    C += batch * C_strides[0]
+    grad_y += batch * grad_y_strides[0] + head * grad_y_strides[2]
     area = size * states
     slot = row * tl.num_programs(1) + part
     if HAS_ENTRY:
@@ -205,7 +207,7 @@ def ssd_state_gradients_kernel(
     first = part * part_chunks
     stop = tl.minimum(first + part_chunks, chunks)
     if not WANTS_FIRST:
-        first = tl.maximum(first, 1)  # nobody asks what comes before the first chunk
+        first = tl.maximum(first, 1)  # nobody needs the gradient before the first chunk
     for i in range(stop - first):
         k = stop - 1 - i
         start = batch * 0 + k * Q
@@ -215,8 +217,10 @@ def ssd_state_gradients_kernel(
         all_left = _step_values(steps, chunk, 3, plane, Q - 1, Q)
         if not LOCAL:
             _put(grad_borders + chunk * area, grad, p, n, states, size, states)
-        grad_out = _tile(grad_y + start * g_time, step, p, g_time, count, size).to(PRODUCT_TYPE)
-        weights_C = _tile(C + start * C_time, step, n, C_time, count, states)
+        grad_out = _tile(grad_y + start * grad_y_strides[1], step, p, grad_y_strides[1], count, size).to(
+            PRODUCT_TYPE
+        )
+        weights_C = _tile(C + start * C_strides[1], step, n, C_strides[1], count, states)
         entered = (weights_C * entering[:, None]).to(PRODUCT_TYPE)
         grad = tl.dot(tl.trans(grad_out), entered, grad * all_left, input_precision=PRECISION)
         left *= all_left
@@ -234,14 +238,14 @@ def ssd_state_gradients_kernel(
 def ssd_backward_kernel(
     x, steps, B, C, D, borders, grad_borders, grad_y, grad_x, grad_B, grad_C, flows, links,
     length, heads, size, states, group_heads, plane, zero,
-    x_batch, x_time, x_head, B_batch, B_time, C_batch, C_time, g_batch, g_time, g_head,
+    x_strides, B_strides, C_strides, grad_y_strides,
     Q: tl.constexpr, P: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
     PRODUCT_TYPE: tl.constexpr, PRECISION: tl.constexpr, HAS_D: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one chunk in a group of heads, given those of the states at its end.
+    """Gradients of one chunk for a group of heads, given the gradients of the states at its end.
 
-    Matrices of pairs of steps have the inputs' steps as rows and the outputs' as columns. grad_B and grad_C
-    are shares a group, (groups, B, L, N); `flows` and `links` (B, H, chunks) are for `ssd_flows_kernel`.
+    (Q, Q) matrices have input steps as rows and output steps as columns. grad_B and grad_C hold one share per
+    group, (groups, B, L, N); `flows` and `links` (B, H, chunks) are read by `ssd_flows_kernel`.
     """
     k, group, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     chunks = tl.cdiv(length, Q)
@@ -250,12 +254,12 @@ def ssd_backward_kernel(
     count = length - k * Q
     n = tl.arange(0, N)
     area = size * states
-    x += batch * x_batch + start * x_time
-    B += batch * B_batch + start * B_time
-    C += batch * C_batch + start * C_time
-    grad_y += batch * g_batch + start * g_time
+    x += batch * x_strides[0] + start * x_strides[1]
+    B += batch * B_strides[0] + start * B_strides[1]
+    C += batch * C_strides[0] + start * C_strides[1]
+    grad_y += batch * grad_y_strides[0] + start * grad_y_strides[1]
     grad_x += (batch * length + start) * heads * size
-    grad_pairs = tl.zeros((Q, Q), tl.float32)
+    grad_scores = tl.zeros((Q, Q), tl.float32)
     sum_B = tl.zeros((Q, N), tl.float32)
     sum_C = tl.zeros((Q, N), tl.float32)
     first = group * group_heads
@@ -267,20 +271,22 @@ def ssd_backward_kernel(
         low = _step_values(steps, chunk, 2, plane, step, Q)
         entering = _step_values(steps, chunk, 3, plane, step, Q)
         leaving = _step_values(steps, chunk, 4, plane, step, Q)
-        weights_B = _tile(B, step, n, B_time, count, states).to(PRODUCT_TYPE)
-        weights_C = _tile(C, step, n, C_time, count, states).to(PRODUCT_TYPE)
-        pairs = tl.dot(weights_B, tl.trans(weights_C), input_precision=PRECISION)
+        weights_B = _tile(B, step, n, B_strides[1], count, states).to(PRODUCT_TYPE)
+        weights_C = _tile(C, step, n, C_strides[1], count, states).to(PRODUCT_TYPE)
+        scores = tl.dot(weights_B, tl.trans(weights_C), input_precision=PRECISION)
         ahead = (high[None, :] - high[:, None]) + (low[None, :] - low[:, None])
         source = step[:, None] + head * zero
-        decay = tl.exp2(tl.where(source <= step[None, :], ahead, tl.minimum(pairs, FLOOR)))
-        spread = (pairs * decay).to(PRODUCT_TYPE)
+        decay = tl.exp2(tl.where(source <= step[None, :], ahead, tl.minimum(scores, FLOOR)))
+        spread = (scores * decay).to(PRODUCT_TYPE)
         grad_spread = tl.zeros((Q, Q), tl.float32)
         along_B = tl.zeros((Q, N), tl.float32)
         along_C = tl.zeros((Q, N), tl.float32)
         link = tl.zeros((P, N), tl.float32)
         for tile in range(TILES):
             p = tile * P + tl.arange(0, P)
-            outs = _tile(grad_y + head * g_head, step, p, g_time, count, size).to(PRODUCT_TYPE)
+            outs = _tile(grad_y + head * grad_y_strides[2], step, p, grad_y_strides[1], count, size).to(
+                PRODUCT_TYPE
+            )
             border = _tile(borders + chunk * area, p, n, states, size, states)
             grad = _tile(grad_borders + chunk * area, p, n, states, size, states)
             grad_inputs = tl.dot(weights_B, tl.trans(grad.to(PRODUCT_TYPE)), input_precision=PRECISION)
@@ -289,7 +295,7 @@ def ssd_backward_kernel(
             if HAS_D:
                 grad_inputs += direct * outs.to(tl.float32)
             _put(grad_x + head * size, grad_inputs, step, p, heads * size, count, size)
-            inputs = _tile(x + head * x_head, step, p, x_time, count, size).to(PRODUCT_TYPE)
+            inputs = _tile(x + head * x_strides[2], step, p, x_strides[1], count, size).to(PRODUCT_TYPE)
             link += border.to(tl.float32) * grad.to(tl.float32)
             grad_spread = tl.dot(inputs, tl.trans(outs), grad_spread, input_precision=PRECISION)
             along_B = tl.dot(inputs, grad.to(PRODUCT_TYPE), along_B, input_precision=PRECISION)
@@ -302,19 +308,20 @@ def ssd_backward_kernel(
         by_exit = tl.sum(along_B * weights_B, 1)
         tl.store(into, tl.sum(along_C * weights_C, 1))
         tl.store(into + plane, by_exit)
-        # A step's own input meets no decay, so it stays out of these sums, which would lose digits to it.
+        # A step's own input isn't decayed. It is summed separately, because it would cost the other sums
+        # digits.
         itself = tl.where(source == step[None, :], grad_spread, 0.0)
         tl.store(into + 2 * plane, tl.sum(itself, 1))
-        tl.store(into + 3 * plane, tl.sum(itself * pairs, 1))
+        tl.store(into + 3 * plane, tl.sum(itself * scores, 1))
         grad_spread *= decay
-        grad_pairs += grad_spread * delta[:, None]
-        flow = tl.where(source < step[None, :], grad_spread * pairs, 0.0)
+        grad_scores += grad_spread * delta[:, None]
+        flow = tl.where(source < step[None, :], grad_spread * scores, 0.0)
         tl.store(into + 4 * plane, tl.sum(flow, 1))
         tl.store(into + 5 * plane, tl.sum(flow * delta[:, None], 0))
         tl.store(links + chunk, tl.sum(tl.sum(link, 1), 0))
-    rounded = grad_pairs.to(PRODUCT_TYPE)
-    weights_B = _tile(B, step, n, B_time, count, states).to(PRODUCT_TYPE)
-    weights_C = _tile(C, step, n, C_time, count, states).to(PRODUCT_TYPE)
+    rounded = grad_scores.to(PRODUCT_TYPE)
+    weights_B = _tile(B, step, n, B_strides[1], count, states).to(PRODUCT_TYPE)
+    weights_C = _tile(C, step, n, C_strides[1], count, states).to(PRODUCT_TYPE)
     sum_B = tl.dot(rounded, weights_C, sum_B, input_precision=PRECISION)
     sum_C = tl.dot(tl.trans(rounded), weights_B, sum_C, input_precision=PRECISION)
     share = ((group * tl.num_programs(2) + batch) * length + start) * states
@@ -325,12 +332,12 @@ def ssd_backward_kernel(
 @triton.jit
 def ssd_flows_kernel(
     dt, A, bias, reset, steps, flows, links, grad_dt, sums,
-    length, heads, plane, dt_batch, dt_time, dt_head,
+    length, heads, plane, dt_strides,
     Q: tl.constexpr, HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """From what every running sum of logarithms received to the steps' gradients.
+    """Turn the gradients of all running sums of logarithms into gradients of the steps.
 
-    `sums` are shares of those of A, D and the bias, (B, chunks, 3, H).
+    `sums` (B, chunks, 3, H) are shares of the gradients of A, D and the bias.
     """
     k, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     chunks = tl.num_programs(0)
@@ -339,7 +346,9 @@ def ssd_flows_kernel(
     at = batch * 0 + k * Q + step
     chunk = (batch * heads + head) * chunks + k
     rate = tl.load(A + head).to(tl.float32)
-    raw = tl.load(dt + batch * dt_batch + at * dt_time + head * dt_head, mask=inside, other=0.0)
+    raw = tl.load(
+        dt + batch * dt_strides[0] + at * dt_strides[1] + head * dt_strides[2], mask=inside, other=0.0
+    )
     raw = raw.to(tl.float32) + _head_value(bias, head, HAS_BIAS)
     delta = _step_values(steps, chunk, 0, plane, step, Q)
     by_entry = _step_values(flows, chunk, 0, plane, step, Q)
@@ -349,11 +358,12 @@ def ssd_flows_kernel(
     by_source = _step_values(flows, chunk, 4, plane, step, Q)
     by_target = _step_values(flows, chunk, 5, plane, step, Q)
     all_left = _step_values(steps, chunk, 3, plane, Q - 1, Q)
-    # What crosses a decay: pairs of steps around it, the state that enters, what leaves, what passes through.
+    # A decay affects pairs of steps on both sides of it, the state that enters, what leaves and what passes
+    # through.
     passing = by_exit * delta
     grad_logs = tl.cumsum(by_target - by_source * delta + by_entry, 0, reverse=True)
     grad_logs += tl.cumsum(passing, 0) - passing + all_left * tl.load(links + chunk)
-    # Nothing crosses a decay that leaves nothing; the sums may have left a rest.
+    # Nothing passes a decay of zero, but the sums may leave a rounding error.
     grad_logs = tl.where(delta * rate > NOTHING, grad_logs, 0.0)
     if HAS_RESET:
         flags = tl.load(reset + batch * length + at, mask=inside, other=0)
@@ -371,7 +381,7 @@ def ssd_flows_kernel(
 
 @triton.jit
 def ssd_sum_kernel(shares_B, shares_C, grad_B, grad_C, groups, count, PIECE: tl.constexpr):
-    """Add the groups' shares (groups, count) of dB and dC in their order."""
+    """Add the groups' shares (groups, count) of dB and dC, in order."""
     at = tl.program_id(0).to(tl.int64) * PIECE + tl.arange(0, PIECE)
     sum_B = tl.zeros((PIECE,), tl.float32)
     sum_C = tl.zeros((PIECE,), tl.float32)

@@ -5,13 +5,13 @@
              1    . . x x x | x x                  .  not seen
              2    . . . . . | . . x   <- a document starts here
              3    . . . . . | . . x x
-             a program takes a block of rows and walks over the blocks of keys that any of them sees
+             a program takes a block of rows and walks through the blocks of keys that any of them sees
 
-The mask is never made: a query sees as many keys before it as its `visible_length` says, blocks of keys
-that no query of a block sees are not read, and only blocks at an end of what is seen compare positions.
-Softmax is online (arXiv 2205.14135); the backward recomputes the probabilities from each row's log-sum-exp,
-once along queries for dq and once along keys for dk and dv, so that every sum has a fixed order. For a short
-text both are one launch.
+There is no mask in memory: `visible_length` says how many keys before its own each query sees. Blocks of keys
+that no query of a block sees are not read, and only blocks at the edges compare positions. Softmax is online
+(arXiv 2205.14135). The backward recomputes the probabilities from each row's logsumexp, once along queries
+for dq and once along keys for dk and dv, so that every sum has a fixed order. For a short text both are one
+launch.
 """
 # mypy: disallow-untyped-defs=False
 
@@ -30,11 +30,11 @@ LOG2_E = 1.4426950408889634
 SHORT = 128
 """The longest text whose backward is one launch."""
 SMALL_WINDOW = 256
-"""In windows up to this one, looking up which keys a document hides takes longer than reading them."""
+"""Up to this window, looking up which keys are hidden in other documents takes longer than reading them."""
 
 
 class Blocks(NamedTuple):
-    """How a kernel is cut, into blocks that fit the shared memory of small GPUs too (99 KiB)."""
+    """The blocks of a kernel; they fit in the shared memory of small GPUs too (99 KiB)."""
 
     queries: int
     keys: int
@@ -42,7 +42,7 @@ class Blocks(NamedTuple):
     warps: int
 
     def options(self, width: int) -> dict[str, int | bool]:
-        """What the kernels take for heads of `width` channels."""
+        """Options of the kernels for heads of `width` channels."""
         padded = _padded(width)
         return {
             "E": padded,
@@ -65,7 +65,10 @@ def _forward_blocks(width: int) -> Blocks:
 
 
 def _backward_blocks(width: int, length: int) -> tuple[Blocks, Blocks]:
-    """For dq, and for dk and dv; a short text's have as many warps and stages, for they are one launch."""
+    """Blocks for dq, and for dk and dv.
+
+    For short texts both are one launch, so warps and stages are the same.
+    """
     if _padded(width) > 64:
         blocks = Blocks(64, 32, 2, 4) if _padded(width) <= 128 else Blocks(32, 32, 1, 4)
         return blocks, blocks
@@ -75,28 +78,28 @@ def _backward_blocks(width: int, length: int) -> tuple[Blocks, Blocks]:
 
 
 def _scale(width: int) -> float:
-    """Of the scores, in powers of two."""
+    """The factor of the scores, for powers of two."""
     return width**-0.5 * LOG2_E
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
-    """The tensors, the channels of each next to each other."""
+    """The tensors with contiguous channels."""
     return [tensor if tensor.stride(3) == 1 else tensor.contiguous() for tensor in tensors]
 
 
 def _alike(*tensors: Tensor) -> list[Tensor]:
-    """The tensors with one layout for all of them, as `_rows`."""
+    """The tensors with contiguous channels and the same strides."""
     same = all(tensor.stride() == tensors[0].stride() for tensor in tensors)
     return _rows(*tensors) if same else [tensor.contiguous() for tensor in tensors]
 
 
 def _strides(*tensors: Tensor) -> list[tuple[int, ...]]:
-    """Strides over batch, heads and rows of each."""
+    """Strides over batch, heads and rows of each tensor."""
     return [tensor.stride()[:3] for tensor in tensors]
 
 
 class Seen(NamedTuple):
-    """Keys and values (B, H, T, E) of the chunk, and those (B, H, P, E) of the cache, which may be none."""
+    """Keys and values (B, H, T, E) of the chunk, and (B, H, P, E) of the cache, if there is one."""
 
     k: Tensor
     v: Tensor
@@ -109,7 +112,10 @@ class Seen(NamedTuple):
         return 0 if self.old_k is None else self.old_k.shape[2]
 
     def aligned(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four, laid out as the kernels expect. Without a cache any will do for it: none is read."""
+        """All four, laid out as the kernels expect.
+
+        Without a cache, the chunk's stand in for it and aren't read.
+        """
         k, v = _alike(self.k, self.v)
         if self.old_k is None or self.old_v is None:
             return k, v, k, v
@@ -146,10 +152,10 @@ def _backward(
     grads: tuple[Tensor, Tensor, Tensor],
     rotations: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Write the gradients of q, keys and values; those of the cache's too where there is room for them.
+    """Write the gradients of q, keys and values into `grads`; the cache's too, if `grads` have room for them.
 
-    With `rotations`, cosines and sines (B, T, 1, E / 2), q and k were rotated by them: the gradients are
-    those before. Then there must be no room for the cache's.
+    If q and k were rotated by `rotations`, cosines and sines (B, T, 1, E / 2), the gradients are those before
+    the rotation, and `grads` must have no room for the cache's.
     """
     batch, heads, length, width = q.shape
     q, grad_out = _rows(q, grad_out)
@@ -190,7 +196,7 @@ def _backward(
 
 
 def _split(q: Tensor, k: Tensor, v: Tensor) -> Seen:
-    """Keys and values of which the last belong to the queries, as two parts."""
+    """Split keys and values into those of the cache and those of the queries, which come last."""
     past = k.shape[2] - q.shape[2]
     if past == 0:
         return Seen(k, v)
@@ -264,11 +270,11 @@ def window_attention_triton(
         q: queries, (B, H, T, E).
         k: keys, (B, H, S, E), the last T those of the queries.
         v: values, (B, H, S, E).
-        visible_length: keys that each query sees before its own, (B, T) int64, below `window`. What a
-            query no longer sees, no later one sees again.
+        visible_length: how many keys before its own each query sees, (B, T) int64, less than `window`. What
+            a query can't see, no later query sees either.
         window: an upper bound of visible_length + 1.
-        cache_learns: false if nobody looks at the gradient of the S - T keys and values in front, which is
-            then not written.
+        cache_learns: if false, the gradient of the S - T keys and values in front isn't needed and isn't
+            written.
 
     Returns:
         (B, H, T, E), laid out as (B, T, H, E).

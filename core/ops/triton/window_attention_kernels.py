@@ -1,12 +1,12 @@
 """Triton kernels of `window_attention.py`; its docstring says how they work.
 
-A key's position counts from the first of the cache, where there are `past`; those of the chunk follow. Blocks
-of keys are laid so that one begins at `past`: each lies in the cache or in the chunk, the first perhaps
-before both. Both are read where they are.
+Key positions are counted from the first key of the cache, which holds `past`; the chunk's keys follow. Blocks
+of keys are aligned so that one begins at `past`: each lies in the cache or in the chunk, and the first may
+begin before position 0. Both are read in place.
 
 Scores and `logsumexp` are in powers of two. `delta` is the sum over channels of grad_out times out, as in
-arXiv 2205.14135. Strides are (batch, head, row); channels are next to each other. EVEN: a head has E
-channels, so that no column needs a mask. FULL: the queries are whole blocks, so that no row does.
+arXiv 2205.14135. Strides are (batch, head, row); channels are contiguous. EVEN: a head has E
+channels, so that no column needs a mask. FULL: the queries are whole blocks, so that no row needs one.
 """
 # mypy: ignore-errors
 
@@ -20,19 +20,19 @@ from core.ops.triton.rotary import rotate, rotation
 
 @triton.jit
 def _visible(distance, seen):
-    """Where 0 <= distance <= seen, in one comparison: below zero is far above as an unsigned number."""
+    """True if 0 <= distance <= seen, in one comparison: as unsigned numbers, negative ones are huge."""
     return distance.to(tl.uint32, bitcast=True) <= seen.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
 def _head(pointer, batch, head, strides):
-    """Where a head of a batch row begins."""
+    """The first element of a head of a batch row."""
     return pointer + batch * strides[0] + head * strides[1]
 
 
 @triton.jit
 def _inside(indices, count):
-    """Where 0 <= indices < count."""
+    """True if 0 <= indices < count."""
     return indices.to(tl.uint32, bitcast=True) < count
 
 
@@ -40,7 +40,7 @@ def _inside(indices, count):
 def _tile(
     pointer, rows, columns, row_stride, row_count, width, EVEN: tl.constexpr, FULL: tl.constexpr = False
 ):
-    """Rows and columns of a matrix, zeros outside. The pointer stands at row 0."""
+    """Rows and columns of a matrix, zeros outside. The pointer points at row 0."""
     target = pointer + rows[:, None] * row_stride + columns[None, :]
     if FULL and EVEN:
         return tl.load(target)
@@ -54,7 +54,7 @@ def _tile(
 
 @triton.jit
 def _key_tile(pointer, positions, columns, row_stride, count, width, EVEN: tl.constexpr):
-    """Keys or values at `positions`, zeros where none are. The pointer stands at position 0."""
+    """Keys or values at `positions`, zeros outside. The pointer points at position 0."""
     mask = _inside(positions, count)[:, None]
     if not EVEN:
         mask &= (columns < width)[None, :]
@@ -63,7 +63,7 @@ def _key_tile(pointer, positions, columns, row_stride, count, width, EVEN: tl.co
 
 @triton.jit
 def _line(pointer, rows, row_count, FULL: tl.constexpr):
-    """One number a row, zeros outside."""
+    """One number per row, zeros outside."""
     if FULL:
         return tl.load(pointer + rows)
     return tl.load(pointer + rows, mask=rows < row_count, other=0)
@@ -71,7 +71,7 @@ def _line(pointer, rows, row_count, FULL: tl.constexpr):
 
 @triton.jit
 def _put(pointer, value, rows, columns, row_stride, row_count, width):
-    """Write rows and columns of a matrix where there are any; a row may be below zero."""
+    """Write the rows and columns that lie inside a matrix; rows may be negative."""
     mask = _inside(rows, row_count)[:, None] & (columns[None, :] < width)
     target = pointer + rows[:, None] * row_stride + columns[None, :]
     tl.store(target, value.to(pointer.dtype.element_ty), mask=mask)
@@ -82,7 +82,7 @@ def _put_rotated_back(
     pointer, value, cos, sin, rows, columns, row_stride, row_count, angles, width,
     E: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Write a gradient rotated by -angle as `_put` does; row `angles` of cos and sin is row 0's."""
+    """Like `_put`, for a gradient that is first rotated by -angle. Row 0's angles are at row `angles`."""
     half = width // 2
     column = tl.arange(0, E // 2)
     mask = _inside(rows, row_count)[:, None] & (column[None, :] < half)
@@ -91,12 +91,13 @@ def _put_rotated_back(
     if EVEN:
         first, second = value.reshape((value.shape[0], 2, E // 2)).permute(0, 2, 1).split()
     else:
-        # The halves lie across the tile's: they are read from memory, once every thread has written its part.
+        # The head's halves aren't the tile's: they are read back from memory once every thread has written
+        # its part.
         _put(pointer, value, rows, columns, row_stride, row_count, width)
         tl.debug_barrier()
         first = tl.load(into, mask=mask, other=0.0).to(tl.float32)
         second = tl.load(into + half, mask=mask, other=0.0).to(tl.float32)
-    # Rotating back is rotating the pair the other way round.
+    # Rotating back is rotating the swapped pair.
     second, first = rotate(second, first, row_cos, row_sin)
     tl.store(into, first.to(pointer.dtype.element_ty), mask=mask)
     tl.store(into + half, second.to(pointer.dtype.element_ty), mask=mask)
@@ -113,10 +114,10 @@ def _keys_of(
     KEYS: tl.constexpr,
     SKIPS: tl.constexpr,
 ):
-    """For a block of queries: where its keys begin and end, and where those that all of it sees do.
+    """Where the keys that any query of a block sees begin and end, and those that all of its queries see.
 
-    The beginning follows from the window alone, without waiting for `visible_length`, unless it SKIPS
-    what documents hide.
+    The beginning follows from the window alone, without waiting for `visible_length`. With SKIPS it is read,
+    to skip keys of other documents.
     """
     row = block * QUERIES
     last = tl.minimum(row + QUERIES, length) - 1
@@ -146,8 +147,8 @@ def attention_forward_kernel(
     cached = batch * cache_strides[0] + head * cache_strides[1]
     tile_q = _tile(_head(q, batch, head, q_strides), rows, columns, q_strides[2], length, width, EVEN)
     seen = _line(visible_length, rows, length, False).to(tl.int32)
-    # A row that has seen nothing yet has a top so low that any score is above it, but one that can be
-    # subtracted from itself.
+    # A row that has seen no key yet: lower than any score, but finite, so that it can be subtracted from
+    # itself.
     top = tl.full((QUERIES,), -1e30, tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     mixed = tl.zeros((QUERIES, E), tl.float32)
@@ -182,9 +183,9 @@ def _queries(
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, ROTATED: tl.constexpr,
     SKIPS: tl.constexpr, KEEPS: tl.constexpr,
 ):  # fmt: skip
-    """dq of one block of queries; if it KEEPS them, also their delta: the sums of grad_out times out.
+    """dq of one block of queries; with KEEPS, also stores their delta, the sums of grad_out times out.
 
-    ROTATED: of queries that were rotated by the angles of cos and sin, the gradient before that.
+    ROTATED: the queries were rotated by cos and sin, and dq is the gradient before the rotation.
     """
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     rows = block * QUERIES + tl.arange(0, QUERIES)
@@ -230,11 +231,10 @@ def _queries(
 
 @triton.jit
 def _queries_of(begin, visible_length, length, past, window, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """For KEYS keys from `begin` on: where the queries that see any begin and end, and where those that
-    see all do."""
+    """Where the queries that see any of KEYS keys from `begin` on begin and end, and those that see all."""
     first = tl.maximum(begin - past, 0) // QUERIES
     blocks = tl.cdiv(tl.minimum(begin + KEYS - 1 + window - past, length), QUERIES)
-    # Nobody sees again what an earlier query no longer sees, so it is enough to count blocks.
+    # What a query can't see, no later one sees either, so it is enough to count blocks.
     counted = 0
     for base in range(first, blocks, 32):
         block = base + tl.arange(0, 32)
@@ -262,10 +262,10 @@ def _keys(
     E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, EVEN: tl.constexpr, ROTATED: tl.constexpr,
     FULL: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of one block of keys; delta is read if KEPT, else computed again.
+    """dk and dv of one block of keys; delta is read if KEPT, otherwise computed again.
 
-    `learning` is how many of the cache's keys have gradients: all, in front of the others', or none. ROTATED
-    as for queries, where none have.
+    `learning` is how many of the cache's keys have gradients: all of them, in front of the chunk's, or none.
+    ROTATED is as in `_queries`, and then `learning` is 0.
     """
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     begin = past + (block - tl.cdiv(learning, KEYS)) * KEYS
@@ -367,9 +367,9 @@ def attention_backward_kernel(
     KEYS_AT_ONCE: tl.constexpr, EVEN: tl.constexpr, ROTATED: tl.constexpr, SKIPS: tl.constexpr,
     FULL: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv of KEYS keys by the first programs, dq of QUERIES queries by the others.
+    """The backward of a short text in one launch.
 
-    So a short text's backward is one launch.
+    The first programs compute dk and dv of KEYS keys each, the others dq of QUERIES queries each.
     """
     blocks = tl.cdiv(learning, KEYS) + tl.cdiv(length, KEYS)
     if tl.program_id(0) < blocks:

@@ -10,10 +10,10 @@ import triton.language as tl
 from core.ops.triton.activations import sigmoid
 from core.ops.triton.selective_scan.shared_kernels import (
     _border_tiles,
+    _both_weights,
     _breaks,
     _channel_values,
     _inside,
-    _pair,
     _prefetch,
     _put,
     _rows,
@@ -26,18 +26,20 @@ from core.ops.triton.selective_scan.shared_kernels import (
 def scan_backward_local_kernel(
     dt, rates, rows, z, bias, reset, grad_y, local, sums,
     length, width, chunk, states, chunks,
-    dt_batch, dt_time, z_batch, z_time,
+    dt_strides, z_strides,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     HAS_RESET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_Z: tl.constexpr,
     EVEN: tl.constexpr, FULL: tl.constexpr,
     WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """The state gradient that a chunk hands to the one before it if none reaches it from behind.
+    """The state gradient that a chunk passes to the chunk before it if it receives none from later chunks.
 
-    Also its sum of step sizes.
+    Also the chunk's sum of step sizes.
     """
-    part, batch = tl.program_id(2) + 1, tl.program_id(1).to(tl.int64)  # the first one hands nothing on
+    part, batch = tl.program_id(2) + 1, tl.program_id(1).to(tl.int64)  # the first one passes nothing on
+    dt_batch, dt_time = dt_strides
+    z_batch, z_time = z_strides
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
@@ -108,7 +110,7 @@ def scan_backward_kernel(
     x, dt, rates, rows, D, z, bias, reset, borders, grad_y, entries,
     grad_x, grad_dt, grad_z, grad_A, grad_BC, grad_D, grad_bias, grad_first,
     length, width, chunk, states,
-    x_batch, x_time, dt_batch, dt_time, z_batch, z_time, into_batch, into_time,
+    x_strides, dt_strides, z_strides, grad_z_strides,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     KEPT: tl.constexpr, ROWS_AT: tl.constexpr, BORDER_AT: tl.constexpr,
@@ -117,12 +119,15 @@ def scan_backward_kernel(
     HAS_Z: tl.constexpr, WANTS_FIRST: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr,
     WEIGHTS_AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of a chunk, walking backwards through its blocks; each begins with a border.
+    """All gradients of a chunk, walking backwards through its blocks, each of which begins with a border.
 
-    EXCHANGE: how dB and dC are summed over the channels: "" by plain reductions, else by ASSEMBLY.
+    EXCHANGE: how dB and dC are summed over channels: "" by plain reductions, otherwise by ASSEMBLY.
     """
     group, groups = tl.program_id(0), tl.num_programs(0)
     part, batch, chunks = tl.program_id(2), tl.program_id(1).to(tl.int64), tl.num_programs(2)
+    x_batch, x_time = x_strides
+    dt_batch, dt_time = dt_strides
+    z_batch, z_time = z_strides
     lane = tl.arange(0, CHANNELS)
     d = group * CHANNELS + unaligned + lane
     n = tl.arange(0, N)
@@ -139,12 +144,12 @@ def scan_backward_kernel(
     sum_A = tl.zeros((N, CHANNELS), tl.float32)
     sum_D = tl.zeros((CHANNELS,), tl.float32)
     sum_bias = tl.zeros((CHANNELS,), tl.float32)
-    # Where a lane writes the total that an exchange leaves with it.
+    # Where a lane writes the total that it receives from an exchange.
     if EXCHANGE == "tensor cores":
         mine_at = lane // 16 * 16 + lane % 4 * 4 + lane // 8 % 2 * 2 + lane // 4 % 2
     else:
         mine_at = lane // (CHANNELS // (2 * N) if CHANNELS >= 2 * N else 1)
-    # Zero, but the compiler cannot know: else it would keep the decays that are to be computed again.
+    # Zero, but the compiler can't know that; otherwise it would keep the decays instead of recomputing them.
     nothing = unaligned.to(tl.float32)
     first = part * chunk
     stop = tl.minimum(first + chunk, length)
@@ -166,9 +171,9 @@ def scan_backward_kernel(
     if HAS_Z:
         gates = _rows(z_rows + at * z_time, z_time, d, width, begin, stop, BLOCK, FULL)
     row = rows + (batch * length + at) * (2 * N)
-    pairs = ()
+    upcoming = ()
     for k in tl.static_range(WEIGHTS_AHEAD):
-        pairs = pairs + (_pair(row, begin, k, stop, N, EVEN, HAS_Z),)
+        upcoming = upcoming + (_both_weights(row, begin, k, stop, N, EVEN, HAS_Z),)
     touched = tl.zeros((32,), tl.int32)
     for i in range(blocks):
         begin = first + (blocks - 1 - i) * BLOCK
@@ -188,12 +193,12 @@ def scan_backward_kernel(
         for k in tl.static_range(BLOCK):
             t = begin + k
             if k + WEIGHTS_AHEAD < BLOCK:
-                pairs = pairs + (_pair(row, begin, k + WEIGHTS_AHEAD, stop, N, EVEN, HAS_Z),)
+                upcoming = upcoming + (_both_weights(row, begin, k + WEIGHTS_AHEAD, stop, N, EVEN, HAS_Z),)
             else:  # already on the way back
                 back = 2 * BLOCK - 1 - WEIGHTS_AHEAD - k
-                pairs = pairs + (_pair(row, begin, back, stop, N, EVEN, True),)
-            weights_B, weights_C = pairs[0]
-            pairs = pairs[1:]
+                upcoming = upcoming + (_both_weights(row, begin, back, stop, N, EVEN, True),)
+            weights_B, weights_C = upcoming[0]
+            upcoming = upcoming[1:]
             before = before + (h,)
             steps = steps + (_step_size(now_dt[k].to(tl.float32) + offset, t, stop, EVEN),)
             decay = tl.exp2(steps[k][None, :] * rate + breaks[k])
@@ -210,11 +215,11 @@ def scan_backward_kernel(
                 outs = outs + (out * silu,)
         into = (batch * length + at) * width + d
         if HAS_Z:
-            to_z = grad_z + batch * into_batch + at * into_time + d
+            to_z = grad_z + batch * grad_z_strides[0] + at * grad_z_strides[1] + d
             for k in tl.static_range(BLOCK):
                 _put(to_z, grads_z[k], d, width, begin + k, stop, FULL)
-                to_z += into_time
-        # Results, newest step first.
+                to_z += grad_z_strides[1]
+        # Results, last step first.
         grads_x = ()
         grads_dt = ()
         totals = ()
@@ -229,12 +234,12 @@ def scan_backward_kernel(
             if k == BORDER_AT:
                 border = tl.load(border_tiles + (batch * 0 + tl.maximum(blocks - 2 - i, 0)) * apart)
             if k >= WEIGHTS_AHEAD:
-                pairs = pairs + (_pair(row, begin, k - WEIGHTS_AHEAD, stop, N, EVEN, True),)
+                upcoming = upcoming + (_both_weights(row, begin, k - WEIGHTS_AHEAD, stop, N, EVEN, True),)
             else:  # already in the next span
                 beyond = WEIGHTS_AHEAD - 1 - k
-                pairs = pairs + (_pair(row_after, following, beyond, stop, N, EVEN, HAS_Z),)
-            weights_B, weights_C = pairs[0]
-            pairs = pairs[1:]
+                upcoming = upcoming + (_both_weights(row_after, following, beyond, stop, N, EVEN, HAS_Z),)
+            weights_B, weights_C = upcoming[0]
+            upcoming = upcoming[1:]
             if k >= BLOCK - KEPT:
                 decay = decays[k - (BLOCK - KEPT)]
             else:
@@ -255,7 +260,7 @@ def scan_backward_kernel(
                 mixed = tl.inline_asm_elementwise(
                     ASSEMBLY, CONSTRAINTS, [along_B, along_C], dtype=tl.int32, is_pure=True, pack=N
                 )
-                # Only the first register of a lane holds a total; as integers the zeros fold away.
+                # Only a lane's first register holds a total; as integers, the zeros are optimized away.
                 totals = totals + (tl.sum(mixed, 0).to(tl.float32, bitcast=True),)
             grad_input = tl.sum(grad * weights_B[:, None], 0)
             carried = grad * decay
@@ -306,9 +311,9 @@ def scan_finish_kernel(
     N: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
     HAS_D: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Add up shares, in a fixed order: those of dB and dC over groups of channels, the others over slots.
+    """Add shares in a fixed order: those of dB and dC over groups of channels, the others over slots.
 
-    Programs: `BC_programs` for dB and dC of each batch row, then tiles of channels for each of the
+    Programs: `BC_programs` for dB and dC of each batch row, then one per tile of channels for each of the
     `states` rows of dA, for dD and for the bias's gradient.
     """
     program = tl.program_id(0)
@@ -331,9 +336,9 @@ def scan_finish_kernel(
         tl.store(grad_C + into, total, mask=valid & is_C)
     else:
         tiles = tl.cdiv(width, CHANNELS)
-        place = program - BC_programs * batches
-        kind = place // tiles
-        d = place % tiles * CHANNELS + tl.arange(0, CHANNELS)
+        index = program - BC_programs * batches
+        kind = index // tiles
+        d = index % tiles * CHANNELS + tl.arange(0, CHANNELS)
         bias_kind = states + 1 if HAS_D else states
         source, step = shares_A + kind * width, states * width
         if HAS_D:

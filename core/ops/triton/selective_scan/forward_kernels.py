@@ -10,10 +10,10 @@ import triton.language as tl
 from core.ops.triton.activations import sigmoid
 from core.ops.triton.selective_scan.shared_kernels import (
     _border_tiles,
+    _both_weights,
     _breaks,
     _channel_values,
     _inside,
-    _pair,
     _prefetch,
     _put,
     _rows,
@@ -25,18 +25,18 @@ from core.ops.triton.selective_scan.shared_kernels import (
 def scan_prepare_kernel(
     A, B, C, rates, rows,
     length, total, row_programs, width, states,
-    A_channel, A_state, B_batch, B_time, B_state, C_batch, C_time, C_state,
+    A_strides, B_strides, C_strides,
     N: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Rows [B, C] of all steps and (states, width) rates for powers of two, in float32."""
+    """Rows [B, C] of all steps, and rates (states, width) scaled for powers of two, in float32."""
     program = tl.program_id(0)
     n = tl.arange(0, N)
     if program < row_programs:
         step = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
         batch, t = step // length, step % length
         inside = (step < total)[:, None] & (n < states)[None, :]
-        from_B = B + (batch * B_batch + t * B_time)[:, None] + n[None, :] * B_state
-        from_C = C + (batch * C_batch + t * C_time)[:, None] + n[None, :] * C_state
+        from_B = B + (batch * B_strides[0] + t * B_strides[1])[:, None] + n[None, :] * B_strides[2]
+        from_C = C + (batch * C_strides[0] + t * C_strides[1])[:, None] + n[None, :] * C_strides[2]
         row_B = tl.load(from_B, mask=inside, other=0.0).to(tl.float32)
         row_C = tl.load(from_C, mask=inside, other=0.0).to(tl.float32)
         into = rows + step[:, None] * (2 * N) + n[None, :]
@@ -46,7 +46,7 @@ def scan_prepare_kernel(
     else:
         d = (program - row_programs) * CHANNELS + tl.arange(0, CHANNELS)
         valid = (n[:, None] < states) & (d[None, :] < width)
-        rate = tl.load(A + d[None, :] * A_channel + n[:, None] * A_state, mask=valid, other=0.0)
+        rate = tl.load(A + d[None, :] * A_strides[0] + n[:, None] * A_strides[1], mask=valid, other=0.0)
         rate = rate.to(tl.float32) * 1.4426950408889634
         tl.store(rates + n[:, None] * width + d[None, :], rate, mask=valid)
 
@@ -55,7 +55,7 @@ def scan_prepare_kernel(
 def scan_forward_kernel(
     x, dt, rates, rows, D, z, bias, reset, entries, y, borders, last, sums,
     length, width, chunk, states, chunks,
-    x_batch, x_time, dt_batch, dt_time, z_batch, z_time,
+    x_strides, dt_strides, z_strides,
     unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
     LOCAL: tl.constexpr, KEEP_BORDERS: tl.constexpr, HAS_ENTRY: tl.constexpr, HAS_RESET: tl.constexpr,
@@ -64,7 +64,11 @@ def scan_forward_kernel(
 ):  # fmt: skip
     """Outputs and last state of a chunk; with LOCAL, its last state from zero and its sum of step sizes."""
     part, batch = tl.program_id(2), tl.program_id(1).to(tl.int64)
-    # `unaligned` is 0, but the compiler cannot know: tiles keep one channel a lane instead of vectors.
+    x_batch, x_time = x_strides
+    dt_batch, dt_time = dt_strides
+    z_batch, z_time = z_strides
+    # `unaligned` is 0, but the compiler can't know that; so each lane keeps one channel, not a vector of
+    # them.
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
     tile = n[:, None] * width + d[None, :]
@@ -94,9 +98,9 @@ def scan_forward_kernel(
     if HAS_Z and not LOCAL:
         gates = _rows(z_rows + at * z_time, z_time, d, width, first, stop, BLOCK, FULL)
     row = rows + (batch * length + at) * (2 * N)
-    pairs = ()
+    upcoming = ()
     for k in tl.static_range(WEIGHTS_AHEAD):
-        pairs = pairs + (_pair(row, first, k, stop, N, EVEN, LOCAL == 0),)
+        upcoming = upcoming + (_both_weights(row, first, k, stop, N, EVEN, LOCAL == 0),)
     touched = tl.zeros((32,), tl.int32)
     for start in range(first, stop, BLOCK):
         at = batch * 0 + start
@@ -119,14 +123,18 @@ def scan_forward_kernel(
         results = ()
         for k in tl.static_range(BLOCK):
             t = start + k
-            # Before the border is written, as a read is not moved above a write.
+            # Before the border is written: the compiler never moves a read above an earlier write.
             if k + WEIGHTS_AHEAD < BLOCK:
-                pairs = pairs + (_pair(row, start, k + WEIGHTS_AHEAD, stop, N, EVEN, LOCAL == 0),)
+                upcoming = upcoming + (
+                    _both_weights(row, start, k + WEIGHTS_AHEAD, stop, N, EVEN, LOCAL == 0),
+                )
             else:
                 beyond = k + WEIGHTS_AHEAD - BLOCK
-                pairs = pairs + (_pair(row_after, following, beyond, stop, N, EVEN, LOCAL == 0),)
-            weights_B, weights_C = pairs[0]
-            pairs = pairs[1:]
+                upcoming = upcoming + (
+                    _both_weights(row_after, following, beyond, stop, N, EVEN, LOCAL == 0),
+                )
+            weights_B, weights_C = upcoming[0]
+            upcoming = upcoming[1:]
             if KEEP_BORDERS and k % SPAN == 0:
                 if EVEN:
                     tl.store(border, h)
@@ -155,7 +163,7 @@ def scan_forward_kernel(
                 _put(y_rows, results[k], d, width, start + k, stop, FULL)
                 y_rows += width
         touched = touched ^ seen
-    # Zero; it only keeps what was touched from being left out.
+    # Adds zero, so that the compiler doesn't remove the prefetching reads.
     h += tl.sum(touched & unaligned, 0).to(tl.float32)
     if LOCAL:
         tl.store(last + slot + tile, h, mask=tile_mask)
@@ -169,7 +177,7 @@ def scan_carry_kernel(
     rates, sums, first, local, chunks, width, states, unaligned,
     N: tl.constexpr, CHANNELS: tl.constexpr, HAS_FIRST: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """Turn what each chunk ends with, started from zero, into what it starts with, in place."""
+    """Replace each chunk's last state (computed from zero) by the state it starts with, in place."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.program_id(0) * CHANNELS + unaligned + tl.arange(0, CHANNELS)
     n = tl.arange(0, N)
@@ -180,7 +188,7 @@ def scan_carry_kernel(
         carried = tl.load(first + batch * states * width + tile, mask=mask, other=0.0)
     else:
         carried = tl.zeros((N, CHANNELS), tl.float32)
-    # The last chunk hands nothing on: what it would is neither there nor read.
+    # The last chunk passes nothing on: its state is neither stored nor read.
     part = batch * chunks
     if BACKWARD:
         part += chunks - 1

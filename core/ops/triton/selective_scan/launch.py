@@ -1,4 +1,4 @@
-"""Launches the kernels of the selective scan: the package's docstring says in which order, and why."""
+"""Launches the kernels of the selective scan; the package's docstring explains the order."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ from core.ops.triton.selective_scan.warp_sums import (
 )
 
 
-def _strides(*tensors: Tensor | None) -> list[int]:
-    """Strides over batch and time of each, zeros for a missing one."""
-    return [
-        stride for tensor in tensors for stride in (tensor.stride()[:2] if tensor is not None else (0, 0))
-    ]
+def _strides(*tensors: Tensor | None) -> list[tuple[int, ...]]:
+    """Strides over batch and time of each tensor, zeros for None."""
+    return [(0, 0) if tensor is None else tensor.stride()[:2] for tensor in tensors]
 
 
 def _masks(layout: Plan, length: int, width: int, states: int, block: int) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def _masks(layout: Plan, length: int, width: int, states: int, block: int) -> di
 
 
 def prepare(layout: Plan, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Rates (N, D) for powers of two and rows (B, L, 2N padded) of B and C, in float32."""
+    """Rates (N, D), scaled for powers of two, and rows (B, L, 2N padded) of B and C, in float32."""
     batch, length, states = B.shape
     width = A.shape[0]
     rates = torch.empty(states, width, dtype=torch.float32, device=A.device)
@@ -52,7 +50,7 @@ def prepare(layout: Plan, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tens
     row_programs = triton.cdiv(batch * length, per_program)
     forward_kernels.scan_prepare_kernel[(row_programs + triton.cdiv(width, per_program),)](
         A, B, C, rates, rows, length, batch * length, row_programs, width, states,
-        *A.stride(), *B.stride(), *C.stride(),
+        A.stride(), B.stride(), C.stride(),
         N=layout.states, ROWS=per_program, CHANNELS=per_program, num_warps=4,
     )  # fmt: skip
     return rates, rows
@@ -135,9 +133,9 @@ def launch_backward(
     wants_first: bool,
     into: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Gradients of x, dt, z (in `into`, if given), then shares of those of A, B and C, D, the bias.
+    """Gradients of x, dt and z (in `into`, if given), shares of A's, B and C's, D's and the bias's, and h0's.
 
-    Last that of h0, (B, N, D).
+    The last is (B, N, D).
     """
     x, dt, z = inputs
     assert x is not None
@@ -203,14 +201,14 @@ def launch_finish(
     D: Tensor | None,
     bias: Tensor | None,
 ) -> list[Tensor | None]:
-    """The gradients of A, B, C, D and the bias from shares of those of A, B and C, D, the bias."""
+    """The gradients of A, B, C, D and the bias, added up from their shares (B and C have common shares)."""
     grads = [
         None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device=A.device)
         for tensor in (A, B, C, D, bias)
     ]
     batch, length, states = B.shape
     width, groups = A.shape[0], shares[1].shape[1]
-    # As many shares as make 16 bytes a thread and more.
+    # At least 16 bytes of shares per thread.
     per_program, channels = 1024 // shares[1].element_size(), 32
     BC_programs = triton.cdiv(length * 2 * layout.states, per_program)
     kinds = states + (D is not None) + (bias is not None)

@@ -1,4 +1,5 @@
-"""How a selective scan is laid over the chip. All choices were made on an H100 (benchmarks/RESULTS.md)."""
+"""How a selective scan is divided among programs. All numbers were tuned on an H100
+(benchmarks/RESULTS.md)."""
 
 from __future__ import annotations
 
@@ -12,21 +13,22 @@ from torch import Tensor
 from core.ops.dispatch import processors_of
 
 SPAN = 4
-"""Steps from border to border, whose states the backward holds in registers."""
+"""Steps from border to border; the backward holds their states in registers."""
 BLOCK = 8
-"""Steps of the other passes between two reads of rows."""
+"""Steps between two reads of rows in the other passes."""
 ROWS_AT = 2
 BORDER_AT = 1
-"""Before which steps of a span the backward reads the next span's rows and border."""
+"""The steps of a span before which the backward reads the next span's rows and border."""
 WEIGHTS_AHEAD, GATED_WEIGHTS_AHEAD = 2, 3
-"""Steps before their use that the forward reads rows of B and C, without and with a gate; at most BLOCK."""
+"""How many steps ahead the forward reads rows of B and C, without and with a gate; at most BLOCK."""
 LANES = 32
 MIN_CHUNK = 64
 CHUNK_BELOW, SHORT_CHUNK_BELOW = 5, 3
-"""With fewer warps a processor than this, time is cut into chunks; the second where it makes few chunks,"""
+"""With fewer warps per processor than this, time is cut into chunks; the second number is for short texts."""
 FEW_CHUNKS = 2
+"""A text is short if cutting makes at most this many chunks."""
 WARPS_PER_PROCESSOR = 32
-"""to have at most so many."""
+"""The most warps per processor that cutting aims for."""
 
 
 @functools.cache
@@ -36,12 +38,12 @@ def has_tensor_float(device: torch.device) -> bool:
 
 
 class Plan(NamedTuple):
-    """How a scan is laid over the chip."""
+    """How a scan is divided among programs."""
 
     states: int
     """N, padded to a power of two."""
     channels: int
-    """Channels of a warp."""
+    """Channels per warp."""
     chunk: int
     chunks: int
     interpreted: bool
@@ -59,7 +61,7 @@ def plan(
     device: torch.device,
     chunk: int = 0,
 ) -> Plan:
-    """The layout for (batch, length, width) with `states` a channel; `chunk` forces how time is cut."""
+    """The layout for (batch, length, width) with `states` per channel; `chunk` overrides how time is cut."""
     padded = max(4, triton.next_power_of_2(states))
     channels = LANES if padded <= 16 else LANES * 16 // padded
     processors = processors_of(device)
@@ -74,19 +76,19 @@ def plan(
 
 
 def plan_of(x: Tensor, A: Tensor, chunk: int) -> Plan:
-    """The layout for x (B, L, D) and A (D, N); `chunk` forces how time is cut."""
+    """The layout for x (B, L, D) and A (D, N); `chunk` overrides how time is cut."""
     batch, length, width = x.shape
     return plan(batch, length, width, A.shape[1], x.device, chunk)
 
 
 def border_numbers(layout: Plan, batch: int, length: int, width: int) -> int:
-    """Numbers in all borders: a tile for each warp and span."""
+    """How many numbers all borders hold together: one tile per warp and span."""
     tiles = batch * triton.cdiv(length, SPAN) * triton.cdiv(width, layout.channels)
     return tiles * layout.states * layout.channels
 
 
 def between_type(x: Tensor) -> torch.dtype:
-    """Of the many numbers that pass between kernels: borders, and shares of dB and dC."""
+    """The type of the large tensors that pass between kernels: borders, and shares of dB and dC."""
     return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 
@@ -100,16 +102,16 @@ def exchange_kind(layout: Plan, x: Tensor) -> str:
 
 
 class Registers(NamedTuple):
-    """What the backward spends its few registers on."""
+    """How the backward uses its registers, which are scarce."""
 
     kept: int
-    """Newest steps of a span whose decays are held instead of being computed again."""
+    """How many of a span's last steps keep their decays instead of computing them again."""
     ahead: int
-    """Steps before their use that rows of B and C are read; at most SPAN. 0: in the step itself."""
+    """How many steps ahead rows of B and C are read, at most SPAN. 0: in the step itself."""
 
 
 def registers(layout: Plan, x: Tensor) -> Registers:
-    """What the backward of a scan of x does with its registers."""
+    """How the backward of a scan of x uses its registers."""
     if layout.chunks > 1:
         return Registers(2, 0)
     return Registers(1, 0) if x.element_size() == 2 else Registers(1, 1)

@@ -1,4 +1,4 @@
-"""`core.ops.selective_scan` on CUDA as an operator that torch.compile takes as it is."""
+"""`core.ops.selective_scan` on CUDA as an operator that torch.compile calls without looking inside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.ops.operators import define
+from core.ops.operators import contiguous_rows, define, empty_gradient, reset_bytes
 from core.ops.triton.selective_scan.launch import launch_backward, launch_finish, launch_forward, prepare
 from core.ops.triton.selective_scan.layout import between_type, border_numbers, plan_of
 
@@ -26,9 +26,9 @@ def selective_scan_triton(
     reset: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`core.ops.selective_scan.selective_scan` on the GPU; `chunk` forces how time is cut.
+    """`core.ops.selective_scan.selective_scan` on the GPU; `chunk` overrides how time is cut.
 
-    The last state is a (B, D, N) view of (B, N, D), which the next call takes without a copy.
+    The last state is a (B, D, N) view of (B, N, D), which the next call uses without a copy.
     """
     given = (x, dt, A, B, C, D, z, dt_bias, h0)
     keep = torch.is_grad_enabled() and any(item is not None and item.requires_grad for item in given)
@@ -36,9 +36,9 @@ def selective_scan_triton(
     return y, last.transpose(1, 2)
 
 
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    """The tensor with its last dimension contiguous; other strides may be anything."""
-    return tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
+def _rows(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors as the kernels read them: channels contiguous, other strides anything."""
+    return [None if tensor is None else contiguous_rows(tensor) for tensor in tensors]
 
 
 def _state(tensor: Tensor | None) -> Tensor | None:
@@ -46,12 +46,8 @@ def _state(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.transpose(1, 2).to(torch.float32).contiguous()
 
 
-def _flags(reset: Tensor | None) -> Tensor | None:
-    return None if reset is None else reset.contiguous().view(torch.uint8)
-
-
-# Operators, so that torch.compile can take them as they are. What the backward needs besides the inputs
-# is returned as integers: those have no gradient that would have to be filled with zeros.
+# Operators, so that torch.compile calls them without looking inside. What the backward needs besides the
+# inputs is returned as integers, which have no gradients for autograd to fill with zeros.
 INPUTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, Tensor? h0, "
     "Tensor? reset, int chunk"
@@ -65,8 +61,8 @@ def _run_selective_scan(
     layout = plan_of(x, A, chunk)
     rates, rows = prepare(layout, A, B, C)
     y, borders, last = launch_forward(
-        layout, [_rows(tensor) for tensor in (x, dt, z)], rates, rows, D, dt_bias,
-        _state(h0), _flags(reset), keep,
+        layout, _rows(x, dt, z), rates, rows, D, dt_bias,
+        _state(h0), reset_bytes(reset), keep,
     )  # fmt: skip
     if borders is None:
         nothing = last.new_empty(0)
@@ -100,11 +96,11 @@ def _run_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
     borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool, into: Any = None,
 ) -> Any:  # fmt: skip
-    """The gradients; that of z is written to `into` (B, L, D) if given, whose channels are contiguous."""
+    """The gradients; z's is written to `into` (B, L, D) if given, whose channels are contiguous."""
     layout = plan_of(x, A, chunk)
     grad_x, grad_dt, grad_z, *shares, grad_first = launch_backward(
-        layout, [_rows(tensor) for tensor in (x, dt, z)], rates.view(torch.float32), rows.view(torch.float32),
-        D, dt_bias, _flags(reset), borders.view(between_type(x)), grad_y.contiguous(),
+        layout, _rows(x, dt, z), rates.view(torch.float32), rows.view(torch.float32),
+        D, dt_bias, reset_bytes(reset), borders.view(between_type(x)), grad_y.contiguous(),
         None if grad_last is None else grad_last.contiguous(), wants_first, into,
     )  # fmt: skip
     grad_A, grad_B, grad_C, grad_D, grad_bias = launch_finish(layout, shares, A, B, C, D, dt_bias)
@@ -123,15 +119,10 @@ def _fake_selective_scan_backward(
     x: Any, dt: Any, A: Any, B: Any, C: Any, D: Any, z: Any, dt_bias: Any, h0: Any, reset: Any, chunk: int,
     borders: Any, rates: Any, rows: Any, grad_y: Any, grad_last: Any, wants_first: bool,
 ) -> Any:  # fmt: skip
-    def like(tensor: Tensor | None) -> Tensor:
-        if tensor is None:
-            return torch.empty(0, dtype=torch.float32, device=x.device)
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device)
-
     first = torch.empty(
         (x.shape[0], A.shape[1], x.shape[2]) if wants_first else (0,), dtype=torch.float32, device=x.device
     )
-    return (*(like(tensor) for tensor in (x, dt, A, B, C, D, z, dt_bias)), first)
+    return (*(empty_gradient(tensor, x.device) for tensor in (x, dt, A, B, C, D, z, dt_bias)), first)
 
 
 _backward_operator = define(

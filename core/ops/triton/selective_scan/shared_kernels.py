@@ -1,13 +1,14 @@
-"""What the kernels of the selective scan share; the package's docstring says how they work together.
+"""Code that the kernels of the selective scan share; the package's docstring explains how they work together.
 
-Tiles are (N, CHANNELS). Strides of (B, L, D) tensors are pairs, from batch row to batch row and from step to
-step; channels are always next to each other. BLOCK: steps between two reads of rows. EVEN: the length is a
-multiple of BLOCK. FULL: EVEN, and no channel or state of a tile is padding, so that nothing needs a mask.
+Tiles are (N, CHANNELS). Strides of (B, L, D) tensors are (batch, time); channels are contiguous. BLOCK: steps
+between two reads of rows. EVEN: the length is a multiple of BLOCK. FULL: EVEN, and no channel or state of a
+tile is padding, so that nothing needs a mask.
 
-What hides the waiting: rows of channels are read one block ahead, as they lie in memory; rows of B and C are
-prefetched one block ahead (`_prefetch`), so that they are in the processor's own cache when they are read,
-and read WEIGHTS_AHEAD steps before they are used (`pairs`, the next to be used first), also across blocks;
-and results are written at the end of a block, because a read is not moved above an earlier write.
+How memory latency is hidden: rows of channels are read one block ahead, in their stored type. Rows of B and C
+are prefetched one block ahead (`_prefetch`), so that they are in the processor's cache when they are read,
+and they are read WEIGHTS_AHEAD steps before they are used, also across blocks: `upcoming` holds them as (B,
+C) rows in the order of their use. Results are written at the end of a block, because the compiler never moves
+a read above an earlier write.
 """
 # ruff: noqa: RUF005
 # mypy: ignore-errors
@@ -22,13 +23,13 @@ from core.ops.triton.activations import softplus
 
 @triton.jit
 def _inside(index, bound, t, stop):
-    """index < bound where t < stop, else false."""
+    """True if index < bound and t < stop."""
     return index < tl.where(t < stop, bound, 0)
 
 
 @triton.jit
 def _rows(pointer, time, d, width, t, stop, COUNT: tl.constexpr, FULL: tl.constexpr):
-    """COUNT rows from step `t` on as they lie in memory, zeros where not inside."""
+    """COUNT rows from step `t` on in their stored type, zeros outside."""
     rows = ()
     for k in tl.static_range(COUNT):
         if FULL:
@@ -42,7 +43,7 @@ def _rows(pointer, time, d, width, t, stop, COUNT: tl.constexpr, FULL: tl.conste
 
 @triton.jit
 def _put(pointer, value, index, bound, t, stop, FULL: tl.constexpr):
-    """Write a row where it is inside."""
+    """Write the part of a row that lies inside."""
     if FULL:
         tl.store(pointer, value)
     else:
@@ -60,8 +61,8 @@ def _weights(rows, start, k, stop, N: tl.constexpr, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _pair(rows, start, k, stop, N: tl.constexpr, EVEN: tl.constexpr, HAS_C: tl.constexpr):
-    """A step's rows of B and, with HAS_C, of C, which else is only a stand-in."""
+def _both_weights(rows, start, k, stop, N: tl.constexpr, EVEN: tl.constexpr, HAS_C: tl.constexpr):
+    """A step's rows of B and C. Without HAS_C nobody uses C, and its row is B's."""
     weights_B = _weights(rows, start, k, stop, N, EVEN)
     weights_C = weights_B
     if HAS_C:
@@ -71,7 +72,7 @@ def _pair(rows, start, k, stop, N: tl.constexpr, EVEN: tl.constexpr, HAS_C: tl.c
 
 @triton.jit
 def _prefetch(rows, t, stop, N: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """Read a little of every part of the next block's rows of B and C, for the cache."""
+    """Read a few values from all parts of the next block's rows of B and C, to bring them into the cache."""
     SPACING: tl.constexpr = BLOCK * 2 * N // 32
     lane = tl.arange(0, 32)
     if EVEN:
@@ -92,7 +93,7 @@ def _step_size(raw, t, stop, EVEN: tl.constexpr):
 
 @triton.jit
 def _breaks(reset, at, t, stop, COUNT: tl.constexpr, HAS_RESET: tl.constexpr):
-    """What to add to the exponents: minus infinity where the state is forgotten, else zero."""
+    """Terms for the exponents: minus infinity where the state is forgotten, else zero."""
     breaks = ()
     for k in tl.static_range(COUNT):
         if HAS_RESET:
@@ -105,16 +106,16 @@ def _breaks(reset, at, t, stop, COUNT: tl.constexpr, HAS_RESET: tl.constexpr):
 
 @triton.jit
 def _border_tiles(borders, batch, spans, unaligned, N: tl.constexpr, CHANNELS: tl.constexpr):
-    """This program's tile in the first border. A border is a tile a program, without gaps."""
+    """This program's tile in the first border. A border holds one tile per program, without gaps."""
     lane = unaligned + tl.arange(0, CHANNELS)
     group, groups = tl.program_id(0), tl.num_programs(0)
     mine = borders + (batch * spans * groups + group) * N * CHANNELS + lane
-    return mine[None, :] + tl.arange(0, N)[:, None] * CHANNELS  # apart by constants
+    return mine[None, :] + tl.arange(0, N)[:, None] * CHANNELS  # constant distances
 
 
 @triton.jit
 def _channel_values(pointer, d, width, PRESENT: tl.constexpr):
-    """One float32 a channel, zeros without a pointer."""
+    """One float32 per channel, zeros without a pointer."""
     values = d * 0.0
     if PRESENT:
         values = tl.load(pointer + d, mask=d < width, other=0.0).to(tl.float32)

@@ -1,7 +1,7 @@
-"""PTX that adds up many values over the lanes of a warp at once, for dB and dC of the selective scan.
+"""PTX that sums many values over the lanes of a warp at once, for dB and dC of the selective scan.
 
-Each lane has two tiles of registers. Adding every register over all lanes by itself would take five exchanges
-a register; here the list of values halves at every exchange instead, and a lane ends with one total.
+Each lane has two tiles of registers. Summing every register over all lanes separately would take five
+exchanges per register. Here every exchange halves the list of values, and each lane ends with one total.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import struct
 def exchange_assembly(states: int) -> str:
     """PTX that sums 2 x `states` values over the 32 lanes of a warp, each lane ending with one total.
 
-    At every exchange a lane sends the half of its list that it will not keep. The total that lane l ends
-    with has the index l * 2 * states // 32; it is the first output, the others are zero.
+    In every exchange a lane sends the half of its list that it won't keep. Lane l ends with the total of
+    index l * 2 * states // 32; it is the first output, and the others are zero.
     """
     values = [f"${states + i}" for i in range(2 * states)]
     lines, count = [], 0
@@ -39,16 +39,16 @@ def exchange_assembly(states: int) -> str:
 
 
 def exchange_constraints(registers: int) -> str:
-    """The registers that an exchange of two tiles with so many each reads and writes."""
+    """Constraints for an exchange of two tiles with this many registers each."""
     return ",".join(["=&r"] * registers + ["r"] * (2 * registers))
 
 
 def tensor_core_assembly() -> str:
-    """PTX with the effect of `exchange_assembly(16)` up to order, most of it on the tensor cores.
+    """PTX that does what `exchange_assembly(16)` does, in another order and mostly on the tensor cores.
 
-    A product with a matrix of ones adds a register over four lanes, four registers at a time. The tensor
-    cores read 10 bits of fraction and drop the rest; the last line undoes the mean of that. Lane l ends with
-    the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2.
+    A product with a matrix of ones sums registers over four lanes, four registers at a time. The tensor
+    cores read 10 bits of fraction and drop the rest; the last line corrects for the average loss. Lane l
+    ends with the total of index 16 (l / 16) + 4 (l mod 4) + 2 (l / 8 mod 2) + l / 4 mod 2.
     """
     lines = [
         ".reg .b32 lane, group, bit, sent, kept, got; .reg .pred upper; .reg .b32 one<8>;",
