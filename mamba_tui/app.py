@@ -303,11 +303,12 @@ class MambaTUI(App[int]):
 
     def action_screenshot_file(self) -> None:
         """Write a picture of the screen beside the working folder's files."""
+        from core.system.files import write_atomic
         from mamba_tui.wording import free_path
 
         path = free_path(Path(f"mamba-tui-{self.tab}.svg"))
         try:
-            path.write_text(self.export_screenshot(title="mamba-tui"), encoding="utf-8")
+            write_atomic(path, self.export_screenshot(title="mamba-tui").encode(), private=False)
         except OSError as error:
             self.say(f"{path} cannot be written: {error.strerror}", problem=True)
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from textual.screen import Screen
 
+from core.system.files import write_atomic
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
@@ -72,7 +73,7 @@ def write_crash_report(error: BaseException, folder: Path) -> Path | None:
 
     path = folder / "console-error.log"
     try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        write_atomic(path, "".join(traceback.format_exception(error)).encode("utf-8", "replace"))
     except OSError:
         return None
     return path

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from core.config.changes import replace
 from core.config.estimates import training_memory
 from core.config.schema import RunConfig
-from core.system.hardware import cpu_device, describe, resolve_device
+from core.system.hardware import available_cores, cpu_device, describe, resolve_device
 
 # torch, its libraries and a CUDA context, before the first tensor of the model.
 PROCESS_BYTES = 700 << 20
@@ -26,19 +24,14 @@ def fitting(config: RunConfig) -> int:
     host = cpu_device().memory_free
     if device != "cpu" and host:
         by_memory = min(by_memory, int(MEMORY_SHARE * host / PROCESS_BYTES))
-    most = cores() // (config.hardware.threads or CORES_A_RUN) if device == "cpu" else MOST_ON_A_DEVICE
+    most = (
+        available_cores() // (config.hardware.threads or CORES_A_RUN) if device == "cpu" else MOST_ON_A_DEVICE
+    )
     return max(1, min(by_memory, most))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def sharing_cores(config: RunConfig, at_once: int) -> RunConfig:
     """The configuration for a run that has others beside it: on a CPU each gets its share of the cores."""
     if config.hardware.threads or at_once <= 1 or resolve_device(config.hardware.device) != "cpu":
         return config
-    return replace(config, threads=max(1, cores() // at_once))
+    return replace(config, threads=max(1, available_cores() // at_once))

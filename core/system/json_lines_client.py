@@ -127,6 +127,22 @@ class AsyncClient:
             await process.wait()
 
 
+async def answer(command: Sequence[str], name: str, operation: str, **fields: Any) -> Event:
+    """The one event that answers a request to a process started for it. Raises UserError for an error."""
+    events: asyncio.Queue[Event] = asyncio.Queue()
+    client = AsyncClient(events.put_nowait, command, name)
+    try:
+        await client.send(operation, **fields)
+        event = await events.get()
+    finally:
+        await client.close()
+    if event["event"] == "error":
+        raise UserError(event["message"])
+    if event["event"] == "ended":
+        raise UserError(f"{name} ended unexpectedly (exit code {event['code']})")
+    return event
+
+
 class BlockingClient:
     """Starts the process at once and ends it with the `with` block; events are read as they are asked for."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,8 @@ from torch import Tensor
 from core.config.schema import RunConfig
 from core.model import GPT, ModelState, Output
 from core.ops.dispatch import HAS_TRITON
+from core.system.files import make_own_folder
+from core.system.folders import cache_root
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 WORTH_COMPILING = 100_000
@@ -57,10 +58,9 @@ def keep_what_is_compiled() -> None:
     """Let torch keep its compiled kernels in the user's cache: its own choice is emptied by a restart."""
     if CACHE_VARIABLE in os.environ:
         return
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "mamba-tui" / "compiled"
+    folder = cache_root() / "compiled"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(folder)
     except OSError:
         return
     if os.access(folder, os.W_OK):

@@ -23,7 +23,7 @@ def follow(run: Run, config: RunConfig, ranks: Ranks) -> int:
     try:
         ranks.join(open_device(config, ranks))
         # Whoever wants the run to stop asks rank 0.
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         newest: CheckpointInfo | None = ranks.from_first(lambda: None)
         parts = build_parts(run, config, newest, lambda detail, share: None, ranks)

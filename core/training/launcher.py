@@ -83,8 +83,7 @@ class Launcher:
         """Start the ranks until they end in good order; the exit code."""
         signal.signal(signal.SIGINT, self._caught)
         signal.signal(signal.SIGTERM, self._caught)
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         tries, saved = 0, self._newest()
         while True:
             began = time.time()

@@ -116,8 +116,7 @@ class Requests:
 
         signal.signal(signal.SIGINT, caught)
         signal.signal(signal.SIGTERM, caught)
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _event_seconds() -> float:

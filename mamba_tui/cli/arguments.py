@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import os
 import re
 import sys
 from collections.abc import Collection
 from typing import NoReturn
 
 from core.config.setting import show
+from core.errors import UserError
 from mamba_tui.cli.streams import say_error
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -36,6 +38,16 @@ def add_text_option(group: argparse._ArgumentGroup) -> None:
         "--text", nargs="+", action="extend", required=True, metavar="PATH",
         help="text files, and folders of .txt and .txt.gz files; repeatable",
     )  # fmt: skip
+
+
+def check_texts(paths: list[str]) -> None:
+    """Raise UserError unless every path of `--text` exists and can be read."""
+    for path in paths:
+        problem = "" if os.access(path, os.R_OK) else "cannot be read"
+        if not os.path.lexists(path):
+            problem = "does not exist"
+        if problem:
+            raise UserError(f"--text is {show(path)}, which {problem}; accepted: text files and folders")
 
 
 def count_or_auto(text: str) -> int:

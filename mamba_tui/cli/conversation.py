@@ -6,14 +6,16 @@ import dataclasses
 import os
 import select
 import sys
-from pathlib import Path
 from typing import Protocol
 
 from core.config.sampling import SAMPLING, SamplingSettings
 from core.errors import UserError
+from core.system.files import make_own_folder, read_limited, write_atomic
+from core.system.folders import state_root
 from mamba_tui.cli.text_output import TextOutput
 
-HISTORY = Path.home() / ".local" / "state" / "mamba-tui" / "prompt_history"
+HISTORY, LARGEST_HISTORY, MOST_TURNS = "prompt_history", 1 << 20, 1000
+"""The file of earlier turns in the state folder, its largest size in bytes, and how many turns it keeps."""
 PASTE_SECONDS = 0.05
 """Within what time the lines of one paste come."""
 SETTINGS = {
@@ -143,13 +145,15 @@ def _rest_of_paste() -> str:
 
 
 def _prepare_line_editor() -> None:
-    """Editing and history of the line where there is a line editor, which takes a paste as one text."""
+    """Line editing and history, if Python has a line editor. It takes a paste as one text."""
     try:
         import readline
 
         readline.parse_and_bind("set enable-bracketed-paste on")
-        readline.set_history_length(1000)
-        readline.read_history_file(HISTORY)
+        for line in (
+            read_limited(state_root() / HISTORY, LARGEST_HISTORY).decode(errors="replace").splitlines()
+        ):
+            readline.add_history(line)
     except (ImportError, OSError):
         return
 
@@ -158,7 +162,10 @@ def _save_history() -> None:
     try:
         import readline
 
-        HISTORY.parent.mkdir(parents=True, exist_ok=True)
-        readline.write_history_file(HISTORY)
+        last = readline.get_current_history_length()
+        turns = [readline.get_history_item(i) or "" for i in range(max(1, last - MOST_TURNS + 1), last + 1)]
+        make_own_folder(state_root())
+        lines = (" ".join(turn.splitlines()) + "\n" for turn in turns)
+        write_atomic(state_root() / HISTORY, "".join(lines).encode("utf-8", "replace")[-LARGEST_HISTORY:])
     except (ImportError, OSError):
         return

@@ -15,7 +15,7 @@ from typing import Any
 from core.errors import UserError
 from core.system.hardware import resolve_device
 from core.system.json_lines_client import Event
-from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option, check_texts
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose
 from mamba_tui.cli.interrupts import answer_of
 from mamba_tui.cli.progress_bar import progress_bar
@@ -62,11 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out is {visible(out)}, whose folder does not exist; accepted: a file in a folder")
-    for path in arguments.text:
-        if not os.path.exists(path):
-            raise UserError(
-                f"--text is {visible(path)}, which does not exist; accepted: text files and folders"
-            )
+    check_texts(arguments.text)
     checkpoint, words = choose(arguments)
     resolve_device(arguments.device)
     note(words)

@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError
 from core.runs.event_fields import NON_FINITE
 from core.system.hardware import resolve_device
 from core.system.json_lines_client import Event
-from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option, check_texts
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose, unverified
 from mamba_tui.cli.eval_tables import show_report
 from mamba_tui.cli.interrupts import answer_of
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the figures. Returns the exit code."""
     checkpoint, words = choose(arguments)
     resolve_device(arguments.device)
-    texts = [_existing(path) for path in arguments.text]
+    check_texts(arguments.text)
     report = answer_of(
         "core.evaluation.server",
         "the evaluation",
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         lambda events: _report(events, checkpoint, words),
         checkpoint=str(checkpoint),
         device=arguments.device,
-        texts=texts,
+        texts=arguments.text,
     )
     if report is None:
         return EXIT_INTERRUPTED
@@ -72,15 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not report["complete"]:
         note(f"stopped: the figures are of the first {report['share']:.0%} of the text")
     return 0 if report["complete"] else EXIT_INTERRUPTED
-
-
-def _existing(path: str) -> str:
-    """The path, if there is something. Raises UserError."""
-    if not path or not os.path.lexists(path):
-        raise UserError(f"--text is {path!r}, which does not exist; accepted: text files and folders")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"--text is {path!r}, which cannot be read; accepted: text files and folders")
-    return path
 
 
 def _report(events: Iterator[Event], checkpoint: Path, words: str) -> dict[str, Any]:

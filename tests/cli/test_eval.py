@@ -71,8 +71,8 @@ def test_figures_come_as_json_for_the_best_checkpoint(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--text", "none.txt"], "--text is 'none.txt', which does not exist; accepted: text files"),
-        (["--text", ""], "--text is '', which does not exist"),
+        (["--text", "none.txt"], '--text is "none.txt", which does not exist; accepted: text files'),
+        (["--text", ""], '--text is "", which does not exist'),
         (["--text", "a.txt", "--run", "ghost"], '--run is "ghost", which is not in'),
         (["--text", "a.txt", "--checkpoint", "last"], "--checkpoint is last, which is not a file"),
         (["--text", "a.txt", "--device", "abacus"], 'device is "abacus"; accepted: auto'),

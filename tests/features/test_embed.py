@@ -150,7 +150,7 @@ def test_bad_options_are_one_sentence(folder, options, sentence):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--text", "missing", "--out", "f.npz"], "--text is missing, which does not exist"),
+        (["--text", "missing", "--out", "f.npz"], '--text is "missing", which does not exist'),
         (["--text", "old", "--out", "old"], "--out is old, which exists"),
         (["--text", "old", "--out", "no/f.npz"], "whose folder does not exist"),
     ],

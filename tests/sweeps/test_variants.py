@@ -183,7 +183,7 @@ def test_progress_without_an_evaluation_is_last():
 
 
 def test_what_fits_follows_cores_and_memory(base, monkeypatch):
-    monkeypatch.setattr(capacity, "cores", lambda: 8)
+    monkeypatch.setattr(capacity, "available_cores", lambda: 8)
     one_thread = replace(base, threads=1)
     assert 1 <= capacity.fitting(one_thread) <= 8
     assert capacity.fitting(replace(base, threads=8)) == 1

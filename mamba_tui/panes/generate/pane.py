@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from core.errors import UserError
+from core.system.files import write_atomic
 from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import keys
@@ -354,9 +355,8 @@ class GeneratePane(Pane):
         name = await self.ask(Prompt("Write the text", "File to write:", str(free_path(Path("text.txt")))))
         if not name:
             return
-        path = Path(name).expanduser()
-        text = view.text
-        await off_thread(lambda: path.write_text(text, encoding="utf-8", errors="replace"))
+        path, text = Path(name).expanduser(), view.text
+        await off_thread(lambda: write_atomic(path, text.encode("utf-8", "replace"), private=False))
         self.say(f"wrote {compact(len(text))} characters to {path}")
 
     async def written(self) -> None:
