@@ -1,1 +1,1 @@
-"""The trainer process, and everything one training run needs."""
+"""The trainer process, and everything that one training run needs."""

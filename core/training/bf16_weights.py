@@ -1,13 +1,13 @@
-"""bf16 working weights: copies of a model's matrices for a step that multiplies in 16 bits.
+"""bf16 working weights: copies of a model's matrices for a step whose products are in 16 bits.
 
-Autocast casts each weight on its way into a product and each gradient on its way out: two small kernels
-for every matrix and step. Here the copies are parameters themselves. After an update of the fp32 master
-weights they are renewed in one go, and after a backward pass their gradients are added to the master
-weights' in one go. The numbers are the same, because autocast also forms a weight's gradient in bf16
-before it casts it to fp32.
+Autocast converts each weight on its way into a product, and each gradient on its way out: two small kernels
+per matrix and step. Here the copies are parameters themselves. They are all updated at once after the fp32
+master weights are, and after a backward pass all their gradients are added to the master weights' at once.
+The numbers are the same, because autocast also computes a weight's gradient in bf16 before it converts it to
+fp32.
 
-The embedding stays in fp32, because its gradient is summed there; so does the head, whose product takes a
-working weight that is renewed likewise (`linear_cross_entropy`).
+The embedding stays in fp32, because its gradient is summed there. So does the head; its product reads a
+working weight that is updated along with the others (`linear_cross_entropy`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from core.model import GPT
 
 
 class WorkingWeights:
-    """A twin of a model that shares all of its parameters but the matrices, of which it has copies.
+    """A twin of a model that shares all parameters except the matrices, of which it has copies.
 
     Attributes:
-        model: the twin. Its gradients arrive in the model's own parameters with `gather`.
-        copies: the working weight of each matrix, by the matrix's `id`; the head's takes no gradient.
+        model: the twin. `gather` adds its gradients to the model's own parameters.
+        copies: the working weight of each matrix, by the matrix's `id`; the head's has no gradient.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
@@ -38,7 +38,7 @@ class WorkingWeights:
         matrices = {id(master): working for master, working in zip(self._master, self._working)}
         self._gradients: list[Tensor] = []
         self._scratch: list[Tensor] = []
-        # A parameter that the copy meets is taken from here instead of being copied.
+        # deepcopy takes these parameters as they are instead of copying them.
         known: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
         known |= matrices
         self.model: GPT = copy.deepcopy(model, known)
@@ -49,17 +49,17 @@ class WorkingWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the model's weights as they are now."""
+        """Copy the model's current weights."""
         torch._foreach_copy_(*self._renewed)
 
     def forget(self) -> None:
-        """Let the next backward pass start from nothing."""
+        """Clear the gradients before the next backward pass."""
         for weight in self._working:
             weight.grad = None
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Add the twin's gradients to the model's; a parameter without a gradient gets one."""
+        """Add the twin's gradients to the model's; a parameter without a gradient receives one."""
         arrived = [weight.grad for weight in self._working if weight.grad is not None]
         if len(arrived) != len(self._working):
             raise RuntimeError("a matrix took no part in the backward pass")
@@ -71,7 +71,7 @@ class WorkingWeights:
             for weight, gradient in zip(self._master, self._gradients):
                 weight.grad = gradient
             return
-        # Sums of two types would be a kernel a matrix.
+        # Adding tensors of two types at once would launch a kernel per matrix.
         if not self._scratch:
             self._scratch = [torch.empty_like(gradient) for gradient in self._gradients]
         torch._foreach_copy_(self._scratch, arrived)

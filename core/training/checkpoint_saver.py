@@ -1,4 +1,4 @@
-"""Saving beside training: the trainer stops for the copy to host memory, the disk works in a thread."""
+"""Saving during training: the trainer waits only for the copy to host memory; a thread writes to disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.runs.checkpoints import CheckpointInfo, checkpoint_path, find_checkpoi
 
 @dataclass(frozen=True)
 class Saved:
-    """What became of a save: the manifest that is on the disk, or why there is none."""
+    """The result of a save: the manifest on disk, or the reason why there is none."""
 
     step: int
     info: CheckpointInfo | None
@@ -25,7 +25,7 @@ class Saved:
 
 
 class CheckpointSaver:
-    """Saves one checkpoint at a time. Only the trainer's thread calls it; results wait in `results`."""
+    """Saves one checkpoint at a time. Only the trainer's thread calls it; results are queued in `results`."""
 
     def __init__(self, folder: Path, policy: TrainingConfig, history: Path | None = None) -> None:
         self.folder = folder
@@ -36,11 +36,11 @@ class CheckpointSaver:
         self._newest: tuple[int, bool] | None = None
 
     def has(self, step: int, *, evaluated: bool) -> bool:
-        """True when this step is saved, or being saved, with as much known about it."""
+        """Whether this step is saved or being saved, with as much known about it."""
         return self._newest is not None and self._newest in ((step, True), (step, evaluated))
 
     def submit(self, payload: Payload, losses: dict[str, float | None]) -> None:
-        """Copy the payload to host memory and save it in the background; waits for a save under way."""
+        """Copy the payload to host memory and save it in the background, once no other save is running."""
         self.wait()
         step = payload["step"]
         manifest = CheckpointInfo(
@@ -55,26 +55,27 @@ class CheckpointSaver:
             best=False,
         )
         self._newest = (step, manifest.validation_loss is not None)
-        # A daemon: a second Ctrl-C must not wait for a slow disk. What it leaves is no checkpoint.
+        # A daemon, because a second Ctrl-C must not wait for a slow disk. An unfinished file is no
+        # checkpoint.
         self._thread = threading.Thread(
             target=self._save, args=(to_host(payload), manifest), name="saver", daemon=True
         )
         self._thread.start()
 
     def loaded(self, step: int, *, evaluated: bool) -> None:
-        """Know that this step's checkpoint is on the disk already: the run goes on from it."""
+        """Remember that this step's checkpoint is already on disk, because the run resumes from it."""
         self._newest = (step, evaluated)
 
     def _save(self, payload: Payload, manifest: CheckpointInfo) -> None:
         began = time.perf_counter()
         try:
-            # What a checkpoint stands for must be in the history before it is.
+            # The events that lead up to a checkpoint must be in the history before the checkpoint exists.
             if self.history is not None:
-                # A history that somebody removed is no reason to lose what was learned as well.
+                # If somebody removed the history, that is no reason to lose the weights as well.
                 with contextlib.suppress(FileNotFoundError), open(self.history, "rb") as file:
                     os.fsync(file.fileno())
             info = save(manifest.path, payload, manifest)
-        except Exception as error:  # a disk fails in many ways; training goes on through all of them
+        except Exception as error:  # disks fail in many ways; training survives all of them
             problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._newest = None
             self._done.append(Saved(manifest.step, None, problem, time.perf_counter() - began))
@@ -85,12 +86,12 @@ class CheckpointSaver:
         self._done.append(Saved(manifest.step, declared.get(manifest.step, info), "", seconds))
 
     def results(self) -> list[Saved]:
-        """What became of saves since the last call."""
+        """The results of saves since the last call."""
         done, self._done = self._done, []
         return done
 
     def wait(self) -> None:
-        """Until no save is under way."""
+        """Wait until no save is running."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

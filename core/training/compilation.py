@@ -1,4 +1,4 @@
-"""When a run goes through torch.compile, and where what was compiled is kept."""
+"""When a run uses torch.compile, and where compiled kernels are kept."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from core.system.folders import cache_root
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 WORTH_COMPILING = 100_000
-"""Layers times steps from which `compile = "auto"` compiles.
+"""With `compile = "auto"`, runs are compiled from this many layers times steps on.
 
-On an H100 compiling costs 50 s the first time and takes half a millisecond off a layer and step.
+On an H100, compiling costs 50 s the first time and saves half a millisecond per layer and step.
 """
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile can win back its own time. On a CPU it takes minutes and saves little."""
+    """Whether torch.compile can save more time than it takes. On a CPU it takes minutes and saves little."""
     return device.type == "cuda"
 
 
 def compiles(config: RunConfig, device: torch.device) -> bool:
-    """Whether this run is compiled; the same at every start of a run, so that resuming changes nothing."""
+    """Whether this run is compiled: the same at every start of a run, so that resuming changes nothing."""
     hardware, training = config.hardware, config.training
     if hardware.compile == "false" or not can_compile(device):
         return False
@@ -39,10 +39,10 @@ def compiles(config: RunConfig, device: torch.device) -> bool:
 
 
 def compiled(model: GPT) -> Callable[..., object]:
-    """The model under torch.compile, which begins to work when it is first called.
+    """The model under torch.compile, which starts working at the first call.
 
-    The state that it returns has no gradient: what is compiled has to know that beforehand, or its backward
-    would begin with zeros as large as the whole state.
+    The returned state has no gradient. The compiler has to know that, or the backward would begin with zeros
+    as large as the whole state.
     """
     keep_what_is_compiled()
 
@@ -55,7 +55,7 @@ def compiled(model: GPT) -> Callable[..., object]:
 
 
 def keep_what_is_compiled() -> None:
-    """Let torch keep its compiled kernels in the user's cache: its own choice is emptied by a restart."""
+    """Have torch keep its compiled kernels in the user's cache, not in a folder that a restart empties."""
     if CACHE_VARIABLE in os.environ:
         return
     folder = cache_root() / "compiled"

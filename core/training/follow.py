@@ -1,4 +1,4 @@
-"""The process of a rank other than 0: it computes what rank 0 decides, and writes nothing but the log."""
+"""The process of a rank other than 0. It computes what rank 0 decides and writes only to the log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OK, FAILURE, BAD_INPUT = 0, 1, 2
 
 
 def follow(run: Run, config: RunConfig, ranks: Ranks) -> int:
-    """Train this rank's rows until rank 0 ends the run; the exit code."""
+    """Train this rank's rows until rank 0 ends the run. Returns the exit code."""
     try:
         ranks.join(open_device(config, ranks))
-        # Whoever wants the run to stop asks rank 0.
+        # Requests to stop go to rank 0.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         newest: CheckpointInfo | None = ranks.from_first(lambda: None)
@@ -42,7 +42,7 @@ def follow(run: Run, config: RunConfig, ranks: Ranks) -> int:
 
 
 def _tell_launcher(error: Exception) -> None:
-    """Leave the error where torchrun looks for it."""
+    """Write the error where torchrun looks for it."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     get_error_handler().record_exception(error)

@@ -1,4 +1,4 @@
-"""What a run is going to take: said before its first step, corrected by its speed, and remembered."""
+"""How long a run will take: shown before its first step, corrected by its measured speed, and remembered."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from core.training.schedule import COOL_DOWN, Schedule
 MEASURED_STEPS = 20
 MEASURED_SECONDS = 1.0
 WORTH_REMEMBERING = 3.0
-"""Seconds of steps from which on a speed is worth keeping."""
+"""Seconds of steps after which a measured speed is worth keeping."""
 KEPT_FREE = 0.02
-"""Share of a time budget that is left for what takes longer than it did before."""
+"""The share of a time budget that is kept free, in case something takes longer than before."""
 
 
 class Forecast:
-    """The plan of a run against its clock."""
+    """Compares the plan of a run with its clock."""
 
     def __init__(self, parts: Parts, config: RunConfig, writer: EventWriter, clock: RunClock) -> None:
         self._parts = parts
@@ -40,19 +40,19 @@ class Forecast:
         self._start = 0.0
 
     def say_plan(self, step: int) -> None:
-        """Say what is ahead, before the first step."""
+        """Show the plan before the first step."""
         if step == 0:
             length = duration(self._config, self._expected, self._sides, self._nearest, begun=True)
             self._say(0, length, self._config.training.max_iters, measured=False)
 
     def begun(self) -> None:
-        """The first step was taken: it may have taken long and says nothing of the others."""
+        """Note the first step, whose duration may include compiling and says nothing about later ones."""
         self._clock.lap(OTHER)
-        if not self._parts.corpus.encoded_files:  # what preparing takes depends on the text
+        if not self._parts.corpus.encoded_files:  # how long preparing takes depends on the text
             self._start = time.monotonic() - PROCESS_BEGAN
 
     def say_measured(self, step: int, last_step: int) -> None:
-        """Say once what the first steps have shown."""
+        """Show the plan again, once, with the speed of the first steps."""
         if self._said or self._clock.steps < MEASURED_STEPS:
             return
         if self._clock.each(STEP) * self._clock.steps < MEASURED_SECONDS:
@@ -63,12 +63,12 @@ class Forecast:
         self._say(step, length, last_step, measured=True)
 
     def _costs(self) -> Costs:
-        """What was measured, and where nothing was, what is expected."""
+        """Measured costs, and expected ones for what hasn't been measured."""
         clocked = dataclasses.asdict(self._clock.costs(self._config, self._sides))
         measured = {name: seconds for name, seconds in clocked.items() if seconds}
         expected = dataclasses.asdict(self._expected)
         ratio = measured.get("step", 0.0) / self._expected.step if self._expected.step else 1.0
-        if ratio:  # a slower machine evaluates more slowly too
+        if ratio:  # a slower machine also evaluates more slowly
             for key in ("evaluation_token", "sample_token"):
                 expected[key] *= ratio
         return Costs(**{**expected, **measured})
@@ -95,7 +95,7 @@ class Forecast:
 
     @property
     def affordable_steps(self) -> int:
-        """How many more steps, with evaluations on the way and at the end, the time budget allows."""
+        """How many more steps fit in the time budget, with evaluations on the way and at the end."""
         training, clock = self._config.training, self._clock
         expected, read = self._expected, evaluation_tokens(self._config, self._sides)
         look = clock.each(EVALUATION) or expected.evaluation_token * read
@@ -106,9 +106,9 @@ class Forecast:
         return max(0, math.floor(left / step)) if step > 0 else 0
 
     def hurries(self, schedule: Schedule, step: int) -> bool:
-        """Begin to cool down while the time budget has the time for it, faster where it no longer has.
+        """Start the cool-down while there is still time for it, or shorten it if there no longer is.
 
-        Whether that changed the last step.
+        Returns whether this changed the last step.
         """
         if not self._config.training.time_budget or step >= schedule.last_step:
             return False
@@ -121,7 +121,7 @@ class Forecast:
         return schedule.last_step < before
 
     def remember(self) -> None:
-        """Keep what was measured for the estimates of later runs."""
+        """Remember the measurements for estimates of later runs."""
         if self._parts.ranks.several or self._clock.each(STEP) * self._clock.steps < WORTH_REMEMBERING:
             return
         costs = self._clock.costs(self._config, self._sides)

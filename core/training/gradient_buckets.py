@@ -1,9 +1,9 @@
-"""Gradients summed over ranks while the backward pass is still going on.
+"""Gradients that are summed over ranks during the backward pass.
 
 Parameters are put into buckets in the order in which their gradients arrive: from the head to the embedding.
-As soon as all gradients of a bucket are there, they are copied into one float32 tensor, whose sum over the
-ranks is formed beside the layers that are still to come (NCCL has a stream of its own, also in a CUDA graph).
-The copy is where bf16 gradients become float32: they are summed in float32.
+As soon as all gradients of a bucket have arrived, they are copied into one float32 tensor, which is summed
+over the ranks while the remaining layers are computed (NCCL has its own stream, also in a CUDA graph). The
+copy also converts bf16 gradients, so they are summed in float32.
 
 Every rank divides its loss by the number of ranks before the backward pass, so that sums are means.
 """
@@ -20,14 +20,14 @@ from core.training.ranks import Ranks
 
 BUCKET_ELEMENTS = 8 << 20
 ALIGNED = 64
-"""Gradients begin at multiples of so many elements, where kernels read 16 bytes at a time."""
+"""Gradients begin at multiples of this many elements, because kernels read 16 bytes at a time."""
 
 
 class Bucket:
-    """Gradients that travel together."""
+    """Gradients that are sent together."""
 
     def __init__(self, parameters: list[Tensor], extra: int) -> None:
-        """`extra` numbers travel along at the end."""
+        """`extra` numbers are appended."""
         starts, end = [], 0
         for parameter in parameters:
             starts.append(end)
@@ -44,10 +44,10 @@ class Bucket:
 
 
 class GradientBuckets:
-    """The mean over ranks of every parameter's gradient, and of the loss."""
+    """Averages every parameter's gradient, and the loss, over the ranks."""
 
     def __init__(self, ranks: Ranks, parameters: Sequence[Tensor]) -> None:
-        """`parameters` are those whose gradients the backward pass forms, in the model's order."""
+        """`parameters` are those that receive gradients in the backward pass, in the model's order."""
         self._ranks = ranks
         self._buckets: list[Bucket] = []
         self._of: dict[int, Bucket] = {}
@@ -69,13 +69,12 @@ class GradientBuckets:
             for parameter, view in zip(bucket.parameters, bucket.views)
         }
         self.means: list[Tensor] = [views[id(parameter)] for parameter in parameters]
-        """The mean of each parameter's gradient after `finish`, in the order of the parameters; the next step
-        writes over it."""
+        """The mean of each parameter's gradient after `finish`, in order. The next step overwrites it."""
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def begin(self, loss: Tensor) -> None:
-        """Send gradients as the next backward pass forms them, with this rank's share of the loss."""
+        """Send gradients as soon as the next backward pass computes them, with this rank's loss."""
         self._listening, self._next = True, 0
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
@@ -102,7 +101,7 @@ class GradientBuckets:
             bucket.work = dist.all_reduce(bucket.flat, async_op=True)
 
     def finish(self) -> Tensor:
-        """Wait (on a device: let it wait) until all means are there; the mean loss, a scalar."""
+        """Wait (on a device: make it wait) until all means have arrived. Returns the mean loss, a scalar."""
         self._listening = False
         if self._next < len(self._buckets):
             raise RuntimeError("a parameter took no part in the backward pass")
@@ -110,7 +109,10 @@ class GradientBuckets:
 
     @torch.no_grad()
     def send_all(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
-        """All means at once, of gradients that were added up over several batches; the mean loss."""
+        """Average gradients that were accumulated over several batches, all at once.
+
+        Returns the mean loss.
+        """
         given = {id(mean): gradient for mean, gradient in zip(self.means, gradients)}
         self._buckets[0].extra.copy_(loss)
         for bucket in self._buckets:

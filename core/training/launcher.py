@@ -32,13 +32,13 @@ EXIT_LOST = 75
 EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130}
 FAILURE, INTERRUPTED = 1, 130
 LOCK_VARIABLE = "MAMBA_TUI_LOCK_HOLDER"
-"""Tells a rank the process that holds the run's lock for it."""
+"""Tells a rank which process holds the run's lock for it."""
 TRIES = 5
-"""Attempts in a row that may die without having saved anything new."""
+"""How many attempts in a row may fail without saving anything new."""
 
 
 def torchrun_place() -> tuple[int, int, int]:
-    """This process's rank, how many there are, and its rank on this machine, as torchrun says."""
+    """This process's rank, the number of ranks, and its rank on this machine, as torchrun says."""
     rank, size, local = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if "MASTER_ADDR" in os.environ and rank.isdecimal() and size.isdecimal() and local.isdecimal():
         return int(rank), int(size), int(local)
@@ -51,7 +51,10 @@ def launched() -> bool:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process. A rank ends at once: NCCL would wait for every captured graph to be taken down."""
+    """End this process.
+
+    A rank ends at once, because NCCL would wait for every captured graph to be destroyed.
+    """
     if torchrun_place()[1] > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -60,12 +63,12 @@ def end_process(code: int) -> NoReturn:
 
 
 def launch(run: Run, config: RunConfig, count: int) -> int:
-    """Train a run with `count` ranks; the exit code. The run's lock must be held by this process."""
+    """Train a run with `count` ranks. Returns the exit code. This process must hold the run's lock."""
     return Launcher(run, config, count).run()
 
 
 class Launcher:
-    """The life of a run's ranks on one machine."""
+    """The ranks of a run on one machine, from the first start to the last end."""
 
     def __init__(self, run: Run, config: RunConfig, count: int) -> None:
         self._run = run
@@ -76,11 +79,11 @@ class Launcher:
         os.environ[LOCK_VARIABLE] = str(os.getpid())
         if config.hardware.threads == 0 and config.hardware.device == "cpu":
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-        # torchrun would set it to 1, with a warning in the log.
+        # otherwise torchrun sets it to 1 and logs a warning
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def run(self) -> int:
-        """Start the ranks until they end in good order; the exit code."""
+        """Start the ranks until they end normally. Returns the exit code."""
         signal.signal(signal.SIGINT, self._caught)
         signal.signal(signal.SIGTERM, self._caught)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -92,7 +95,7 @@ class Launcher:
             if end is not None:
                 return self._exit_code(end, failures)
             if self._signals:
-                self._write_end("interrupted", "stopped; what was not saved yet is lost")
+                self._write_end("interrupted", "stopped; anything not saved yet is lost")
                 return INTERRUPTED
             broken = [failure for failure in failures.values() if failure.exitcode in (1, 2)]
             if broken:
@@ -100,11 +103,11 @@ class Launcher:
             tries, saved = (1, self._newest()) if self._newest() != saved else (tries + 1, saved)
             if tries >= TRIES:
                 return self._give_up(f"{_who(failures)}, {TRIES} times without a new checkpoint in between")
-            where = f"goes on from {saved}" if saved else "begins again, as nothing was saved yet"
+            where = f"resumes from {saved}" if saved else "starts over, because nothing was saved yet"
             self._warn(f"{_who(failures)}; training {where}")
 
     def _attempt(self, began: float) -> dict[int, Any]:
-        """Start all ranks and wait until they have ended; those that failed, by rank."""
+        """Start all ranks and wait for them to end. Returns those that failed, by rank."""
         failures: dict[int, Any] = {}
         # In a thread, because there torch leaves the signals to us.
         arguments = ("-m", "core.training.process", str(self._run.path.resolve()))
@@ -127,13 +130,13 @@ class Launcher:
         self._signals += 1
 
     def _find_first(self, began: float) -> None:
-        """Learn from the history which process is rank 0."""
+        """Read in the history which process is rank 0."""
         for event in read_tail(self._run.events_path):
             if isinstance(event, RunEvent) and event.started >= began:
                 self._first_pid = event.pid
 
     def _ending(self, began: float) -> EndEvent | None:
-        """How rank 0 says that this attempt ended; None if it could not say."""
+        """The final status that rank 0 wrote for this attempt; None if it couldn't write one."""
         end: EndEvent | None = None
         for event in read_tail(self._run.events_path):
             if isinstance(event, RunEvent):
@@ -162,7 +165,7 @@ class Launcher:
         say(message)
         writer = EventWriter(self._run.events_path)
         saved = self._newest()
-        advice = f"{saved} is where the run can be resumed from" if saved else "nothing was saved yet"
+        advice = f"{saved} is the checkpoint to resume from" if saved else "nothing was saved yet"
         writer.write(ErrorEvent(message=message, advice=advice, traceback=None))
         writer.close()
         self._write_end("failed", message)
@@ -177,11 +180,11 @@ class Launcher:
 
 
 def start_ranks(count: int, *arguments: str) -> dict[int, Any]:
-    """Run `python -P ARGUMENTS` as so many ranks until they end; those that failed, by rank."""
+    """Run `python -P ARGUMENTS` as `count` ranks until they end. Returns those that failed, by rank."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It warns that signals are not its own, as is meant.
+    # It would warn that the signals aren't its own, which is intended.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
     plan = LaunchConfig(
         min_nodes=1,
@@ -191,7 +194,7 @@ def start_ranks(count: int, *arguments: str) -> dict[int, Any]:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=0,  # this process does it, which tells of each death and counts those without a save
+        max_restarts=0,  # this process restarts them, reports each failure and counts those without a save
         monitor_interval=0.1,
     )
     try:
@@ -204,7 +207,7 @@ def start_ranks(count: int, *arguments: str) -> dict[int, Any]:
 
 
 def _who(failures: dict[int, Any]) -> str:
-    """Which rank died, in words: not those that ended because of it."""
+    """A description of the rank that failed first, not of those that ended because of it."""
     dead = [failure for failure in failures.values() if failure.exitcode not in (EXIT_LOST, -signal.SIGTERM)]
     if not dead:
         return "the ranks lost each other"

@@ -1,4 +1,4 @@
-"""How parameters learn: which of them decay, and AdamW over them."""
+"""How parameters are updated: which of them decay, and AdamW for all of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from core.training.sharding import Shards
 
 EPSILON = 1e-8
 
-# Mamba's own parameters say how fast a channel forgets: decay would pull them to a meaning of its own.
+# These parameters of Mamba determine how fast a channel forgets; decay would pull them toward an arbitrary
+# rate.
 WITHOUT_DECAY = ("A_log", "D", "dt_bias")
-# Filters of a few taps and the projection to step sizes: what they say is as particular.
+# The same goes for filters of a few taps and the projection to step sizes.
 SMALL_MATRICES = ("conv_weight", "dt_proj.weight")
 
 
 def decays(name: str, parameter: nn.Parameter, embeddings: set[int]) -> bool:
-    """Whether weight decay applies: to matrices, but not to embeddings (nor a head tied to one)."""
+    """Whether weight decay applies: to matrices, but not to embeddings (nor to a head tied to one)."""
     plain_name = name.rpartition(".")[2]
     return parameter.ndim >= 2 and plain_name not in WITHOUT_DECAY and id(parameter) not in embeddings
 
 
 def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
-    """The parameters in two groups, with and without decay, by name and in the model's own order."""
+    """The parameters in two groups, with and without decay, by name and in the model's order."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     spared = () if training.decay_small_matrices else SMALL_MATRICES
@@ -43,15 +44,15 @@ def parameter_groups(model: nn.Module, training: TrainingConfig) -> list[dict[st
 
 
 class AdamW:
-    """AdamW (arXiv 1711.05101) as one fused kernel a group, with torch.optim's outline.
+    """AdamW (arXiv 1711.05101) as one fused kernel per group, with torch.optim's interface.
 
-    Computes what `torch.optim.AdamW(fused=True)` does, bit for bit (tested). It is not that class
-    because using that one imports torch._dynamo, which would double the time to the first step.
+    Computes what `torch.optim.AdamW(fused=True)` does, bit for bit (tested). It isn't that class because
+    using it imports torch._dynamo, which would double the time to the first step.
 
-    `found_inf`, a float tensor on the parameters' device, leaves everything as it is when it is 1:
-    a step can be skipped without the host looking. `grad_scale`, likewise, divides the gradients.
-    A group's `lr` may be a float or a tensor. With `shards` a rank updates only the parameters that it owns:
-    `param_groups` are those, `others` the rest, which `exchange` brings up to date.
+    If `found_inf`, a float tensor on the parameters' device, is 1, nothing changes: a step can be skipped
+    without the host knowing. `grad_scale`, also on the device, divides the gradients. A group's `lr` may be a
+    float or a tensor. With `shards`, a rank updates only the parameters that it owns: `param_groups` has
+    those, `others` the rest, which `exchange` brings up to date.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every parameter that has a gradient, unless `found_inf` says otherwise."""
+        """Update every parameter that has a gradient, unless `found_inf` is 1."""
         for group in self.param_groups:
             rows = [
                 (parameter, parameter.grad, average, square)
@@ -115,7 +116,7 @@ class AdamW:
                 group["step"] -= self.found_inf
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; with `set_to_none` False keep their memory, filled with zeros."""
+        """Drop the gradients; if `set_to_none` is False, fill them with zeros and keep their memory."""
         for parameter in self._parameters:
             if set_to_none:
                 parameter.grad = None
@@ -133,9 +134,9 @@ class AdamW:
             self._shards.exchange()
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and averages by parameter name. Shares memory with the optimizer.
+        """Steps and averages by parameter name. They share memory with the optimizer.
 
-        Where ranks share it, every rank must call this, and only rank 0 gets all of it.
+        If ranks share the optimizer, every rank must call this, and only rank 0 receives all of it.
         """
         own = {
             name: {"step": group["step"], "average": average, "square": square}
@@ -147,7 +148,7 @@ class AdamW:
         return self._shards.gathered(own, dict(zip(self._names, self._parameters)))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Raises KeyError when a parameter is missing in it."""
+        """Continue from a `state_dict`. Raises KeyError if a parameter is missing."""
         for group in self.param_groups:
             for name, average, square in zip(group["names"], group["averages"], group["squares"]):
                 average.copy_(state[name]["average"])
@@ -156,7 +157,7 @@ class AdamW:
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig, ranks: Ranks = ALONE) -> AdamW:
-    """AdamW over a model's parameters with the settings of a configuration.
+    """AdamW for a model's parameters with the settings of a configuration.
 
     The averages of a large model are divided among the ranks, which moves its parameters in memory.
     """

@@ -1,4 +1,4 @@
-"""What to say when memory has run out."""
+"""The message after memory has run out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.config.schema import RunConfig
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on whichever device."""
+    """Whether an exception means that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -18,7 +18,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
-    """(what happened, what to lower and to what) after memory ran out."""
+    """What happened, and which settings to lower to what, after memory ran out."""
     from core.config.estimates import lower_memory_advice, training_memory
     from core.system.hardware import describe, resolve_device
 
@@ -29,6 +29,6 @@ def memory_advice(config: RunConfig, vocab_size: int) -> tuple[str, str]:
     needed = training_memory(config, vocab_size, cuda=cuda)
     has = f" and {device} has {available / 2**30:.1f} GiB" if available else ""
     message = f"memory ran out on {device}: this configuration needs about {needed / 2**30:.1f} GiB{has}"
-    # It did not fit, whatever the estimate says: aim below both.
+    # It didn't fit, whatever the estimate says, so aim below both.
     limit = int(min(available or needed, needed) * 0.8)
     return message, lower_memory_advice(config, vocab_size, limit, cuda=cuda)

@@ -1,11 +1,11 @@
 """The trainer process: `python -P -m core.training.process RUN_DIR`.
 
-With `ranks` it starts as many processes like itself under torchrun's agent (core/training/launcher.py), of
-which rank 0 does what follows and the others compute (core/training/follow.py).
+With `ranks` it starts several processes like itself under torchrun's agent (core/training/launcher.py). Rank
+0 of these does what follows, and the others compute (core/training/follow.py).
 
-It holds the run's lock for its whole life, is the only writer of the run's history, and takes
-commands and signals between steps. Exit codes: 0 done, 130 stopped after saving, 2 bad input,
-1 failure. torch is imported only after the lock is held and the history says that work has begun.
+It holds the run's lock for its whole life, is the only writer of the run's history, and takes commands and
+signals between steps. Exit codes: 0 done, 130 stopped after saving, 2 bad input, 1 failure. torch is imported
+only after the lock is held and the history says that work has begun.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OK, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str]) -> int:
-    """Train the run named on the command line; the exit code."""
+    """Train the run named on the command line. Returns the exit code."""
     folder = run_folder(arguments)
     if folder is None:
         say("usage: python -P -m core.training.process RUN_DIR")
@@ -53,8 +53,8 @@ def main(arguments: list[str]) -> int:
     keep_freed_memory()
     try:
         config = portable(run.config())
-        # From here on every path is relative to where this process stands: whoever renames or moves
-        # the folder takes the trainer along.
+        # From here on every path is relative to the working directory, so that renaming or moving the run's
+        # folder takes the trainer along.
         os.chdir(run.path)
         run = Run(Path())
         rank, size, local = torchrun_place()
@@ -74,12 +74,12 @@ def main(arguments: list[str]) -> int:
         return BAD_INPUT
     except OSError as error:
         place = os.path.abspath(error.filename or run.path)
-        say(f"{place} cannot be used ({error.strerror}); accepted: a folder to write to")
+        say(f"{place} cannot be used ({error.strerror}); accepted: a folder that can be written to")
         return BAD_INPUT
 
 
 class TrainerProcess:
-    """One trainer's life on one run, of rank 0 where there are several."""
+    """One trainer's work on one run; rank 0's if there are several."""
 
     def __init__(self, run: Run, config: RunConfig, size: int = 1) -> None:
         self.size = size
@@ -95,7 +95,7 @@ class TrainerProcess:
         self._told = 0.0
 
     def _send_alerts(self) -> None:
-        """Have the user's command told of what is worth telling, as alerts.toml asks."""
+        """Send alerts to the user's command, as alerts.toml asks."""
         try:
             wishes = load_settings()
         except UserError as error:
@@ -107,7 +107,7 @@ class TrainerProcess:
             self.writer.listener = watch.feed
 
     def run(self) -> int:
-        """Train, and write down how it ended whatever happens."""
+        """Train, and record how it ended, whatever happens."""
         self.requests.catch_signals(self._end_at_once)
         try:
             finished = self._train()
@@ -128,11 +128,11 @@ class TrainerProcess:
             elif self.requests.folder_gone:
                 code = self._leave_removed()
             else:
-                saved = f"; {self.checkpoint} goes on from here" if self.checkpoint else ""
+                saved = f"; {self.checkpoint} is the checkpoint to resume from" if self.checkpoint else ""
                 code = self._end(INTERRUPTED, f"stopped at step {self.step}{saved}")
         self.requests.refuse_the_rest("the run has ended")
         self.writer.close()
-        # torchrun takes whatever does not end with 0 for a failure, and starts it again.
+        # torchrun treats any exit code other than 0 as a failure and starts the rank again.
         return OK if self.joined and code == INTERRUPTED else code
 
     def _train(self) -> bool:
@@ -141,7 +141,7 @@ class TrainerProcess:
         started = self._announce(newest)
         self.writer.state("preparing", newest.step if newest else 0, "loading torch")
         for problem in damaged:
-            self.writer.warning(f"{problem}; going on from {newest.path.name if newest else 'the start'}")
+            self.writer.warning(f"{problem}; resuming from {newest.path.name if newest else 'the start'}")
         self.resumed_from = newest
 
         from core.config.files import save_file
@@ -157,7 +157,7 @@ class TrainerProcess:
         ranks.from_first(lambda: newest)
         parts = build_parts(run, config, newest, self._preparing, ranks)
         self.requests.listen_or_leave()
-        if parts.config != config:  # the text has decided what the configuration left to it
+        if parts.config != config:  # the text has decided the values that the configuration left open
             save_file(parts.config, run.config_path)
         self.config = config = parts.config
         announce_model(config, parts, self.writer, started)
@@ -176,29 +176,29 @@ class TrainerProcess:
         return finished
 
     def _rank_lost(self, message: str) -> None:
-        """Say which rank has died, and where the run goes on from."""
+        """Report which rank has failed, and where the run can be resumed from."""
         saved = self.trainer.saved() if self.trainer else self.resumed_from
         where = f"{saved.path.name} is the last checkpoint" if saved else "nothing was saved yet"
         say(f"{message}; {where}")
-        if not launched():  # the process that started this one says so, and more
-            # It may be in the middle of an event: a writer of its own cuts off what is half.
+        if not launched():  # the process that started this one reports the same in more detail
+            # An event may be half written: a new writer cuts off the incomplete line.
             writer = EventWriter(self.run_directory.events_path)
             writer.warning(f"{message}; {where}")
             writer.close()
 
     @property
     def step(self) -> int:
-        """How far training has come."""
+        """The training step reached."""
         return self.trainer.step if self.trainer else self.resumed_from.step if self.resumed_from else 0
 
     @property
     def checkpoint(self) -> str | None:
-        """The file that a resumed run would go on from."""
+        """The file that a resumed run would start from."""
         saved = self.trainer.last_saved if self.trainer else self.resumed_from
         return saved.path.name if saved else None
 
     def _announce(self, newest: CheckpointInfo | None) -> RunEvent:
-        """Say that a trainer is here, before anything slow; what is not known yet is 0."""
+        """Report the trainer before anything slow; values that aren't known yet are 0."""
         config, training = self.config, self.config.training
         event = RunEvent(
             run=self.run_directory.name,
@@ -228,13 +228,13 @@ class TrainerProcess:
             self.writer.state("preparing", self.step, detail, share)
 
     def _explain(self, error: Exception) -> int:
-        """Turn what went wrong into words; the traceback goes with them."""
+        """Describe an error in words, with its traceback."""
         trace = traceback.format_exc()
         try:
             from core.training.out_of_memory import memory_advice, out_of_memory
             from core.training.ranks import RankLostError
             from core.training.trainer import DivergenceError
-        except Exception:  # torch itself is what does not work
+        except Exception:  # torch itself is broken
             return self._fail(FAILURE, f"torch cannot be used here: {error}", "install it again", trace)
         if isinstance(error, RankLostError):
             self._rank_lost(str(error))
@@ -261,7 +261,7 @@ class TrainerProcess:
         return code
 
     def _leave_removed(self) -> int:
-        """The history, and maybe the whole folder, was removed: say so wherever somebody may still look."""
+        """The history, perhaps with the whole folder, was removed: say so where somebody may still see it."""
         message = f"the run's folder or its history was removed; training stopped at step {self.step}"
         if self.run_directory.exists:
             self.writer.close()
@@ -274,9 +274,9 @@ class TrainerProcess:
         )
 
     def _end_at_once(self) -> None:
-        """A second signal: no saving, no waiting. The last checkpoint is what remains."""
+        """A second signal: end without saving or waiting. The last checkpoint remains."""
         whole = [info for info in self.run_directory.checkpoints() if not info.problem]
-        # The signal may have come in the middle of an event: a writer of its own cuts off what is half.
+        # The signal may have interrupted an event: a new writer cuts off the incomplete line.
         writer = EventWriter(self.run_directory.events_path)
         writer.write(
             EndEvent(
@@ -291,9 +291,9 @@ class TrainerProcess:
 
 
 def newest_checkpoint(run: Run) -> tuple[CheckpointInfo | None, list[str]]:
-    """The newest checkpoint that is whole, and what is wrong with newer ones.
+    """The newest intact checkpoint, and what is wrong with newer ones.
 
-    Raises UserError when there are checkpoints and none is whole: starting over must be asked for.
+    Raises UserError if there are checkpoints but none is intact: starting over must be requested.
     """
     damaged: list[str] = []
     for info in reversed(run.checkpoints()):
@@ -303,7 +303,7 @@ def newest_checkpoint(run: Run) -> tuple[CheckpointInfo | None, list[str]]:
         damaged.append(f"{info.path.name} is damaged ({problem})")
     if damaged:
         raise UserError(
-            f'run "{run.name}" has no checkpoint to go on from: ' + "; ".join(damaged) + "; start over "
+            f'run "{run.name}" has no checkpoint to resume from: ' + "; ".join(damaged) + "; start over "
             "with --fresh (the old run is moved aside, not deleted)"
         )
     return None, []
@@ -326,7 +326,7 @@ def announce_model(config: RunConfig, parts: Parts, writer: EventWriter, started
 
 
 def versions() -> dict[str, str]:
-    """What computed this run, without importing any of it."""
+    """The versions and the machine of this run, without importing any package."""
     numbers = {"python": platform.python_version(), "platform": platform.platform()}
     for package in ("mamba-tui", "torch", "numpy", "triton"):
         try:

@@ -1,12 +1,14 @@
-"""The processes that train one run together, under torchrun: who this one is, and what they tell each other.
+"""The processes that train one run together under torchrun: which one this is, and how they communicate.
 
-A rank is one of N processes with a device of its own. It reads B / N rows of every batch, and rank 0 alone
-decides, writes and listens. A checkpoint knows nothing of ranks: rows and optimizer are gathered for it.
+A rank is one of N processes, each with its own device. It reads B / N rows of every batch; rank 0 alone
+decides, writes and takes commands. Checkpoints don't depend on ranks: rows and optimizer are gathered for
+them.
 
-`ALONE` is a world of one process, in which everything here returns at once.
+`ALONE` stands for a single process; there every method returns at once.
 
-Two groups carry what is said. Sums of gradients go from device to device (NCCL, on a CPU gloo). Decisions go
-from host to host over gloo: they never wait for a device, and the hosts may be far ahead of their devices.
+There are two groups for communication. Sums of gradients go from device to device (over NCCL, or gloo on a
+CPU). Decisions go from host to host over gloo: they never wait for a device, and hosts may be far ahead of
+their devices.
 """
 
 from __future__ import annotations
@@ -43,16 +45,16 @@ SHARD_VARIABLE = "MAMBA_TUI_SHARD_FROM"
 
 
 class RankLostError(Exception):
-    """Another rank has ended or does not answer. The message is meant for the user."""
+    """Another rank has ended or doesn't answer. The message is for the user."""
 
 
 class Ranks:
-    """This process's place among `size` ranks.
+    """This process among `size` ranks.
 
     Attributes:
-        rank: 0 for the one that decides, writes and listens.
-        size: how many there are.
-        local: which device of its machine this rank has.
+        rank: 0 for the one that decides, writes and takes commands.
+        size: the number of ranks.
+        local: which device of its machine this rank uses.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
@@ -71,7 +73,7 @@ class Ranks:
         return self.size > 1
 
     def device_name(self, config: RunConfig) -> str:
-        """The device of this rank. Raises UserError where a configuration leaves none to it."""
+        """This rank's device. Raises UserError if the configuration leaves none for it."""
         wanted = config.hardware.device
         name = resolve_device(wanted)
         if not self.several or name == "cpu":
@@ -82,17 +84,17 @@ class Ranks:
             )
         count = torch.cuda.device_count()
         if count and self.local >= count:
-            raise UserError(f"ranks ask for more GPUs than this machine has ({count}): one a rank is needed")
+            raise UserError(f"ranks ask for more GPUs than this machine has ({count}); each rank needs one")
         return f"cuda:{self.local}"
 
     def join(self, device: torch.device, on_loss: Callable[[str], None] = say) -> None:
-        """Meet the other ranks. From now on this process ends when one of them on this machine ends.
+        """Meet the other ranks. From now on this process ends when another rank on this machine ends.
 
-        `on_loss` hears, in a thread of its own, which one it was. Raises RankLostError if they do not come.
+        `on_loss` is told which one, in a thread of its own. Raises RankLostError if the others don't appear.
         """
         if not self.several:
             return
-        # Captured collectives are not timed, and the thread that would time them disturbs the capture.
+        # Captured collectives aren't timed, and the thread that would time them disturbs the capture.
         # Multicast over NVLink hangs on some machines.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
@@ -105,14 +107,14 @@ class Ranks:
                 timeout=datetime.timedelta(seconds=_patience()),
                 device_id=device if cuda else None,
             )
-            # The others wait here while rank 0 prepares the text, samples or is paused, which has no limit.
+            # The others wait here, without a limit, while rank 0 prepares the text, samples or is paused.
             self._hosts = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
             peers: list[Any] = [None] * self.size
             dist.all_gather_object(peers, (platform.node(), os.getpid()), group=self._hosts)
         self._watch = Watch(peers, self.rank, on_loss)
 
     def leave(self) -> None:
-        """Part in good order: each rank calls this last, and none that has is missed by the others."""
+        """Leave in good order. Each rank calls this last; the others don't count such a rank as lost."""
         if self._watch is None:
             return
         self._watch.stop()
@@ -121,14 +123,14 @@ class Ranks:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Turn what the transports say when another rank is gone into one sentence."""
+        """Turn the transports' errors about a lost rank into one sentence."""
         try:
             yield
         except RuntimeError as error:  # torch.distributed.DistError is one
             raise self.lost(error) from error
 
     def lost(self, error: BaseException) -> RankLostError:
-        """What to say of an exchange that failed. Gives the watch a moment to find out who it was."""
+        """The message for a failed exchange. Gives the watch a moment to find out which rank was lost."""
         if self._watch is not None and (who := self._watch.wait()):
             return RankLostError(who)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -140,9 +142,9 @@ class Ranks:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Rank 0 goes through the block before the others; where it fails in there, they are asked to leave.
+        """Let rank 0 run the block before the others; if it fails there, the others are asked to leave.
 
-        Raises StopRequestedError in the others then.
+        They raise StopRequestedError then.
         """
         if self.first:
             done = False
@@ -157,7 +159,7 @@ class Ranks:
         yield
 
     def from_first(self, decide: Callable[[], Shared]) -> Shared:
-        """What `decide`, called on rank 0 only, gives there, on every rank. Goes from host to host."""
+        """The result of `decide`, which runs on rank 0 only, on every rank. Sent from host to host."""
         if not self.several:
             return decide()
         box: list[Any] = [decide() if self.first else None]
@@ -167,27 +169,27 @@ class Ranks:
         return shared
 
     def numbers_from_first(self, numbers: Tensor) -> None:
-        """Make `numbers`, int64 on the host, what they are on rank 0."""
+        """Copy rank 0's `numbers`, int64 on the host, to every rank."""
         if self.several:
             with self.reporting():
                 dist.broadcast(numbers, src=0, group=self._hosts)
 
     def sum_on_hosts(self, numbers: Tensor) -> None:
-        """Make `numbers`, on the host, their sum over the ranks."""
+        """Sum `numbers`, on the host, over the ranks."""
         if self.several:
             with self.reporting():
                 dist.all_reduce(numbers, group=self._hosts)
 
     def rows(self, config: RunConfig) -> int:
-        """How many rows of a batch are this rank's."""
+        """How many rows of a batch this rank has."""
         return config.training.batch_size // self.size
 
     def share(self, count: int) -> slice:
-        """Which of `count` rows are this rank's."""
+        """Which of `count` rows this rank has."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gathered(self, state: ModelState) -> ModelState:
-        """The state of all rows on rank 0; the others keep theirs."""
+        """The state of all rows on rank 0; the other ranks keep theirs."""
         if not self.several:
             return state
 
@@ -201,20 +203,20 @@ class Ranks:
         return state.map(gather)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        """Make a tensor on the device what it is on rank `source`."""
+        """Copy a tensor on the device from rank `source` to every rank."""
         with self.reporting():
             dist.broadcast(tensor, src=source)
 
     def reseed(self, seed: int, step: int) -> None:
-        """Give ranks other than 0 random numbers of their own, which depend on `step` only.
+        """Give ranks other than 0 their own random numbers, which depend only on `step`.
 
-        Called wherever a checkpoint is made or gone on from, so that a run draws the same numbers either way.
+        Called whenever a checkpoint is made or resumed from, so that a run draws the same numbers either way.
         """
         if not self.first:
             torch.manual_seed((seed * 1_000_003 + step * 8191 + self.rank) % (1 << 63))
 
     def shards(self, parameters: int) -> bool:
-        """Whether the optimizer of a model of so many parameters is divided among the ranks."""
+        """Whether the optimizer of a model with this many parameters is divided among the ranks."""
         return self.several and parameters >= int(os.environ.get(SHARD_VARIABLE, SHARD_FROM))
 
 
@@ -231,7 +233,7 @@ def _patience() -> float:
 class Watch:
     """Ends this process soon after another rank on this machine, or the process that started both, has ended.
 
-    A rank that waits for a dead one on its device waits forever, and hears no signal meanwhile.
+    A rank that waits on its device for a lost rank waits forever and handles no signals meanwhile.
     """
 
     def __init__(self, peers: list[tuple[str, int]], rank: int, on_loss: Callable[[str], None]) -> None:
@@ -249,11 +251,11 @@ class Watch:
         threading.Thread(target=self._look, name="watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Other ranks may end from now on."""
+        """From now on other ranks may end."""
         self._stopped.set()
 
     def wait(self, seconds: float = 2.0) -> str:
-        """Which rank has ended, in words; "" if none has been missed after `seconds`."""
+        """Which rank has ended, as text; "" if none is missing after `seconds`."""
         if self._detected.wait(seconds):
             return self._who
         return ""
@@ -261,7 +263,7 @@ class Watch:
     def _look(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
             if os.getppid() != self._parent:
-                os._exit(EXIT_LOST)  # whoever holds the run's lock is gone: write nothing any more
+                os._exit(EXIT_LOST)  # the holder of the run's lock is gone, so write nothing more
             gone = [name for name, (pid, start) in self._peers.items() if process_start(pid) != start]
             if gone and not self._stopped.is_set():
                 self._who = f"{gone[0]} has died"
@@ -269,7 +271,7 @@ class Watch:
                 break
         else:
             return
-        # On a CPU the main thread hears of it as well, and says so itself. On a device it may never return.
+        # On a CPU the main thread notices as well and reports it itself. On a device it may never return.
         time.sleep(3.0)
         self._on_loss(self._who)
         os._exit(EXIT_LOST)

@@ -23,11 +23,11 @@ EVENT_SECONDS_VARIABLE = "MAMBA_TUI_EVENT_SECONDS"
 
 
 class StopRequestedError(Exception):
-    """Work was left because the run is asked to stop."""
+    """Work was interrupted because the run was asked to stop."""
 
 
 class Requests:
-    """Answers every command once and keeps what it asks for until the trainer gets to it."""
+    """Answers every command once and keeps requests until the trainer acts on them."""
 
     def __init__(self, run: Run, writer: EventWriter) -> None:
         self.stopping = False
@@ -40,21 +40,21 @@ class Requests:
         self._looked = -math.inf
         self._writer = writer
         self._inbox = CommandInbox(run.control_path, answered_ids(read_tail(run.events_path)))
-        # Looked at before anybody can know that this trainer lives: these were meant for another one.
+        # Read before anybody can know that this trainer is running: these were meant for another one.
         self._stale = list(self._inbox.poll())
 
     def refuse_stale(self) -> None:
-        """Answer what was sent to a trainer before this one."""
+        """Answer commands that were sent to an earlier trainer."""
         for command in self._stale:
             self._answer(command, "it was sent before this trainer started")
         self._stale = []
 
     def ready(self) -> None:
-        """From now on the trainer trains: commands other than stop make sense."""
+        """Training has begun: commands other than stop make sense from now on."""
         self._ready = True
 
     def listen(self, step: int) -> None:
-        """Take the commands that came, in order; ask for a stop when the run's files were removed."""
+        """Take new commands, in order, and request a stop if the run's files were removed."""
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
@@ -68,13 +68,13 @@ class Requests:
                 self._take(command)
 
     def listen_or_leave(self) -> None:
-        """Like `listen`, while nothing is there to be saved: raises StopRequestedError when asked to stop."""
+        """Like `listen`, while there is nothing to save yet: raises StopRequestedError if asked to stop."""
         self.listen(0)
         if self.stopping:
             raise StopRequestedError
 
     def refuse_the_rest(self, reason: str) -> None:
-        """Answer what still lies there when the run has ended."""
+        """Answer commands that are still waiting when the run has ended."""
         for command in self._inbox.poll():
             self._answer(command, reason)
 
@@ -106,7 +106,7 @@ class Requests:
         )
 
     def catch_signals(self, at_once: Callable[[], None]) -> None:
-        """Make SIGINT and SIGTERM ask for a stop; a second one calls `at_once`, which ends the process."""
+        """Make SIGINT and SIGTERM request a stop; a second one calls `at_once`, which ends the process."""
 
         def caught(number: int, frame: FrameType | None) -> None:
             self.signalled += 1
@@ -120,7 +120,7 @@ class Requests:
 
 
 def _event_seconds() -> float:
-    """How far apart step events are; the environment can bring them closer, to compare runs exactly."""
+    """Seconds between step events. The environment can shorten them, to compare runs exactly."""
     try:
         return float(os.environ.get(EVENT_SECONDS_VARIABLE, EVENT_SECONDS))
     except ValueError:

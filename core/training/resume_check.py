@@ -1,8 +1,8 @@
-"""What a checkpoint holds beside weights is looked through before training goes on from it.
+"""Checks everything in a checkpoint besides the weights before training resumes from it.
 
-A checkpoint may come from anybody, and its manifest with it. Types, shapes and ranges of the optimizer's
-averages, of the loader's position, of the random generators and of the model's memory are checked before
-anything of the run is changed, so that a crafted one is a sentence and not a crash at some later step.
+A checkpoint may come from anybody, and so may its manifest. Types, shapes and ranges of the optimizer's
+averages, the loader's position, the random generators and the model's state are checked before anything in
+the run changes, so that a crafted checkpoint causes an error message and not a crash at some later step.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from core.model_state import ModelState
 from core.training.optimizer import AdamW
 
 LARGEST_COUNT = 1 << 53
-"""Of steps and tokens: whole numbers up to here are exact as floats too."""
+"""The most steps and tokens: whole numbers up to this are exact as floats too."""
 MOST_STEPS = 1_000_000_000
-"""What max_iters may be at most."""
+"""The largest value of max_iters."""
 FINGERPRINT = ("train_tokens", "validation_tokens", "train_check", "validation_check")
 
 
 def check_resumable(payload: Payload, optimizer: AdamW, state: ModelState, device: torch.device) -> None:
-    """Raise ValueError unless all but the loader's position is as training writes it, and fits these."""
+    """Raise ValueError unless all but the loader's position is as training writes it and fits `parts`."""
     _count(payload, "step", "its", MOST_STEPS)
     check_optimizer(optimizer, payload["optimizer"])
     _check_memory(state.tensors(), payload["model_state"])
@@ -56,7 +56,7 @@ def check_resumable(payload: Payload, optimizer: AdamW, state: ModelState, devic
 
 
 def check_optimizer(optimizer: AdamW, state: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a state has an average, a square and a step for every weight."""
+    """Raise ValueError unless every weight has an average, a square and a step."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"]):
             entry = _mapping(state.get(name), f"optimizer state of {name}")
@@ -74,7 +74,7 @@ def check_optimizer(optimizer: AdamW, state: Mapping[str, Any]) -> None:
 
 
 def _check_memory(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> None:
-    """What the model remembers of the text: the own tensors, for any one number of batch rows."""
+    """Check the model's state: tensors like the model's own, with one common number of batch rows."""
     if given.keys() != own.keys():
         raise ValueError("its model state is that of another model")
     rows = set()
@@ -113,7 +113,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _check_randomness(states: Mapping[str, Any], device: torch.device) -> None:
-    """The random generators' states: of the right type and length, and accepted by a generator."""
+    """Check the states of the random generators: the right type and length, and accepted by a generator."""
     for name, own in randomness(device).items():
         if name not in states and name != "cpu":
             continue  # saved on another device
@@ -169,7 +169,10 @@ def randomness(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore_randomness(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Draw on from `randomness`. A device that the checkpoint did not have keeps its own seed."""
+    """Restore the generators from `randomness`.
+
+    A device that the checkpoint didn't have keeps its own seed.
+    """
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,4 +1,4 @@
-"""Where a run's time goes, and when it has to begin to end."""
+"""How a run's time is spent, and when it has to begin to end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from core.config.schema import RunConfig
 from core.config.speed import Costs, evaluation_tokens
 
 PROCESS_BEGAN = time.monotonic()
-"""About when this process started: modules are imported first of all."""
+"""About when this process started: this module is imported very early."""
 STEP, EVALUATION, SAMPLE, SAVE, OTHER = "step", "evaluation", "sample", "save", "other"
 
 
 class RunClock:
-    """Seconds that a run has taken, by what they were spent on; pauses do not count.
+    """Seconds that a run has taken, by what they were spent on; pauses don't count.
 
     Attributes:
-        before: seconds of the trainers before this one, from the checkpoint.
+        before: seconds of earlier trainers, from the checkpoint.
     """
 
     def __init__(self, before: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,11 +29,11 @@ class RunClock:
         self._steps = 0
 
     def stepped(self) -> None:
-        """A step was taken."""
+        """Count a step."""
         self._steps += 1
 
     def lap(self, what: str, count: int = 1) -> None:
-        """The time since the last lap was spent on `what`; for STEP, on the steps since."""
+        """Add the time since the last lap to `what`; for STEP, to the steps since then."""
         now = self._clock()
         seconds, self._lap = now - self._lap, now
         if what == STEP:
@@ -42,12 +42,12 @@ class RunClock:
         self._counts[what] = self._counts.get(what, 0) + count
 
     def skip(self) -> None:
-        """The time since the last lap does not count: the run was paused."""
+        """Skip the time since the last lap, because the run was paused."""
         self._lap = self._clock()
 
     @property
     def spent(self) -> float:
-        """Seconds of the whole run until now."""
+        """Seconds of the whole run so far."""
         return self.before + sum(self._seconds.values()) + self._clock() - self._lap
 
     @property
@@ -56,7 +56,7 @@ class RunClock:
         return self._counts.get(STEP, 0) + self._steps
 
     def each(self, what: str) -> float:
-        """Mean seconds of one; 0 until one was measured."""
+        """Mean seconds of each; 0 if none was measured."""
         if what == STEP:
             running = self._clock() - self._lap if self._steps else 0.0
             return (self._seconds.get(STEP, 0.0) + running) / self.steps if self.steps else 0.0
@@ -64,7 +64,7 @@ class RunClock:
         return self._seconds.get(what, 0.0) / count if count else 0.0
 
     def costs(self, config: RunConfig, text_tokens: tuple[int, int]) -> Costs:
-        """What one of each costs, as far as it was measured."""
+        """The cost of one of each, as far as measured."""
         read = evaluation_tokens(config, text_tokens)
         return Costs(
             step=self.each(STEP),

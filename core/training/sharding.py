@@ -1,8 +1,8 @@
-"""Who owns which parameter, where the optimizer's state is divided among ranks (ZeRO-1, arXiv 1910.02054).
+"""Which rank owns which parameter if the optimizer's state is divided among ranks (ZeRO-1, arXiv 1910.02054).
 
-Every rank has all weights and all gradients, but keeps the averages of its own parameters only and updates
-only them. Then each rank sends its new weights to the others. So that this is one transfer a rank, the
-parameters of an owner lie side by side in memory.
+Every rank has all weights and all gradients, but keeps the averages of its own parameters only, and updates
+only those. Then each rank sends its new weights to the others. An owner's parameters are next to each other
+in memory, so that this takes one transfer per rank.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from core.training.ranks import Ranks
 
 ALIGNED = 64
-"""Parameters begin at multiples of so many elements, where kernels read 16 bytes at a time."""
+"""Parameters begin at multiples of this many elements, because kernels read 16 bytes at a time."""
 
 
 class Shards:
-    """The owner of each parameter, and one tensor for all parameters of an owner."""
+    """The owner of each parameter, and one tensor that holds all parameters of an owner."""
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        """Moves the parameters; whoever remembers where they are must come afterwards."""
+        """Moves the parameters, so anything that remembers their addresses must be created afterwards."""
         self._ranks = ranks
         self._owners: dict[str, int] = {}
         named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -42,23 +42,23 @@ class Shards:
             ends[owner] += -(-weight.numel() // ALIGNED) * ALIGNED
 
     def owned(self, group: dict[str, Any]) -> dict[str, Any]:
-        """A group of parameters without those of other ranks."""
+        """A parameter group without the parameters of other ranks."""
         mine = [self._owners[name] == self._ranks.rank for name in group["names"]]
         kept = {key: [item for item, own in zip(group[key], mine) if own] for key in ("names", "params")}
         return {**group, **kept}
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Give every rank the weights of every owner."""
+        """Send every owner's weights to every rank."""
         for owner, flat in enumerate(self._flat):
             if len(flat):
                 self._ranks.broadcast(flat, owner)
 
     @torch.no_grad()
     def gathered(self, own: dict[str, Any], parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
-        """The optimizer's state by parameter, in the order of `parameters`; whole on rank 0 only.
+        """The optimizer's state by parameter, in the order of `parameters`; complete on rank 0 only.
 
-        What other ranks own goes to host memory at once, so that no device has to hold all of it.
+        State that other ranks own is moved to host memory, so that no device has to hold all of it.
         """
         whole: dict[str, Any] = {}
         step = next(iter(own.values()))["step"]

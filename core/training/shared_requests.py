@@ -1,4 +1,4 @@
-"""What a run is asked to do, heard by rank 0 and done by all ranks at the same step."""
+"""Requests to a run, received by rank 0 and carried out by all ranks at the same step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from core.training.requests import Requests
 
 
 class SharedRequests:
-    """What a trainer needs of `Requests`, the same on every rank: it changes in `listen` only.
+    """A trainer's view of `Requests`, the same on every rank. It changes only in `listen`.
 
-    Every rank must listen as often as the others do.
+    Every rank must call `listen` equally often.
     """
 
     def __init__(self, ranks: Ranks, heard: Requests | None = None) -> None:
@@ -32,7 +32,7 @@ class SharedRequests:
         self._numbers = torch.zeros(3, dtype=torch.int64)
 
     def listen(self, step: int) -> None:
-        """Take over what rank 0 has heard: a message of three numbers from host to host, mostly."""
+        """Take over what rank 0 has heard: usually one message of three numbers from host to host."""
         heard, wanted = self._heard, self._numbers.numpy()
         if heard is not None:
             heard.listen(step)
@@ -50,16 +50,16 @@ class SharedRequests:
 
 
 class NoEvents(EventWriter):
-    """The history of ranks that write nothing."""
+    """The history writer of ranks that write nothing."""
 
     def __init__(self) -> None:
-        """No file."""
+        """Open no file."""
 
     def write(self, event: Event) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def state(self, state: str, step: int, detail: str = "", progress: float | None = None) -> None:
-        """Nothing."""
+        """Write nothing."""
 
     def warning(self, message: str) -> None:
-        """Nothing: rank 0 sees the same and says it."""
+        """Write nothing: rank 0 sees the same and reports it."""

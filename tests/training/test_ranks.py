@@ -155,7 +155,7 @@ def test_a_killed_rank_ends_the_others_and_training_goes_on_by_itself(tmp_path, 
     assert trainer_exit_code(pid) == 0
     said = [event.message for event in read_tail(run.events_path) if isinstance(event, WarningEvent)]
     assert any(
-        f"rank 0 (process {victim}) was killed by SIGKILL; training goes on from" in one for one in said
+        f"rank 0 (process {victim}) was killed by SIGKILL; training resumes from" in one for one in said
     )
     whole = new_run(tmp_path, dataset, "whole", **changes)
     assert train_together(whole, 2) == [0, 0]

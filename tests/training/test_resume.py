@@ -97,7 +97,7 @@ def test_nothing_is_started_over_silently_when_every_checkpoint_is_damaged(tmp_p
     for info in run.checkpoints():
         info.path.write_bytes(b"gone")
     assert train_here(run) == 2
-    assert "no checkpoint to go on from" in history(run).history.error.message
+    assert "no checkpoint to resume from" in history(run).history.error.message
 
 
 def test_allowed_changes_apply_and_are_recorded(tmp_path, dataset):
