@@ -1,4 +1,4 @@
-"""The console: tabs, what belongs to all of them, and the way out."""
+"""The console: its tabs, everything that they share, and how it ends."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ TABS = (
     ("generate", "F5", "Generate"),
     ("data", "F6", "Data"),
 )
-# Four times a second looks alive, and leaves the processor to the run.
+# Four times a second looks alive and leaves the processor to the run.
 FLUSH_SECONDS = 0.25
 
 
 class MambaTUI(App[int]):
-    """The application. Panes are imported and mounted when they are first looked at."""
+    """The application. Panes are imported and mounted when they are first shown."""
 
     TITLE = "mamba-tui"
     ENABLE_COMMAND_PALETTE = True
@@ -74,7 +74,7 @@ class MambaTUI(App[int]):
         for theme in themes.THEMES:
             self.register_theme(theme)
         self.theme = self.state.theme if self.state.theme in self.available_themes else themes.DEFAULT
-        # Kept by hand: the screen on top may be a dialog, and near the end there may be none.
+        # Kept by hand: the top screen may be a dialog, and near the end there may be none.
         self.tab_bar = TabBar(list(TABS))
         self.panes = ContentSwitcher(id="panes")
         self.status_line = StatusLine()
@@ -85,20 +85,20 @@ class MambaTUI(App[int]):
         self._mounting = asyncio.Lock()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Series colors for themes that do not bring them."""
+        """Series colors for themes that don't define them."""
         return themes.fallback_variables(self.current_theme.dark)
 
     # ---------------------------------------------------------------- shape
 
     def compose(self) -> ComposeResult:
-        """The frame; the panes come when they are looked at."""
+        """The frame; panes are added when they are first shown."""
         yield self.tab_bar
         yield self.panes
         yield KeyBar()
         yield self.status_line
 
     async def on_mount(self) -> None:
-        """Show the first pane, then begin everything that can wait."""
+        """Show the first pane, then start everything that can wait."""
         known = [name for name, *_ in self.tab_bar.tabs]
         first = self.state.tab if self.state.tab in known else "configure"
         first = "train" if self.options.attach else first
@@ -113,7 +113,7 @@ class MambaTUI(App[int]):
         self.set_interval(FLUSH_SECONDS, self._show_news)
 
     async def _watch(self) -> None:
-        # These bring numpy, which takes a while: the screen must not wait for it.
+        # These import numpy, which takes a while, and the screen must not wait for it.
         for name in ("core.runs", "core.runs.history"):
             await off_thread(importlib.import_module, name)
         from core.runs import Run
@@ -130,7 +130,7 @@ class MambaTUI(App[int]):
         await self.run_client.follow_for_ever(self._changed)
 
     async def _take_over_deleted(self) -> None:
-        """Look after checkpoints that a console deleted which was killed before it was closed."""
+        """Report checkpoints that were deleted in a console that was killed before it was closed."""
         if self.options.read_only:
             return
         from core.runs import list_runs
@@ -149,7 +149,7 @@ class MambaTUI(App[int]):
         self._dirty = True
 
     def _show_news(self) -> None:
-        """Show what is new, four times a second, and only on the pane that is looked at."""
+        """Show news four times a second, and only on the visible pane."""
         self._show_status()
         if not self._dirty or not self.is_running:
             return
@@ -166,7 +166,7 @@ class MambaTUI(App[int]):
 
     @property
     def pane(self) -> Pane | None:
-        """The pane on screen; None near the end, when widgets go one after the other."""
+        """The pane on screen; None near the end, when widgets disappear one by one."""
         if not self.is_running or not self.panes.is_attached:
             return None
         current = self.panes.visible_content
@@ -174,7 +174,7 @@ class MambaTUI(App[int]):
 
     async def _show(self, tab: str) -> None:
         switcher = self.panes
-        async with self._mounting:  # who comes second must not find a pane without its widgets
+        async with self._mounting:  # a second caller must not find a pane without its widgets
             if not switcher.query(f"#{tab}"):
                 await switcher.mount(make_pane(tab, self))
         switcher.current = tab
@@ -224,24 +224,24 @@ class MambaTUI(App[int]):
     # -------------------------------------------------------------- talking
 
     def say(self, message: object, *, problem: bool = False) -> None:
-        """Show a sentence in the status line."""
+        """Show a message in the status line."""
         self.status_line.say(message, problem=problem)
 
     def show_messages(self) -> None:
-        """What was said lately, to read again."""
+        """Show the latest messages again."""
         from mamba_tui.widgets.dialogs import Page
 
         self.push_screen(Page("Messages", self.status_line.history()))
 
     def action_help(self) -> None:
-        """All keys, those of this tab first."""
+        """Show all keys, this tab's first."""
         from mamba_tui.widgets.help import HelpScreen
 
         if not any(isinstance(screen, HelpScreen) for screen in self.screen_stack):
             self.push_screen(HelpScreen(list(keys.sections(self.tab))))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """For the command palette: everything that a key does in any tab, and the choice of a theme."""
+        """The command palette's entries: everything that keys do in any tab, and the themes."""
         from mamba_tui.commands import all_commands
 
         labels = {tab: label for tab, _, label in TABS}
@@ -252,7 +252,7 @@ class MambaTUI(App[int]):
         yield SystemCommand("Show the last messages again", "", self.show_messages)
 
     async def _run_command(self, command: Command) -> None:
-        """Go where a command belongs, and do it if it can be done now."""
+        """Go to where a command belongs, and run it if it is possible now."""
         context, target = command.context, cast("DOMNode", self)
         if context.tab:
             await self._show(context.tab)
@@ -279,7 +279,7 @@ class MambaTUI(App[int]):
         await self._show(event.tab)
 
     def action_next_theme(self) -> None:
-        """The next of our own themes; the palette knows all of them."""
+        """Switch to the next of our own themes; the palette has all of them."""
         at = themes.NAMES.index(self.theme) if self.theme in themes.NAMES else -1
         self.theme = themes.NAMES[(at + 1) % len(themes.NAMES)]
         self.say(f"Theme: {self.theme}")
@@ -302,7 +302,7 @@ class MambaTUI(App[int]):
         self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
     def action_screenshot_file(self) -> None:
-        """Write a picture of the screen beside the working folder's files."""
+        """Save a picture of the screen in the working folder."""
         from core.system.files import write_atomic
         from mamba_tui.wording import free_path
 
@@ -327,14 +327,14 @@ class MambaTUI(App[int]):
     # -------------------------------------------------------------- the end
 
     def _handle_exception(self, error: Exception) -> None:
-        """An error of ours: its traceback goes to a file, the screen gets a sentence.
+        """An internal error: its traceback goes to a file, the screen shows a sentence.
 
-        Under test it is raised, as Textual does.
+        In tests it is raised, as Textual does.
         """
         if self.is_headless:
             super()._handle_exception(error)
             return
-        if self._failed:  # what breaks while the first failure ends the program says nothing new
+        if self._failed:  # anything that breaks while the first failure ends the program adds nothing
             return
         self._failed = True
         from mamba_tui.quitting import last_words, write_crash_report
@@ -343,7 +343,7 @@ class MambaTUI(App[int]):
         self.exit(1, return_code=1, message=safe(last_words(error, report, self.run_client)))
 
     def action_leave(self) -> None:
-        """Quit; while a run trains, ask what is to become of it."""
+        """Quit; if a run is training, ask what to do with it."""
         self.run_worker(self._leave(), group="leave")
 
     async def action_quit(self) -> None:
@@ -374,7 +374,7 @@ class MambaTUI(App[int]):
 
 
 def make_pane(tab: str, app: MambaTUI) -> Pane:
-    """Import and make a pane, and hand it what it works with."""
+    """Import and create a pane, with everything that it works with."""
     document, run_client, state = app.document, app.run_client, app.state
     if tab == "configure":
         from mamba_tui.panes.configure.pane import ConfigPane
@@ -398,11 +398,11 @@ def make_pane(tab: str, app: MambaTUI) -> Pane:
 
 
 def main(options: LaunchOptions) -> int:
-    """Open the console; the exit code of the program."""
+    """Open the console. Returns the exit code of the program."""
     from mamba_tui.backend.console_state import default_path
     from mamba_tui.terminal_encoding import adapt_terminal
 
-    # Textual takes NO_COLOR for itself; a trainer that we start should still find it.
+    # Textual removes NO_COLOR from the environment; a trainer that we start should still find it.
     no_color = os.environ.get("NO_COLOR")
     app = MambaTUI(options, state_path=default_path(options.checkpoints), notice=adapt_terminal())
     if no_color is not None:

@@ -1,4 +1,4 @@
-"""The time of day, in one place so that tests can stop it."""
+"""The time of day, in one place so that tests can freeze it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The commands that the palette offers: everything a key does in any tab, except moving about."""
+"""The commands of the palette: everything a key does in any tab, except moving around."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from mamba_tui import keys
 
-# What everybody does with the keys themselves.
+# Actions that people only use by their keys.
 MOVEMENT = ("move", "page", "edge", "scroll", "left_right", "app.focus", "choose(", "pan(", "cycle", "nudge")
 NOT_OFFERED = ("command_palette", "newline", "submit", "tab(", "next_tab")
 
 
 @dataclass(frozen=True)
 class Command:
-    """An action, where it belongs, and how it is called in the palette."""
+    """An action, the tab it belongs to, and its name in the palette."""
 
     title: str
     shortcut: str
@@ -44,5 +44,5 @@ def all_commands(tabs: dict[str, str], first: str) -> Iterator[Command]:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter."""
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""What the data command and the Data tab say about files, in the same words."""
+"""Descriptions of files that the data command and the Data tab share."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SPLITS = {"train": "train", "validation": "validation", "tail": "train + tail", 
 
 
 def encoding_name(file: FileReport) -> str:
-    """A short name of a file's encoding; a question mark behind one that was guessed."""
+    """A short name of a file's encoding, with a question mark if it was guessed."""
     guessed = any("guessed" in note for note in file.notes)
     return ENCODINGS.get(file.encoding, file.encoding) + ("?" if guessed else "")
 
 
 def split_name(file: FileReport) -> str:
-    """Which part of a file is trained on."""
+    """Which part of a file is used for training."""
     return SPLITS[file.split]
 
 
 def notes(file: FileReport) -> list[str]:
-    """What is remarkable about a file, a sentence each."""
+    """Notable facts about a file, one sentence each."""
     sentences = list(file.notes)
     if file.duplicate_of:
         sentences.append(f"the same text as {file.duplicate_of}")
@@ -43,7 +43,7 @@ def progress_line(progress: Progress) -> str:
 
 
 def totals(figures: CorpusFigures) -> list[tuple[str, str]]:
-    """The corpus as a whole: titles and values."""
+    """The whole corpus: titles and values."""
     share = figures.validation_tokens / max(figures.train_tokens + figures.validation_tokens, 1)
     lines = ", ".join(f"{size:,} bytes ({name})" for size, name in figures.longest_lines)
     rows = [
@@ -62,7 +62,7 @@ def totals(figures: CorpusFigures) -> list[tuple[str, str]]:
         ("longest lines", lines),
     ]
     if figures.duplicates:
-        rows.append(("duplicates", f"{count(figures.duplicates, 'file')} with the text of another one"))
+        rows.append(("duplicates", f"{count(figures.duplicates, 'file')} with the same text as another"))
     if figures.skipped:
         rows.append(("not read", f"{count(figures.skipped, 'file')}; the notes say why"))
     return rows

@@ -22,16 +22,16 @@ UNDO_LIMIT = 500
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Values at one moment and what was done to reach them."""
+    """Values at one moment, and the change that led to them."""
 
     values: Mapping[str, Any]
     action: str
 
 
 class Document:
-    """A configuration with history. `config` is meaningful while there are no problems.
+    """A configuration with an undo history. `config` is meaningful if there are no problems.
 
-    `path` is the file it was read from or saved to last.
+    `path` is the file it was read from or last saved to.
     """
 
     def __init__(self, config: RunConfig, path: Path = WORKING_FILE) -> None:
@@ -54,12 +54,12 @@ class Document:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The flat values as they stand, wrong ones too."""
+        """The flat values as they are, including wrong ones."""
         return self._now.values
 
     @property
     def layer_count(self) -> int:
-        """How many layers there are."""
+        """The number of layers."""
         return len(self.values["n_embd"])
 
     def layer(self, index: int) -> tuple[Any, Any, Any]:
@@ -78,21 +78,24 @@ class Document:
 
     @property
     def worth_saving(self) -> bool:
-        """Whether there are good changes that neither a file nor a run has."""
+        """Whether there are valid changes that neither a file nor a run contains."""
         return self.changed and self.values != self._started and not self.problems
 
     def save(self, path: Path) -> None:
-        """Write the configuration to a file, which is its own from now on. Raises UserError."""
+        """Write the configuration to a file, which becomes its own. Raises UserError."""
         values = self.values
         save_file(self.config, path)
         self.path, self._saved = path, values
 
     def started(self) -> None:
-        """A run was started with these values: they are kept there."""
+        """A run was started with these values, so they are stored there."""
         self._started = self.values
 
     def follow_plan(self, planned: RunConfig) -> None:
-        """Show what the plan gives the settings that are left to it. No change of the user's: no undo."""
+        """Show the planned values of settings that are `auto`.
+
+        This isn't a change by the user, so there is no undo.
+        """
         automatic = self.config.training.auto.split()
         if not automatic or self.problems or self._before is not None:
             return
@@ -121,7 +124,7 @@ class Document:
         self._check()
 
     def _planned_less(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The values with `auto` without what they set: what a person sets is not planned any more."""
+        """The values with fewer `auto` settings: what a person sets is no longer planned."""
         before = self._now.values
         named = [key for key in AUTOMATIC if values.get(key) == "auto"]
         if named:
@@ -133,7 +136,7 @@ class Document:
         return {**values, "auto": still_automatic(values["auto"], set_here)}
 
     def undo(self) -> str | None:
-        """Take the last change back; what it was, or None when there is none."""
+        """Undo the last change. Returns its description, or None if there is none."""
         self.drop()
         if not self._past:
             return None
@@ -144,7 +147,7 @@ class Document:
         return undone
 
     def redo(self) -> str | None:
-        """Make the change again that was taken back last."""
+        """Redo the last change that was undone."""
         self.drop()
         if not self._future:
             return None
@@ -156,7 +159,7 @@ class Document:
     # ------------------------------------------------------- while typing
 
     def attempt(self, key: str, value: Any, layer: int | None = None) -> None:
-        """Take a value on trial, so that everything on screen shows its consequences at once."""
+        """Try a value, so that the whole screen shows its consequences at once."""
         if self._before is None:
             self._before = self._now
         where = key
@@ -170,7 +173,7 @@ class Document:
         self._check()
 
     def keep(self) -> None:
-        """The value on trial stays, as one step of undo."""
+        """Keep the value that was tried, as one step of undo."""
         before, self._before = self._before, None
         if before is not None and before.values != self._now.values:
             self._past.append(before)
@@ -178,7 +181,7 @@ class Document:
             self._future.clear()
 
     def drop(self) -> None:
-        """Back to the value before the trial."""
+        """Return to the value before the trial."""
         if self._before is not None:
             self._now, self._before = self._before, None
             self._check()
@@ -190,7 +193,7 @@ class Document:
         self._become({**self.values, key: value}, f"{key} = {show(SETTINGS[key].in_words(value))}")
 
     def replace(self, config: RunConfig, action: str, *, path: Path | None = None) -> None:
-        """Take over a whole configuration, with the file it was read from if there is one."""
+        """Replace the whole configuration. `path` is the file it was read from, if any."""
         self._become(configuration.flat(config), action, whole=True)
         if path is not None:
             self.path, self._saved = path, self.values
@@ -213,7 +216,7 @@ class Document:
         self._become({**self.values, key: tuple(entries)}, action)
 
     def add_layer(self, after: int) -> int:
-        """Add a layer after another, of its shape and the next type; the new layer's index."""
+        """Add a layer of the same shape and the next type after another one. Returns its index."""
         layers = self.layers
         if len(layers) >= int(SETTINGS["n_layer"].high or 512):
             return after
@@ -224,7 +227,7 @@ class Document:
         return after + 1
 
     def remove_layer(self, index: int) -> int:
-        """Remove a layer, but never the last one; the index that takes its place."""
+        """Remove a layer, but never the last one. Returns the index of the layer that takes its place."""
         layers = self.layers
         if len(layers) > 1:
             del layers[index]
@@ -232,7 +235,7 @@ class Document:
         return min(index, self.layer_count - 1)
 
     def duplicate_layer(self, index: int) -> int:
-        """Put a copy of a layer after it; the copy's index."""
+        """Insert a copy of a layer after it. Returns the copy's index."""
         layers = self.layers
         if len(layers) >= int(SETTINGS["n_layer"].high or 512):
             return index
@@ -241,7 +244,7 @@ class Document:
         return index + 1
 
     def move_layer(self, index: int, by: int) -> int:
-        """Move a layer up or down; its new index."""
+        """Move a layer up or down. Returns its new index."""
         target = index + by
         if not 0 <= target < self.layer_count:
             return index
@@ -258,7 +261,7 @@ class Document:
         self._set_layers(half + rest, "mirror the layers")
 
     def ramp(self, first: int, last: int, *, geometric: bool, begin: int = 0, end: int | None = None) -> None:
-        """Widths from `first` to `last` over layers [begin, end], rounded to what their heads divide."""
+        """Set widths from `first` to `last` over layers [begin, end], rounded to multiples of their heads."""
         stop = self.layer_count - 1 if end is None else end
         layers = self.layers
         for index in range(begin, stop + 1):
@@ -270,7 +273,7 @@ class Document:
         self._set_layers(layers, f"{shape} ramp {first} to {last}")
 
     def hourglass(self, first: int, waist: int, last: int, *, geometric: bool) -> None:
-        """Widths down from `first` to `waist` in the middle and up to `last`, as one change."""
+        """Set widths down from `first` to `waist` in the middle and up to `last`, as one change."""
         count = self.layer_count
         if count < 3:
             self.ramp(first, waist if count == 2 else last, geometric=geometric)
@@ -284,9 +287,9 @@ class Document:
             self._past.pop()
 
     def paste(self, text: str) -> str:
-        """Take a list of widths, heads or types; what was understood. Raises ListError in words.
+        """Use a list of widths, heads or types. Returns what it was taken for. Raises ListError.
 
-        The list decides the number of layers.
+        The list determines the number of layers.
         """
         target, values = read_list(text)
         self._paste_values(target, values)
@@ -307,7 +310,7 @@ class Document:
 
 
 class ListError(ValueError):
-    """A list that cannot be taken, and the word of it that is wrong ("" for all of it)."""
+    """A list that can't be used, and its wrong word ("" for the whole list)."""
 
     def __init__(self, sentence: str, word: str = "") -> None:
         super().__init__(sentence)
@@ -315,7 +318,7 @@ class ListError(ValueError):
 
 
 def read_list(text: str) -> tuple[str, list[Any]]:
-    """The key and the values of a list: `heads 4,4,8` gives heads, words give types, numbers widths.
+    """The key and the values of a list: `heads 4,4,8` sets heads, words set types, numbers set widths.
 
     Raises ListError.
     """
@@ -345,7 +348,7 @@ def read_list(text: str) -> tuple[str, list[Any]]:
 
 
 def type_name(word: str) -> str:
-    """A mixer's full name from any unique start of it: `m`, `a`, `std`, `mamba2`. Raises ValueError."""
+    """A mixer's full name from any unique beginning: `m`, `a`, `std`, `mamba2`. Raises ValueError."""
     low = word.lower()
     aliases = {"attention": STANDARD, "attn": STANDARD, "std": STANDARD, "m2": MAMBA2, "ssd": MAMBA2}
     if low in ATTENTION_TYPES:
@@ -359,7 +362,7 @@ def type_name(word: str) -> str:
 
 
 def fits(values: Mapping[str, Any], kind: str, width: Any, heads: Any) -> bool:
-    """Whether a head count suits a layer, by the same rules as the configuration's own check."""
+    """Whether a number of heads suits a layer, by the configuration's own rules."""
     if not (isinstance(width, int) and isinstance(heads, int)) or width < 1 or heads < 1:
         return False
     if kind == STANDARD:
@@ -372,19 +375,19 @@ def fits(values: Mapping[str, Any], kind: str, width: Any, heads: Any) -> bool:
 
 
 def fitting_heads(values: Mapping[str, Any], kind: str, width: int) -> list[int]:
-    """All head counts up to 1024 that suit a layer, rising."""
+    """All numbers of heads up to 1024 that suit a layer, in ascending order."""
     most = min(1024, width * (int(values.get("expand", 2)) if kind == MAMBA2 else 1))
     return [heads for heads in range(1, most + 1) if fits(values, kind, width, heads)]
 
 
 def nearest_heads(values: Mapping[str, Any], kind: str, width: int, heads: int) -> int:
-    """The fitting head count nearest to a wish."""
+    """The suitable number of heads nearest to `wish`."""
     choices = fitting_heads(values, kind, width) if 0 < width <= 65536 else []
     return min(choices, key=lambda choice: abs(math.log(choice / max(1, heads))), default=heads)
 
 
 def width_unit(heads: Any) -> int:
-    """What a layer's width should be a multiple of: 2 a head (rope turns pairs), at least 8."""
+    """What a layer's width should be a multiple of: 2 per head (rope rotates pairs), at least 8."""
     count = heads if isinstance(heads, int) and 0 < heads <= 1024 else 1
     return math.lcm(8, 2 * count) if count <= 64 else 2 * count
 
@@ -398,7 +401,7 @@ LAYER_WORDS = {"n_embd": "width", "n_head": "heads", "attention_type": "type"}
 
 
 def problem_sentence(problem: Problem) -> str:
-    """A problem as Configure says it: layers are counted from 1, as on screen."""
+    """A problem as Configure shows it: layers are counted from 1, as on screen."""
     key, bracket, index = problem.key.partition("[")
     if not bracket or key not in LAYER_WORDS or not index.rstrip("]").isdigit():
         return str(problem)
@@ -407,7 +410,7 @@ def problem_sentence(problem: Problem) -> str:
 
 
 def parse_setting(key: str, text: str) -> Any:
-    """What a person typed for a key, in the key's type where it can be, else the text itself."""
+    """A value typed for a key, converted to the key's type if possible, otherwise the text."""
     item = SETTINGS[key]
     stripped = text.strip()
     if item.kind is str:
@@ -428,5 +431,5 @@ def parse_setting(key: str, text: str) -> Any:
 
 
 def other_settings() -> list[str]:
-    """Every key that is not edited in the layer table."""
+    """All keys that aren't edited in the layer table."""
     return [key for key in SETTINGS if key not in PER_LAYER and key != "n_layer"]

@@ -1,4 +1,4 @@
-"""The one table of keys. Bindings, the key bar, the help screen and docs/keys.md are made from it.
+"""The table of all keys. Bindings, the key bar, the help screen and docs/keys.md are generated from it.
 
 `python -m mamba_tui.keys` prints docs/keys.md.
 """
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Key:
-    """One action: the keys that do it, its short name in the key bar, and its help.
+    """One action: its keys, its short name in the key bar, and its help.
 
-    `bar` orders the key bar (smaller is further left); 0 keeps it out. `priority` keys work while a
+    `bar` orders the key bar (smaller numbers come first); 0 leaves it out. `priority` keys also work while
     text is being edited.
     """
 
@@ -31,10 +31,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Context:
-    """A part of the console with keys of its own.
+    """A part of the console with its own keys.
 
-    `title` heads its keys in the help. `tab` is the tab it belongs to ("" for every tab) and `widget` the
-    selector of what has its keys; a context without a widget is shared, and the palette leaves it out.
+    `title` is its heading in the help, `tab` the tab it belongs to ("" for every tab), and `widget` the
+    selector of the widget that has its keys. A context without a widget is shared, and the palette leaves it
+    out.
     """
 
     title: str
@@ -302,7 +303,7 @@ _NAMES = {
 
 
 def key_name(key: str) -> str:
-    """`ctrl+pagedown` as it stands on a keyboard: `Ctrl+PgDn`."""
+    """A key as it is labeled on a keyboard: `ctrl+pagedown` becomes `Ctrl+PgDn`."""
     *modifiers, last = key.split("+")
     function_key = last.startswith("f") and last[1:].isdigit()
     if function_key or (modifiers and len(last) == 1):
@@ -332,7 +333,7 @@ def bindings(context: str) -> list[BindingType]:
 
 
 def bar_order() -> dict[tuple[str, str], int]:
-    """For the key bar: (action, first key) -> place, of the keys shown there."""
+    """The actions in the key bar: (action, first key) -> rank."""
     return {
         (key.action, key.keys.split(",")[0]): key.bar for table in TABLE.values() for key in table if key.bar
     }
@@ -347,7 +348,7 @@ def sections(tab: str = "") -> Iterable[tuple[str, list[tuple[str, str]]]]:
 
 
 def markdown() -> str:
-    """docs/keys.md."""
+    """The text of docs/keys.md."""
     parts = [
         "# Keys",
         "",

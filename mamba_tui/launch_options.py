@@ -1,4 +1,4 @@
-"""What the command line hands to the console."""
+"""The options that the command line passes to the console."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What panes and the app say to each other.
+"""Messages between panes and the app.
 
-The app owns the document, the run client and the console's state, and hands them to the panes. A pane
-changes what is its own; for everything else it posts one of these, which bubbles up to the app. Nobody
-changes a message after it is posted.
+The app owns the document, the run client and the console's state, and hands them to the panes. A pane changes
+its own parts; for everything else it posts one of these, which bubbles up to the app. Nobody changes a
+message after posting it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Notice(Message):
-    """A sentence for the user; `problem` marks one about something that went wrong.
+    """A sentence for the user; `problem` marks something that went wrong.
 
-    `text` may hold text from outside: the app makes it safe to show.
+    `text` may contain text from outside: the app makes it safe to show.
     """
 
     text: object
@@ -29,12 +29,12 @@ class Notice(Message):
 
 @dataclass
 class RunStateChanged(Message):
-    """What the run client knows has changed: show it soon."""
+    """The run client has news: show it soon."""
 
 
 @dataclass
 class RunStarted(Message):
-    """A run was started or resumed: show it in Train, and say this sentence."""
+    """A run was started or resumed: show it in Train, with this sentence."""
 
     sentence: str
 

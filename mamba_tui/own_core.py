@@ -1,4 +1,4 @@
-"""`core` is a common name: another package of that name on PYTHONPATH must not take the place of ours."""
+"""`core` is a common name: another package of that name on PYTHONPATH must not replace ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def use_own_core() -> None:
-    """Let `import core` give the package beside this one, whatever else is on the path."""
+    """Make `import core` load the package beside this one, whatever else is on the path."""
     folder = Path(__file__).resolve().parent.parent / "core"
     if "core" in sys.modules and _is_ours(sys.modules["core"], folder):
         return

@@ -1,4 +1,4 @@
-"""What is asked before the console closes, and what is left behind when it fails."""
+"""The questions before the console closes, and the report that it leaves if it fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ask = Callable[[Screen[str | None]], Awaitable[str | None]]
 async def ask_before_quitting(ask: Ask, document: Document, run_client: RunClient) -> str | None:
     """Ask what to do with unsaved changes and with a run that is training. Raises UserError.
 
-    Returns the last words for the terminal ("" for none), or None when the console is to stay open.
+    Returns the last message for the terminal ("" for none), or None if the console is to stay open.
     """
     if not run_client.read_only and document.worth_saving and not await _changes_decided(ask, document):
         return None
@@ -68,7 +68,7 @@ async def _ask_about_run(ask: Ask, run_client: RunClient, name: str) -> str | No
 
 
 def write_crash_report(error: BaseException, folder: Path) -> Path | None:
-    """Write a traceback to a file in the runs folder; None where that cannot be."""
+    """Write a traceback to a file in the runs folder. Returns None if that isn't possible."""
     import traceback
 
     path = folder / "console-error.log"

@@ -1,4 +1,4 @@
-"""How the columns of the list of runs read: a title, a width, and a run's value in a few cells."""
+"""The columns of the list of runs as text: a title, a width, and a run's value in a few cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a column is shown: its title, its cells (0 takes what is left), and its text for a run."""
+    """A column: its title, its width in cells (0: the remaining width), and its text for a run."""
 
     title: str
     cells: int
@@ -29,7 +29,7 @@ def _steps(run: RunSummary) -> str:
 
 
 def _best(run: RunSummary) -> str:
-    # Not all of a long history is read yet: the best may be another.
+    # Not all of a long history has been read yet: the best may be another one.
     return loss(run.best) if run.complete else f"≤{loss(run.best)}" if run.best is not None else "…"
 
 
@@ -62,7 +62,7 @@ READINGS: dict[str, Reading] = {
 
 
 def reading(name: str) -> Reading:
-    """How a column is shown; a setting under its own name."""
+    """How a column is shown. A setting is shown under its own name."""
     return READINGS.get(name) or _setting(name)
 
 
@@ -71,7 +71,7 @@ def _setting(key: str) -> Reading:
 
 
 def setting_text(run: RunSummary, key: str) -> str:
-    """A setting of a run in its shortest form; - where it has none."""
+    """A run's value of a setting in its shortest form; - if it has none."""
     value = run.config.get(key)
     if value is None:
         return "-"

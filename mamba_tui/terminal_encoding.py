@@ -1,4 +1,4 @@
-"""Terminals that are not UTF-8: signs and lines become ASCII of the same width, typed letters are kept.
+"""Terminals that aren't UTF-8: symbols and lines become ASCII of the same width; typed letters are kept.
 
 Textual writes to standard error and decodes the keyboard as UTF-8, whatever the locale says.
 """
@@ -35,7 +35,7 @@ SIGNS = {
 
 
 def adapt_terminal() -> str:
-    """Where the terminal is not UTF-8, use ASCII for what it cannot show; a sentence about it, or ""."""
+    """If the terminal isn't UTF-8, replace characters it can't show by ASCII. Returns a notice, or ""."""
     output, keyboard = sys.__stderr__, sys.__stdin__
     if output is None or keyboard is None or _is_utf8(output.encoding):
         return ""
@@ -56,19 +56,19 @@ def _decode_keyboard(encoding: str) -> None:
     def decoder(_name: str) -> type[codecs.IncrementalDecoder] | object:
         return lambda: codecs.getincrementaldecoder(encoding)("replace")
 
-    # Textual has no other way to say what the keyboard sends.
+    # Textual has no other way to set the keyboard's encoding.
     setattr(linux_driver, "getincrementaldecoder", decoder)  # noqa: B010
 
 
 def _ascii(error: UnicodeError) -> tuple[str, int]:
-    """For `codecs`: what stands for the characters that cannot be encoded."""
+    """An error handler for `codecs`: replacements for characters that can't be encoded."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(ascii_for, error.object[error.start : error.end])), error.end
 
 
 def ascii_for(character: str) -> str:
-    """ASCII as wide as the character."""
+    """ASCII of the same width as the character."""
     cells = cell_len(character)
     if "\u2800" <= character <= "\u28ff":
         dots = ord(character) - 0x2800

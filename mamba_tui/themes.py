@@ -1,7 +1,7 @@
 """Color themes, and the series colors that go with them.
 
-Series and layer types use the Okabe-Ito palette, which people with any common color blindness can
-tell apart (https://jfly.uni-koeln.de/color/); on light backgrounds its darker relatives.
+Series and layer types use the Okabe-Ito palette, which people with any common color blindness can tell apart
+(https://jfly.uni-koeln.de/color/); on light backgrounds, its darker relatives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _variables(series: tuple[str, ...], faint: str, muted: str) -> dict[str, str
     return {
         **{f"series-{index}": color for index, color in enumerate(series)},
         "series-faint": faint,
-        # Textual's own is a blend with whatever is behind, which only style sheets understand.
+        # Textual's own color is a blend with the background, which only style sheets understand.
         "text-muted": muted,
         "muted": muted,
         "layer-mamba": series[0],
@@ -82,13 +82,13 @@ NAMES = tuple(theme.name for theme in THEMES)
 
 
 def fallback_variables(dark: bool) -> dict[str, str]:
-    """The series colors for Textual's own themes, which do not bring them."""
+    """Series colors for Textual's own themes, which don't define them."""
     theme = THEMES[0] if dark else THEMES[1]
     return dict(theme.variables)
 
 
 def shaded(background: Color, *texts: Color) -> Style:
-    """A background, with the one of these colors for text that can be read best there."""
+    """A background, with the most readable of these colors for text on it."""
     legible = max(texts, key=lambda color: contrast(color, background))
     return Style(color=legible.rich_color, bgcolor=background.rich_color)
 

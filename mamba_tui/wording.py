@@ -1,4 +1,4 @@
-"""States, progress, events and samples in words; and free file names."""
+"""States, progress, events and samples in words, and unused file names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIGN = {
 
 
 def state_of(run_client: RunClient) -> str:
-    """The followed run's state in one word; "" where there is none."""
+    """The followed run's state in one word; "" without a run."""
     if run_client.starting:
         return "starting"
     if run_client.run is None:
@@ -55,7 +55,7 @@ def state_of(run_client: RunClient) -> str:
 
 
 def short_status(run_client: RunClient) -> tuple[str, str, str]:
-    """For the tab bar: sign, run, state and percentage; the same in few cells; its color's variable."""
+    """For the tab bar: symbol, run, state and percentage; the same in few cells; its color's variable."""
     state = state_of(run_client)
     if not state:
         text = "read-only" if run_client.read_only else ""
@@ -108,7 +108,7 @@ def sentence(run_client: RunClient, now: float | None = None) -> str:
 
 
 def event_sentence(event: Event) -> str:
-    """An event as a sentence of a log, exactly as it was recorded: make it safe before it is shown."""
+    """An event as a sentence of a log, exactly as recorded: make it safe before showing it."""
     from core.runs import events
 
     match event:
@@ -133,14 +133,14 @@ def event_sentence(event: Event) -> str:
 
 
 def sample_content(sample: SampleEvent, *, lines: bool = True) -> Content:
-    """Prompt in bold, then what was written."""
+    """Prompt in bold, then the generated text."""
     from textual.content import Content
 
     prompt, text = sample.prompt[:LONGEST_SAMPLE], sample.text[:LONGEST_SAMPLE]
     whole = text if prompt and text.startswith(prompt) else prompt + text
     if not lines:
-        # One paragraph: line ends become spaces, everything else stays visible. The prompt is folded with
-        # its text, since the space between the two belongs to either.
+        # One paragraph: line ends become spaces, everything else stays visible. The prompt is folded together
+        # with its text, because the space between them may belong to either.
         prompt, whole = " ".join(prompt.split()), " ".join(whole.split())
     prompt, text = visible(prompt, lines=lines), visible(whole[len(prompt) :], lines=lines)
     return Content.assemble((prompt, "bold"), text)
@@ -167,7 +167,7 @@ ACCEPTED = {
 
 
 def command_sentence(command: str, refused: bool, message: str) -> str:
-    """What became of a command: `Checkpoint saved at step 719`."""
+    """The result of a command: `Checkpoint saved at step 719`."""
     message = message.strip().rstrip(".")
     if refused:
         return f"{COMMAND_NAMES.get(command, command)} refused: {message}"
@@ -178,7 +178,7 @@ def command_sentence(command: str, refused: bool, message: str) -> str:
 
 
 def free_path(path: Path) -> Path:
-    """The path itself, or with the first number that is not taken."""
+    """The path itself, or with the first number that isn't taken."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

@@ -145,7 +145,7 @@ def test_a_detached_run_takes_commands_and_is_listed(trained):
     wait_for(lambda: steps(run), "the first step")
     for name, words in (
         ("pause", "is paused at step"),
-        ("resume", "goes on"),
+        ("resume", "continues"),
         ("save", "saved checkpoint_step_"),
     ):
         done = mamba_tui(folder, name, "away")

@@ -1,4 +1,4 @@
-"""How arguments are read: numbers that are numbers, and one sentence for what cannot be understood."""
+"""How arguments are parsed: only real numbers are accepted, and every refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def whole_number(text: str) -> int:
 
 
 def add_text_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--text`: what a command with a finished model reads."""
+    """Add `--text`: the files that a command reads with a trained model."""
     group.add_argument(
         "--text", nargs="+", action="extend", required=True, metavar="PATH",
         help="text files, and folders of .txt and .txt.gz files; repeatable",
@@ -68,17 +68,17 @@ def number(text: str) -> float:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses in one sentence, names what was probably meant, and lists defaults."""
+    """A parser that refuses in one sentence, suggests what was probably meant, and lists defaults."""
 
     text_options: Collection[str] = ()
-    """Options whose value is any text, so that it may begin with a dash."""
+    """Options whose value is any text, which may begin with a dash."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where help is, and exit with 2."""
+        """Say what is wrong and where to find help, and exit with 2."""
         # "argument --seed: is "x"; accepted: ..." reads better without the first word and the colon.
         message = re.sub(r"^argument (\S+): (is |expected )", r"\1 \2", message)
         message = re.sub(r"^argument ", "", message)
@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(EXIT_BAD_INPUT)
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN201
-        """Parse, and refuse what is left over by naming the option that looks most like it."""
+        """Parse, and refuse unknown arguments by naming the option that looks most like them."""
         given = self._with_texts(list(sys.argv[1:] if args is None else args))
         parsed, rest = self.parse_known_args(given, namespace)
         if rest:
@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _with_texts(self, given: list[str]) -> list[str]:
-        """The arguments, each option of text in one piece with its value."""
+        """The arguments, with each text option joined to its value."""
         command = next(
             (choices[given[0]] for choices in self._commands() if given and given[0] in choices), self
         )
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
         return [action.choices for action in actions]
 
     def _get_values(self, action, arg_strings):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN202
-        # argparse takes "--" away even where it is the value of an option.
+        # argparse removes "--" even if it is the value of an option.
         if action.option_strings and arg_strings == ["--"]:
             return "--"
         return super()._get_values(action, arg_strings)
@@ -127,13 +127,13 @@ class Parser(argparse.ArgumentParser):
         return self
 
     def nearest(self, given: str) -> str:
-        """A question naming the option that looks most like what was given, "" without one."""
+        """A question that names the most similar option; "" without one."""
         options = [option for option in self._option_string_actions if option.startswith("--")]
         near = difflib.get_close_matches(given.partition("=")[0], options, n=1, cutoff=0.6)
         return f"; did you mean {near[0]}?" if near else ""
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
-        """Refuse an unknown command or choice, naming the nearest one."""
+        """Refuse an unknown command or choice and name the most similar one."""
         if action.choices is None or value in action.choices:
             return
         names = [str(choice) for choice in action.choices]

@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure in a process of its own and print the figures. Returns the exit code."""
+    """Measure in another process and print the figures. Returns the exit code."""
     if not 0 < arguments.seconds <= 3600:
         raise UserError(f"--seconds is {arguments.seconds:g}; accepted: a number above 0 and at most 3600")
     config, _ = configuration(arguments)
@@ -75,10 +75,10 @@ def _show(figures: dict[str, Any]) -> None:
         "model", compact(figures["parameters"]), f"parameters, vocabulary {figures['vocab_size']:,}"
     )
     if figures["ranks"] > 1:
-        table.add_row("ranks", str(figures["ranks"]), "train together; the rest is of one of them")
+        table.add_row("ranks", str(figures["ranks"]), "train together; the other figures are of one")
     table.add_row("training", f"{training['tokens_per_second']:,.0f}", "tokens/s")
-    table.add_row("", f"{training['step_ms']:.2f}", f"ms a step of {figures['tokens_per_step']:,} tokens")
-    table.add_row("", f"{training['first_step_seconds']:.1f}", "s until the first step was done")
+    table.add_row("", f"{training['step_ms']:.2f}", f"ms per step of {figures['tokens_per_step']:,} tokens")
+    table.add_row("", f"{training['first_step_seconds']:.1f}", "s until the first step is done")
     table.add_row("data wait", f"{training['data_wait_share']:.2%}", "of a step")
     table.add_row(
         "utilization",
@@ -90,7 +90,7 @@ def _show(figures: dict[str, Any]) -> None:
         "writing", f"{figures['decoding']['tokens_per_second']:,.0f}", "tokens/s, one text at a time"
     )
     console.print(table)
-    console.print("\nParts of a plain step, each waited for:")
+    console.print("\nParts of a plain step, waiting after each:")
     total = sum(parts.values())
     split = Table(box=None, show_header=False, pad_edge=False)
     for name, value in parts.items():

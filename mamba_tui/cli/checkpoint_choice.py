@@ -1,4 +1,4 @@
-"""Which checkpoint a command works with: the options that `generate` and `eval` share."""
+"""Which checkpoint a command uses: options that several commands share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose(arguments: argparse.Namespace) -> tuple[Path, str]:
-    """The checkpoint that the options name, and which one that is in words. Raises UserError."""
+    """The checkpoint that the options choose, and a description of it. Raises UserError."""
     if arguments.checkpoint not in (None, "best", "newest"):
         return _named_file(arguments)
     which: Which = arguments.checkpoint or "best"
@@ -85,7 +85,7 @@ def _validation(info: CheckpointInfo) -> str:
 
 
 def unverified(checkpoint: Path) -> str:
-    """The warning about a checkpoint that came without its manifest."""
+    """The warning about a checkpoint without a manifest."""
     return (
         f"warning: {checkpoint.name} has no manifest beside it, so its content was not compared with a hash"
     )

@@ -1,4 +1,4 @@
-"""`mamba-tui completion SHELL`: a script with which Tab completes commands, options, runs and files."""
+"""`mamba-tui completion SHELL`: a script that lets Tab complete commands, options, runs and files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from core.errors import UserError
 
 SHELLS = ("bash", "zsh", "tcsh")
-# What a value is called in --help -> what the shell offers for it.
+# The name of a value in --help -> the files that the shell offers for it.
 FILES = ("FILE", "PATH")
 FOLDERS = ("DIR",)
 RUNS = ("RUN", "NAME")
-# A run is a folder with a frozen configuration; only the usual place is looked at.
+# A run is a folder with a frozen configuration; only the default folder is searched.
 PREAMBLE = {
     "bash": """
 _mamba_tui_runs() {
@@ -36,7 +36,7 @@ _mamba_tui_runs() {
 def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], program: argparse.ArgumentParser
 ) -> None:
-    """Add the command to the parser of the whole program, which it describes to the shell."""
+    """Add the command. The script describes the whole program, whose parser is needed for that."""
     parser = commands.add_parser(
         "completion",
         help="print a script that completes commands and options in your shell",
@@ -63,11 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(parser: argparse.ArgumentParser, presets: list[str], shtab: Any) -> None:
-    """Say of every option what kind of value the shell should offer."""
+    """Tell the shell what kind of value every option takes."""
     for action in parser._actions:
         option: Any = action
         if isinstance(action, argparse._SubParsersAction):
-            option.help = "command"  # --help lists commands by itself; shtab skips what has no help
+            option.help = "command"  # shtab skips commands without help; --help lists them anyway
             for command in action.choices.values():
                 _describe(command, presets, shtab)
         elif "--preset" in action.option_strings:

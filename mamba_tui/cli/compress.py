@@ -1,6 +1,6 @@
-"""`mamba-tui compress` and `decompress`: any file, made small by a model that learned such text.
+"""`mamba-tui compress` and `decompress`: make any file small with a model that has learned similar text.
 
-The model lives in a process of its own (`core.compression.server`); this side shows progress and figures.
+The model is in another process (`core.compression.server`); this one shows progress and figures.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     compress = commands.add_parser(
         "compress",
         help="make a file small with a checkpoint, without loss",
-        description="Compress any file without loss by the probabilities that a checkpoint gives each next "
-        "token. Whoever decompresses needs the same checkpoint and the same kind of machine "
+        description="Compress any file without loss, using the probabilities that a checkpoint gives each "
+        "next token. Decompressing needs the same checkpoint and the same kind of machine "
         "(docs/compression.md).",
     )
-    compress.add_argument("file", metavar="FILE", help="the file to compress; it stays as it is")
+    compress.add_argument("file", metavar="FILE", help="the file to compress; it isn't changed")
     compress.add_argument("-o", "--output", metavar="FILE", help=f"what to write (default FILE{SUFFIX})")
     compress.add_argument(
         "--streams", type=whole_number, default=0, metavar="N",
-        help="parts of the text that are read side by side: more are faster and compress a little less "
+        help="parts of the text that are compressed in parallel: more are faster and compress a little less "
         "(default: chosen by the file's size)",
     )  # fmt: skip
     compress.add_argument(
-        "--compare", action="store_true", help="also show what gzip, xz and, where installed, PPMd make of it"
+        "--compare", action="store_true", help="compare with gzip, xz and, if installed, PPMd"
     )
     decompress = commands.add_parser(
         "decompress",
-        help="restore a file that was made small with compress",
-        description="Restore a file that mamba-tui compress made small, with the checkpoint that did it. A "
-        "damaged file and another model are refused; wrong bytes are never written.",
+        help="restore a compressed file",
+        description="Restore a file that mamba-tui compress made, with the same checkpoint. Damaged files "
+        "and other models are refused; wrong bytes are never written.",
     )
-    decompress.add_argument("file", metavar="FILE", help="the compressed file; it stays as it is")
+    decompress.add_argument("file", metavar="FILE", help="the compressed file; it isn't changed")
     decompress.add_argument(
         "-o", "--output", metavar="FILE", help=f"what to write (default: FILE without {SUFFIX})"
     )
@@ -61,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         parser.add_argument("--force", action="store_true", help="replace the output if it exists")
         parser.add_argument(
             "--workers", type=whole_number, default=0, metavar="N",
-            help="processes at once on CPU; changes the speed alone (default: the number of cores)",
+            help="parallel processes on CPU; affects only the speed (default: the number of cores)",
         )  # fmt: skip
         add_checkpoint_options(parser)
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     places = {"source": str(source), "target": str(target), "checkpoint": str(checkpoint)}
     done = answer_of(
         "core.compression.server",
-        f"the process that {arguments.command}es",
+        f"the {arguments.command}ion process",
         arguments.command,
         _done,
         **places,
@@ -109,7 +109,7 @@ def _source(name: str) -> Path:
 
 
 def _target(arguments: argparse.Namespace, source: Path) -> Path:
-    """Where to write. Raises UserError where something is already that may not be replaced."""
+    """The file to write. Raises UserError if it exists and must not be replaced."""
     if arguments.output:
         target = Path(arguments.output)
     elif arguments.command == "compress":
@@ -118,7 +118,7 @@ def _target(arguments: argparse.Namespace, source: Path) -> Path:
         target = source.with_name(source.name.removesuffix(SUFFIX))
     else:
         raise UserError(
-            f"{visible(source)} does not end in {SUFFIX}, so its name does not say what to call what is in "
+            f"{visible(source)} does not end in {SUFFIX}, so it doesn't tell the name of the restored file"
             "it; accepted: -o FILE"
         )
     if os.path.lexists(target):
@@ -134,7 +134,7 @@ def _target(arguments: argparse.Namespace, source: Path) -> Path:
 
 
 def _done(events: Iterator[Event]) -> Event:
-    """The last event of the answer; progress is shown meanwhile."""
+    """The last event of the answer, showing progress in the meantime."""
     began, first = time.monotonic(), 0
     with progress_bar() as tell:
         for event in events:
@@ -148,7 +148,7 @@ def _done(events: Iterator[Event]) -> Event:
             left = f", {duration((size - done) / speed)} left" if speed else ""
             share = done / size if size else 1.0
             tell(share, f"{bytes_size(done)} of {bytes_size(size)}, {bytes_size(speed)}/s{left}")
-    raise AssertionError("the client raises an error where no answer comes")
+    raise AssertionError("the client raises an error if no answer comes")
 
 
 def _summary(command: str, target: Path, done: Event) -> str:

@@ -1,4 +1,4 @@
-"""What others make of the same bytes: gzip, xz and, where it is installed, PPMd."""
+"""How small other programs make the same bytes: gzip, xz and, if installed, PPMd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PPMD_ORDER, PPMD_MEMORY = 16, 1 << 28
 
 
 def compare(data: bytes) -> dict[str, int | None]:
-    """Bytes by program; None for one that is not installed."""
+    """Bytes by program; None for programs that aren't installed."""
     return {
         "gzip -9": len(gzip.compress(data, 9)),
         "xz -9e": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
@@ -24,7 +24,7 @@ def compare(data: bytes) -> dict[str, int | None]:
 
 
 def ppmd(data: bytes) -> int | None:
-    """Bytes of PPMd (variant H), by the Python package pyppmd or by 7-Zip; None without both."""
+    """Bytes with PPMd (variant H), from the Python package pyppmd or from 7-Zip; None without both."""
     try:
         package = importlib.import_module("pyppmd")
     except ImportError:

@@ -1,4 +1,4 @@
-"""`mamba-tui generate` on a terminal: turn by turn, each continuing the text, with commands between turns."""
+"""`mamba-tui generate` on a terminal: turn by turn, each continuing the text, with commands in between."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mamba_tui.cli.text_output import TextOutput
 HISTORY, LARGEST_HISTORY, MOST_TURNS = "prompt_history", 1 << 20, 1000
 """The file of earlier turns in the state folder, its largest size in bytes, and how many turns it keeps."""
 PASTE_SECONDS = 0.05
-"""Within what time the lines of one paste come."""
+"""The longest time between two lines of one paste."""
 SETTINGS = {
     "/temperature": "temperature",
     "/seed": "seed",
@@ -28,19 +28,19 @@ SETTINGS = {
     "/repetition-penalty": "repetition_penalty",
 }
 LEAVE = ("/quit", "/exit")
-HINT = "each turn continues the text, Enter alone goes on; Ctrl-C ends a turn, /help lists commands"
+HINT = "each turn continues the text, and so does Enter alone; Ctrl-C ends a turn, /help lists commands"
 
 
 class Writer(Protocol):
-    """Who generates the turns."""
+    """Generates the turns."""
 
     settings: SamplingSettings
 
     def generate(self, prompt: str, *, continues: bool) -> int:
-        """Generate once; an exit code."""
+        """Generate once. Returns an exit code."""
 
     def note(self, text: str) -> None:
-        """Say something about the text that is not part of it."""
+        """Show a remark that isn't part of the text."""
 
 
 def converse(writer: Writer, output: TextOutput) -> None:
@@ -62,7 +62,7 @@ def converse(writer: Writer, output: TextOutput) -> None:
             break
         if command == "/new":
             continues = False
-            writer.note("a new text begins")
+            writer.note("started a new text")
         elif command.startswith("/") and "\n" not in turn and not turn.startswith(" "):
             _carry_out(command, writer)
         else:
@@ -74,7 +74,7 @@ def converse(writer: Writer, output: TextOutput) -> None:
 
 
 def _carry_out(command: str, writer: Writer) -> None:
-    """A command that looks at a setting or changes it."""
+    """A command that shows or changes a setting."""
     name, _, value = command.partition(" ")
     try:
         if name == "/help":
@@ -92,14 +92,14 @@ def _carry_out(command: str, writer: Writer) -> None:
             writer.note(f"{name[1:]} is {getattr(writer.settings, key)}; accepted: {SAMPLING[key].accepted}")
         else:
             raise UserError(
-                f"{name} is not a command; /help lists them, and a space in front makes it a text"
+                f"{name} is not a command; /help lists them. To send it as text, put a space in front"
             )
     except UserError as error:
         writer.note(str(error))
 
 
 def _number(text: str) -> float | int | str:
-    """The number that a text spells, otherwise the text, which the check of its setting refuses."""
+    """The number that a text stands for, or the text itself, for the setting's own check to refuse."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -110,19 +110,19 @@ def _number(text: str) -> float | int | str:
 
 def _help(settings: SamplingSettings) -> str:
     lines = [
-        ("Enter", "go on with the text"),
-        ("/new", "begin a new text"),
+        ("Enter", "continue the text"),
+        ("/new", "start a new text"),
         *((name, f"{SAMPLING[key].help}; now {getattr(settings, key)}") for name, key in SETTINGS.items()),
-        ("/stop TEXT", "a text that ends each turn; without one, none"),
+        ("/stop TEXT", "a text that ends each turn; nothing to remove it"),
         ("/quit", "leave, as Ctrl-D does"),
     ]
     return "\n".join(f"{name:20} {words}" for name, words in lines)
 
 
 def _read_turn(output: TextOutput) -> str:
-    """What the user typed, or pasted: lines that come together are one turn. Raises EOFError."""
+    """What the user typed or pasted; lines that arrive together are one turn. Raises EOFError."""
     if not sys.stdout.isatty():
-        # The text goes into a file or a pipe, where the question does not belong.
+        # The text goes into a file or a pipe, where the prompt doesn't belong.
         print("\n> ", end="", file=sys.stderr, flush=True)
     first = input("\n> " if sys.stdout.isatty() else "")
     rest = _rest_of_paste()
@@ -133,7 +133,7 @@ def _read_turn(output: TextOutput) -> str:
 
 
 def _rest_of_paste() -> str:
-    """The lines that came together with the one that was read."""
+    """The lines that arrived together with the one that was read."""
     data = b""
     while select.select([sys.stdin.fileno()], [], [], PASTE_SECONDS)[0]:
         block = os.read(sys.stdin.fileno(), 1 << 16)

@@ -1,4 +1,4 @@
-"""`mamba-tui data info|prepare|sample|clean`: inspect, prepare or clean up the text to train on."""
+"""`mamba-tui data info|prepare|sample|clean`: inspect, prepare or clean up the training text."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     from mamba_tui.cli.arguments import whole_number
     from mamba_tui.cli.run_options import add_configuration_options
 
-    parser = commands.add_parser("data", help="inspect, prepare or clean up the text to train on")
+    parser = commands.add_parser("data", help="inspect, prepare or clean up the training text")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     info = actions.add_parser(
         "info",
         help="list every file: encoding, documents, tokens, split",
-        description="Prepare the text if necessary and list what became of every file.",
+        description="Prepare the text if necessary and list how every file was used.",
     )
     info.add_argument("--all", action="store_true", help=f"list all files, not only {MOST_ROWS}")
     info.add_argument("--json", action="store_true", help="everything about every file as one JSON object")
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
-    """As training would have it; but looking at text writes no configuration file."""
+    """The configuration as training would use it; but looking at text writes no configuration file."""
     from core.config.files import DEFAULT_PRESET, WORKING_FILE
     from mamba_tui.cli.run_options import configuration
 
@@ -101,7 +101,7 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
 
 
 def prepared(config: RunConfig) -> Corpus:
-    """Prepare the text of a configuration, showing progress on stderr."""
+    """Prepare a configuration's text, showing progress on stderr."""
     from core.data.corpus import prepare
 
     with _progress() as tell:
@@ -110,7 +110,7 @@ def prepared(config: RunConfig) -> Corpus:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Something to tell of progress: a bar on a terminal, a line every few seconds elsewhere."""
+    """A function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds."""
     from mamba_tui.data_wording import progress_line
     from mamba_tui.widgets.safe_text import clip, visible
 
@@ -154,13 +154,17 @@ def _print_summary(corpus: Corpus) -> None:
     console = _console()
     for line in corpus.summary().splitlines():
         console.print(visible(line))
-    what = f"{corpus.encoded_files:,} files encoded" if corpus.encoded_files else "all of it was ready"
+    what = (
+        f"{corpus.encoded_files:,} files encoded"
+        if corpus.encoded_files
+        else "everything was prepared already"
+    )
     size = sum(path.stat().st_size for path in corpus.cache.rglob("*") if path.is_file())
     console.print(f"{what}; {bytes_size(size)} in {visible(corpus.cache)}")
 
 
 def _info(corpus: Corpus, every: bool) -> None:
-    """A table for people on a terminal; tab-separated lines with whole names elsewhere."""
+    """A table for people on a terminal; elsewhere tab-separated lines with full names."""
     from rich.table import Table
     from rich.text import Text
 
@@ -202,7 +206,7 @@ def _info(corpus: Corpus, every: bool) -> None:
 
 
 def _print_notes(console: Console, corpus: Corpus, every: bool) -> None:
-    """Notes, those that many files share only once."""
+    """Notes; if many files share one, it appears once."""
     from rich.text import Text
 
     from mamba_tui import data_wording as data_words
@@ -226,12 +230,12 @@ def _print_notes(console: Console, corpus: Corpus, every: bool) -> None:
 
 
 def _general(note: str) -> str:
-    """A note without the figures in brackets that differ from file to file."""
+    """A note without the figures in brackets, which differ from file to file."""
     return note.split(" (")[0] if note.startswith("Project Gutenberg") else note
 
 
 def _info_json(corpus: Corpus) -> None:
-    """Everything that is known of every file, exactly, for another program."""
+    """Everything known about every file, exactly, for another program."""
     import dataclasses
     import json
 
@@ -274,7 +278,7 @@ def _info_plain(corpus: Corpus) -> None:
 
 
 def _sample(corpus: Corpus, arguments: argparse.Namespace) -> None:
-    """Tokens of one file, boundaries visible: by shades on a terminal, by bars elsewhere."""
+    """Tokens of one file with visible boundaries: by shades on a terminal, by bars elsewhere."""
     from rich.text import Text
 
     from core.data.corpus.preview import token_texts
@@ -302,7 +306,7 @@ def _sample(corpus: Corpus, arguments: argparse.Namespace) -> None:
 
 
 def _choose(corpus: Corpus, wanted: str | None) -> FileReport:
-    """The file of that name, or the first whose name contains it; any where none is wanted."""
+    """The file of that name, or the first whose name contains it; a random one if none is wanted."""
     files = corpus.read
     if wanted is None:
         return random.choices(files, [file.tokens for file in files])[0]
@@ -310,7 +314,7 @@ def _choose(corpus: Corpus, wanted: str | None) -> FileReport:
     near = exact or [file for file in files if wanted.lower() in file.name.lower()]
     if not near:
         names = ", ".join(file.name for file in files[:5])
-        raise UserError(f'no file that was read is called "{wanted}"; there are {names} and so on')
+        raise UserError(f'no file that was read is called "{wanted}"; files: {names} ...')
     return near[0]
 
 

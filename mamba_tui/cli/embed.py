@@ -1,6 +1,6 @@
-"""`mamba-tui embed`: what a layer of a checkpoint makes of texts, as rows of numbers in a file.
+"""`mamba-tui embed`: a layer's features of texts, as rows of numbers in a file.
 
-The model lives in a process of its own (`core.features.server`); this side shows progress.
+The model is in another process (`core.features.server`); this one shows progress.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "embed",
-        help="take features of texts out of a layer of a checkpoint",
-        description="Take features of texts out of a layer of a checkpoint: one row of numbers a passage, "
+        help="compute features of texts with a layer of a checkpoint",
+        description="Compute features of texts with a layer of a checkpoint: one row of numbers per passage, "
         "the mean over its tokens, with the state carried through each document (docs/features.md).",
     )
     text = parser.add_argument_group("text")
     add_text_option(text)
     text.add_argument(
         "--per", default="paragraph", metavar="UNIT",
-        help='what a row stands for: token, line, paragraph, document, or a number such as "200 words" '
+        help='what a row describes: token, line, paragraph, document, or a length such as "200 words" '
         "(default paragraph)",
     )  # fmt: skip
     rows = parser.add_argument_group("features")
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )  # fmt: skip
     rows.add_argument(
         "--out", required=True, metavar="FILE",
-        help=".npz (features, documents and places), .npy (features alone) or .parquet (needs pyarrow)",
+        help=".npz (features, documents and positions), .npy (features alone) or .parquet (needs pyarrow)",
     )  # fmt: skip
     rows.add_argument("--dtype", default="float32", metavar="T", help="float32 (the default) or float16")
     rows.add_argument("--force", action="store_true", help="replace the file if it exists")
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     note(words)
     options = {key: getattr(arguments, key) for key in ("device", "layer", "per", "out", "dtype")}
     options |= {"texts": arguments.text, "checkpoint": str(checkpoint)}
-    done = answer_of("core.features.server", "the process that embeds", "embed", _done, **options)
+    done = answer_of("core.features.server", "the embedding process", "embed", _done, **options)
     if done is None:
         note("stopped; nothing was written")
         return EXIT_INTERRUPTED
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _done(events: Iterator[Event]) -> Event:
-    """The last event of the answer; progress is shown meanwhile."""
+    """The last event of the answer, showing progress in the meantime."""
     began = time.monotonic()
     with progress_bar() as tell:
         for event in events:
@@ -86,4 +86,4 @@ def _done(events: Iterator[Event]) -> Event:
             share = event["done"] / max(1, event["size"])
             left = (time.monotonic() - began) * (1 / max(share, 1e-9) - 1)
             tell(share, f"{bytes_size(event['done'])}, {duration(left)} left, {visible(event['name'])}")
-    raise AssertionError("the client raises an error where no answer comes")
+    raise AssertionError("the client raises an error if no answer comes")

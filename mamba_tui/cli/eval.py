@@ -1,6 +1,6 @@
-"""`mamba-tui eval`: how well a checkpoint predicts texts, in figures.
+"""`mamba-tui eval`: how well a checkpoint predicts texts, in numbers.
 
-The model lives in a process of its own (`core.evaluation.server`); this side shows what it reports.
+The model is in another process (`core.evaluation.server`); this one shows its report.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "eval",
         help="measure how well a checkpoint predicts texts",
         description="Measure how well a checkpoint predicts texts: with its state carried through each "
-        "document, and in windows of block_size tokens that begin from an empty state.",
+        "document, and in windows of block_size tokens that start from an empty state.",
     )
     add_checkpoint_options(parser)
     text = parser.add_argument_group("text")
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report(events: Iterator[Event], checkpoint: Path, words: str) -> dict[str, Any]:
-    """Everything the process reports, as one object; progress is shown meanwhile."""
+    """The process's whole report as one object, showing progress in the meantime."""
     report: dict[str, Any] = {"checkpoint": str(checkpoint)}
     documents: list[dict[str, Any]] = []
     with progress_bar() as tell:
@@ -91,11 +91,11 @@ def _report(events: Iterator[Event], checkpoint: Path, words: str) -> dict[str, 
                     documents.append(values)
                 case "done":
                     return report | values | {"documents": documents, "document_count": values["documents"]}
-    raise AssertionError("the client raises an error where no answer comes")
+    raise AssertionError("the client raises an error if no answer comes")
 
 
 def _with_numbers(value: Any) -> Any:
-    """The report with numbers in place of the texts that stand for what JSON can't hold."""
+    """The report with numbers in place of the texts that JSON needs for them."""
     if isinstance(value, dict):
         return {key: item if key == "name" else _with_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -21,12 +21,12 @@ UNITS = {
     "bits_per_byte": "bits per byte",
     "perplexity": "perplexity",
 }
-SIDES = {"train": "trained on", "validation": "validation", "tail": "trained on, but its end", "": "new"}
+SIDES = {"train": "trained on", "validation": "validation", "tail": "trained on except its end", "": "new"}
 Row = Sequence[str]
 
 
 def show_report(report: dict[str, Any], *, every: bool) -> None:
-    """Print a report: documents, the whole text, loss by position, and what memory is worth."""
+    """Print a report: documents, the whole text, loss by position, and the value of the carried state."""
     documents = report["documents"]
     shown = documents if every or not sys.stdout.isatty() else documents[:MOST_DOCUMENTS]
     window = f"windows of {report['block_size']:,}"
@@ -52,13 +52,13 @@ def show_report(report: dict[str, Any], *, every: bool) -> None:
 
 
 def memory_sentence(report: dict[str, Any]) -> str:
-    """Whether carrying the state helps, where the text is long enough to tell."""
+    """Whether carrying the state helps, if the text is long enough to tell."""
     gain, error = report["gain"], report["gain_standard_error"]
     if report["tokens"] <= report["block_size"] or math.isnan(error):
         return "Too little text to tell whether carrying the state helps."
     size = f"{abs(gain):.4f} ± {error:.4f} nats per token"
     if abs(gain) <= 2 * error:
-        return f"Carrying the state makes no difference that this text can show ({gain:+.4f} ± {error:.4f})."
+        return f"Carrying the state makes no measurable difference on this text ({gain:+.4f} ± {error:.4f})."
     return f"Carrying the state {'helps' if gain > 0 else 'hurts'}: {size} against windows."
 
 
@@ -82,7 +82,7 @@ def _amount(report: dict[str, Any]) -> str:
 
 
 def _unit(report: dict[str, Any], key: str, words: str) -> Row:
-    """A loss in one unit with its standard error in the same unit."""
+    """A loss in one unit, with its standard error in the same unit."""
     row = [words]
     for way in ("streamed", "windows"):
         values = report[way]
@@ -117,7 +117,7 @@ def _gain(value: float) -> str:
 
 
 def _show(titles: Row, rows: list[Row], more: str = "") -> None:
-    """A table whose first column takes what room there is."""
+    """A table whose first column gets the remaining width."""
     if not sys.stdout.isatty():
         for row in (titles, *rows):
             print("\t".join(row))

@@ -1,7 +1,7 @@
 """`mamba-tui generate`: a checkpoint generates text, once or turn by turn.
 
-The model lives in a generator process (`core.generation.server`); this side only reads prompts and shows
-text, so it starts at once and never imports torch.
+The model is in the generator process (`core.generation.server`). This one only reads prompts and shows text,
+so it starts at once and never imports torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "generate",
         help="generate text from a checkpoint",
-        description="Generate text from a checkpoint. Without a prompt: on a terminal turn by turn, each "
+        description="Generate text from a checkpoint. Without a prompt: on a terminal, turn by turn, each "
         "continuing the text so far; elsewhere all of standard input is the prompt.",
     )
     parser.text_options = {"--prompt", "--stop"}
@@ -63,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         help="the same from a UTF-8 file, without its last line end; - is standard input",
     )  # fmt: skip
     text.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end at this text, which is left out; repeatable"
+        "--stop", action="append", metavar="TEXT", help="stop at this text and leave it out; repeatable"
     )
     text.add_argument("--ignore-end", action="store_true", default=None, help=SAMPLING["ignore_end"].help)
     sampling = parser.add_argument_group("sampling")
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _prompt(arguments: argparse.Namespace) -> str | None:
-    """The text to continue; None where a person is to be asked turn by turn."""
+    """The text to continue; None if a person is to be asked turn by turn."""
     if arguments.prompt is not None:
         return str(arguments.prompt)
     if arguments.prompt_file in (None, "-"):
@@ -124,12 +124,12 @@ def _prompt(arguments: argparse.Namespace) -> str | None:
 
 
 def _without_last_line_end(text: str) -> str:
-    """Every editor and `echo` end the last line, which says nothing of where the text is to go on."""
+    """Every editor and `echo` end the last line, which says nothing about where the text continues."""
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 class TextWriter:
-    """Has the generator process generate, and shows what comes."""
+    """Has the generator process generate, and shows what it sends."""
 
     def __init__(
         self, client: BlockingClient, settings: SamplingSettings, output: TextOutput, *, interactive: bool
@@ -138,7 +138,7 @@ class TextWriter:
         self._client, self._output, self._interactive = client, output, interactive
 
     def load(self, checkpoint: Path, device: str, words: str) -> None:
-        """Load a checkpoint and say which."""
+        """Load a checkpoint and say which one."""
         request = self._client.send("load", checkpoint=str(checkpoint), device=device)
         loaded = next(event for event in self._client.events(request) if event["event"] == "loaded")
         self.note(f"{words}; {loaded['parameters']:,} parameters on {loaded['device']}")
@@ -146,8 +146,8 @@ class TextWriter:
             self.note(unverified(checkpoint))
 
     def generate(self, prompt: str, *, continues: bool) -> int:
-        """Stream one generation; Ctrl-C ends it, keeping what was generated. An exit code."""
-        # What is no Unicode in an argument or in standard input reaches us as lone surrogates.
+        """Stream one generation. Ctrl-C ends it and keeps the text so far. Returns an exit code."""
+        # Characters of an argument or of standard input that aren't Unicode arrive as lone surrogates.
         prompt = re.sub("[\ud800-\udfff]", "\ufffd", prompt)
         settings = dataclasses.asdict(self.settings)
         request = self._client.send("generate", prompt=prompt, **{"continue": continues}, **settings)
@@ -155,7 +155,7 @@ class TextWriter:
         with canceling_on_interrupt(self._client, request) as interrupts:
             for event in self._client.events(request):
                 if event["event"] == "token":
-                    # With --ignore-end another document follows; nothing else parts the two.
+                    # With --ignore-end another document follows; nothing else separates the two.
                     self._output.write(event["text"] + ("\n\n" if self._goes_on(event) else ""))
                 elif event["event"] == "done":
                     done = event
@@ -166,7 +166,7 @@ class TextWriter:
         return EXIT_INTERRUPTED if interrupts else 0
 
     def note(self, text: str) -> None:
-        """A remark about the text, kept out of the text."""
+        """A remark about the text that isn't part of it."""
         note(text)
 
     def _goes_on(self, event: Event) -> bool:
@@ -178,6 +178,6 @@ class TextWriter:
         words = f"{REASONS[done['reason']]} after {count:,} token{'' if count == 1 else 's'}"
         words += f", {done['tokens_per_second']:,.0f} tokens/s, seed {self.settings.seed}"
         if done["reason"] == "end":
-            way = "Enter begins another document" if self._interactive else "--ignore-end goes on past it"
+            way = "Enter starts another document" if self._interactive else "--ignore-end continues past it"
             return f"{words}; {way}"
-        return f"{words}; Enter goes on" if self._interactive else words
+        return f"{words}; Enter continues" if self._interactive else words

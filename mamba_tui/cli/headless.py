@@ -1,6 +1,6 @@
-"""`--no-ui`: follow a run in a plain terminal, with a live line on a terminal and plain lines when piped.
+"""`--no-ui`: follow a run as plain text, with a live line on a terminal and only whole lines when piped.
 
-Like the console it only reads the run's events and sends commands; training does not depend on it.
+Like the console, it only reads the run's events and sends commands; training doesn't depend on it.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ POLL_SECONDS = 0.1
 TAIL_BYTES = 1 << 16
 PLAIN_LINE_SECONDS = 5.0
 LONGEST_START = 60.0
-"""Seconds that a detached start waits for what its trainer says of a changed schedule."""
+"""Seconds that a detached start waits for its trainer's messages about a changed schedule."""
 
 
 def reader_at_end(run: Run) -> EventReader:
-    """A reader that has seen everything up to now: take it before starting a trainer."""
+    """A reader that skips everything so far: create it before starting a trainer."""
     reader = EventReader(run.events_path)
     if run.events_path.exists():
         reader.skip_to_tail(TAIL_BYTES)
@@ -67,11 +67,11 @@ def reader_at_end(run: Run) -> EventReader:
 
 
 def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
-    """Show what `reader` has not seen yet of a run, until the run ends.
+    """Show the events of a run that `reader` hasn't read yet, until the run ends.
 
-    With `pid`, the trainer this process has just started: Ctrl-C saves and ends the run, and the
-    trainer's exit code is returned. Without it the run is somebody else's: Ctrl-C only leaves. Where the
-    display cannot be written any more, this ends with EXIT_UNSEEN; the run goes on, and that is said.
+    With `pid`, this process has just started the trainer: Ctrl-C saves and ends the run, and the trainer's
+    exit code is returned. Without it the run is somebody else's, and Ctrl-C only stops following. If the
+    output can no longer be written, this says so and ends with EXIT_UNSEEN, and the run continues.
     """
     try:
         return _follow(run, reader, pid)
@@ -81,12 +81,12 @@ def follow(run: Run, reader: EventReader, *, pid: int | None = None) -> int:
 
 
 def _say_unseen(run: Run, error: OSError, *, ours: bool) -> None:
-    """A run never goes on without its display unsaid: on standard error, and where `logs` shows it."""
+    """Never leave a run without a display silently: say so on standard error and where `logs` shows it."""
     reason = error.strerror or str(error)
     words = (
-        f"the display of {run.name} has ended ({reason}); its training goes on: mamba-tui attach {run.name}"
+        f"the display of {run.name} has ended ({reason}); its training continues: mamba-tui attach {run.name}"
     )
-    leave_quietly()  # what is still unwritten would fail once more at the exit
+    leave_quietly()  # writing the rest at exit would fail again
     say_error(f"mamba-tui: {words}")
     if ours:
         with contextlib.suppress(OSError), open_to_append(run.log_path) as log:
@@ -94,7 +94,7 @@ def _say_unseen(run: Run, error: OSError, *, ours: bool) -> None:
 
 
 class _Console(Console):
-    """Rich's own answer to a reader that went away is to end the program without a word."""
+    """Rich's own reaction to a reader that is gone is to end the program without a message."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -106,7 +106,7 @@ def _follow(run: Run, reader: EventReader, pid: int | None) -> int:
     alerts = AlertWatch(run.name, run.path, wishes, lambda alert: _ring(console, alert, wishes))
     display = (LiveDisplay if console.is_terminal else PlainDisplay)(console, run.config())
     if pid is None:
-        console.print(f"Following {visible(run.name)}; Ctrl-C leaves, training goes on.", style="dim")
+        console.print(f"Following {visible(run.name)}; Ctrl-C leaves, training continues.", style="dim")
     else:
         console.print(f"Training {visible(run.name)}; Ctrl-C saves and ends.", style="dim")
     gone = False
@@ -115,7 +115,7 @@ def _follow(run: Run, reader: EventReader, pid: int | None) -> int:
             if pid is not None and not gone and not run.path.is_dir():
                 gone = True
                 display.say(
-                    f"warning: the folder of {run.name} is gone; its trainer is still there", "yellow"
+                    f"warning: the folder of {run.name} is gone; its trainer is still running", "yellow"
                 )
             ended = not _alive(run, pid)
             for event in reader.poll():
@@ -128,12 +128,12 @@ def _follow(run: Run, reader: EventReader, pid: int | None) -> int:
     if left and pid is None:
         return 0
     if display.latest.end is None and run.exists:
-        alerts.alert("died", "its trainer ended without a word")
+        alerts.alert("died", "its trainer ended without a message")
     return _conclude(console, run, display, pid)
 
 
 def show_schedule(run: Run, reader: EventReader, pid: int) -> None:
-    """Print what a trainer just started says of its schedule and text, once its model is known."""
+    """Print a new trainer's messages about its schedule and text, once its model is known."""
     known, deadline = False, time.monotonic() + LONGEST_START
     while time.monotonic() < deadline:
         ended = trainer_exit_code(pid) is not None
@@ -149,7 +149,7 @@ def show_schedule(run: Run, reader: EventReader, pid: int) -> None:
 
 
 def _alert_settings() -> AlertSettings:
-    """What the user wants to be told. A bad file must not part a run from its display: it is only said."""
+    """The user's alert settings. A bad file must not stop the display, so it only causes a warning."""
     try:
         return load_settings()
     except UserError as error:
@@ -158,7 +158,7 @@ def _alert_settings() -> AlertSettings:
 
 
 def _ring(console: Console, alert: Alert, wishes: AlertSettings) -> None:
-    """Ring or notify in a terminal; only a trainer's death must be told to the user's command from here."""
+    """Ring or notify in a terminal. Here the user's command is only told if a trainer dies."""
     if console.is_terminal:
         console.file.write(terminal_sequence(alert, wishes))
         console.file.flush()
@@ -168,9 +168,9 @@ def _ring(console: Console, alert: Alert, wishes: AlertSettings) -> None:
 
 @contextmanager
 def _interrupts(display: Display, run: Run, pid: int | None) -> Iterator[list[int]]:
-    """Make Ctrl-C and SIGTERM a stop of our own run (again: end it now), or a leave of another's.
+    """Make Ctrl-C and SIGTERM stop our own run (a second time: at once), or stop following another's.
 
-    Yields a list that is non-empty once following should end.
+    Yields a list that is no longer empty once following should end.
     """
     left: list[int] = []
     seen: list[int] = []
@@ -200,7 +200,7 @@ def _alive(run: Run, pid: int | None) -> bool:
 
 
 def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> int:
-    """Say how the run ended, in words, and turn it into an exit code."""
+    """Say how the run ended, and return its exit code."""
     end, error = display.latest.end, display.latest.error
     if pid is not None:
         code = trainer_exit_code(pid) or 0
@@ -218,19 +218,19 @@ def _conclude(console: Console, run: Run, display: Display, pid: int | None) -> 
         if now.state == "gone":
             errors.print(f"mamba-tui: {visible(now.message)}", markup=False)
             return code or 1
-        errors.print(f"mamba-tui: the trainer of {visible(run.name)} died; its last words:", markup=False)
+        errors.print(f"mamba-tui: the trainer of {visible(run.name)} died; the end of its log:", markup=False)
         errors.print(visible(now.log_tail, lines=True), markup=False)
     elif end.reason == "finished":
         console.print(f"Done. Let it write: mamba-tui generate --run {visible(run.name)}", markup=False)
     else:
         saved = f"saved {visible(end.checkpoint)}; " if end.checkpoint else ""
-        how = f"{saved}go on with it: mamba-tui train --run {visible(run.name)} --resume"
+        how = f"{saved}continue it: mamba-tui train --run {visible(run.name)} --resume"
         console.print(f"Ended at step {end.step:,}: {how}", markup=False)
     return code
 
 
 class Display:
-    """Turns events into lines. The subclasses show the moving part: progress, loss, speed."""
+    """Turns events into lines. Subclasses show what changes: progress, loss, speed."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         training = config.training
@@ -247,19 +247,19 @@ class Display:
         return
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line that stays."""
+        """Print a line."""
         self.console.print(Text(visible(text, lines=True), style=style), soft_wrap=True)
 
     @property
     def max_iters(self) -> int:
-        """The step that the run ends with, 1 while that is not known."""
+        """The run's last step; 1 while it isn't known."""
         return self.latest.max_iters or 1
 
     def tick(self) -> None:
         """Called about ten times a second."""
 
     def take(self, event: Event) -> None:
-        """Take one event of the run."""
+        """Handle one event of the run."""
         self.latest.feed([event])
         match event:
             case RunEvent():
@@ -282,11 +282,11 @@ class Display:
 
     def _started(self, event: RunEvent) -> None:
         if not event.parameters:
-            return  # the trainer is up, but has not built its model yet
+            return  # the trainer is running, but hasn't built its model yet
         origin = f", resumed from step {event.resumed_from:,}" if event.resumed_from is not None else ""
         self.say(
             f"{event.parameters:,} parameters, {event.vocab_size:,} tokens in the vocabulary, "
-            f"{event.tokens_per_step:,} tokens a step, on {event.device}{origin}"
+            f"{event.tokens_per_step:,} tokens per step, on {event.device}{origin}"
         )
         for key, (old, new) in event.changes.items():
             self.say(f"changed {key}: {old} -> {new}")
@@ -307,7 +307,7 @@ class Display:
 def _plan(event: PlanEvent) -> list[str]:
     time_left = time_range(event.seconds_low, event.seconds_high)
     if event.step:
-        return [f"as fast as now: about {rough_time(event.seconds)} in all ({time_left})"]
+        return [f"at this speed: about {rough_time(event.seconds)} in total ({time_left})"]
     words = plan_words(event.tokens, event.parameters, event.passes, event.seconds)
     lines = [f"{words} ({time_left}), {event.steps:,} steps"]
     if event.expected_low is not None and event.expected_high is not None:
@@ -332,11 +332,11 @@ class PlainDisplay(Display):
 
     @property
     def max_iters(self) -> int:
-        """The step that the run ends with, 1 while that is not known."""
+        """The run's last step; 1 while it isn't known."""
         return self.latest.max_iters or 1
 
     def tick(self) -> None:
-        """Print the newest progress, or a new state, if its time has come."""
+        """Print the latest progress, or a new state, if it is time."""
         now_doing, step = self.latest.state, self.latest.last_step
         state = (now_doing.state, now_doing.detail) if now_doing else ("", "")
         training = state[0] == "training"
@@ -352,7 +352,7 @@ class PlainDisplay(Display):
 
 
 class LiveDisplay(Display):
-    """For terminals: a bar and the newest figures, redrawn in place below the lines that stay."""
+    """For terminals: a bar and the latest figures, redrawn in place below the printed lines."""
 
     def __init__(self, console: Console, config: RunConfig) -> None:
         super().__init__(console, config)
@@ -370,7 +370,7 @@ class LiveDisplay(Display):
 
     @property
     def max_iters(self) -> int:
-        """The step that the run ends with, 1 while that is not known."""
+        """The run's last step; 1 while it isn't known."""
         return self.latest.max_iters or 1
 
     def tick(self) -> None:

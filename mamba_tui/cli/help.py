@@ -1,10 +1,10 @@
-"""What `--help` shows besides options: the commands in groups, and examples of each command."""
+"""What `--help` shows besides options: the commands in groups, and examples for each command."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Commands by what they are for; a command that is missing here is listed under "Other".
+# Commands by purpose; a command that is missing here is listed under "Other".
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
@@ -30,7 +30,7 @@ EXAMPLES = {
     },
     "sweep": {
         "mamba-tui sweep sweep-001": "its variants, and which setting mattered",
-        "mamba-tui sweep sweep-001 --resume --detach": "go on after a reboot",
+        "mamba-tui sweep sweep-001 --resume --detach": "continue after a reboot",
     },
     "runs": {
         "mamba-tui runs --sort best": "the best first",
@@ -54,17 +54,17 @@ EXAMPLES = {
         "mamba-tui eval --run run-003 --text ~/validation --json": "figures for another program",
     },
     "embed": {
-        "mamba-tui embed --text ~/books --per paragraph --out features.npz": "one row a paragraph",
+        "mamba-tui embed --text ~/books --per paragraph --out features.npz": "one row per paragraph",
         "mamba-tui embed --text novel.txt --per '200 words' --layer 0 --out novel.npz": "another layer",
     },
     "compress": {
         "mamba-tui compress novel.txt": "the newest run's best checkpoint makes novel.txt.mtz",
-        "mamba-tui compress novel.txt --compare": "beside gzip, xz and PPMd",
+        "mamba-tui compress novel.txt --compare": "compared with gzip, xz and PPMd",
         "mamba-tui compress novel.txt --run run-003 --streams 4 -o small.mtz": "slower, a little smaller",
     },
     "decompress": {"mamba-tui decompress novel.txt.mtz --run run-003": "novel.txt again"},
     "data": {
-        "mamba-tui data info --dataset ~/books": "what became of every file",
+        "mamba-tui data info --dataset ~/books": "how every file was used",
         "mamba-tui data sample --tokens 50": "50 tokens as the model sees them",
     },
     "completion": {
@@ -78,7 +78,7 @@ EXIT_CODES = """exit codes:
 
 
 def overview(summaries: Mapping[str, str]) -> str:
-    """The commands in groups, from a mapping of command -> one-line summary."""
+    """The commands in groups, from command -> one-line summary."""
     grouped = {name for names in GROUPS.values() for name in names}
     groups = {**GROUPS, "Other": tuple(name for name in summaries if name not in grouped)}
     width = max(map(len, summaries))
@@ -91,7 +91,7 @@ def overview(summaries: Mapping[str, str]) -> str:
 
 
 def examples(command: str) -> str:
-    """The examples of a command, one a line with what it does; "" if it has none."""
+    """The examples of a command, one per line with a description; "" if it has none."""
     if command not in EXAMPLES:
         return ""
     lines = EXAMPLES[command]

@@ -1,4 +1,4 @@
-"""Work that another process does for a command, and Ctrl-C meanwhile."""
+"""Work that another process does for a command, and Ctrl-C during that work."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Answer = TypeVar("Answer")
 def answer_of(
     module: str, what: str, operation: str, read: Callable[[Iterator[Event]], Answer], **values: Any
 ) -> Answer | None:
-    """What a process of its own, `what` in words, answers: what `read` makes of its events.
+    """Start a process for one request and return what `read` makes of its events. `what` names the process.
 
-    None where Ctrl-C ended the work before there was an answer. Raises UserError as the process says.
+    Returns None if Ctrl-C ended the work before there was an answer. Raises UserError if the process reports
+    one.
     """
     with BlockingClient(module_command(module), what) as client:
         request = client.send(operation, **values)
@@ -34,9 +35,9 @@ def answer_of(
 
 @contextlib.contextmanager
 def canceling_on_interrupt(client: BlockingClient, request: int) -> Iterator[list[int]]:
-    """Turn Ctrl-C into a cancel of the request; a second one ends the program. Yields the interrupts seen.
+    """Make Ctrl-C cancel the request, and a second one end the program. Yields the list of interrupts.
 
-    A KeyboardInterrupt in the middle of a read could lose half a line, so none is raised at first.
+    A KeyboardInterrupt in the middle of a read could lose half a line, so the first one raises nothing.
     """
     interrupts: list[int] = []
 

@@ -27,7 +27,7 @@ from mamba_tui.widgets.safe_text import visible
 
 EXIT_BAD_INPUT = 2
 SCHEDULE_KEYS = {"max_iters", "schedule", "cooldown_iters"}
-"""Settings whose change makes a resumed run's learning rate go another way."""
+"""Settings that change the course of a resumed run's learning rate."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_text(arguments: argparse.Namespace, config: RunConfig, resumed: Run | None) -> None:
-    """Raise UserError unless the run could start; may offer the sample text."""
-    # Only the folder that nobody chose may be filled with the sample text, and only for a new run.
+    """Raise UserError unless the run could start. May offer the sample text."""
+    # The sample text is offered for a new run only, and only for the default folder.
     untouched = (
         resumed is None
         and arguments.dataset is None
@@ -94,7 +94,7 @@ def _check_text(arguments: argparse.Namespace, config: RunConfig, resumed: Run |
 
 
 def need_terminal(command: str, instead: str) -> None:
-    """Raise UserError unless the console has a terminal to be drawn on and keys to read."""
+    """Raise UserError unless there is a terminal to draw the console on and to read keys from."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on standard error
         raise UserError(f"{command} needs a terminal for input and standard error; without one: {instead}")
 
@@ -119,7 +119,7 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 
 def find_run(root: Path, name: str) -> Run:
-    """The run of that name. Raises UserError naming those there are."""
+    """The run of that name. Raises UserError that lists the existing ones."""
     check_name(name, "RUN")
     runs = {one.name: one for one in list_runs(root)}
     if name not in runs:
@@ -129,10 +129,10 @@ def find_run(root: Path, name: str) -> Run:
 
 
 def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
-    """Offer the built-in sample to a new run whose dataset folder is the default one and untouched.
+    """Offer the sample text to a new run if its dataset folder is the default one and untouched.
 
-    A folder that the user named, and that of a resumed run (`given`), is never written to. Raises
-    UserError when there is no text.
+    A folder that the user named, or a resumed run's (`given`), is never written to. Raises UserError if there
+    is no text.
     """
     from core.data.sample_corpus import has_texts, is_untouched_default, no_text, write_sample
 
@@ -142,7 +142,11 @@ def ensure_text(config: RunConfig, *, ask: bool, given: bool) -> None:
     if given or not is_untouched_default(folder):
         raise UserError(no_text(folder))
     if ask:
-        print(f"There is no text in {visible(folder)} yet; a sample can go there, the Python reference.")
-        if input("Write it there and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
-            raise UserError(f"{folder} holds no text; put .txt files there, or name a folder: --dataset DIR")
+        print(
+            f"There is no text in {visible(folder)} yet. A sample is available: Python's language reference."
+        )
+        if input("Write it and train on it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            raise UserError(
+                f"{folder} contains no text; put .txt files there, or name a folder: --dataset DIR"
+            )
     print(visible(write_sample(folder)))

@@ -1,4 +1,4 @@
-"""`mamba-tui logs RUN`: what the console's log view shows, once or for as long as the run lives."""
+"""`mamba-tui logs RUN`: the console's log view as text, once or for as long as the run lives."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from core.runs import EventReader, Run, is_alive, log_tail
 from core.runs.events import Event, RunEvent
 from mamba_tui.widgets.safe_text import visible
 
-# Kinds that a log tells of; steps, states and samples have views of their own.
+# Kinds of events in a log; steps, states and samples have their own views.
 TOLD = ("run", "eval", "checkpoint", "command", "warning", "error", "end")
 POLL_SECONDS = 0.2
 PRINTED_LINES = 200
 
 
 def show(run: Run, lines: int, *, follow: bool) -> int:
-    """Print the last `lines` of a run's log. With `follow`, go on until the run has ended."""
+    """Print the last `lines` of a run's log. With `follow`, keep printing until the run has ended."""
     if lines < 1:
         raise UserError(f"--lines is {lines}; accepted: a number of at least 1")
     reader = EventReader(run.events_path)
@@ -29,7 +29,8 @@ def show(run: Run, lines: int, *, follow: bool) -> int:
     for line in text[-lines:]:
         _print(line)
     while follow:
-        alive = is_alive(run)  # before its history: what ends in between has written its last word
+        # Asked before reading, so that a run that ends in between has written everything.
+        alive = is_alive(run)
         for line in _sentences(reader.poll()):
             _print(line)
         if not alive:
@@ -51,5 +52,5 @@ def _sentences(events: list[Event]) -> Iterator[str]:
 
 
 def _print(line: str) -> None:
-    """Safe on a terminal; exact in a pipe or a file."""
+    """Safe on a terminal, exact in a pipe or a file."""
     print(visible(line) if sys.stdout.isatty() else line, flush=True)

@@ -1,4 +1,4 @@
-"""The command line, `mamba-tui`: one parser; each command has its own module, imported when it is called."""
+"""The command line `mamba-tui`: one parser. Each command has its own module, imported when it is called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ABOUT = "Train small hybrid Mamba and attention language models on your own text
 EXIT_FAILURE = 1
 TRACEBACK_VARIABLE = "MAMBA_TUI_TRACEBACK"
 
-# command -> the module whose `run(arguments) -> exit code` carries it out
+# command -> the module whose `run(arguments) -> exit code` implements it
 MODULES = {
     "launch": "mamba_tui.cli.launch",
     "train": "mamba_tui.cli.launch",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`| head`).
+        # The reader of our output is gone (`| head`).
         leave_quietly()
         return EXIT_FAILURE
     except Exception as error:
@@ -70,19 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Say in one sentence what nobody thought of. Returns the exit code."""
+    """Report an unexpected error in one sentence. Returns the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE):
         raise error
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename} cannot be used" if error.filename else "reading or writing failed"
         say_error(f"mamba-tui: {where}: {error.strerror}")
-        leave_quietly()  # what is still unwritten would fail once more at the exit
+        leave_quietly()  # writing the rest at exit would fail again
         return EXIT_FAILURE
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{frame.filename}, line {frame.lineno}"
     say_error(
         f"mamba-tui: internal error: {type(error).__name__}: {error} ({place}); "
-        f"with {TRACEBACK_VARIABLE}=1 all of it is shown"
+        f"with {TRACEBACK_VARIABLE}=1 shows the traceback"
     )
     return EXIT_FAILURE
 
@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         "stop": "save a checkpoint and end a run",
         "pause": "pause a run after its current step",
         "resume": "continue a paused run",
-        "finish": "end a run well: cool its learning rate down to zero, evaluate, save",
+        "finish": "finish a run: cool its learning rate down to zero, evaluate, save",
         "save": "save a checkpoint of a run now",
     }.items():
         command = commands.add_parser(name, help=text)
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of lines from the end (default 50)",
     )
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep printing until the run ends")
     add_run_place(logs)
 
     from mamba_tui.cli.bench import add_parser as add_bench

@@ -1,4 +1,4 @@
-"""How far the work of another process is: a bar on a terminal, a line every few seconds elsewhere."""
+"""The progress of another process: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAR = 20
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[float, str], None]]:
-    """Yields something to tell of progress: the share that is done, 0 to 1, and a few words."""
+    """Yields a function that shows progress: the share that is done, 0 to 1, and a few words."""
     if not sys.stderr.isatty():
         last = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""The options that the console and headless training share, and the configuration they add up to."""
+"""Options that the console and headless training share, and the configuration that results from them."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def add_configuration_options(parser: argparse.ArgumentParser) -> None:
         "--max-iters",
         type=count_or_auto,
         metavar="N",
-        help="optimizer steps in total, auto = as many as the text has use for",
+        help="optimizer steps in total; auto: as many as suit the text",
     )
     group.add_argument(
         "--minutes", type=number, metavar="N",
-        help="time budget: the run ends within so many minutes (default none)",
+        help="time budget: the run ends within this many minutes (default none)",
     )  # fmt: skip
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
@@ -61,7 +61,7 @@ def add_ranks_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks",
         metavar="N",
-        help="processes that train together under torchrun: a number, or all for one a GPU (default 1)",
+        help="processes that train together under torchrun: a number, or all for one per GPU (default 1)",
     )
 
 
@@ -73,15 +73,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--run", metavar="NAME", help="name of the run (default: a new one)")
     mode = group.add_mutually_exclusive_group()
     mode.add_argument("--resume", action="store_true", help="continue a run (the newest without --run)")
-    mode.add_argument("--fresh", action="store_true", help="start the run over; the old one is moved aside")
+    mode.add_argument(
+        "--fresh", action="store_true", help="start the run over; the old one is kept under another name"
+    )
     add_run_place(group)
 
 
 def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tuple[RunConfig, Path | None]:
-    """The configuration that the options ask for, and the file it came from if it came from one.
+    """The configuration that the options ask for, and the file it came from, if any.
 
-    Without --config and --preset it is that of the run to go on with, if there is one, or else the
-    working file, which is written first where none exists. Raises UserError or ConfigError.
+    Without --config and --preset it is the configuration of the run to continue, if there is one, or else the
+    working file, which is created if it doesn't exist. Raises UserError or ConfigError.
     """
     path: Path | None = None
     if arguments.preset:
@@ -100,11 +102,11 @@ def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tupl
 
 
 def _keep(config: RunConfig, path: Path) -> None:
-    """Write the working file of a first start, or say that it cannot be kept."""
+    """Create the working file at the first start, or say that it can't be written."""
     try:
         save_file(config, path)
     except UserError:
-        say_note(f"{path} cannot be written here, so changes of the configuration will not be kept")
+        say_note(f"{path} cannot be written, so changes of the configuration will not be saved")
 
 
 def _on_cuda(device: str | None) -> bool:
@@ -126,12 +128,12 @@ def _overridden(config: RunConfig, arguments: argparse.Namespace) -> RunConfig:
 
 
 def run_mode(arguments: argparse.Namespace) -> Mode:
-    """How to treat a run that exists: "resume", "fresh", or "auto" (go on with it if it is named)."""
+    """How to treat an existing run: "resume", "fresh", or "auto" (continue it if it is named)."""
     return "resume" if arguments.resume else "fresh" if arguments.fresh else "auto"
 
 
 def checkpoints_folder(arguments: argparse.Namespace) -> Path:
-    """The folder of the runs. Raises UserError where a file stands in its place."""
+    """The folder of the runs. Raises UserError if it is a file."""
     path = Path(arguments.checkpoints)
     try:
         info = path.stat()
@@ -150,9 +152,9 @@ def checkpoints_folder(arguments: argparse.Namespace) -> Path:
 
 
 def run_to_resume(arguments: argparse.Namespace, root: Path) -> Run | None:
-    """The run that the options ask to go on with: the one named, or with --resume alone the newest.
+    """The run to continue: the one that is named, or with --resume alone the newest.
 
-    None when a new run is to begin. Raises UserError when --resume finds nothing to go on with.
+    None if a new run is to be started. Raises UserError if --resume finds no run.
     """
     if arguments.fresh:
         if arguments.run is not None:
@@ -169,5 +171,5 @@ def run_to_resume(arguments: argparse.Namespace, root: Path) -> Run | None:
         return None
     waiting = [run for run in list_runs(root) if run.events_path.exists() and not is_alive(run)]
     if not waiting:
-        raise UserError(f"--resume found no run to go on with in {root}; start one without --resume")
+        raise UserError(f"--resume found no run in {root}; start one without --resume")
     return max(waiting, key=lambda run: run.events_path.stat().st_mtime)

@@ -32,13 +32,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--sort", default="name", metavar="COLUMN", help="best, lr, any setting ... (default name)"
     )
-    parser.add_argument("--reverse", action="store_true", help="with --sort: the other way round")
+    parser.add_argument("--reverse", action="store_true", help="with --sort: reverse the order")
     parser.add_argument(
         "--filter", default="", metavar="TERMS", help="such as 'lr>1e-3 mamba2 -failed tags=sweep-001'"
     )
     parser.add_argument(
         "--columns", default=DEFAULT_COLUMNS, metavar="A,B",
-        help=f"what to show; any setting too (default {DEFAULT_COLUMNS})",
+        help=f"columns, which may be any setting (default {DEFAULT_COLUMNS})",
     )  # fmt: skip
     parser.add_argument("--differences", action="store_true", help="show only the settings that differ")
     add_run_place(parser)
@@ -48,7 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    rename = actions.add_parser("rename", help="give a run another name")
+    rename = actions.add_parser("rename", help="rename a run")
     rename.add_argument("run", metavar="RUN", help="name of the run")
     rename.add_argument("name", metavar="NEW", help="its new name")
     note = actions.add_parser("note", help="write a note on a run, or show it")
@@ -68,7 +68,7 @@ def _add_actions(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     undelete = actions.add_parser("undelete", help="bring back a deleted run")
     undelete.add_argument("run", metavar="RUN", nargs="?", help="name of the run (default: list them)")
     for parser in (rename, note, tag, delete, undelete):
-        # As for `runs` itself; absent here, the value given before the action stays.
+        # As for `runs` itself. Without a default, so that a value given before the action remains.
         parser.add_argument(
             "--checkpoints", default=argparse.SUPPRESS, metavar="DIR", help="folder of the runs"
         )
@@ -115,7 +115,7 @@ def _table(rows: list[RunSummary], columns: tuple[str, ...], folder: str, known:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if not rows:
         none = f"No runs in {visible(folder)} yet. Start one: mamba-tui launch"
-        console.print(f"None of {known:,} runs passes the filter" if known else none, markup=False)
+        console.print(f"None of {known:,} runs pass the filter" if known else none, markup=False)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
@@ -132,7 +132,7 @@ def _table(rows: list[RunSummary], columns: tuple[str, ...], folder: str, known:
 
 
 def _values(row: RunSummary) -> Any:
-    """A run as JSON; numbers that are not finite are strings, as in events.jsonl."""
+    """A run as JSON; numbers that aren't finite are strings, as in events.jsonl."""
     from core.runs import status
     from core.runs.event_fields import plain
 
@@ -187,7 +187,7 @@ def _delete(arguments: argparse.Namespace, root: Path) -> str:
 
     name = _shown(arguments.run)
     if arguments.forever:
-        return f"{name} is gone; {bytes_size(delete_for_good(newest_deleted(root, arguments.run)))} are free"
+        return f"{name} is gone; {bytes_size(delete_for_good(newest_deleted(root, arguments.run)))} freed"
     delete_run(_find(root, arguments.run))
     return (
         f"{name} deleted. mamba-tui runs undelete {name} brings it back; "

@@ -1,4 +1,4 @@
-"""`mamba-tui stop`, `pause`, `resume`, `finish`, `save` and `logs`: command a run, and read what it said."""
+"""`mamba-tui stop`, `pause`, `resume`, `finish`, `save` and `logs`: control a run, and read its log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ANSWER_SECONDS = 60.0
 DONE = {
     "stop": "is stopping",
     "pause": "is paused",
-    "resume": "goes on",
+    "resume": "continues",
     "save": "is saving",
-    "finish": "is cooling down to its end",
+    "finish": "is cooling down, then ends",
 }
 
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _command(one: Run, command: str) -> int:
-    """Send a command and wait for the trainer's answer; a stop waits for the end."""
+    """Send a command and wait for the trainer's answer; for a stop, wait for the end."""
     reader = reader_at_end(one)
     sent = send_command(one, command)
     deadline = time.monotonic() + ANSWER_SECONDS

@@ -1,4 +1,4 @@
-"""Standard streams as they come: closed, in another encoding than UTF-8, or with a reader that goes away."""
+"""Standard streams in any state: closed, not in UTF-8, or with a reader that goes away."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_LINES = 40
 
 
 def prepare_streams() -> None:
-    """Make standard input, output and error usable, whatever they are.
+    """Make standard input, output and error usable in any state.
 
-    A closed one becomes the null device, so that no file opened later takes its number. What the
-    encoding cannot express is written as a question mark, and a file name that is not Unicode as
-    the bytes it has, instead of ending the program.
+    A closed stream becomes the null device, so that no file opened later gets its number. Characters that the
+    encoding lacks are written as question marks, and file names that aren't Unicode as their bytes, instead
+    of ending the program.
     """
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -28,7 +28,7 @@ def prepare_streams() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
     codecs.register_error("mamba-tui", _replaced)
-    # Only the process's own: what a caller has put in their place is the caller's.
+    # Only the process's own streams: replacements belong to the caller.
     for stream, own in ((sys.stdout, sys.__stdout__), (sys.stderr, sys.__stderr__)):
         if stream is own and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mamba-tui")
@@ -45,13 +45,13 @@ def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def say_error(message: str) -> None:
-    """One error message on standard error: safe on a terminal, exact elsewhere, never endless."""
-    with contextlib.suppress(OSError, ValueError):  # nobody is left to be told
+    """Print an error message on standard error: safe on a terminal, exact elsewhere, of limited length."""
+    with contextlib.suppress(OSError, ValueError):  # nobody is listening any more
         print(_bounded(message, safe=sys.stderr.isatty()), file=sys.stderr, flush=True)
 
 
 def say_note(message: str) -> None:
-    """A remark on standard error, which is no error."""
+    """Print a remark on standard error that is no error."""
     say_error(f"mamba-tui: note: {message}")
 
 
@@ -71,7 +71,7 @@ def _bounded(message: str, *, safe: bool) -> str:
 
 
 def leave_quietly() -> None:
-    """After a broken pipe: nothing more is written, and Python does not complain at its exit either."""
+    """After a broken pipe: write nothing more, and keep Python from complaining at exit."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())

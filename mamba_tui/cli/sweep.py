@@ -32,7 +32,7 @@ STYLES = {"training": "green", "finished": "cyan", "failed": "red", "pruned": "d
 
 
 def add_sweep_options(train: argparse.ArgumentParser) -> None:
-    """Add the options of `train` that make it a sweep, or let it wait."""
+    """Add the options that make `train` a sweep, or make it wait."""
     group = train.add_argument_group("several runs")
     group.add_argument(
         "--sweep", action="append", default=[], metavar="KEY=A,B",
@@ -65,19 +65,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_run_place(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--resume", action="store_true", help="go on with what is not done, such as after a reboot"
+        "--resume", action="store_true", help="continue with what isn't done, for example after a reboot"
     )
     what.add_argument(
-        "--stop", action="store_true", help="save and end the variants that train, and start no more"
+        "--stop", action="store_true", help="save and end the variants that are training, and start no more"
     )
     what.add_argument("--json", action="store_true", help="print everything as one JSON object")
     parser.add_argument(
-        "--detach", action="store_true", help="with --resume: go on in the background and return"
+        "--detach", action="store_true", help="with --resume: continue in the background and return"
     )
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raise UserError for options of a sweep that do not go together."""
+    """Raise UserError for options that don't go together."""
     if not arguments.sweep:
         for flag in ("random", "prune", "at_once", "tag"):
             if getattr(arguments, flag):
@@ -91,7 +91,7 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 
 def start(arguments: argparse.Namespace, root: Path, base: RunConfig) -> int:
-    """Make the sweep that the options ask for and carry it out. Returns the exit code."""
+    """Create the sweep that the options describe and run it. Returns the exit code."""
     from core.runs import Run
     from core.sweeps.axes import parse_axis, variants
     from core.sweeps.capacity import fitting, sharing_cores
@@ -114,7 +114,7 @@ def start(arguments: argparse.Namespace, root: Path, base: RunConfig) -> int:
 
 
 def wait_for(before: Run) -> None:
-    """Until a run has ended."""
+    """Wait until a run has ended."""
     from core.runs import is_alive
     from mamba_tui.widgets.safe_text import visible
 
@@ -125,7 +125,7 @@ def wait_for(before: Run) -> None:
 
 
 def queue(root: Path, name: str, after: str) -> int:
-    """Start a prepared run in the background as soon as another one has ended. Returns the exit code."""
+    """Start a prepared run in the background once another one has ended. Returns the exit code."""
     from core.sweeps.plan import queue_run
     from core.sweeps.process import start_in_background
 
@@ -163,7 +163,7 @@ def _carry_out(plan: Plan, *, detach: bool) -> int:
         print(f"{plan.tag} trains in the background; see it: mamba-tui sweep {plan.tag}")
         return 0
     print(
-        f"Sweep {plan.tag}; Ctrl-C saves and ends, mamba-tui sweep {plan.tag} --resume goes on.", flush=True
+        f"Sweep {plan.tag}; Ctrl-C saves and ends, mamba-tui sweep {plan.tag} --resume continues.", flush=True
     )
     with queue_of(plan, lambda line: print(visible(line), flush=True)) as queue, _interrupts(queue):
         finished = queue.work()
@@ -176,7 +176,7 @@ def _carry_out(plan: Plan, *, detach: bool) -> int:
 
 @contextlib.contextmanager
 def _interrupts(queue: Queue) -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM leave the queue in order."""
+    """Make Ctrl-C and SIGTERM end the queue in good order."""
 
     def leave(number: int, _: object) -> None:
         queue.leaving = True
@@ -193,7 +193,7 @@ def _stop(plan: Plan) -> int:
     from core.sweeps.queue import ask_to_stop
 
     stopped = ask_to_stop(plan)
-    print(f"{plan.tag} has ended, {stopped} variants saved; mamba-tui sweep {plan.tag} --resume goes on")
+    print(f"{plan.tag} has ended, {stopped} variants saved; mamba-tui sweep {plan.tag} --resume continues")
     return 0
 
 
@@ -244,7 +244,7 @@ def _show(plan: Plan, *, as_json: bool) -> int:
         _effects_table(ranked)
     waiting = sum(not one.done and one.state != "training" for one in variants)
     if waiting and not is_worked_on(plan):
-        print(f"\n{waiting} not done; mamba-tui sweep {plan.tag} --resume goes on")
+        print(f"\n{waiting} not done; mamba-tui sweep {plan.tag} --resume continues")
     return 0
 
 

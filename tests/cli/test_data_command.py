@@ -114,7 +114,7 @@ def test_prepare_says_what_it_did_and_the_second_time_that_it_was_ready(texts, c
     assert "7 files encoded" in first
     assert "validation: " in first
     assert data("prepare") == 0
-    assert "all of it was ready" in capsys.readouterr().out
+    assert "everything was prepared already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["byte", "auto"])

@@ -119,7 +119,7 @@ def test_the_report_is_safe_text_with_every_figure(capsys):
     ("changes", "words"),
     [
         ({"gain": -0.1}, "hurts: 0.1000 ± 0.0200"),
-        ({"gain": 0.03}, "makes no difference that this text can show (+0.0300 ± 0.0200)"),
+        ({"gain": 0.03}, "makes no measurable difference on this text (+0.0300 ± 0.0200)"),
         ({"tokens": 64}, "Too little text"),
         ({"gain_standard_error": math.nan}, "Too little text"),
     ],

@@ -97,7 +97,7 @@ def test_the_newest_generates_on_request_and_says_why_it_ended(folder):
     assert (done.returncode, done.stdout) == (0, b"ab\n")
     assert b"step 20, the newest: validation 2.500 (the best is step 10" in done.stderr
     assert b"end of document after 1 token," in done.stderr
-    assert b"--ignore-end goes on" in done.stderr
+    assert b"--ignore-end continues" in done.stderr
     done = generate(folder, "--newest", "--prompt", "ab", "--ignore-end")
     assert done.stdout.rstrip(b"\n") == b"ab"
     assert b"length reached after 3 tokens" in done.stderr
@@ -222,7 +222,7 @@ def test_a_conversation_on_a_terminal(folder):
     terminal.type("a\x1b[200~b\nc\x1b[201~\r")  # a paste as terminals mark it
     shown = terminal.until("length reached after 3 tokens")
     assert "\t\t\t" in shown
-    terminal.until("Enter goes on")
+    terminal.until("Enter continues")
     terminal.type("d\ne\rf\r")  # a paste that is not marked
     terminal.until("length reached after 3 tokens")
     terminal.type("/temperature 101\r")
@@ -238,11 +238,11 @@ def test_a_conversation_on_a_terminal(folder):
     terminal.type("/help\r")
     terminal.until("/repetition-penalty")
     terminal.type("\r")  # goes on with the text
-    assert "seed 5" in terminal.until("Enter goes on")
+    assert "seed 5" in terminal.until("Enter continues")
     terminal.type("/new\r")
-    terminal.until("a new text begins")
+    terminal.until("started a new text")
     terminal.type(" /not a command\r")
-    assert "after 2 tokens" in terminal.until("Enter goes on")
+    assert "after 2 tokens" in terminal.until("Enter continues")
     terminal.type("/quit\r")
     assert terminal.process.wait(PATIENCE) == 0
     os.close(terminal.master)

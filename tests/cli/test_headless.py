@@ -59,7 +59,7 @@ def test_a_display_that_ends_is_not_unsaid(run, monkeypatch, capsys, stream, rea
     words = f"the display of {run.name} has ended ({reason}"
     said = capsys.readouterr().err
     assert words in said
-    assert "its training goes on" in said
+    assert "its training continues" in said
     assert words in run.log_path.read_text() if ours else not run.log_path.exists()
     assert killed == []
 
