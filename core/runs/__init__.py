@@ -1,9 +1,9 @@
 """Runs: directories that a trainer writes and everybody else reads (docs/events.md).
 
-No torch here. The parts: `directory` (names, checkpoints, preparing), `events` (what a trainer tells),
+No torch here. The parts: `directory` (names, checkpoints, preparing), `events` (what a trainer reports),
 `event_file` (how it is written and read), `latest` and `history` (events folded into what a screen shows),
-`control` (commands), `lock` (who is alive), `status` (a run at a glance), `launching` (starting a trainer
-and sending it commands).
+`control` (commands), `lock` (which runs are alive), `status` (a run at a glance), `launching` (starting a
+trainer and sending it commands).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Curves bring numpy, a tenth of a second that the first paint of the console does not have."""
+    """Curves import numpy, which would delay the console's first paint by a tenth of a second."""
     if name in ("Follower", "RunHistory", "preview"):
         from core.runs import history
 

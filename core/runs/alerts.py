@@ -47,7 +47,7 @@ SMALLEST_GAIN = 1e-3
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing worth telling a person who is not looking. `kind` is one of KINDS."""
+    """Something that a person who isn't watching wants to know. `kind` is one of KINDS."""
 
     kind: str
     run: str
@@ -58,7 +58,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """What the user wants to be told, and how."""
+    """Which alerts the user wants, and how."""
 
     bell: bool = False
     notification: str = "off"
@@ -68,12 +68,12 @@ class AlertSettings:
 
 
 def settings_path() -> Path:
-    """Where the user's wishes lie."""
+    """The file with the user's alert settings."""
     return config_root() / "alerts.toml"
 
 
 def load_settings(path: Path | None = None) -> AlertSettings:
-    """The user's wishes; everything off where there is no such file. Raises UserError for a bad one."""
+    """The user's alert settings; everything is off without the file. Raises UserError for a bad file."""
     path = path or settings_path()
     try:
         values = tomllib.loads(read_limited(path, LARGEST_FILE, follow_links=True).decode())
@@ -104,7 +104,7 @@ def load_settings(path: Path | None = None) -> AlertSettings:
 
 
 class AlertWatch:
-    """Turns the events of a run into alerts; `tell` gets each of those that the user wants."""
+    """Turns the events of a run into alerts; `tell` receives those that the user wants."""
 
     def __init__(
         self, run: str, folder: Path, settings: AlertSettings, tell: Callable[[Alert], object]
@@ -121,7 +121,7 @@ class AlertWatch:
         self._disk_told = False
 
     def feed(self, event: Event) -> None:
-        """Take the next event."""
+        """Handle the next event."""
         if isinstance(event, StepEvent):
             self.step = event.step
             self._look_at_the_disk()
@@ -159,13 +159,13 @@ class AlertWatch:
             self._disk_told = free < DISK_BYTES
 
     def alert(self, kind: str, message: str) -> None:
-        """Tell, if the user wants alerts of this kind."""
+        """Send an alert if the user wants this kind."""
         if kind in self.settings.alerts:
             self.tell(Alert(kind, self.run, message[:LONGEST_MESSAGE], self.step, time.time()))
 
 
 def run_command(alert: Alert, settings: AlertSettings) -> subprocess.Popen[bytes] | None:
-    """Start the user's command with the alert as JSON on its input, and do not wait for it."""
+    """Start the user's command with the alert as JSON on its input, without waiting for it."""
     if not settings.notify:
         return None
     try:
@@ -181,14 +181,14 @@ def run_command(alert: Alert, settings: AlertSettings) -> subprocess.Popen[bytes
     except OSError:
         return None
     assert child.stdin is not None
-    with contextlib.suppress(OSError):  # it reads no input; a few hundred bytes never wait for a reader
+    with contextlib.suppress(OSError):  # the command reads no input; a few hundred bytes never block
         child.stdin.write(json.dumps(asdict(alert)).encode() + b"\n")
         child.stdin.close()
     return child
 
 
 def terminal_sequence(alert: Alert, settings: AlertSettings) -> str:
-    """What makes a terminal ring, or show a notification; "" where the user wants neither."""
+    """The characters that make a terminal ring or show a notification; "" if the user wants neither."""
     text = "".join(c if c.isprintable() else " " for c in f"{alert.run} {alert.kind}: {alert.message}")
     bell = "\a" if settings.bell else ""
     if settings.notification == "osc9":

@@ -1,7 +1,7 @@
 """Checkpoint files without torch: which exist, whether they are complete, and which are kept.
 
-A checkpoint is `checkpoint_step_<N>.pt` with its manifest `checkpoint_step_<N>.json`. The manifest
-is written last, so a file without one is a save that never finished, and is not a checkpoint.
+A checkpoint is `checkpoint_step_<N>.pt` with its manifest `checkpoint_step_<N>.json`. The manifest is written
+last, so a file without one is a save that never finished, and no checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Which = Literal["best", "newest"]
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a manifest says. `problem` says why the file cannot be used, "" if it looks complete."""
+    """The content of a manifest. `problem` says why the file can't be used, "" if it looks complete."""
 
     step: int
     path: Path
@@ -90,14 +90,14 @@ def find_checkpoints(folder: Path) -> list[CheckpointInfo]:
 
 
 def choose_checkpoint(folder: Path, which: Which = "best") -> CheckpointInfo | None:
-    """The checkpoint of a run's folder to use, as `choose_among` says. Never raises."""
+    """The checkpoint of a run's folder to use, by the rule of `choose_among`. Never raises."""
     return choose_among(find_checkpoints(folder), which)
 
 
 def choose_among(checkpoints: list[CheckpointInfo], which: Which = "best") -> CheckpointInfo | None:
-    """That of the lowest validation loss, or the newest, of checkpoints by step.
+    """The checkpoint with the lowest validation loss, or the newest; `checkpoints` are in order of steps.
 
-    Where no loss was recorded, the newest is the best. None when none looks whole.
+    If no loss was recorded, the newest is the best. None if none looks complete.
     """
     usable = [info for info in checkpoints if not info.problem]
     by_loss = _by_loss(usable) if which == "best" else []
@@ -105,7 +105,7 @@ def choose_among(checkpoints: list[CheckpointInfo], which: Which = "best") -> Ch
 
 
 def _by_loss(checkpoints: list[CheckpointInfo]) -> list[CheckpointInfo]:
-    """The usable checkpoints with a known validation loss, best first; of equals, the earlier first."""
+    """The usable checkpoints with a known validation loss, best first; if equal, the earlier first."""
 
     def loss(info: CheckpointInfo) -> float:
         return math.nan if info.validation_loss is None else info.validation_loss
@@ -152,7 +152,7 @@ def read_manifest(path: Path, step: int) -> CheckpointInfo | None:
 
 
 def _inside(path: Path) -> bool:
-    """Whether a file lies, behind all links, in the folder that it is listed in."""
+    """Whether a file is, after following all links, in the folder that lists it."""
     return os.path.realpath(path.parent) == os.path.dirname(os.path.realpath(path))
 
 
@@ -162,7 +162,7 @@ def _number(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def verify(info: CheckpointInfo) -> str:
-    """Read the whole file and compare it with its manifest; "" if it is intact, else what is wrong."""
+    """Read the whole file and compare it with its manifest. Returns "" if it is intact, or what is wrong."""
     if info.problem:
         return info.problem
     digest = hashlib.sha256()
@@ -177,7 +177,7 @@ def verify(info: CheckpointInfo) -> str:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Protect a checkpoint from being deleted by its run's trainer while it is loaded."""
+    """Protect a checkpoint from deletion by its run's trainer while it is being loaded."""
     with open_to_read(path, follow_links=True) as file:
         with contextlib.suppress(NoLocksError):
             try_lock(file, shared=True)
@@ -195,10 +195,11 @@ def kept(checkpoints: list[CheckpointInfo], policy: TrainingConfig) -> set[int]:
 
 
 def prune(folder: Path, policy: TrainingConfig) -> list[int]:
-    """Delete what the policy does not keep and what unfinished saves left. Returns the deleted steps.
+    """Delete checkpoints that the policy doesn't keep, and remains of unfinished saves. Returns the deleted
+    steps.
 
-    Only the trainer that holds the run may call this, and not during a save. A damaged checkpoint
-    is left for its owner to look at. What cannot be deleted, or is being loaded, stays for next time.
+    Only the trainer that holds the run may call this, and not during a save. Damaged checkpoints are left for
+    their owner to look at. Anything that can't be deleted, or is being loaded, stays until next time.
     """
     checkpoints = find_checkpoints(folder)
     keep = kept(checkpoints, policy)
@@ -224,7 +225,7 @@ def _delete(run: Folder, info: CheckpointInfo) -> bool:
             with contextlib.suppress(NoLocksError):
                 if not try_lock(file):
                     return False  # it is being loaded
-            # The manifest first: what an interrupted deletion leaves is not a checkpoint.
+            # The manifest first, so that an interrupted deletion leaves no checkpoint.
             run.delete(info.manifest_path.name)
             run.delete(info.path.name)
     except OSError:

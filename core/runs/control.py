@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Command:
-    """One command as read; `problem` says why it is invalid, "" if it is valid."""
+    """One command; `problem` says why it is invalid, "" if it is valid."""
 
     id: str
     name: str
@@ -38,12 +38,12 @@ class Command:
 
 
 def post_command(folder: Path, command: str, arguments: dict[str, Any]) -> str:
-    """Put a command into a run's `control/` folder and return its id."""
+    """Put a command into a run's `control/` folder. Returns its id."""
     make_folder(folder)
     identity = secrets.token_hex(4)
     body = {"id": identity, "command": command, "arguments": arguments, "pid": os.getpid()}
     with Folder(folder) as control:
-        # The name is the order. A clock that is set back must not let a command overtake a waiting one.
+        # The name determines the order. If the clock is set back, a command must not overtake a waiting one.
         waiting = [int(match[1]) for name in control.names() if (match := COMMAND_FILE.fullmatch(name))]
         stamp = max([time.time_ns(), *(number + 1 for number in waiting)])
         control.write_atomic(f"{stamp:020d}-{identity}.json", json.dumps(body).encode())
@@ -72,7 +72,7 @@ def read_command(folder: Folder, file_name: str) -> Command:
 
 
 def _command_files(folder: Folder) -> list[str]:
-    """The names of the commands that wait, in the order of sending."""
+    """The names of the waiting commands, in the order they were sent."""
     names = filter(COMMAND_FILE.fullmatch, folder.names())
     return [name for name in names if (info := folder.status(name)) and stat.S_ISREG(info.st_mode)]
 
@@ -80,9 +80,9 @@ def _command_files(folder: Folder) -> list[str]:
 class CommandInbox:
     """The trainer's side: takes each command once, in the order they were sent.
 
-    `poll` costs one `stat` when nothing came. Answer every command that it yields (by an event)
-    before asking for the next: the file goes only when the loop comes back, so a command whose
-    answer was lost in a crash is found again.
+    `poll` costs one `stat` if nothing is new. Answer every command that it yields (by an event) before asking
+    for the next: the file is deleted only when the loop comes back, so a command whose answer was lost in a
+    crash is read again.
     """
 
     def __init__(self, folder: Path, answered: frozenset[str] = frozenset()) -> None:
@@ -94,7 +94,7 @@ class CommandInbox:
             make_folder(folder)
 
     def poll(self) -> Iterator[Command]:
-        """The commands that arrived since the last call."""
+        """The commands that have arrived since the last call."""
         try:
             changed = os.lstat(self._name).st_mtime_ns
         except OSError:
@@ -110,7 +110,7 @@ class CommandInbox:
             self._seen_at = self._looked_at = time.monotonic()
         try:
             folder = Folder(self.folder)
-        except OSError:  # gone, or a link to somewhere else: whatever is there was not sent to this run
+        except OSError:  # gone, or a link to somewhere else, which nobody sent to this run
             return
         with folder:
             for name in _command_files(folder):
@@ -123,17 +123,17 @@ class CommandInbox:
 
 
 def answered_ids(events: list[Event]) -> frozenset[str]:
-    """The commands that these events acknowledge."""
+    """The commands that these events answer."""
     return frozenset(event.id for event in events if isinstance(event, CommandEvent))
 
 
 def wait_for_answer(events_path: Path, lock_path: Path, identity: str, seconds: float = 30.0) -> CommandEvent:
-    """Wait for the event that acknowledges a command.
+    """Wait for the event that answers a command.
 
-    Raises UserError when the run ends without an answer, or none comes in time.
+    Raises UserError if the run ends without an answer, or none comes in time.
     """
     reader = EventReader(events_path)
-    # Commands are answered within moments, so the answer is not far back in a long history.
+    # Commands are answered within moments, so the answer isn't far back in a long history.
     with contextlib.suppress(OSError):
         reader.skip_to_tail()
     deadline = time.monotonic() + seconds

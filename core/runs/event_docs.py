@@ -1,6 +1,6 @@
-"""The table of events in docs/events.md, written from the classes in `events`.
+"""The table of events in docs/events.md, generated from the classes in `events`.
 
-`python -m core.runs.event_docs` brings the page up to date; a test compares the two.
+`python -m core.runs.event_docs` updates the page; a test compares the two.
 """
 
 from __future__ import annotations

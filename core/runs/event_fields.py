@@ -1,7 +1,7 @@
-"""What the fields of events are made of: the types, what is in range, and how each is read and written.
+"""The field types of events: which values are in range, and how each type is read and written.
 
-Everything that a run folder holds as JSON may come from elsewhere. Each type says once what it accepts;
-a value of another type or out of range makes its whole line invalid (`ValueError` here).
+All JSON in a run folder may come from elsewhere. Each type defines what it accepts; a value of another type
+or out of range makes its whole line invalid (`ValueError` here).
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-LARGEST_INT = 2**53  # what a float64 holds exactly: a chart can show it
-LATEST_TIME = float(2**37)  # in the year 6325: every function of the clock still takes it
+LARGEST_INT = 2**53  # exact in float64, so that charts can show it
+LATEST_TIME = float(2**37)  # in the year 6325, which every function of the clock still accepts
 LONGEST_TEXT = 1 << 18
 DEEPEST = 4
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def number_out(value: float) -> float | str:
-    """A float as it is written: JSON has no word for what is not finite, so a string stands for it."""
+    """A float as it is written: JSON can't express non-finite numbers, so they are strings."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def plain(value: object) -> object:
-    """Any value as JSON can carry it, with non-finite numbers as strings, at any depth."""
+    """Any value as JSON can hold it, with non-finite numbers as strings, at any depth."""
     if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
         return value
     if isinstance(value, float):
@@ -39,16 +39,16 @@ def plain(value: object) -> object:
 
 
 class FieldType:
-    """How one type of field is called in docs/events.md, read and written."""
+    """A field type: its name in docs/events.md, and how it is read and written."""
 
     word: str
 
     def read(self, value: object) -> Any:
-        """The value from JSON. Raises ValueError when it is of another type or out of range."""
+        """The value from JSON. Raises ValueError if it is of another type or out of range."""
         raise NotImplementedError
 
     def write(self, value: Any) -> object:
-        """The value as JSON can carry it."""
+        """The value as JSON can hold it."""
         return value
 
 

@@ -1,8 +1,7 @@
-"""The file that holds the history of a run, `events.jsonl`: one writer, one tolerant reader.
+"""The file with the history of a run, `events.jsonl`: one writer, one tolerant reader.
 
-One event a line. The trainer is the only writer and only ever appends; a reader may come at any
-moment and never holds the writer up. `events` says what a line may hold, docs/events.md
-what readers must keep to.
+One event per line. The trainer is the only writer and only ever appends; a reader may come at any moment and
+never delays the writer. `events` defines what a line may contain, docs/events.md the rules for readers.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from core.system.files import open_in_place, open_to_read
 READ_BYTES = 4 << 20
 LONGEST_LINE = 4 << 20
 LARGEST_BACKLOG = 1 << 20
-# How much of what was read must still be there: more than a line, so that a time stamp is among it.
+# How much of what was read must still be the same: more than a line, so that it includes a time stamp.
 REMEMBERED = 512
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file was read, and how to tell that it is still the same file."""
+    """How far a file has been read, and how to tell that it is still the same file."""
 
     offset: int
     device: int
@@ -37,7 +36,7 @@ class Position:
 
 
 def torn_tail(descriptor: int) -> tuple[int, int]:
-    """(where the last complete line ends, size of the file)."""
+    """(the end of the last complete line, the size of the file)."""
     size = end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - 65536)
@@ -49,10 +48,10 @@ def torn_tail(descriptor: int) -> tuple[int, int]:
 
 
 class EventWriter:
-    """Appends events. Opening cuts a torn tail, so that the next event starts a line of its own.
+    """Appends events. Opening removes an incomplete last line, so that the next event starts a new one.
 
-    A full disk never raises: what cannot be written waits in memory (up to 1 MiB, then the newest
-    is dropped) and goes out, complete, when there is room again; `lost` counts what was dropped.
+    A full disk never raises: what can't be written waits in memory (up to 1 MiB, beyond which new events are
+    dropped) and is written, in whole lines, once there is space again; `lost` counts dropped events.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -68,7 +67,7 @@ class EventWriter:
             os.ftruncate(self._descriptor, end)
 
     def write(self, event: Event) -> None:
-        """Append an event, at this moment."""
+        """Append an event with the current time."""
         line = encode(event, self._clock())
         if len(self._waiting) + len(line) > LARGEST_BACKLOG:
             self.lost += 1
@@ -78,20 +77,20 @@ class EventWriter:
         self.listener(event)
 
     def state(self, state: str, step: int, detail: str = "", progress: float | None = None) -> None:
-        """What the trainer does from now on."""
+        """Record what the trainer does from now on."""
         self.write(StateEvent(state=state, detail=detail, step=step, progress=progress))
 
     def warning(self, message: str) -> None:
-        """Something the user should know; training goes on."""
+        """Record something that the user should know; training continues."""
         self.write(WarningEvent(message=message))
 
     @property
     def removed(self) -> bool:
-        """True once the file, or the folder it lay in, was deleted: what is written reaches nobody."""
+        """True once the file or its folder was deleted, so that nobody sees what is written."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     def _drain(self) -> None:
-        # A short write leaves the rest of its line waiting in front, so lines stay whole.
+        # After a short write, the rest of the line waits in front, so that lines stay whole.
         try:
             while self._waiting:
                 written = os.write(self._descriptor, self._waiting)
@@ -107,7 +106,7 @@ class EventWriter:
             self.warning(f"{lost} events were lost while the disk was full")
 
     def sync(self) -> None:
-        """Put everything written so far on the disk itself."""
+        """Force everything written so far onto the disk."""
         self._drain()
         try:
             os.fsync(self._descriptor)
@@ -115,16 +114,16 @@ class EventWriter:
             print(f"events cannot be synced ({error.strerror})", file=sys.stderr)
 
     def close(self) -> None:
-        """Sync and close; the writer is not used again."""
+        """Sync and close. The writer can't be used afterwards."""
         self.sync()
         os.close(self._descriptor)
 
 
 def parse(lines: list[bytes]) -> tuple[list[Event], int]:
-    """The valid events among complete lines, and how many lines were not."""
+    """The valid events among complete lines, and the number of invalid lines."""
     values: list[object]
     try:
-        # One call for many lines is twice as fast as a call for each.
+        # One call for many lines is twice as fast as one call per line.
         values = json.loads(b"[" + b",".join(lines) + b"]")
         if len(values) != len(lines):
             raise ValueError("a line is not one event")
@@ -140,10 +139,10 @@ def parse(lines: list[bytes]) -> tuple[list[Event], int]:
 
 
 class EventReader:
-    """Follows an event file that grows, and survives its being cut, replaced or missing.
+    """Follows an event file that grows, even if it is cut, replaced or missing.
 
-    `skipped` counts complete lines that are no events. `generation` grows when the file turns out
-    to be another one than before: reading starts over, and so must whoever folds the events.
+    `skipped` counts complete lines that are no events. `generation` increases when the file turns out to be a
+    different one: reading starts over, and so must folding the events.
     """
 
     def __init__(self, path: Path) -> None:
@@ -157,13 +156,13 @@ class EventReader:
 
     @property
     def behind(self) -> int:
-        """Bytes of the file, as last seen, that are not read yet."""
+        """Bytes of the file, when last seen, that haven't been read yet."""
         return max(0, self.size - self.offset)
 
     def skip_to_tail(self, most: int = 1 << 20) -> None:
-        """Begin with the last `most` bytes: for who waits for news and not for the history.
+        """Start with the last `most` bytes: for callers that wait for news and don't need the history.
 
-        Raises OSError when there is no file yet.
+        Raises OSError if there is no file yet.
         """
         with open_to_read(self.path) as file:
             start = max(0, file.seek(0, os.SEEK_END) - most)
@@ -171,10 +170,10 @@ class EventReader:
         self.offset = start + data.find(b"\n") + 1 if start else 0
 
     def poll(self, limit: int | None = None) -> list[Event]:
-        """The new complete events, at most about `limit` of them; [] when there are none.
+        """The new complete events, about `limit` of them at most; [] if there are none.
 
-        Call again at once while `behind` is large: a long history comes in pieces so that the
-        caller can draw in between.
+        Call again at once while `behind` is large: a long history is read in pieces so that the caller can
+        draw in between.
         """
         events: list[Event] = []
         try:
@@ -187,12 +186,14 @@ class EventReader:
                     good, bad = parse(lines)
                     events += good
                     self.skipped += bad
-        except OSError:  # not there yet, or out of reach for now: nothing new
+        except OSError:  # it doesn't exist yet or can't be reached now: nothing new
             return events
         return events
 
     def poll_lines(self, limit: int) -> list[bytes]:
-        """As `poll`, but the lines themselves, at most about `limit`: for who does not need each of them."""
+        """Like `poll`, but returns lines, about `limit` of them at most, for callers that don't need to parse
+        all.
+        """
         try:
             with open_to_read(self.path) as file:
                 self._notice_replacement(file.fileno())
@@ -202,11 +203,14 @@ class EventReader:
 
     @property
     def position(self) -> Position | None:
-        """Where reading has come to; None before the first."""
+        """How far reading has come; None before the first read."""
         return Position(self.offset, *self._identity, self._before) if self._identity else None
 
     def go_to(self, position: Position) -> None:
-        """Go on where another reader was. If the file is another one by now, the next poll notices."""
+        """Continue where another reader stopped.
+
+        If the file is a different one now, the next poll notices.
+        """
         self.offset, self._before = position.offset, position.before
         self._identity = (position.device, position.inode)
 
@@ -229,7 +233,7 @@ class EventReader:
             end = data.rfind(b"\n") + 1
             if end or len(data) < wanted:
                 break
-            if wanted >= LONGEST_LINE:  # no writer of ours makes such a line: pass over it
+            if wanted >= LONGEST_LINE:  # our writers never make such a line: skip it
                 self.offset += len(data)
                 self._before = data[-REMEMBERED:]
                 return [b""]
@@ -245,7 +249,7 @@ class EventReader:
 
 
 def read_tail(path: Path, most: int = 1 << 18) -> list[Event]:
-    """The valid events among the last `most` bytes, oldest first; [] when there is no file."""
+    """The valid events among the last `most` bytes, oldest first; [] if there is no file."""
     try:
         with open_to_read(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -258,9 +262,9 @@ def read_tail(path: Path, most: int = 1 << 18) -> list[Event]:
 
 
 def read_sample(path: Path, blocks: int = 400, block_bytes: int = 8192) -> list[Event]:
-    """Events from evenly spread places of a long file, in order: a whole history at a glance.
+    """Events from evenly spaced parts of a long file, in order: a whole history at a glance.
 
-    Reads at most `blocks * block_bytes` bytes however long the file is; a short one is read whole.
+    Reads at most `blocks * block_bytes` bytes, however long the file is; a short file is read whole.
     """
     events: list[Event] = []
     try:

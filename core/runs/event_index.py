@@ -1,4 +1,4 @@
-"""Where in an event file the steps of a run are, in a few thousand entries however long it is."""
+"""Where the steps of a run are in its event file, in a few thousand entries however long the file is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bisect
 
 
 class EventIndex:
-    """(offset, newest step before it) every so many bytes of the event file, in the order of both."""
+    """(offset, last step before it) at intervals of the event file; both increase."""
 
     def __init__(self, grain: int = 1 << 16, most: int = 4096) -> None:
         self.grain = grain
@@ -15,7 +15,7 @@ class EventIndex:
         self.steps: list[int] = []
 
     def note(self, offset: int, step: int) -> None:
-        """Reading has come to `offset`, where the newest step is `step`."""
+        """Reading has reached `offset`, where the last step is `step`."""
         if self.offsets and offset - self.offsets[-1] < self.grain:
             return
         self.offsets.append(offset)
@@ -25,12 +25,12 @@ class EventIndex:
             self.offsets, self.steps = self.offsets[::2], self.steps[::2]
 
     def cut(self, step: int) -> None:
-        """The steps after `step` were taken back."""
+        """Forget the steps after `step`, which were undone."""
         keep = bisect.bisect_right(self.steps, step)
         del self.offsets[keep:], self.steps[keep:]
 
     def around(self, low: float, high: float) -> tuple[int, int | None]:
-        """Where to begin and end reading to have all steps from `low` to `high`; None is the end."""
+        """Where to start and stop reading to get all steps from `low` to `high`; None means the end."""
         first = bisect.bisect_left(self.steps, low) - 1
         last = bisect.bisect_right(self.steps, high)
         return (

@@ -1,11 +1,11 @@
-"""What a trainer tells: one frozen dataclass for each kind of line in `events.jsonl`.
+"""What a trainer reports: one frozen dataclass for each kind of line in `events.jsonl`.
 
 Schema, writer, the reader's checks and the table in docs/events.md all come from these classes.
 
-To add a field, give it a type from `event_fields` and a default, so that older histories can still be
-read. To add a kind, write a class below with `kind="..."`. Then run `python -m core.runs.event_docs`, which
-brings the table up to date. A trainer writes the event with `EventWriter.write(NewEvent(...))`; a
-screen that wants it kept gets a method `_take_<kind>` in `history.py` (or `latest.py`).
+To add a field, give it a type from `event_fields` and a default, so that older histories can still be read.
+To add a kind, write a class below with `kind="..."`. Then run `python -m core.runs.event_docs`, which updates
+the table. A trainer writes the event with `EventWriter.write(NewEvent(...))`; if a screen should keep it, add
+a method `_take_<kind>` to `history.py` (or `latest.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS: dict[str, type[Event]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened at `time`, Unix seconds of the trainer's clock; the writer fills it in."""
+    """Something that happened at `time`, in Unix seconds of the trainer's clock; the writer fills it in."""
 
     kind: ClassVar[str] = ""
 
@@ -59,7 +59,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvent(Event, kind="run"):
-    """a trainer starts; written at once with `parameters` and `vocab_size` 0, which is not known yet, and
+    """a trainer starts; written at once with `parameters` and `vocab_size` 0, which aren't known yet, and
     again when the model is built (same `pid` and `started`: the second replaces the first)
     """
 
@@ -80,7 +80,7 @@ class RunEvent(Event, kind="run"):
 
     @property
     def first_step(self) -> int:
-        """The step that this trainer went on from: what was recorded after it happens again."""
+        """The step from which this trainer resumed: everything recorded after it happens again."""
         return self.resumed_from or 0
 
 
@@ -99,7 +99,7 @@ class StateEvent(Event, kind="state"):
 @dataclass(frozen=True, kw_only=True)
 class ScheduleEvent(Event, kind="schedule"):
     """after `step` the learning rate is in another `phase` (`warm-up`, `constant`, `cool-down`, `cosine`),
-    and the run ends with `last_step`: before `max_iters` where it was finished or no longer improved
+    and the run ends with `last_step`: before `max_iters` if it was finished early or no longer improved
     """
 
     step: Count
@@ -109,10 +109,10 @@ class ScheduleEvent(Event, kind="schedule"):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanEvent(Event, kind="plan"):
-    """what is ahead: `steps` in all are `passes` over `tokens` of text, and the run takes between
-    `seconds_low` and `seconds_high`, about `seconds`. Written before the first step, and again when its speed
-    is `measured`. `expected_low` to `expected_high` nats a character are the validation loss to expect, and
-    `hint` says when the model is far from what suits the text
+    """the plan: `steps` steps in total are `passes` passes over `tokens` tokens of text, and the run takes
+    between `seconds_low` and `seconds_high`, about `seconds`. Written before the first step, and again when
+    its speed is `measured`. `expected_low` to `expected_high` nats per character are the expected validation
+    loss, and `hint` says if the model is far from what suits the text
     """
 
     step: Count
@@ -131,13 +131,14 @@ class PlanEvent(Event, kind="plan"):
 
 @dataclass(frozen=True, kw_only=True)
 class StepEvent(Event, kind="step"):
-    """optimizer steps `step - steps + 1` to `step`, gathered so that there are at most about ten events a
-    second. `loss` is their mean in nats per token, NaN when one was not finite; `gradient_norm` their
-    largest before clipping; `tokens` all tokens so far; `data_wait` the share of time spent waiting for
-    data; `device_utilization` how busy the device was (CUDA: share of the driver's last sample period with
-    a kernel running; CPU: the trainer's processor time against the cores it may use), absent in histories
-    of older trainers. The first step's event is written at once, and before every `eval`, `checkpoint` and
-    `end` the steps so far
+    """optimizer steps `step - steps + 1` to `step`, gathered into at most about ten events per second.
+
+    `loss` is their mean in nats per token, NaN if one wasn't finite; `gradient_norm` their largest before
+    clipping; `tokens` all tokens so far; `data_wait` the share of time spent waiting for data;
+    `device_utilization` how busy the device was (CUDA: the share of the driver's last sample period with a
+    kernel running; CPU: the trainer's processor time relative to the cores it may use), absent in histories
+    of older trainers. The first step's event is written at once, and the steps so far before every `eval`,
+    `checkpoint` and `end`
     """
 
     step: Count
@@ -158,7 +159,7 @@ class StepEvent(Event, kind="step"):
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEvent(Event, kind="eval"):
     """both splits were evaluated; losses in nats per token, `bits_per_byte` of the validation text,
-    `standard_error` of its loss, how many of its tokens were read and what share of all; the last three are
+    `standard_error` of its loss, how many of its tokens were read and which share of all; the last three are
     absent in histories of older trainers
     """
 
@@ -175,7 +176,7 @@ class EvaluationEvent(Event, kind="eval"):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleEvent(Event, kind="sample"):
-    """what the model writes at this step; hostile text, never print it raw"""
+    """text that the model generated at this step; it may be hostile, so never print it raw"""
 
     step: Count
     prompt: Text
@@ -184,9 +185,7 @@ class SampleEvent(Event, kind="sample"):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEvent(Event, kind="checkpoint"):
-    """the checkpoint **is** on the disk, manifest and all. Losses are null where this step was not
-    evaluated
-    """
+    """the checkpoint **is** on disk, including its manifest. Losses are null if this step wasn't evaluated"""
 
     step: Count
     file: Name
@@ -210,7 +209,7 @@ class CommandEvent(Event, kind="command"):
 
 @dataclass(frozen=True, kw_only=True)
 class WarningEvent(Event, kind="warning"):
-    """the user should know; training goes on"""
+    """something the user should know; training continues"""
 
     message: Text
 
@@ -226,8 +225,8 @@ class ErrorEvent(Event, kind="error"):
 
 @dataclass(frozen=True, kw_only=True)
 class EndEvent(Event, kind="end"):
-    """a trainer ends in order: `finished`, `stopped` (a command), `interrupted` (a signal), `failed`. No
-    `end` and no lock: it died
+    """a trainer ends in an orderly way: `finished`, `stopped` (a command), `interrupted` (a signal),
+    `failed`. Without an `end` and without a lock, it died
     """
 
     reason: Name
@@ -238,7 +237,7 @@ class EndEvent(Event, kind="end"):
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownEvent(Event):
-    """A kind that a later version of the program added: readers pass over it."""
+    """A kind that a later version of the program added: readers skip it."""
 
     name: str
     values: Mapping[str, Any]
@@ -246,13 +245,13 @@ class UnknownEvent(Event):
 
 @dataclass(frozen=True)
 class EventField:
-    """A field of an event: what it is made of, and what stands for it where it is absent."""
+    """A field of an event: its type, and its value if it is absent."""
 
     name: str
     made_of: FieldType
     optional: bool
     default: Any
-    # A number within these bounds and of this very Python type needs no closer look: most of them.
+    # A number within these bounds and of exactly this Python type, as most are, needs no further check.
     usual: type | None
     low: Any
     high: Any
@@ -293,7 +292,7 @@ def _event_field(one: dataclasses.Field[Any], hint: Any) -> EventField:
 
 
 def decode(values: object) -> Event | None:
-    """An event from a line's JSON; None when it is none, or a value is of a wrong type or out of range."""
+    """An event from a line's JSON; None if it is none, or a value is of the wrong type or out of range."""
     if type(values) is not dict:
         return None
     name = values.get("kind")
@@ -320,7 +319,7 @@ def decode(values: object) -> Event | None:
 
 
 def encode(event: Event, moment: float) -> bytes:
-    """The line of an event, written at `moment`. A text that is too long is cut."""
+    """The line of an event, written at `moment`. Text that is too long is cut."""
     values: dict[str, object] = {"kind": event.kind, "time": round(moment, 3)}
     for one in fields_of(type(event))[1:]:
         value = getattr(event, one.name)

@@ -1,7 +1,7 @@
 """A run's events folded into what a screen shows: one unbroken curve, whatever happened to its trainers.
 
-This is the only fold; the console, the benchmarks and the tests use it. Memory is bounded for any number
-of events. Whoever needs no curves uses `LatestEvents`, which needs no numpy.
+This is the only fold; the console, the benchmarks and the tests use it. Memory is bounded for any number of
+events. Callers that need no curves use `LatestEvents`, which needs no numpy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SAMPLES_KEPT = 200
 NOTES_KEPT = 500
 ANSWERS_KEPT = 100
 MARKS_KEPT = 2000
-# The pace is told from as many of the newest rows.
+# The pace is computed from this many of the latest rows.
 PACE_ROWS = 200
 
 
@@ -62,9 +62,9 @@ class Mark:
 
 
 class RunHistory(LatestEvents):
-    """One run's events. A full table keeps its extremes, old samples and notes go, and `run` events cut.
+    """One run's events. A full table keeps its extremes; old samples, notes and `run` events are dropped.
 
-    `notes` are the events that a log shows; `answers` the newest `command` events by id.
+    `notes` are the events that a log shows; `answers` the latest `command` events by id.
     """
 
     def __init__(self, rows: int = 0) -> None:
@@ -78,10 +78,10 @@ class RunHistory(LatestEvents):
         self.marks: list[Mark] = []
         self.started = 0.0
         self.index = EventIndex()
-        self.reached = 0  # the newest step read so far, for the index
+        self.reached = 0  # the last step read so far, for the index
 
     def take_back(self, step: int) -> None:
-        """Forget what was recorded after `step`, and how the trainer before ended."""
+        """Forget everything recorded after `step`, and how the previous trainer ended."""
         super().take_back(step)
         self.steps.cut(step)
         self.evaluations.cut(step)
@@ -95,7 +95,7 @@ class RunHistory(LatestEvents):
         super()._take_run(event)
         if before is None:
             self.started = event.time
-        # A trainer says twice who it is: when it comes up, and when its model is built.
+        # A trainer reports itself twice: when it starts, and when its model is built.
         elif before.parameters or before.started != event.started:
             step = event.first_step
             self._mark("start", event, step, f"resumed from step {step:,}")
@@ -108,7 +108,7 @@ class RunHistory(LatestEvents):
         if now == "paused" and was != "paused":
             self._mark("pause", event, event.step, "paused")
         elif was == "paused" and now != "paused":
-            self._mark("go", event, event.step, "went on")
+            self._mark("go", event, event.step, "continued")
 
     def _take_step(self, event: StepEvent) -> None:
         super()._take_step(event)
@@ -149,7 +149,8 @@ class RunHistory(LatestEvents):
 
     def _mark(self, kind: str, event: Event, step: int, label: str) -> None:
         self.marks.append(Mark(kind, step, event.time, f"{label}, step {step:,}"))
-        # A day of checkpoints is thousands of marks; past a point only every second old one stays.
+        # A day of checkpoints makes thousands of marks; from a certain number on, only every second old one
+        # stays.
         if len(self.marks) > MARKS_KEPT:
             half = MARKS_KEPT // 2
             self.marks = self.marks[:half:2] + self.marks[half:]
@@ -163,7 +164,7 @@ class RunHistory(LatestEvents):
             return None
         steps, times = self.steps.column("step"), self.steps.column("time")
         start = max(0, self.steps.count - PACE_ROWS)
-        # The pace of this start only: a night between two starts is not training.
+        # Only the pace since this start counts: a night between two starts isn't training.
         start = max(start, bisect.bisect_left(times, self.run.time, 0, self.steps.count))
         if start >= self.steps.count - 1:
             return None
@@ -188,14 +189,14 @@ class RunHistory(LatestEvents):
 
 
 class Follower:
-    """A reader and the history it feeds, kept in step when the file is replaced."""
+    """A reader and the history it feeds; both start over together when the file is replaced."""
 
     def __init__(self, path: Path) -> None:
         self.reader = EventReader(path)
         self.history = RunHistory()
 
     def poll(self, limit: int | None = None) -> list[Event]:
-        """Read on, fold, and return the new events. Start over when the file is another one."""
+        """Read on, fold, and return the new events. Starts over if the file is a different one."""
         generation, offset = self.reader.generation, self.reader.offset
         events = self.reader.poll(limit)
         if self.reader.generation != generation:
@@ -206,7 +207,7 @@ class Follower:
 
 
 def preview(path: Path) -> RunHistory:
-    """The whole history from a spread sample of its events: ready in a blink for any length."""
+    """The whole history from evenly spaced events: ready at once for any length."""
     history = RunHistory()
     history.feed(read_sample(path))
     return history

@@ -1,4 +1,4 @@
-"""The newest events of a run that still count: what a line in a list, or a display without curves, needs."""
+"""The latest events of a run that still count: enough for a line in a list, or a display without curves."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from core.runs.learning import COOL_DOWN, LearningTrace, learning_words
 
 
 class LatestEvents:
-    """Feed it every event in the order of the file; what does not count any more is None.
+    """Feed it every event in the order of the file. Fields that no longer count are None.
 
-    This is the one place that keeps rule 4 of docs/events.md: a `run` event takes back what its trainer
-    did not have, because it happens again. `core.runs.history.RunHistory` adds curves to it.
+    Only this class implements rule 4 of docs/events.md: a `run` event undoes everything that its trainer
+    didn't have, because it happens again. `core.runs.history.RunHistory` adds curves to it.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class LatestEvents:
         self.version = 0
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take new events. `version` changes with each."""
+        """Add new events. `version` changes with each."""
         for event in events:
             self.version += 1
             self.newest = event
@@ -50,7 +50,7 @@ class LatestEvents:
                 take(event)
 
     def take_back(self, step: int) -> None:
-        """Forget what was recorded after `step`, and how the trainer before ended."""
+        """Forget everything recorded after `step`, and how the previous trainer ended."""
         for name in ("schedule", "last_step", "last_evaluation", "last_sample", "last_checkpoint"):
             event = getattr(self, name)
             if event is not None and event.step > step:
@@ -97,7 +97,7 @@ class LatestEvents:
 
     @property
     def max_iters(self) -> int:
-        """How many steps the run is to take; 0 when not known."""
+        """How many steps the run is to take; 0 if unknown."""
         if self.schedule is not None:
             return self.schedule.last_step
         return self.run.max_iters if self.run else 0
@@ -114,5 +114,5 @@ class LatestEvents:
 
     @property
     def progress(self) -> float | None:
-        """Share of the steps done."""
+        """The share of steps done."""
         return min(1.0, self.step / self.max_iters) if self.max_iters else None

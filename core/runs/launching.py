@@ -25,11 +25,11 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def start_trainer(run: Run, *, environment: Mapping[str, str] | None = None) -> int:
-    """Start `python -m core.training.process` on a prepared run and return its pid once it holds the run.
+    """Start `python -m core.training.process` on a prepared run. Returns its pid once it holds the run.
 
-    The process gets its own session, so that neither a closed terminal, nor Ctrl-C, nor the death
-    of this process touches it. Raises UserError when the run is alive already, or when the trainer
-    ends at once; the message is then the tail of trainer.log in words.
+    The process gets its own session, so that neither a closed terminal, nor Ctrl-C, nor the death of this
+    process affects it. Raises UserError if the run is alive already, or if the trainer ends at once; the
+    message is then the end of trainer.log as a sentence.
     """
     if is_alive(run):
         raise UserError(refusal(run.name, read_holder(run.lock_path)))
@@ -86,12 +86,12 @@ def _open_log(run: Run) -> IO[bytes]:
 
 
 def send_command(run: Run, command: str, **arguments: object) -> str:
-    """Send a command to a run's trainer and return its id; a `command` event answers it.
+    """Send a command to a run's trainer. Returns its id; a `command` event answers it.
 
-    Raises UserError when the command is unknown or nobody is there to take it.
+    Raises UserError if the command is unknown or there is no trainer to receive it.
     """
     if command not in COMMANDS:
-        raise UserError(f'"{command}" is no command; accepted: {", ".join(COMMANDS)}')
+        raise UserError(f'"{command}" is not a command; accepted: {", ".join(COMMANDS)}')
     if not run.exists:
         raise UserError(f'there is no run "{run.name}" in {run.path.parent}')
     if not is_alive(run):
@@ -106,7 +106,7 @@ def send_command(run: Run, command: str, **arguments: object) -> str:
 
 
 def wait_for_command(run: Run, identity: str, seconds: float = 30.0) -> CommandEvent:
-    """The `command` event that answers a sent command. Raises UserError if none comes."""
+    """The `command` event that answers a command. Raises UserError if none comes."""
     return wait_for_answer(run.events_path, run.lock_path, identity, seconds)
 
 

@@ -1,7 +1,7 @@
 """Whether a run is alive: its trainer holds an OS lock, which no crash can leave behind.
 
-Where no lock is to be had (no fcntl, a file system without locks) the lock file tells the process
-id, its start time, the boot and the host, and the trainer renews its date as a heartbeat.
+If locks aren't available (no fcntl, a file system without locks), the lock file contains the process id, its
+start time, the boot and the host, and the trainer updates the file's time as a heartbeat.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LARGEST_LOCK = 4096
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds, or last held, a run's lock."""
+    """The process that holds, or last held, a run's lock."""
 
     pid: int
     boot_id: str
@@ -51,7 +51,7 @@ class Holder:
 
     @property
     def gone(self) -> bool:
-        """True when this process is known to have ended: it was on this host, and is not there any more."""
+        """True if this process is known to have ended: it was on this host and no longer exists."""
         return self.pid > 0 and self.host == platform.node() and not self.here
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Holder:
 
 
 def boot_id() -> str:
-    """A text that changes with every boot of the machine; "" if it is unknown."""
+    """A text that changes with every boot of the machine; "" if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -69,9 +69,9 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When a process started, as the system reports it; "" if it does not exist or is a zombie.
+    """When a process started, as the system reports it; "" if it doesn't exist or is a zombie.
 
-    Together with the boot id it tells a process from a later one that was given the same id.
+    Together with the boot id it distinguishes a process from a later one with the same id.
     """
     try:
         # The second field is the program's name in parentheses and may contain anything.
@@ -89,9 +89,9 @@ def _ask(*command: str) -> str:
 
 
 class RunLock:
-    """The trainer's side. Use as a context manager around the trainer's whole life.
+    """The trainer's side. Use it as a context manager around the trainer's whole life.
 
-    Raises UserError naming the other process when the run is held already.
+    Raises UserError that names the other process if the run is held already.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,20 +102,20 @@ class RunLock:
     def __enter__(self) -> RunLock:
         self._descriptor = open_in_place(self.path)
         if not shared():
-            os.fchmod(self._descriptor, 0o600)  # whoever can open it can hold it
+            os.fchmod(self._descriptor, 0o600)  # anybody who can open it can hold it
         method = self._take()
         holder = Holder(
             os.getpid(), boot_id(), process_start(os.getpid()), platform.node(), time.time(), method
         )
         data = json.dumps(asdict(holder)).encode()
-        # In place, because the lock belongs to this file and a rename would lose it. Padded, so that the
-        # file is never empty or cut in the middle.
+        # In place, because the lock belongs to this file and a rename would lose it. Padded, so that the file
+        # is never empty or cut in the middle.
         os.pwrite(self._descriptor, data.ljust(512), 0)
         os.ftruncate(self._descriptor, max(512, len(data)))
         if method == "heartbeat":
             threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         elif hasattr(os, "register_at_fork"):
-            # A forked child would share the lock and keep a dead trainer alive.
+            # A forked child would share the lock and make a dead trainer look alive.
             os.register_at_fork(after_in_child=self._forget)
         return self
 
@@ -126,7 +126,7 @@ class RunLock:
             with contextlib.suppress(NoLocksError):
                 if try_lock(self._descriptor):
                     return "flock"
-                # It may be a reader checking whether the run is alive, which takes microseconds.
+                # It may be a reader that checks whether the run is alive, which takes microseconds.
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
@@ -161,7 +161,7 @@ class RunLock:
 
 
 def refusal(name: str, holder: Holder | None) -> str:
-    """Why a second trainer may not start: only what is known of who holds the lock."""
+    """Why a second trainer must not start, as far as the lock's holder is known."""
     if holder is not None and holder.gone:
         return (
             f'run "{name}" cannot be trained now: its trainer, {holder}, has ended, but another program '
@@ -192,7 +192,7 @@ def _beating(path: Path, holder: Holder) -> bool:
     if holder.host == platform.node():
         return holder.here
     try:
-        # abs(): a clock set back must not keep a dead run alive forever.
+        # abs(), because a clock that was set back must not keep a dead run alive forever.
         return abs(time.time() - path.stat().st_mtime) < HEARTBEAT_LIMIT
     except OSError:
         return False
@@ -214,20 +214,20 @@ def is_locked(path: Path) -> bool:
 def signal_holder(path: Path, number: signal.Signals) -> int:
     """Send a signal to the trainer that holds the lock, and never to another process.
 
-    Raises UserError when the run is not held, or its process cannot be told for certain.
+    Raises UserError if the run isn't held, or its process can't be identified with certainty.
     """
     name = path.parent.name
     holder = read_holder(path)
     if not is_locked(path) or holder is None:
-        raise UserError(f'run "{name}" has no trainer that could be signalled')
+        raise UserError(f'run "{name}" has no trainer to send a signal to')
     if not holder.here:
         raise UserError(f'run "{name}" is held by {holder}, which cannot be reached from here')
     if hasattr(os, "pidfd_open"):
         descriptor = os.pidfd_open(holder.pid)
         try:
-            # The descriptor pins the process: if it still matches now, the id cannot be reused.
+            # The descriptor pins the process: if it still matches now, its id can't be reused.
             if not holder.here:
-                raise UserError(f'run "{name}" has no trainer that could be signalled')
+                raise UserError(f'run "{name}" has no trainer to send a signal to')
             signal.pidfd_send_signal(descriptor, number)
         finally:
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Steps gathered into events: a thousand steps a second must not become a thousand lines."""
+"""Gathers steps into events: a thousand steps per second must not become a thousand lines."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class StepMeter:
         self._newest: tuple[int, float, float] = (0, 0.0, 0.0)
 
     def restart(self) -> None:
-        """Restart the clock for the coming steps: time spent in between (an evaluation) is not theirs."""
+        """Restart the clock for the next steps: time spent in between (an evaluation) doesn't count."""
         self._began = self._clock()
-        self._device_utilization()  # discard: it covers the time since the last call
+        self._device_utilization()  # discard it, because it covers the time since the last call
 
     @property
     def due(self) -> bool:
@@ -63,24 +63,24 @@ class StepMeter:
         waited: float,
         epoch: float,
     ) -> None:
-        """Count one optimizer step; `waited` are its seconds without data."""
+        """Count one optimizer step; `waited` are the seconds it waited for data."""
         self._losses.append(loss)
-        # The largest of several, so that a spike is not averaged away. `not <=` lets NaN win.
+        # The largest of several, so that a spike isn't averaged away. `not <=` makes NaN win.
         if not gradient_norm <= self._norm and not math.isnan(self._norm):
             self._norm = gradient_norm
         self._waited += waited
         self._newest = (step, learning_rate, epoch)
         self.tokens += self._tokens_per_step
-        if self._interval <= 0:  # every step by itself, even if their numbers arrived together
+        if self._interval <= 0:  # every step separately, even if their numbers arrived together
             self.flush()
 
     def flush_if_due(self) -> None:
-        """Write if it is time; call it once for steps whose numbers arrived together."""
+        """Write if it is time. Call it once for steps whose numbers arrived together."""
         if self.due:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added since the last event: before a save, an evaluation, an end."""
+        """Write everything since the last event: before a save, an evaluation, an end."""
         if not self._losses:
             return
         now = self._clock()

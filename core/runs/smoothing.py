@@ -1,4 +1,4 @@
-"""Curves smoothed over steps, computed further as they grow."""
+"""Curves smoothed over steps, extended as they grow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.runs.table import Floats, Table
 
 
 class Smoother:
-    """An exponential average over steps (`width` of them), corrected for its start, gaps left as gaps."""
+    """An exponential average over steps (`width` of them), corrected for its start; gaps stay gaps."""
 
     def __init__(self, table: Table, name: str) -> None:
         self.table = table
@@ -33,7 +33,7 @@ class Smoother:
             wider = np.empty(max(len(raw), 2 * len(self._values)))
             wider[: self._done] = self._values[: self._done]
             self._values = wider
-        # The newest row may still change: it is computed each time, but not built upon.
+        # The last row may still change, so it is computed each time and not built upon.
         last = len(raw) - 1
         self._sum, self._weight = self._extend(raw, self._done, last)
         self._done = last
@@ -41,7 +41,7 @@ class Smoother:
         return self._values[: len(raw)]
 
     def _extend(self, raw: Floats, start: int, end: int) -> tuple[float, float]:
-        """Compute rows [start, end) from the state before them; the state after them."""
+        """Compute rows [start, end) from the state before them. Returns the state after them."""
         total, weight = self._sum, self._weight
         if start >= end:
             return total, weight

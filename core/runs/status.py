@@ -48,7 +48,7 @@ def is_alive(run: Run) -> bool:
 
 def status(run: Run) -> RunStatus:
     """The status of a run. Costs the same for a history of ten events or a million."""
-    # First the lock, then the events: a trainer that ends in between has written its last event.
+    # First the lock, then the events, so that a trainer that ends in between has written its last event.
     alive = is_locked(run.lock_path)
     holder = read_holder(run.lock_path)
     latest = LatestEvents()
@@ -80,7 +80,7 @@ def status(run: Run) -> RunStatus:
 
 
 def state_of(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str, str]:
-    """A run's state and what is to be said of it; `log` is the end of its trainer's output."""
+    """A run's state and a message about it; `log` is the end of its trainer's output."""
     state, end, error = latest.state, latest.end, latest.error
     if alive:
         name = state.state if state else "preparing"
@@ -100,9 +100,9 @@ def state_of(run: Run, alive: bool, latest: LatestEvents, log: str) -> tuple[str
     if holder is not None and holder.boot_id != boot_id():
         return (
             "died",
-            "the machine was restarted while the run was training; resume goes on from its last checkpoint",
+            "the machine was restarted while the run was training; resume it from its last checkpoint",
         )
-    return "died", explain_log(log) + "; resume goes on from its last checkpoint"
+    return "died", explain_log(log) + "; resume it from its last checkpoint"
 
 
 def _max_iters(run: Run) -> int:
@@ -132,7 +132,7 @@ def log_tail(path: Path, lines: int = LOG_LINES) -> str:
     return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
-# What the end of a trainer's log usually means to the person who started it.
+# What the end of a trainer's log usually means for the person who started it.
 _MEANINGS = (
     (r"No module named '([\w.]+)'", "the Python package {0} is missing from this installation"),
     (r"CUDA out of memory|OutOfMemoryError", "the device ran out of memory: lower batch_size or block_size"),

@@ -1,7 +1,7 @@
 """Many rows of numbers in a bounded amount of memory: a run may write a million events.
 
-`Table` keeps at most `capacity` rows, and with each the smallest and largest loss, so that a spike stays
-visible for ever.
+`Table` keeps at most `capacity` rows, and with each the smallest and largest loss, so that a spike always
+stays visible.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ROWS_KEPT = 1 << 15
 
 
 class Table:
-    """Rows of numbers with rising `step`, in at most `capacity` rows of `stride` events each.
+    """Rows of numbers with increasing `step`, at most `capacity` rows of `stride` events each.
 
-    A full table merges its rows two by two and doubles the stride, so that all of the history keeps
-    the same resolution. The newest row may be of fewer events and still change.
+    A full table merges pairs of rows and doubles the stride, so that the whole history has the same
+    resolution. The last row may cover fewer events and still change.
     """
 
     LAST_OF = ("step", "time", "tokens", "epoch")
@@ -41,9 +41,9 @@ class Table:
         self._high = columns.index("loss_max") if "loss_max" in columns else -1
 
     def add(self, event: Any) -> None:
-        """Append what has these columns as attributes; None becomes NaN.
+        """Append an object that has these columns as attributes; None becomes NaN.
 
-        Rows that it takes back (the trainer went back in steps) go first.
+        If the trainer went back, the rows of later steps are removed first.
         """
         row = [math.nan if value is None else value for value in self._values(event)]
         if self.count and row[0] <= self._data[0, self.count - 1]:
@@ -60,7 +60,7 @@ class Table:
         self._filled = 1
 
     def _merged(self, first: Floats, second: Floats, weight: int, other: int) -> Floats:
-        """Two neighbors as one: means, but the last of what only grows, and the extremes of the loss.
+        """Merge two neighbors: means, but the last value of counters, and the extremes of the loss.
 
         A mean with NaN is NaN: a gap stays a gap.
         """
@@ -92,11 +92,11 @@ class Table:
         self.changes += 1
 
     def column(self, name: str) -> Floats:
-        """A view on one column; do not keep it over the next `add`."""
+        """A view of one column; don't keep it beyond the next `add`."""
         return self._data[self.columns.index(name), : self.count]
 
     def joined(self, left: list[int], middle: Table, right: list[int], above: float) -> Table:
-        """Some rows of this table, then those of `middle` whose step is above `above`, then some more."""
+        """The rows up to `above`, then the rows of `middle` above it, then the rest of this table."""
         inner = middle._data[:, : middle.count]
         parts = [self._data[:, left], inner[:, inner[0] > above], self._data[:, right]]
         table = Table(self.columns, self.capacity)

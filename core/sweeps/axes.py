@@ -1,4 +1,4 @@
-"""Which variants a sweep has: `learning_rate=1e-3,2e-3` or `dropout=0..0.2` as changes of a configuration."""
+"""The variants of a sweep: `learning_rate=1e-3,2e-3` or `dropout=0..0.2` as changes of a configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.config.setting import Value, show
 from core.errors import UserError
 
 MOST_VARIANTS = 500
-# A range this wide is of a quantity that works in factors, such as a learning rate.
+# A range this wide belongs to a quantity that works in factors, such as a learning rate.
 LOGARITHMIC_RATIO = 10.0
 
 Changes = dict[str, Value]
@@ -23,7 +23,7 @@ Changes = dict[str, Value]
 
 @dataclass(frozen=True)
 class Axis:
-    """One key that is varied: over `values`, or, to be drawn at random, between `low` and `high`."""
+    """One key that is varied: over `values`, or randomly between `low` and `high`."""
 
     key: str
     values: tuple[object, ...] = ()
@@ -31,7 +31,7 @@ class Axis:
     high: float = 0.0
 
     def draw(self, chance: random.Random) -> object:
-        """A value at random; of a wide range, evenly over its logarithm."""
+        """A random value; in a wide range, uniform in its logarithm."""
         if self.values:
             return chance.choice(self.values)
         if self.low > 0 and self.high / self.low >= LOGARITHMIC_RATIO:
@@ -76,7 +76,7 @@ def _range(key: str, low: str, high: str, text: str) -> Axis:
 
 
 def _parts(text: str) -> list[str]:
-    """The values of a list, split at the commas that are outside brackets and quotes."""
+    """The values of a list, split at commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -95,10 +95,10 @@ def _parts(text: str) -> list[str]:
 
 
 def variants(base: RunConfig, axes: Sequence[Axis], drawn: int | None = None) -> list[Changes]:
-    """What each variant changes in the base: every combination, or `drawn` different ones at random.
+    """What each variant changes in the base: every combination, or `drawn` different random ones.
 
-    The draw depends only on the base's seed. Raises UserError where an axis is given twice, a range
-    is not drawn from, or there are too many; ConfigError naming a combination that cannot be used.
+    The random choice depends only on the base's seed. Raises UserError if an axis is given twice, a range has
+    no --random, or there are too many variants; ConfigError names a combination that can't be used.
     """
     keys = [axis.key for axis in axes]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -130,7 +130,7 @@ def variants(base: RunConfig, axes: Sequence[Axis], drawn: int | None = None) ->
 
 
 def _checked(base: RunConfig, variants: Iterable[dict[str, object]]) -> list[Changes]:
-    """The changes with their values as the configuration takes them."""
+    """The changes, with values converted as the configuration converts them."""
     result = []
     for changes in variants:
         what = ", ".join(f"{key}={show(value)}" for key, value in changes.items())

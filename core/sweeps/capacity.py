@@ -1,4 +1,4 @@
-"""How many runs of a configuration fit this machine at once."""
+"""How many runs of a configuration fit on this machine at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fitting(config: RunConfig) -> int:
 
 
 def sharing_cores(config: RunConfig, at_once: int) -> RunConfig:
-    """The configuration for a run that has others beside it: on a CPU each gets its share of the cores."""
+    """The configuration for a run that shares the machine: on a CPU, each run gets its share of the cores."""
     if config.hardware.threads or at_once <= 1 or resolve_device(config.hardware.device) != "cpu":
         return config
     return replace(config, threads=max(1, available_cores() // at_once))

@@ -1,4 +1,4 @@
-"""Which setting mattered: how far a key's values are apart, and how much of all differences they explain."""
+"""Which setting mattered: how far apart a key's values are, and how much of all differences they explain."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from statistics import fmean
 from core.config.setting import Value, show
 from core.sweeps.progress import Progress
 
-# Values drawn from a range are all different: compared are their lower, middle and upper thirds.
+# Values drawn from a range are all different, so the lower, middle and upper thirds are compared.
 MOST_GROUPS = 6
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one key did. Means in bits per byte, of the variants that were evaluated."""
+    """The effect of one key. Means in bits per byte, over the variants that were evaluated."""
 
     key: str
     means: tuple[tuple[str, float, int], ...]
-    """(value or range in words, mean of the best bits per byte, number of variants), best first."""
+    """(value or range as text, mean of the best bits per byte, number of variants), best first."""
     spread: float
     """Worst mean minus best mean."""
     share: float
-    """Of the variance between all variants, what the groups explain (eta squared), from 0 to 1."""
+    """The share of the variance between variants that the groups explain (eta squared), 0 to 1."""
 
 
 def effects(variants: Sequence[Progress]) -> list[Effect]:
     """The effect of every key that differs, largest first; [] with fewer than two evaluated variants.
 
-    A variant that was ended early counts with the best it had reached, which flatters none: it was
-    ended for being worse than the median.
+    A variant that was ended early counts with its best so far, which doesn't flatter it: it was ended for
+    being worse than the median.
     """
     rated = [one for one in variants if math.isfinite(one.best)]
     if len(rated) < 2:
@@ -55,7 +55,7 @@ def _effect(key: str, rated: Sequence[Progress]) -> Effect:
 
 
 def _groups(values: Sequence[Value]) -> list[str]:
-    """For each value the name of the group that it is compared in."""
+    """For each value, the name of the group in which it is compared."""
     different = sorted({value for value in values if isinstance(value, (int, float))})
     if len(different) <= MOST_GROUPS or len(different) < len(set(values)):
         return [show(value) for value in values]

@@ -1,8 +1,9 @@
-"""A sweep on disk: `checkpoints/.sweeps/<tag>.json`, all that is needed to go on after a crash or a reboot.
+"""A sweep on disk: `checkpoints/.sweeps/<tag>.json`, with everything needed to continue after a crash or
+reboot.
 
-The variants are ordinary runs beside it, prepared when the plan is made; what became of each is read
-from its own history. The file itself only adds what no history tells: which were ended early, and how
-often a variant that died was started again.
+The variants are ordinary runs beside it, prepared when the plan is made; their state is read from their own
+histories. The file adds only what no history says: which variants were ended early, and how often a variant
+that died was restarted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LARGEST_PLAN = 4 << 20
 
 @dataclass(frozen=True)
 class Variant:
-    """One run of a sweep, and what it changes in the common configuration."""
+    """One run of a sweep, and its changes to the common configuration."""
 
     run: str
     changes: Changes
@@ -46,7 +47,7 @@ class Plan:
     pruned: dict[str, int] = field(default_factory=dict)
     """Variants that were ended early, and at which step."""
     restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Variants that died: how often they were started again without getting further, and at which step."""
+    """Variants that died: how often they were restarted without getting further, and at which step."""
 
     @property
     def path(self) -> Path:
@@ -55,17 +56,17 @@ class Plan:
 
     @property
     def lock_path(self) -> Path:
-        """The file that is locked while somebody carries the plan out."""
+        """The file that is locked while a process runs the plan."""
         return self.path.with_suffix(".lock")
 
     @property
     def stop_path(self) -> Path:
-        """A file that, as soon as it is there, has the queue end its variants and leave."""
+        """A file whose existence makes the queue end its variants and leave."""
         return self.path.with_suffix(".stop")
 
     @property
     def log_path(self) -> Path:
-        """What a queue in the background says."""
+        """The output of a queue in the background."""
         return self.path.with_suffix(".log")
 
     @property
@@ -78,7 +79,7 @@ class Plan:
         return Run(self.root / variant.run)
 
     def save(self) -> None:
-        """Write the plan, whole or not at all. Raises UserError."""
+        """Write the plan, completely or not at all. Raises UserError."""
         values = {
             "format": FORMAT,
             "tag": self.tag,
@@ -97,12 +98,12 @@ class Plan:
 
 
 def plan_path(root: Path, tag: str) -> Path:
-    """Where the plan of a tag lies."""
+    """The file of a tag's plan."""
     return Path(root) / FOLDER / f"{tag}.json"
 
 
 def next_tag(root: Path) -> str:
-    """The first free tag: sweep-001, sweep-002, ..."""
+    """The first unused tag: sweep-001, sweep-002, ..."""
     number = 1
     while plan_path(root, f"sweep-{number:03d}").exists():
         number += 1
@@ -112,8 +113,8 @@ def next_tag(root: Path) -> str:
 def make_plan(root: Path, tag: str, base: RunConfig, changes: list[Changes], **options: Any) -> Plan:
     """Prepare a run for every variant and write the plan.
 
-    A plan of this tag that is there already is gone on with, if its variants are the same. Raises
-    UserError otherwise, where a run of a needed name is there, or where nothing can be written.
+    If a plan of this tag exists and its variants are the same, it is continued. Otherwise raises UserError,
+    also if a run of a needed name exists or something can't be written.
     """
     check_name(tag, "--tag")
     digits = len(str(len(changes)))
@@ -124,13 +125,13 @@ def make_plan(root: Path, tag: str, base: RunConfig, changes: list[Changes], **o
         if known.variants != variants:
             raise UserError(
                 f'--tag is "{tag}", a sweep with other variants; accepted: a new tag, or '
-                f"`mamba-tui sweep {tag} --resume` to go on with that one"
+                f"`mamba-tui sweep {tag} --resume` to continue that one"
             )
         return known
     taken = [variant.run for variant in variants if plan.run(variant).path.exists()]
     if taken:
         raise UserError(
-            f'--tag is "{tag}", but there is a run "{taken[0]}" in {root} already; give another --tag'
+            f'--tag is "{tag}", but a run "{taken[0]}" exists in {root} already; give another --tag'
         )
     for variant in variants:
         prepare_run(plan.root, variant.run, replace(base, f"variant {variant.run}", **variant.changes))
@@ -139,7 +140,7 @@ def make_plan(root: Path, tag: str, base: RunConfig, changes: list[Changes], **o
 
 
 def queue_run(root: Path, name: str, after: str) -> Plan:
-    """A plan of one prepared run that starts when another run ends. Raises UserError."""
+    """A plan with one prepared run that starts when another run ends. Raises UserError."""
     if not Run(Path(root) / after).exists:
         known = ", ".join(run.name for run in list_runs(root)) or "none"
         raise UserError(f"--after is {show(after)}, and there is no such run in {root}; accepted: {known}")
@@ -151,7 +152,7 @@ def queue_run(root: Path, name: str, after: str) -> Plan:
 
 
 def plan_names(root: Path) -> list[str]:
-    """The tags that there are plans of, by name."""
+    """The tags of all plans, by name."""
     try:
         return sorted(path.stem for path in (Path(root) / FOLDER).iterdir() if path.suffix == ".json")
     except OSError:
@@ -159,7 +160,7 @@ def plan_names(root: Path) -> list[str]:
 
 
 def load_plan(root: Path, tag: str) -> Plan:
-    """The plan of a tag. Raises UserError where there is none or its file is damaged."""
+    """The plan of a tag. Raises UserError if there is none or its file is damaged."""
     check_name(tag, "TAG")
     path = plan_path(root, tag)
     try:
@@ -172,7 +173,7 @@ def load_plan(root: Path, tag: str) -> Plan:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise UserError(
-            f"{path} is no plan of a sweep ({type(error).__name__}); remove it, the runs stay"
+            f"{path} is not a sweep's plan ({type(error).__name__}); remove it, the runs stay"
         ) from None
 
 

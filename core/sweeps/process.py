@@ -1,7 +1,7 @@
-"""A sweep carried out in the background: `python -P -m core.sweeps.process CHECKPOINTS TAG`.
+"""A sweep in the background: `python -P -m core.sweeps.process CHECKPOINTS TAG`.
 
-It prints what happens, with the time, into `checkpoints/.sweeps/<tag>.log`. SIGTERM and SIGINT have the
-variants save and end; `mamba-tui sweep TAG --resume` goes on. Exit codes: 0 done, 130 left, 2 bad input.
+It writes what happens, with the time, to `checkpoints/.sweeps/<tag>.log`. SIGTERM and SIGINT make the
+variants save and end; `mamba-tui sweep TAG --resume` continues. Exit codes: 0 done, 130 left, 2 bad input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ START_SECONDS = 30.0
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out the plan named on the command line; the exit code."""
+    """Run the plan named on the command line. Returns the exit code."""
     if len(arguments) != 2:
         print("usage: python -P -m core.sweeps.process CHECKPOINTS TAG", file=sys.stderr)
         return 2
@@ -50,14 +50,12 @@ def _tell(line: str) -> None:
 
 
 def start_in_background(plan: Plan) -> int:
-    """Start `main` on a plan in a session of its own and return its pid once it works.
+    """Start `main` on a plan in its own session. Returns its pid once it works.
 
-    Raises UserError where the plan is worked on already, or the process ends at once.
+    Raises UserError if the plan is running already, or the process ends at once.
     """
     if is_worked_on(plan):
-        raise UserError(
-            f"{plan.tag} is being carried out already; `mamba-tui sweep {plan.tag}` shows how far it is"
-        )
+        raise UserError(f"{plan.tag} is running already; `mamba-tui sweep {plan.tag}` shows its progress")
     try:
         log = open_to_append(plan.log_path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What has become of every variant of a sweep, read from its run's own history."""
+"""The state of every variant of a sweep, read from its run's own history."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_RESTARTS = 3
 
 @dataclass
 class Progress:
-    """One variant as it stands.
+    """The current state of one variant.
 
-    `state` is waiting, training (whatever its trainer does), finished, pruned, stopped, failed or
-    interrupted (it died or was interrupted, and goes on when the sweep does). `curve` holds
-    validation bits per byte by step.
+    `state` is waiting, training (whatever its trainer does), finished, pruned, stopped, failed or interrupted
+    (it died or was interrupted, and continues when the sweep does). `curve` holds validation bits per byte by
+    step.
     """
 
     variant: Variant
@@ -38,17 +38,17 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """True when nothing is left to do for it."""
+        """True if there is nothing left to do for it."""
         return self.state in ("finished", "pruned", "stopped", "failed")
 
     def fruitless_restarts(self, plan: Plan) -> int:
-        """How often it was started again since it last got further."""
+        """How often it was restarted since it last made progress."""
         number, step = plan.restarts.get(self.variant.run, (0, -1))
         return number if self.step <= step else 0
 
 
 class Curve(LatestEvents):
-    """A run's newest events, and validation bits per byte by step."""
+    """A run's latest events, and validation bits per byte by step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Watcher:
         self._histories = [Curve() for _ in self.variants]
 
     def look(self) -> list[Progress]:
-        """Every variant as it stands now. Never raises for what lies in a run's folder."""
+        """The current state of every variant. Never raises because of a run folder's content."""
         for index, one in enumerate(self.variants):
             if one.done and one.state != "failed":
                 continue
@@ -83,7 +83,8 @@ class Watcher:
         return self.variants
 
     def _look(self, index: int, one: Progress) -> None:
-        alive = is_alive(one.run)  # before its history: what ends in between has written its last word
+        # Asked before reading the history, so that a trainer that ends in between has written everything.
+        alive = is_alive(one.run)
         reader, history = self._readers[index], self._histories[index]
         generation = reader.generation
         events = reader.poll()
@@ -118,7 +119,7 @@ class Watcher:
         return "interrupted"
 
     def _never_began(self, one: Progress) -> str:
-        """Without a history: not started yet, or its trainer could not even begin one."""
+        """Without a history: not started yet, or its trainer couldn't even begin one."""
         if not one.run.log_path.exists():
             return "waiting"
         current = status(one.run)

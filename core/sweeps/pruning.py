@@ -12,17 +12,17 @@ from statistics import median
 
 from core.sweeps.progress import Progress
 
-# With fewer to compare with, chance decides.
+# With fewer variants to compare with, the result would be chance.
 FEWEST_OTHERS = 3
-# The first evaluations see the warm-up, and tell little.
+# The first evaluations see the warm-up, and say little.
 SMALLEST_SHARE = 0.2
 
 
 def poor(one: Progress, others: Sequence[Progress]) -> bool:
-    """True when a variant should be ended: the best it has reached is above the others' median.
+    """True if a variant should be ended: its best so far is above the others' median.
 
-    Compared is at its newest evaluation, with the best that each other variant had reached at that
-    step. Nothing is poor before a fifth of its steps, or with fewer than three to compare with.
+    They are compared at its latest evaluation, with the best that each other variant had reached at that
+    step. No variant is ended before a fifth of its steps, or with fewer than three to compare with.
     """
     if not one.curve:
         return False

@@ -1,7 +1,7 @@
-"""Carries a sweep out: starts variants as they fit, ends poor ones early, goes on with those that died.
+"""Runs a sweep: starts variants as they fit, ends poor ones early, continues those that died.
 
-There is no service. Whoever calls `Queue.work` is the queue for as long as it lives; the trainers do
-not depend on it, and the next call takes up what it finds, after a crash or a reboot too.
+There is no service. Whoever calls `Queue.work` is the queue for as long as it lives. The trainers don't
+depend on it, and the next call continues from the current state, also after a crash or reboot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 
 class Queue:
-    """One sweep being carried out. Make it with `queue_of`, which sees to it that there is only one."""
+    """One running sweep. Created by `queue_of`, which makes sure that there is only one."""
 
     def __init__(self, plan: Plan, tell: Tell) -> None:
         self.plan = plan
@@ -41,7 +41,7 @@ class Queue:
         self._failed_to_start: dict[str, str] = {}
 
     def work(self) -> bool:
-        """Until nothing is left to do; True then, False where `leaving` was set before."""
+        """Work until nothing is left to do. Returns True then, False if `leaving` was set before."""
         self._wait_for_the_run_before()
         at_once = 0
         while not self._asked_to_leave():
@@ -52,7 +52,7 @@ class Queue:
             if self.plan.prune:
                 self._prune(training)
             ready = [one for one in variants if one.state in ("waiting", "interrupted")]
-            # What began goes on before what has not: it holds a place in the comparison.
+            # Variants that have begun continue before new ones start: they are part of the comparison.
             ready.sort(key=lambda one: one.state == "waiting")
             if ready and not at_once:
                 at_once = self.plan.at_once or fitting(ready[0].run.config())
@@ -75,7 +75,7 @@ class Queue:
         return self.leaving
 
     def look(self) -> list[Progress]:
-        """Every variant as it stands, news told."""
+        """The current state of every variant, after reporting news."""
         variants = self.watcher.look()
         for one in variants:
             name = one.variant.run
@@ -102,7 +102,7 @@ class Queue:
             if name not in self.plan.pruned:
                 if not poor(one, self.watcher.variants):
                     continue
-                # First the plan, then the command: after a crash in between it is sent once more.
+                # First the plan, then the command: after a crash in between, the command is sent again.
                 self.plan.pruned[name] = one.step
                 self.plan.save()
             if name in self._asked:
@@ -112,7 +112,7 @@ class Queue:
                 send_command(one.run, "stop")
 
     def interrupt(self) -> None:
-        """Have every variant that trains save and end; the sweep can be gone on with later."""
+        """Make every variant that is training save and end; the sweep can be continued later."""
         self.leaving = True
         interrupt(self.plan)
         delete(self.plan.stop_path, missing_ok=True)
@@ -127,33 +127,33 @@ def _news(one: Progress) -> str:
     if one.state == "pruned":
         return f"{name} was ended at step {one.step:,}: worse than the median{best}"
     if one.state == "training":
-        return f"{name} trains"
+        return f"{name} is training"
     return f"{name} {one.state} at step {one.step:,}{best}"
 
 
 @contextlib.contextmanager
 def queue_of(plan: Plan, tell: Tell) -> Iterator[Queue]:
-    """The one queue of a plan. Raises UserError while another process is it."""
+    """The one queue of a plan. Raises UserError if another process is running it."""
     with ExitStack() as stack:
         descriptor = open_in_place(plan.lock_path)
         stack.callback(os.close, descriptor)
         with contextlib.suppress(NoLocksError):
             deadline = time.monotonic() + PATIENCE_SECONDS
             while not try_lock(descriptor):
-                # It may be somebody who only asks whether there is a queue: that takes microseconds.
+                # It may be somebody who only checks whether there is a queue, which takes microseconds.
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{plan.tag} is being carried out by another process; `mamba-tui sweep {plan.tag}` "
-                        "shows how far it is"
+                        f"{plan.tag} is being run by another process; `mamba-tui sweep {plan.tag}` "
+                        "shows its progress"
                     )
                 time.sleep(0.02)
-        delete(plan.stop_path, missing_ok=True)  # meant for a queue before this one
-        # Read again under the lock: the one before us may have changed it.
+        delete(plan.stop_path, missing_ok=True)  # meant for an earlier queue
+        # Read again under the lock: an earlier queue may have changed it.
         yield Queue(load_plan(plan.root, plan.tag), tell)
 
 
 def interrupt(plan: Plan) -> int:
-    """Have the variants that train save and end, and wait for it; how many there were."""
+    """Make the variants that are training save and end, and wait. Returns how many there were."""
     training = [run for variant in plan.variants if is_alive(run := plan.run(variant))]
     for run in training:
         with contextlib.suppress(UserError):  # it has just ended by itself
@@ -164,9 +164,9 @@ def interrupt(plan: Plan) -> int:
 
 
 def ask_to_stop(plan: Plan) -> int:
-    """End a sweep from another process: its queue is asked, or its variants where there is no queue.
+    """End a sweep from another process, through its queue, or its variants if there is no queue.
 
-    Waits for the end; returns how many variants were training.
+    Waits for the end. Returns how many variants were training.
     """
     training = sum(is_alive(plan.run(variant)) for variant in plan.variants)
     if not is_worked_on(plan):
@@ -178,7 +178,7 @@ def ask_to_stop(plan: Plan) -> int:
 
 
 def is_worked_on(plan: Plan) -> bool:
-    """True while some process carries the plan out."""
+    """True while some process runs the plan."""
     try:
         descriptor = open_in_place(plan.lock_path)
     except OSError:

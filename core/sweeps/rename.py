@@ -1,4 +1,4 @@
-"""Renaming a run that may be a variant of a sweep, or the one that a sweep waits for."""
+"""Renames a run that may be a variant of a sweep, or the one that a sweep waits for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from core.sweeps.queue import is_worked_on
 
 
 def rename(run: Run, name: str) -> Run:
-    """Rename a run, in the plans of sweeps too. Raises UserError, also while a sweep that has it goes on."""
+    """Rename a run, in plans of sweeps too. Raises UserError, also while one of its sweeps is running."""
     plans = [plan for plan in _plans(run.path.parent) if _has(plan, run.name)]
     for plan in plans:
         if is_worked_on(plan):
             raise UserError(
-                f"{run.name} belongs to {plan.tag}, which is being carried out; rename it when that has ended"
+                f"{run.name} belongs to {plan.tag}, which is running; rename it when the sweep has ended"
             )
     renamed = rename_run(run, name)
     for plan in plans:
@@ -31,7 +31,7 @@ def _plans(root: Path) -> list[Plan]:
     for tag in plan_names(root):
         try:
             plans.append(load_plan(root, tag))
-        except UserError:  # damaged, or not a plan: nobody can go on with it anyway
+        except UserError:  # damaged, or not a plan: nobody can continue it anyway
             continue
     return plans
 

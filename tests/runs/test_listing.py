@@ -229,7 +229,7 @@ def test_filters(tmp_path, text, expected):
         ("lr>abc", 'filter: "abc" is not a number; accepted after lr>: 0.5, 1e-3'),
         ("lr>", "filter: lr> has no value; accepted: lr>VALUE"),
         ("state>3", "filter: state is a text"),
-        (">3", 'filter: ">3" compares nothing; accepted: key>3'),
+        (">3", 'filter: ">3" has no key; accepted: key>3'),
         ('"open', "a quote is not closed"),
     ],
 )

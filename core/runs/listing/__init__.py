@@ -1,5 +1,5 @@
-"""The list of runs: what it shows of each, how it is filtered and sorted, and what is done with whole runs.
+"""The list of runs: what it shows of each, how it is filtered and sorted, and operations on whole runs.
 
-Begin with `summary`, one run in a few numbers; `run_list` has those of all runs, and `cache` keeps them on
-disk. `columns` and `filters` are what a list is made of; `notes` and `trash` what is done with runs.
+Begin with `summary`, one run in a few numbers; `run_list` has the summaries of all runs, and `cache` keeps
+them on disk. A list is made of `columns` and `filters`; `notes` and `trash` change runs.
 """

@@ -1,7 +1,7 @@
 """Summaries kept on disk, so that a list of hundreds of long runs opens at once.
 
-One file for each folder of runs, in the user's cache folder. Whatever is not in range when it is read is
-as good as missing: it is read from the runs again.
+One file per folder of runs, in the user's cache folder. Values that aren't in range are treated as missing:
+the run is read again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LARGEST_CACHE = 64 << 20
 _LARGEST_STAMP = 1 << 63
 
 Stamp = tuple[int, int, int]
-"""Time of change in nanoseconds, size, inode: of a file as it was read."""
+"""A file when it was read: time of change in nanoseconds, size, inode."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one run."""
+    """What is stored of one run."""
 
     fold: RunFold
     position: Position
@@ -41,7 +41,7 @@ class Kept:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """A file's stamp; None where there is none."""
+    """A file's stamp; None if there is no file."""
     try:
         info = os.stat(path)
     except OSError:
@@ -50,17 +50,17 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def cache_path(root: Path) -> Path:
-    """The file that keeps the summaries of the runs in a folder."""
+    """The file with the summaries of the runs in a folder."""
     try:
         folder = os.path.realpath(root)
-    except OSError:  # the working directory was deleted, and there are no runs in it
+    except OSError:  # the working directory was deleted, so it contains no runs
         folder = os.fspath(root)
     key = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     return cache_root() / "runs" / f"{key}.json"
 
 
 def load(path: Path) -> dict[str, Kept]:
-    """The summaries in a file by the name of their run, those that are in range."""
+    """The summaries in a file, by name of their run, if they are in range."""
     try:
         values = json.loads(read_limited(path, LARGEST_CACHE))
         runs = values["runs"] if values["format"] == FORMAT else {}
@@ -75,7 +75,7 @@ def load(path: Path) -> dict[str, Kept]:
 
 
 def save(path: Path, runs: Mapping[str, Kept]) -> None:
-    """Write the file; where that cannot be, the runs are read again the next time."""
+    """Write the file; if that fails, the runs are read again next time."""
     values = {"format": FORMAT, "runs": {name: _values(one) for name, one in runs.items()}}
     with contextlib.suppress(OSError):
         make_own_folder(path.parent)

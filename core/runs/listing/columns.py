@@ -1,4 +1,4 @@
-"""What a list of runs can show, sort and filter by: columns of its own, and every setting of a run."""
+"""What a list of runs can show, sort and filter by: its own columns, and every setting of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from core.runs.listing.summary import RunSummary
 
 @dataclass(frozen=True)
 class Column:
-    """One column: what it is called, what it says of a run, and whether a smaller value comes first."""
+    """One column: its name, its value for a run, and whether smaller values come first."""
 
     name: str
     about: str
     value: Callable[[RunSummary], Any]
-    """A number, a text, a tuple of either, or None where it is not known."""
+    """A number, a text, a tuple of either, or None if unknown."""
     smallest_first: bool = True
 
 
@@ -40,10 +40,10 @@ COLUMNS: dict[str, Column] = {
         Column("lr", "highest learning rate", lambda run: run.config.get("learning_rate"), False),
         Column("batch", "tokens of one optimizer step", lambda run: run.batch, False),
         Column("tokens", "training tokens seen", lambda run: run.tokens, False),
-        Column("speed", "newest speed, tokens a second", lambda run: run.tokens_per_second, False),
-        Column("time", "time that trainers were at work", lambda run: run.seconds, False),
+        Column("speed", "latest speed, tokens per second", lambda run: run.tokens_per_second, False),
+        Column("time", "time spent training", lambda run: run.seconds, False),
         Column("dataset", "folder of the text", lambda run: run.dataset),
-        Column("changed", "when its newest event was written", lambda run: run.changed, False),
+        Column("changed", "when its latest event was written", lambda run: run.changed, False),
         Column("size", "size of its files", lambda run: run.bytes, False),
         Column("tags", "your tags", lambda run: run.notes.tags),
         Column("note", "your note", lambda run: run.notes.note),
@@ -51,15 +51,15 @@ COLUMNS: dict[str, Column] = {
 }
 USUAL = ("name", "state", "step", "best", "last", "lr", "parameters", "mixers", "shape", "batch", "tokens",
          "speed", "time", "dataset", "tags", "note")  # fmt: skip
-# Other words for the same column, as people write them in a filter.
+# Other names for the same column that people write in filters.
 ALIASES = {"bpb": "best", "bits": "last", "learning_rate": "lr", "params": "parameters", "tag": "tags",
            "mixer": "mixers", "tps": "speed", "run": "name"}  # fmt: skip
 
 
 def column(name: str, where: str) -> Column:
-    """A column by its name or another word for it, or a setting of the configuration.
+    """A column by its name or another name for it, or a setting of the configuration.
 
-    Raises UserError naming what comes nearest; `where` is the flag or filter that named it.
+    Raises UserError that names the most similar one; `where` is the flag or filter that named it.
     """
     known = ALIASES.get(name, name)
     if known in COLUMNS:
@@ -82,7 +82,7 @@ def chosen(text: str, where: str) -> tuple[str, ...]:
 def sorted_by(
     runs: Sequence[RunSummary], name: str, where: str, *, reverse: bool = False
 ) -> list[RunSummary]:
-    """The runs in the order of a column; those that have no value there come last. Raises UserError."""
+    """The runs in the order of a column; runs without a value come last. Raises UserError."""
     by = column(name, where)
 
     def key(run: RunSummary) -> tuple[bool, Any]:
@@ -93,7 +93,7 @@ def sorted_by(
 
     known = [run for run in runs if _known(by.value(run))]
     unknown = [run for run in runs if not _known(by.value(run))]
-    # A sort keeps the order of equal ones, which reversing would not.
+    # Sorting keeps the order of equal runs, which reversing would not.
     return sorted(known, key=key, reverse=reverse == by.smallest_first) + unknown
 
 
@@ -102,7 +102,7 @@ def _known(value: Any) -> bool:
 
 
 def differing(runs: Sequence[RunSummary]) -> list[str]:
-    """The settings that are not the same in all of the runs, in the order of the configuration."""
+    """The settings that differ between the runs, in the order of the configuration."""
     missing = object()
     return [key for key in SETTINGS if len({_frozen(run.config.get(key, missing)) for run in runs}) > 1]
 

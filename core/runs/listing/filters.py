@@ -44,7 +44,7 @@ _TEXTS = ("name", "state", "shape", "mixers", "dataset", "tags", "note")
 
 
 def compiled(text: str, where: str = "filter") -> Test:
-    """A test of runs. Raises UserError, one sentence, for what is no filter."""
+    """A test for runs. Raises UserError, one sentence, if the text isn't a filter."""
     if text.count('"') % 2:
         raise UserError(f'{where}: a quote is not closed in {show(text)}; accepted: "two words"')
     tests = [_term(term, where) for term in _TERM.findall(text)]
@@ -56,7 +56,7 @@ def _term(term: str, where: str) -> Test:
     if comparison is not None:
         return _compare(comparison[1], comparison[2], comparison[3].replace('"', ""), where)
     if re.match(r"[<>=!~]", term):
-        raise UserError(f"{where}: {show(term)} compares nothing; accepted: key{term}, such as lr>1e-3")
+        raise UserError(f"{where}: {show(term)} has no key; accepted: key{term}, such as lr>1e-3")
     refused = term.startswith("-") and len(term) > 1
     word = term.removeprefix("-").replace('"', "").lower() if refused else term.replace('"', "").lower()
     return lambda run: (

@@ -1,7 +1,7 @@
 """A run's events folded into what a line of a list shows.
 
-Of a hundred thousand events nearly all are steps, and of those in a row only the last counts: the others
-are not even parsed.
+Nearly all of a hundred thousand events are steps, and of consecutive steps only the last counts: the others
+aren't even parsed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Record = tuple[int, float, float]
 
 
 class RunFold(LatestEvents):
-    """The newest events of a run, its best evaluation, and for how long it was trained.
+    """The latest events of a run, its best evaluation, and how long it was trained.
 
-    `records` are the evaluations that were better than all before them, as (step, validation loss in
-    nats per token, bits per byte): after a trainer went back, the last that is left is the best.
+    `records` are the evaluations that were better than all before them, as (step, validation loss in nats per
+    token, bits per byte): after a trainer went back, the last remaining one is the best.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class RunFold(LatestEvents):
             super().feed((event,))
 
     def feed_lines(self, lines: list[bytes]) -> None:
-        """The same for lines of the file, of steps in a row only the last."""
+        """The same for lines of the file; of consecutive steps, only the last is parsed."""
         begin = 0
         marks = [number for number, line in enumerate(lines) if not line.startswith(_STEP)]
         for number in (*marks, len(lines)):
@@ -72,7 +72,7 @@ class RunFold(LatestEvents):
 
     def _begin(self, event: RunEvent) -> None:
         before = self.run
-        # A trainer says twice who it is: when it comes up, and when its model is built.
+        # A trainer reports itself twice: when it starts, and when its model is built.
         if before is not None and (before.pid, before.started) == (event.pid, event.started):
             return
         self._earlier_seconds = self.seconds
@@ -96,14 +96,14 @@ class RunFold(LatestEvents):
 
     @property
     def seconds(self) -> float:
-        """For how long trainers were at work, without the time in between."""
+        """How long trainers were working, without the time in between."""
         now = self.newest.time - self._since if self.newest is not None and self._since else 0.0
         return self._earlier_seconds + max(0.0, now)
 
     # ------------------------------------------------------- kept on disk
 
     def values(self) -> dict[str, Any]:
-        """All of it, as JSON can carry it."""
+        """Everything, as JSON can hold it."""
         events = {name: _kept(event) for name in _KEPT if (event := getattr(self, name)) is not None}
         return {
             "events": events,
@@ -115,7 +115,7 @@ class RunFold(LatestEvents):
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> RunFold:
-        """What `values` gave. Raises ValueError, KeyError or TypeError for anything else."""
+        """The fold that `values` described. Raises ValueError, KeyError or TypeError for anything else."""
         fold = cls()
         for name in _KEPT:
             if name in values["events"]:
@@ -146,7 +146,7 @@ _CLASS: dict[str, type[Event]] = {
 
 
 def _kept(event: Event) -> dict[str, Any]:
-    """An event without what a list does not show."""
+    """An event without the parts that a list doesn't show."""
     if isinstance(event, RunEvent):
         event = dataclasses.replace(event, config={}, versions={}, changes={})
     elif event.kind == "error":

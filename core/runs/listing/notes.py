@@ -1,6 +1,6 @@
-"""A person's own words on a run: a note and tags, in `notes.json` of its folder.
+"""A person's note and tags on a run, in `notes.json` of its folder.
 
-Only consoles and the command line write this file, never a trainer, so that a running one is not disturbed.
+Only consoles and the command line write this file, never a trainer, so a running trainer isn't disturbed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _LARGEST_FILE = 1 << 16
 
 @dataclass(frozen=True)
 class Notes:
-    """What a person says of a run."""
+    """A person's note and tags on a run."""
 
     note: str = ""
     tags: tuple[str, ...] = ()
 
 
 def notes_path(run: Run) -> Path:
-    """Where a run's notes lie."""
+    """The file with a run's notes."""
     return run.path / FILE
 
 
 def read_notes(run: Run) -> Notes:
-    """A run's notes; empty where there are none, or none that could be ours."""
+    """A run's notes; empty if there are none, or none that could be ours."""
     try:
         values = json.loads(read_limited(notes_path(run), _LARGEST_FILE))
         note, tags = values["note"], values["tags"]
@@ -50,7 +50,7 @@ def read_notes(run: Run) -> Notes:
 
 
 def write_notes(run: Run, notes: Notes) -> None:
-    """Keep a run's notes. Raises UserError."""
+    """Save a run's notes. Raises UserError."""
     if not run.exists:
         raise UserError(f'there is no run "{run.name}" in {run.path.parent}')
     if len(notes.note) > LONGEST_NOTE:

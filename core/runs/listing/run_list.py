@@ -1,8 +1,8 @@
-"""All runs of a folder as a list shows them, brought up to date cheaply.
+"""All runs of a folder as a list shows them, updated cheaply.
 
-A look at five hundred runs is some stats of files. What is new in a history is read from where the last
-look, or the last console, has come to; of a long history that nobody has read yet the beginning and the end
-are shown first, and the rest comes in slices, of the newest runs first.
+Looking at five hundred runs takes some stats of files. New events are read from where the last look, or the
+last console, stopped. For a long history that nobody has read yet, the beginning and the end are shown first;
+the rest is read in slices, newest runs first.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ SLICE_LINES = 4000
 SMALL_BYTES = 1 << 17
 HEAD_BYTES = 1 << 14
 SAVE_SECONDS = 20.0
-# A file that was changed so shortly before it was looked at may be changed again without a newer time.
+# A file that changed just before it was read may change again without a newer time.
 _TICK_NS = 2_100_000_000
 
 
 @dataclass
 class _Entry:
-    """What is known of one run."""
+    """What is known about one run."""
 
     run: Run
     reader: EventReader
     fold: RunFold = field(default_factory=RunFold)
     glimpse: RunFold | None = None
-    """From beginning and end, while the rest is not read."""
+    """From the beginning and the end of the history, until the rest is read."""
     events: Stamp | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     config_stamp: Stamp | None = None
@@ -57,12 +57,12 @@ class _Entry:
 
     @property
     def behind(self) -> int:
-        """Bytes of the history that are not read."""
+        """Bytes of the history that haven't been read."""
         return self.events[1] - self.reader.offset if self.events else 0
 
 
 class RunList:
-    """The runs of a folder. Its methods wait for a disk; one thread at a time is let in."""
+    """The runs of a folder. Its methods wait for the disk; only one thread at a time may enter."""
 
     def __init__(self, root: Path, cache_file: Path | None = None) -> None:
         self.root = Path(root)
@@ -73,7 +73,7 @@ class RunList:
         self._lock = threading.Lock()
 
     def look(self) -> list[RunSummary]:
-        """All runs as they stand, those that live first, then the newest. Never raises."""
+        """All runs in their current state, living ones first, then the newest. Never raises."""
         with self._lock:
             if self._kept is None:
                 self._kept = cache.load(self._cache_file)
@@ -86,7 +86,7 @@ class RunList:
             return self._rows()
 
     def read_on(self, seconds: float = 0.1) -> list[RunSummary] | None:
-        """Read what `look` has left, for about so long; None when there was nothing."""
+        """Read what `look` has left, for about this long; None if there was nothing."""
         with self._lock:
             waiting = [entry for entry in self._entries.values() if entry.behind > 0]
             waiting.sort(key=lambda entry: (not entry.alive, -(entry.events or (0,))[0]))
@@ -114,7 +114,7 @@ class RunList:
         return rows
 
     def save(self, after: float = 0.0) -> None:
-        """Keep on disk what was read, unless that was done within the last `after` seconds."""
+        """Store what was read on disk, unless that was done within the last `after` seconds."""
         with self._lock:
             now = time.monotonic()
             unsaved = [entry for entry in self._entries.values() if entry.unsaved and entry.behind <= 0]
@@ -150,7 +150,7 @@ class RunList:
         return entry
 
     def _look_at(self, entry: _Entry) -> bool:
-        """Bring an entry up to date, as far as that takes no time; False where there is no run."""
+        """Update an entry as far as that takes no time; False if there is no run."""
         run, before = entry.run, entry.row
         config, events = stamp(run.config_path), stamp(run.events_path)
         if config is None:
@@ -171,7 +171,7 @@ class RunList:
         return True
 
     def _is_alive(self, entry: _Entry) -> bool:
-        """A trainer that comes writes its name into the lock file, so one that is as it was needs no look."""
+        """A new trainer writes its name into the lock file, so an unchanged file needs no check."""
         now = stamp(entry.run.lock_path)
         if now is None:
             return False
@@ -185,7 +185,7 @@ class RunList:
     def _history_changed(self, entry: _Entry, now: Stamp | None) -> None:
         before, entry.events, entry.unsaved = entry.events, now, True
         if now is None or (before is not None and now[1] <= before[1]):
-            # Gone, another one, or changed where it was read already: from the beginning.
+            # Gone, replaced, or changed where it was read already: start from the beginning.
             entry.reader, entry.fold = EventReader(entry.run.events_path), RunFold()
         entry.glimpse = None
         if 0 < entry.behind <= SMALL_BYTES:
@@ -195,7 +195,7 @@ class RunList:
             entry.glimpse = _glimpse(entry.run)
 
     def _read_slice(self, entry: _Entry) -> bool:
-        """Read on in a history; False where nothing more is to be had for now."""
+        """Read on in a history; False if there is nothing more for now."""
         reader = entry.reader
         generation = reader.generation
         lines = reader.poll_lines(SLICE_LINES)
@@ -229,7 +229,7 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _glimpse(run: Run) -> RunFold:
-    """A long history from its beginning, which says what the run is, and its end."""
+    """The beginning of a long history, which says what the run is, and its end."""
     fold = RunFold()
     try:
         with open_to_read(run.events_path) as file:

@@ -17,9 +17,9 @@ _LETTERS = {"standard": "a", "mamba": "m", "mamba2": "2"}
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Numbers are None where they are not known. Losses in bits per byte unless they say otherwise.
+    """Numbers are None if unknown. Losses are in bits per byte unless stated otherwise.
 
-    `complete` is false while only beginning and end of a long history were read: the best may be another.
+    `complete` is false while only beginning and end of a long history were read: the best may be another one.
     """
 
     run: Run
@@ -52,7 +52,7 @@ class RunSummary:
 
     @property
     def shape(self) -> str:
-        """The layers' widths: 256-192-128-192-256, repetitions in short."""
+        """The layers' widths: 256-192-128-192-256, with repetitions shortened."""
         widths = self.config.get("n_embd") or ()
         parts: list[tuple[Any, int]] = []
         for width in widths:
@@ -64,7 +64,7 @@ class RunSummary:
 
     @property
     def mixers(self) -> str:
-        """The layers' mixers, a letter each: a attention, m mamba, 2 mamba2."""
+        """The layers' mixers, one letter each: a attention, m mamba, 2 mamba2."""
         return "".join(_LETTERS.get(name, "?") for name in self.config.get("attention_type") or ())
 
     @property
@@ -74,7 +74,7 @@ class RunSummary:
 
     @property
     def dataset(self) -> str:
-        """The dataset folder's own name."""
+        """The name of the dataset folder."""
         return PurePath(self.config.get("dataset_dir") or "").name
 
     @property
@@ -90,7 +90,7 @@ class RunSummary:
 def summarize(
     run: Run, fold: RunFold, config: Mapping[str, Any], notes: Notes, *, alive: bool, complete: bool
 ) -> RunSummary:
-    """A run from its folded events. Looks at the trainer's output where the events don't say how it ended."""
+    """A run from its folded events. Reads the trainer's output if the events don't say how it ended."""
     log = "" if alive or fold.end is not None else log_tail(run.log_path)
     state, message = state_of(run, alive, fold, log)
     step, evaluation = fold.last_step, fold.last_evaluation

@@ -1,7 +1,8 @@
-"""Runs renamed and deleted. A deleted one can be brought back: its whole folder lies in `.deleted` beside.
+"""Renames and deletes runs. A deleted run can be undeleted: its whole folder is in `.deleted` beside the
+runs.
 
-A run there is not listed, cannot be resumed, and keeps all it had, until somebody really deletes it. A
-folder is only ever emptied of what this program writes; what else somebody put there stays.
+A run in there isn't listed, can't be resumed, and keeps everything until somebody really deletes it. Only
+files that this program writes are ever deleted; anything else in the folder stays.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CHECKPOINT = re.compile(r"checkpoint_step_\d{1,18}\.(json|pt)(\.\d{1,20})?(\.de
 
 @dataclass(frozen=True)
 class DeletedRun:
-    """A run that was put aside: its name, the folder it had, and where it lies now."""
+    """A deleted run: its name, the folder it had, and where it is now."""
 
     name: str
     before: Path
@@ -32,7 +33,7 @@ class DeletedRun:
 
 
 def deleted_runs(root: Path) -> list[DeletedRun]:
-    """What can be brought back, the newest last."""
+    """The runs that can be undeleted, the last deleted one last."""
     try:
         names = os.listdir(Path(root) / FOLDER)
     except OSError:
@@ -44,7 +45,7 @@ def deleted_runs(root: Path) -> list[DeletedRun]:
 
 
 def delete_run(run: Run) -> DeletedRun:
-    """Put a run aside. Raises UserError, also while it is training."""
+    """Delete a run, so that it can be undeleted. Raises UserError, also while it is training."""
     if not run.exists:
         raise UserError(f'there is no run "{run.name}" in {run.path.parent}')
     if is_locked(run.lock_path):
@@ -60,27 +61,27 @@ def delete_run(run: Run) -> DeletedRun:
 
 
 def undelete_run(deleted: DeletedRun) -> Run:
-    """Bring a run back. Raises UserError where that name is taken by now, or its folder is gone."""
+    """Undelete a run. Raises UserError if its name is taken by now, or its folder is gone."""
     if deleted.before.exists():
         raise UserError(
-            f"there is another {deleted.name} by now; rename it, then undelete the one in {deleted.now}"
+            f"there is another {deleted.name} now; rename it, then undelete the one in {deleted.now}"
         )
     try:
         _move(deleted.now.parent, deleted.now.name, deleted.before.parent, deleted.name)
     except FileNotFoundError:
-        raise UserError(f"{deleted.name} is gone: {deleted.now} does not exist any more") from None
+        raise UserError(f"{deleted.name} is gone: {deleted.now} no longer exists") from None
     except OSError as error:
         raise UserError(f"{deleted.name} cannot be brought back: {error.strerror}") from None
     return Run(deleted.before)
 
 
 def delete_for_good(deleted: DeletedRun) -> int:
-    """Free the space of a run that was put aside; the bytes that freed. What is not ours stays."""
+    """Free the space of a deleted run. Returns the bytes freed. Files that aren't ours stay."""
     return delete_folder(deleted.now, _is_ours)
 
 
 def newest_deleted(root: Path, name: str) -> DeletedRun:
-    """The run of a name that was deleted last. Raises UserError naming those there are."""
+    """The last deleted run of a name. Raises UserError that lists the existing ones."""
     all_deleted = deleted_runs(root)
     for deleted in reversed(all_deleted):
         if deleted.name == name:
@@ -90,7 +91,7 @@ def newest_deleted(root: Path, name: str) -> DeletedRun:
 
 
 def rename_run(run: Run, name: str) -> Run:
-    """Give a run's folder another name. Raises UserError, also while it is training or the name is taken."""
+    """Rename a run's folder. Raises UserError, also while it is training or if the name is taken."""
     check_name(name, "the new name")
     root, new = run.path.parent, Run(run.path.parent / name)
     if not run.exists:
@@ -99,7 +100,7 @@ def rename_run(run: Run, name: str) -> Run:
     if is_locked(run.lock_path):
         raise UserError(f"{run.name} is training; stop it first: mamba-tui stop {run.name}")
     if new.path.exists() or new.path.is_symlink():
-        raise UserError(f'there is "{name}" in {root} already; accepted: a name that is not taken')
+        raise UserError(f'"{name}" exists in {root} already; accepted: a name that is not taken')
     try:
         _move(root, run.name, root, name)
     except OSError as error:
