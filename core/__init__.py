@@ -1,1 +1,1 @@
-"""Everything of mamba-tui that runs without a screen."""
+"""Everything in mamba-tui that runs without a screen."""

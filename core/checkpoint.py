@@ -1,7 +1,7 @@
-"""Checkpoints: saved whole or not at all, verified before use, and never able to run code.
+"""Checkpoints: saved completely or not at all, verified before use, and unable to run code.
 
-The file is `torch.save`'s, read with `weights_only=True`. Order of a save: temporary file, fsync,
-rename, manifest, directory fsync; whatever interrupts it, the older checkpoints are untouched.
+The file is `torch.save`'s, read with `weights_only=True`. Order of a save: temporary file, fsync, rename,
+manifest, directory fsync; whatever interrupts it, older checkpoints are untouched.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from core.system.files import delete, replacing, write_atomic
 
 FORMAT = 2
 Payload = dict[str, Any]
-# What every checkpoint has, and what else it takes to go on training from one.
+# What every checkpoint has, and what else is needed to resume training from one.
 REQUIRED = {"format": int, "step": int, "config": dict, "vocab_size": int, "tokenizer": dict, "model": dict}
 RESUMABLE = {
     "optimizer": dict,
@@ -69,7 +69,7 @@ class _Hashed:
 
 
 def to_host(value: Any) -> Any:
-    """A copy of nested containers with every tensor copied to host memory, so that training can go on.
+    """A copy of nested containers with every tensor copied to host memory, so that training can continue.
 
     Tensors that share memory (a head tied to the embedding) share it in the copy too.
     """
@@ -89,7 +89,7 @@ def to_host(value: Any) -> Any:
 
 
 def payload_bytes(value: Any) -> int:
-    """What the tensors of a payload weigh."""
+    """The size of a payload's tensors in bytes."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
     if isinstance(value, dict):
@@ -98,10 +98,10 @@ def payload_bytes(value: Any) -> int:
 
 
 def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointInfo:
-    """Write a checkpoint and then its manifest, from whose `losses` and `step` the values are taken.
+    """Write a checkpoint and then its manifest, whose values include `losses` and `step`.
 
-    Returns the manifest as written. Raises OSError (ENOSPC when the disk is full, before anything is
-    written where that can be foreseen); the older checkpoints are then as they were.
+    Returns the manifest. Raises OSError (ENOSPC if the disk is full, before anything is written if that can
+    be foreseen); older checkpoints are then unchanged.
     """
     needed = payload_bytes(payload) + (1 << 16)
     if shutil.disk_usage(path.parent).free < needed:
@@ -114,7 +114,7 @@ def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointIn
             raise hashed.error or error from error
         file.flush()
         os.fsync(file.fileno())
-        # Never a new file beside an old manifest: between the two steps there is simply no checkpoint.
+        # Never a new file beside an old manifest: in between there is simply no checkpoint.
         delete(path.with_suffix(".json"), missing_ok=True)
     info = dataclasses.replace(
         manifest, path=path, bytes=hashed.bytes, sha256=hashed.digest.hexdigest(), time=time.time()
@@ -124,7 +124,7 @@ def save(path: Path, payload: Payload, manifest: CheckpointInfo) -> CheckpointIn
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether a manifest lies beside a checkpoint, so that its content can be compared with a hash."""
+    """Whether a checkpoint has a manifest, so that its content can be compared with a hash."""
     manifest = path.with_suffix(".json")
     return MANIFEST.fullmatch(manifest.name) is not None and manifest.exists()
 
@@ -132,16 +132,16 @@ def has_manifest(path: Path) -> bool:
 def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bool = False) -> Payload:
     """Read a checkpoint after comparing it with its manifest.
 
-    With `unverified`, one without a manifest is read too: a file that was carried here alone.
+    With `unverified`, a checkpoint without a manifest is read too, such as a file that was copied alone.
 
-    Raises UserError, in words, when it is missing, truncated, changed, not a checkpoint, or holds
-    code instead of weights (which is then not run).
+    Raises UserError if it is missing, truncated, changed, not a checkpoint, or contains code instead of
+    weights (which is then not run).
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of a checkpoint_step_<N>.pt")
     try:
-        with held(path):  # from here on the run's trainer does not delete it
+        with held(path):  # from here on the run's trainer doesn't delete it
             if has_manifest(path) or not unverified:
                 _check(path)
             payload = _unpickle(path, map_location)
@@ -160,12 +160,12 @@ def load(path: Path, map_location: torch.device | str = "cpu", *, unverified: bo
     return payload
 
 
-# What format 1 called parameters and what a layer remembers, and what they are called since.
+# Format 1's names of parameters and layer states, and the current names.
 _FORMAT_1_NAMES = {"feed": "mlp", "feed_norm": "mlp_norm", "tail": "conv_state", "hidden": "ssm_state"}
 
 
 def _rename_format_1(payload: Payload) -> None:
-    """Give every tensor of a checkpoint of format 1 the name that it has now."""
+    """Give every tensor of a checkpoint of format 1 its current name."""
     for part in ("model", "optimizer", "model_state"):
         if isinstance(payload.get(part), dict):
             payload[part] = {
@@ -176,7 +176,7 @@ def _rename_format_1(payload: Payload) -> None:
 
 
 def _rename_loader_rows(payload: Payload) -> None:
-    """Batch rows were called lanes in the loader's state for a while."""
+    """For a while, batch rows were called lanes in the loader's state."""
     loader = payload.get("loader")
     if isinstance(loader, dict) and "lanes" in loader:
         loader["rows"] = loader.pop("lanes")
@@ -187,11 +187,11 @@ def check_keys(payload: Any, required: Mapping[str, type], path: Path) -> None:
     values = payload if isinstance(payload, dict) else {}
     missing = [key for key, kind in required.items() if not isinstance(values.get(key), kind)]
     if missing:
-        raise UserError(f"{path} is not a whole checkpoint of mamba-tui: it has no {', '.join(missing)}")
+        raise UserError(f"{path} is not a complete checkpoint of mamba-tui: it has no {', '.join(missing)}")
 
 
 def _check(path: Path) -> None:
-    """Raise UserError unless the file is what its manifest says."""
+    """Raise UserError unless the file matches its manifest."""
     step = path.stem.rpartition("_")[2]
     info = read_manifest(path.with_suffix(".json"), int(step)) if step.isdecimal() else None
     if info is None:
@@ -219,7 +219,7 @@ def _unpickle(path: Path, map_location: torch.device | str) -> Any:
 
 
 def config_of(payload: Payload, path: Path) -> RunConfig:
-    """The configuration a checkpoint was made with. Raises UserError when it makes no sense here."""
+    """The configuration that a checkpoint was made with. Raises UserError if it isn't valid here."""
     try:
         return build_frozen(payload["config"], str(path))
     except ConfigError as error:
@@ -232,9 +232,9 @@ def judged_weights(payload: Payload) -> str:
 
 
 def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") -> None:
-    """Put a part of a checkpoint into a model: its weights as trained, or `judged_weights(payload)`.
+    """Load a part of a checkpoint into a model: its weights as trained, or `judged_weights(payload)`.
 
-    Raises UserError saying what does not fit.
+    Raises UserError that says what doesn't fit.
     """
     weights = payload[part]
     _check_shapes(model, weights, path)
@@ -244,15 +244,15 @@ def load_weights(model: GPT, payload: Payload, path: Path, part: str = "model") 
 def check_fits(
     config: ModelConfig, vocab_size: int, payload: Payload, path: Path, part: str = "model"
 ) -> None:
-    """Raise UserError unless a checkpoint's weights fit a model, before memory is taken for one."""
+    """Raise UserError unless a checkpoint's weights fit a model, before memory is allocated for one."""
     if not 0 < vocab_size <= MAX_VOCABULARY + 1:
         raise UserError(f"{path} is not a checkpoint: its vocab_size is {vocab_size:,}")
-    # Counted, not built: torch's meta device would tell each shape, but loads a thousand modules to do so.
+    # Counted, not built: torch's meta device would give each shape, but it loads a thousand modules.
     needed = parameters(config, vocab_size)
     stored = sum(tensor.numel() for tensor in payload[part].values())
     if needed > stored:
         raise UserError(
-            f"{path} comes from another model: it holds {stored:,} numbers, and this one has {needed:,}"
+            f"{path} comes from another model: it has {stored:,} numbers, and this one needs {needed:,}"
         )
 
 
@@ -275,7 +275,7 @@ def _shape(tensor: torch.Tensor | None) -> str:
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tokenizer, Payload]:
     """A model ready to generate, its tokenizer, and the checkpoint they come from. Raises UserError.
 
-    The checkpoint may lack its manifest (`has_manifest`); then its content was compared with nothing.
+    The checkpoint may lack its manifest (`has_manifest`); then its content wasn't compared with a hash.
     """
     path = Path(path)
     payload = load(path, "cpu", unverified=True)
@@ -293,10 +293,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
 
 
 def export_weights(path: Path, out: Path) -> int:
-    """Write a checkpoint's weights, as evaluated, as a safetensors file; returns its size in bytes.
+    """Write a checkpoint's weights, as evaluated, as a safetensors file. Returns its size in bytes.
 
-    A tied head is written once, as the embedding. Raises UserError as `load` does, and OSError from
-    writing.
+    A tied head is written once, as the embedding. Raises UserError as `load` does, and OSError if writing
+    fails.
     """
     from safetensors.torch import save as as_safetensors
 

@@ -1,8 +1,8 @@
-"""Looking at a checkpoint file before anything of it is read into memory.
+"""Checks a checkpoint file before anything in it is read into memory.
 
-A checkpoint may come from anybody. `torch.load(weights_only=True)` runs no code of it, but it would unpack
-whatever the archive claims to hold. So the archive's directory and the list of what its pickle asks for are
-looked through first: plain tensors, stored as they are, and nothing else.
+A checkpoint may come from anybody. `torch.load(weights_only=True)` runs no code in it, but it would unpack
+whatever the archive claims to contain. So the archive's directory and the list of what its pickle asks for
+are checked first: plain tensors, stored uncompressed, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MOST_ENTRIES = 1 << 20
 MOST_VALUES = 1 << 22
 DEEPEST = 64
 LARGEST_NUMBER = 1 << 64
-"""Beyond what any number in a checkpoint can be; numbers of thousands of digits cannot even be shown."""
+"""Larger than any number in a checkpoint; numbers with thousands of digits can't even be printed."""
 
-# What the pickles of our checkpoints ask for: dictionaries, plain tensors, and their kinds of numbers.
+# What the pickles of our checkpoints ask for: dictionaries, plain tensors, and their types of numbers.
 _PLAIN = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (Size|device|\w+Storage)"
     r"|torch (float|bfloat|int|uint)\d+|torch bool"
@@ -68,7 +68,7 @@ def _program(path: Path) -> UserError:
 
 
 def _check_pickle(data: bytes, path: Path) -> None:
-    """Raise UserError if a pickle asks for anything that plain weights do not need."""
+    """Raise UserError if a pickle asks for anything that plain weights don't need."""
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in ("STACK_GLOBAL", "INST"):
             raise _program(path)
@@ -76,13 +76,13 @@ def _check_pickle(data: bytes, path: Path) -> None:
             if str(argument).startswith("torch"):
                 name = str(argument).replace(" ", ".")[:80]
                 raise UserError(
-                    f"{path} holds something else than plain tensors ({name}), so it was not opened"
+                    f"{path} contains something other than plain tensors ({name}), so it was not opened"
                 )
             raise _program(path)
 
 
 def _is_program(file: Any) -> bool:
-    """Whether a file is a complete pickle that calls something. It is looked through, never run."""
+    """Whether a file is a complete pickle that calls something. It is scanned, never run."""
     try:
         return any(operation.name in _CALLS for operation, *_ in list(pickletools.genops(file)))
     except Exception:  # the ways in which bytes fail to be a pickle are countless
@@ -90,9 +90,9 @@ def _is_program(file: Any) -> bool:
 
 
 def check_values(payload: Any, path: Path) -> None:
-    """Raise UserError unless all values are plain: no endless nesting, no number beyond all measure."""
+    """Raise UserError unless all values are plain: no endless nesting, no oversized numbers."""
     problem = UserError(
-        f"{path} is not a checkpoint of mamba-tui: its values are nested or large beyond measure"
+        f"{path} is not a checkpoint of mamba-tui: its values are nested too deeply or too large"
     )
     seen: set[int] = set()
     level, depth = [payload], 0
@@ -111,7 +111,7 @@ def check_values(payload: Any, path: Path) -> None:
 
 
 def check_tensors(weights: Any, path: Path) -> None:
-    """Raise UserError unless every weight is a plain tensor of real numbers under a name."""
+    """Raise UserError unless every weight is a plain tensor of real numbers with a name."""
     for name, tensor in weights.items():
         kind = kind_of_tensor(tensor)
         if not isinstance(name, str) or kind:
@@ -132,4 +132,4 @@ def kind_of_tensor(tensor: Any) -> str:
         )
     if tensor.device.type != "cpu":
         return f"on the device {tensor.device.type}"
-    return "larger than what is stored of it" if tensor.untyped_storage().nbytes() < tensor.nbytes else ""
+    return "larger than its stored data" if tensor.untyped_storage().nbytes() < tensor.nbytes else ""

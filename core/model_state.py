@@ -29,10 +29,11 @@ LayerState = AttentionState | MambaState
 
 
 class ModelState(NamedTuple):
-    """All that a model remembers of the text so far. Shapes never change, so a step can be captured."""
+    """Everything that a model remembers of a text. Shapes never change, so that a step can be captured."""
 
     position: Tensor
-    """Tokens of the current document so far, (B,) int64; cached keys from before them are never seen."""
+    """The number of tokens of the current document so far, (B,) int64; attention never sees keys before
+    them."""
     layers: tuple[LayerState, ...]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ModelState:
@@ -41,7 +42,7 @@ class ModelState(NamedTuple):
         return ModelState(function(self.position), layers)
 
     def detach(self) -> ModelState:
-        """The same state, cut from the graph that made it."""
+        """The same state, detached from the graph that computed it."""
         return self.map(Tensor.detach)
 
     def to(self, device: torch.device | str) -> ModelState:
@@ -49,7 +50,7 @@ class ModelState(NamedTuple):
         return self.map(lambda tensor: tensor.to(device))
 
     def batch_rows(self, index: Tensor) -> ModelState:
-        """The batch rows that `index` (M,) int64 names, in its order; one may be named more than once."""
+        """The batch rows with indices `index` (M,) int64, in its order; a row may occur more than once."""
         return self.map(lambda tensor: tensor.index_select(0, index))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -73,10 +74,10 @@ class ModelState(NamedTuple):
 def begin_documents(
     state: ModelState | None, doc_start: Tensor | None
 ) -> tuple[ModelState | None, Tensor | None]:
-    """Spare the layers their masks where documents start at the first token of a chunk or not at all.
+    """Save the layers their masks if documents start only at the first token of a chunk or not at all.
 
-    The state of such a batch row is emptied instead, which means the same. Only on CPU, where the look is
-    free.
+    The state of such a batch row is emptied instead, which has the same effect. Only on CPU, where checking
+    costs nothing.
     """
     if doc_start is None or doc_start.device.type != "cpu" or torch.compiler.is_compiling():
         return state, doc_start

@@ -9,13 +9,13 @@ from core.config.schema import AUTOMATIC, PER_LAYER, RunConfig, build, flat
 
 
 def replace(config: RunConfig, source: str = "configuration", /, **changes: object) -> RunConfig:
-    """A checked copy with some keys changed. Raises ConfigError listing every problem.
+    """A checked copy with some keys changed. Raises ConfigError that lists every problem.
 
     If the number of layers changes (by `n_layer` or by a list of another length), the other per-layer keys
     are stretched to the new depth, and heads are lowered until they divide the width.
     """
     automatic = [key for key in AUTOMATIC if changes.get(key) == "auto"]
-    if automatic:  # the value stays what it was until it is planned
+    if automatic:  # it keeps its old value until it is planned
         kept = {key: value for key, value in changes.items() if key not in automatic}
         changes = {"auto": " ".join([str(kept.pop("auto", config.training.auto)), *automatic]), **kept}
     depth = _new_depth(config, changes)
@@ -32,7 +32,7 @@ def replace(config: RunConfig, source: str = "configuration", /, **changes: obje
 
 
 def still_automatic(automatic: str, changes: Mapping[str, object]) -> str:
-    """The keys that stay automatic when `changes` set some: what a person sets is not planned any more."""
+    """The keys that stay automatic when `changes` set some: what a person sets is no longer planned."""
     touched = {
         "n_embd" if key in (*PER_LAYER, "n_layer") else key
         for key, value in changes.items()
@@ -42,7 +42,7 @@ def still_automatic(automatic: str, changes: Mapping[str, object]) -> str:
 
 
 def keep_planned(wanted: RunConfig, run: RunConfig) -> RunConfig:
-    """`wanted` for a run that exists: what `wanted` leaves to the plan was decided when the run began."""
+    """`wanted` for an existing run: what it leaves to the plan was decided when the run began."""
     automatic = wanted.training.auto.split()
     if not automatic:
         return wanted
@@ -54,7 +54,7 @@ def keep_planned(wanted: RunConfig, run: RunConfig) -> RunConfig:
 
 
 def _new_depth(config: RunConfig, changes: Mapping[str, object]) -> int | None:
-    """The number of layers the changes ask for, or None if it stays the same."""
+    """The number of layers that the changes ask for, or None if it stays the same."""
     asked = [changes["n_layer"]] if "n_layer" in changes else []
     asked += [len(value) for key in PER_LAYER if isinstance(value := changes.get(key), (list, tuple))]
     depths = [depth for depth in asked if type(depth) is int and depth != config.model.n_layer]
@@ -68,7 +68,7 @@ def _stretch(entries: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
 
 
 def _fitting_heads(heads: tuple[int, ...], widths: object) -> tuple[int, ...]:
-    """For each layer the largest number of heads, at most the current one, that gives heads of even size."""
+    """For each layer the largest number of heads, at most the current one, that makes heads of even size."""
     if not isinstance(widths, (list, tuple)) or len(widths) != len(heads):
         return heads
     return tuple(

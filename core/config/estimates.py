@@ -1,8 +1,8 @@
-"""What a configuration costs: parameters, floating-point operations and memory, by arithmetic alone.
+"""The cost of a configuration: parameters, floating-point operations and memory, by arithmetic alone.
 
-Counts of parameters are exact (a test compares them with the built model). Operations count a
-multiply-add as two, and matrix products, attention scores and the scan only; training costs three
-times the forward. Memory is an estimate of the peak while training.
+Numbers of parameters are exact (a test compares them with the built model). Operations count a multiply-add
+as two, and include only matrix products, attention scores and the scan; training costs three times the
+forward. Memory is an estimate of the peak during training.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ VOCABULARY_MULTIPLE = 64
 ADAMW_BYTES = 4 + 4 + 8  # a weight, its gradient, and AdamW's two averages, all float32
 LOSS_CHUNK_TOKENS = 2048
 SHARD_FROM = 1 << 28
-"""Parameters from which AdamW's averages are divided among ranks. Below it saves little memory, and
-exchanging weights costs more than updating all of them."""
+"""From this many parameters on, AdamW's averages are divided among ranks. With fewer, that would save little
+memory, and exchanging weights would take longer than updating all of them."""
 
 
 @dataclass(frozen=True)
 class LayerBudget:
-    """One layer's costs. `flops` are of the forward, per token; `activations` are numbers kept per token."""
+    """One layer's costs. `flops` are the forward's, per token; `activations` are numbers stored per token."""
 
     parameters: int
     flops: float
@@ -33,7 +33,7 @@ class LayerBudget:
 
 
 def padded_vocabulary(vocab_size: int) -> int:
-    """Rows of the embedding: the vocabulary rounded up to what matrix units like."""
+    """Rows of the embedding: the vocabulary rounded up to a size that matrix units are fast with."""
     return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
@@ -90,7 +90,7 @@ def _mamba2(model: ModelConfig, width: int, heads: int) -> LayerBudget:
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Parameters of the whole model, exactly."""
+    """The exact number of parameters of the whole model."""
     table = padded_vocabulary(vocab_size) * model.n_embd[0]
     positions = model.block_size * model.n_embd[0] if model.position == "learned" else 0
     head = 0 if model.tie_embeddings else table
@@ -110,7 +110,7 @@ def flops_per_token(model: ModelConfig, vocab_size: int) -> float:
 
 
 def training_memory(config: RunConfig, vocab_size: int, *, cuda: bool = False) -> int:
-    """Estimated peak bytes while training, without the framework itself."""
+    """Estimated peak bytes during training, without the framework itself."""
     model, training = config.model, config.training
     half = config.hardware.dtype == "bfloat16" or (config.hardware.dtype == "auto" and cuda)
     element = 2 if half else 4
@@ -137,7 +137,7 @@ def rank_count(config: RunConfig) -> int:
 
 
 def _of_ranks(count: int, ranks: int) -> int:
-    """What each of several ranks needs beside what one would: sums of gradients, less of AdamW's averages."""
+    """How a rank's memory differs from that of a single process: sums of gradients, fewer averages."""
     if ranks == 1:
         return 0
     averages = 8 * count * (ranks - 1) // ranks if count >= SHARD_FROM else 0
@@ -145,9 +145,9 @@ def _of_ranks(count: int, ranks: int) -> int:
 
 
 def lower_memory_advice(config: RunConfig, vocab_size: int, available: int, *, cuda: bool = False) -> str:
-    """What to lower, and to what, so that training fits into `available` bytes; one sentence.
+    """Which setting to lower to what, so that training fits into `available` bytes, as one sentence.
 
-    Proposes a smaller batch with as many accumulation steps, which computes the same gradient.
+    Proposes a smaller batch with more accumulation steps, which computes the same gradient.
     """
     batch, steps = config.training.batch_size, config.training.gradient_accumulation_steps
     smaller = batch
@@ -161,7 +161,7 @@ def lower_memory_advice(config: RunConfig, vocab_size: int, available: int, *, c
             )
     weights = parameters(config.model, vocab_size) * ADAMW_BYTES
     if weights > available:
-        return f"lower n_embd or n_layer: the weights alone take {weights / 2**30:.1f} GiB while they learn"
+        return f"lower n_embd or n_layer: the weights alone take {weights / 2**30:.1f} GiB during training"
     if not config.hardware.activation_checkpointing:
         return "set activation_checkpointing to true, or lower block_size or n_embd"
     block = config.model.block_size

@@ -25,20 +25,20 @@ CONFIGURATION_VERSION = 1
 LARGEST_FILE = 4 << 20
 DEFAULT_PRESET = "book"
 PRESET_ALIASES = {"seed": "original"}  # its earlier name, which scripts may still use
-# In the original project's layout these three stand beside "config", not in it.
+# In the original project's layout these three are beside "config", not in it.
 ORIGINAL_TOP_LEVEL = ("device", "compile", "dataset_dir")
 
 
 def load_frozen(path: Path) -> RunConfig:
-    """The configuration of a run, as it was when the run began. Raises as `load_file` does."""
+    """The configuration of a run as it was when the run began. Raises as `load_file` does."""
     return load_file(path, build_frozen)
 
 
 def load_file(path: Path, make: Callable[[Mapping[str, object], str], RunConfig] = build) -> RunConfig:
     """Read a `.json` or `.toml` configuration.
 
-    Raises UserError for a file that cannot be read or parsed (naming the line), and ConfigError
-    listing every problem for values that cannot be used.
+    Raises UserError for a file that can't be read or parsed (naming the line), and ConfigError that lists
+    every problem with its values.
     """
     try:
         return make(_flatten(_parse(path), str(path)), str(path))
@@ -71,7 +71,7 @@ def _parse(path: Path) -> dict[str, object]:
     except ValueError as error:  # also an integer of thousands of digits
         raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path} holds {type(data).__name__}; accepted: an object of keys and values")
+        raise UserError(f"{path} contains {type(data).__name__}; accepted: an object of keys and values")
     return data
 
 
@@ -113,7 +113,7 @@ def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
 def save_file(config: RunConfig, path: Path) -> None:
     """Write a configuration atomically: `.json` in the original project's layout, `.toml` by groups.
 
-    Raises UserError where the file cannot be written; an existing file is then unchanged.
+    Raises UserError if the file can't be written; an existing file is then unchanged.
     """
     if path.suffix not in (".json", ".toml"):
         raise UserError(f"{path} is not a configuration file; accepted: a name ending in .json or .toml")
@@ -161,7 +161,7 @@ def preset_names() -> list[str]:
 def preset(name: str = DEFAULT_PRESET, *, cuda: bool = False) -> RunConfig:
     """A preset by name; with `cuda`, its table `[cuda]` (if any) overrides the rest.
 
-    Raises UserError naming the available presets.
+    Raises UserError that lists the available presets.
     """
     name = PRESET_ALIASES.get(name, name)
     if name not in preset_names():
@@ -183,10 +183,10 @@ def preset_about(name: str) -> str:
 
 
 def apply_settings(config: RunConfig, assignments: Iterable[str]) -> RunConfig:
-    """Apply `key=value` assignments, values written as in TOML; bare words are text.
+    """Apply `key=value` assignments. Values are written as in TOML; bare words are text.
 
-    A change of depth resizes the other per-layer keys (see `core.config.changes.replace`).
-    Raises ConfigError.
+    A change of depth resizes the other per-layer keys (see `core.config.changes.replace`). Raises
+    ConfigError.
     """
     changes: dict[str, object] = {}
     for assignment in assignments:

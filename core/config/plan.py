@@ -1,8 +1,8 @@
-"""What a run should be for its text, its device and its time: size, dropout, batch and steps.
+"""What a run should be, given its text, its device and its time: size, dropout, batch and steps.
 
-`plan` is the one place that decides what a configuration leaves open: `max_iters` where it is "auto", and the
-settings named in `auto`. The trainer calls it with the text it has read, the console with what is known
-before. All figures are in the tables below; docs/recipe.md says what was measured, docs/planning.md explains.
+Only `plan` decides values that a configuration leaves open: `max_iters` if it is "auto", and the settings
+named in `auto`. The trainer calls it with the text it has read, the console with what is known before. All
+numbers are in the tables below; docs/recipe.md says what was measured, docs/planning.md explains.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from core.config.changes import replace
 from core.config.schema import MAMBA, STANDARD, RunConfig
 from core.config.speed import Speeds
 
-# ---- How long: passes over the text after which validation no longer improves, about.
-# More passes over a small text than this make a model that recites it. How many passes help depends on
-# dropout more than on anything else. A first rule through three points: about 8 without, 25 with 0.3.
+# ---- How long: about how many passes over the text until validation no longer improves. More passes over a
+# small text make a model that recites it. How many passes help depends on dropout more than on anything else;
+# the first rule went through three points: about 8 without, 25 with 0.3.
 PASSES_WITHOUT_DROPOUT = 8
 PASSES_PER_DROPOUT = 57
 LARGER_TEXT = -0.15
-"""Exponent of the text's size in MB: of a larger text fewer passes are needed."""
+"""Exponent of the text's size in MB: larger texts need fewer passes."""
 CPU_TOKENS = 6_000_000
-"""What a CPU reads in 25 minutes at 4,000 tokens a second: the longest run there without a time budget."""
+"""The tokens that a CPU reads in 25 minutes at 4,000 tokens per second: its longest run without a time
+budget."""
 LEAST_EVALUATIONS = 8
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of the preset `book` and how it is trained. Widths and types are one a layer."""
+    """A model of the preset `book` and how it is trained. Widths and types have one entry per layer."""
 
     widths: tuple[int, ...]
     heads: int
@@ -40,7 +41,7 @@ class Shape:
     kinds: tuple[str, ...] = ()
 
     def changes(self, automatic: Sequence[str]) -> dict[str, object]:
-        """The settings among `automatic` as this shape has them."""
+        """This shape's values for the settings among `automatic`."""
         values: dict[str, object] = {
             "dropout": self.dropout,
             "mixer_dropout": self.mixer_dropout,
@@ -53,7 +54,7 @@ class Shape:
         return changes
 
 
-# ---- How large: for a text of at most so many MB, the smallest model first. Only rows marked * were measured
+# ---- How large: for texts of up to this many MB, the smallest model first. Only rows marked * were measured
 # (docs/recipe.md); the others follow about 8 M parameters x (MB)^0.45, and dropout falls as passes do.
 SHAPES: dict[str, tuple[tuple[float, Shape], ...]] = {
     "cpu": (
@@ -78,23 +79,23 @@ SHAPES: dict[str, tuple[tuple[float, Shape], ...]] = {
 SUITED_MILLIONS, SUITED_EXPONENT, SUITED_EXPONENT_BELOW_1_MB = 8.0, 0.45, 0.6
 """Parameters that suit a text: millions at 1 MB, and the exponents of its size in MB."""
 FAR_FROM_SUITED = 2.2
-"""From this factor on a hint is worth its line."""
+"""A hint is shown from this factor on."""
 ENOUGH_TOKENS_PER_PARAMETER = 4
-"""Where time is short: a model that reads fewer tokens than this is too large for it."""
+"""If time is short: a model that reads fewer tokens than this is too large for it."""
 BUDGET_MARGIN = 1.2
-"""Steps are planned for so much more than the time budget: the clock ends the run, not the estimate."""
+"""Steps are planned for this much more than the time budget: the clock ends the run, not the estimate."""
 
-# ---- How good: validation at the end of a run, (MB, nats a character, half its spread), rising in MB.
+# ---- How good: validation loss at the end of a run, (MB, nats per character, half its spread), by MB.
 EXPECTED: dict[str, tuple[tuple[float, float, float], ...]] = {
     "cuda": ((1.0, 1.421, 0.01),),
 }
 BEYOND_TABLE = 3.0
-"""A text this factor outside the table's sizes has no figure."""
+"""A text that is outside the table's sizes by this factor has no expected loss."""
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """The training side of a text. `exact` when both are counted and not estimated."""
+    """The training side of a text. `exact` if bytes and tokens are counted and not estimated."""
 
     bytes: int
     tokens: int
@@ -103,16 +104,16 @@ class TextSize:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided. `config` holds all of it, with nothing left open."""
+    """The decisions. `config` contains all of them, with nothing left open."""
 
     config: RunConfig
     text: TextSize
     parameters: int
     suited: int
-    """Parameters that suit the text."""
+    """The number of parameters that suits the text."""
     cuda: bool
     expected: tuple[float, float] | None
-    """Lowest and highest expected validation loss in nats a character; None without a figure."""
+    """Lowest and highest expected validation loss in nats per character; None if unknown."""
 
     @property
     def steps(self) -> int:
@@ -126,9 +127,10 @@ class Plan:
 
     @property
     def hint(self) -> str:
-        """A sentence when the model is far from what suits the text; "" when it is not."""
+        """A sentence if the model is far from what suits the text; "" if it isn't."""
         ratio = self.parameters / max(1, self.suited)
-        least = 1 / FAR_FROM_SUITED if self.cuda else 0.0  # a CPU has no time for what would suit the text
+        # A CPU has no time for a model that would suit the text.
+        least = 1 / FAR_FROM_SUITED if self.cuda else 0.0
         if least < ratio < FAR_FROM_SUITED:
             return ""
         what = f"{_millions(self.parameters)} parameters for {megabytes(self.text.bytes)} of text"
@@ -142,16 +144,16 @@ Seconds = Callable[[RunConfig], float]
 
 
 def seconds_by(speeds: Speeds, vocab_size: int, text_tokens: tuple[int, int]) -> Seconds:
-    """By what a machine has measured, over (training, validation) tokens; a time budget aside."""
+    """An estimate from measurements, over (training, validation) tokens, ignoring a time budget."""
     return lambda config: speeds.duration(without_budget(config), vocab_size, text_tokens).seconds
 
 
 def plan(
     config: RunConfig, text: TextSize, *, cuda: bool, vocab_size: int, seconds: Seconds | None = None
 ) -> Plan:
-    """Decide what `config` leaves open. `seconds` is needed for a time budget, which it is without otherwise.
+    """Decide what `config` leaves open. `seconds` is needed only for a time budget, and ignores it.
 
-    Pure: the same arguments give the same plan. What the configuration sets is never changed.
+    Pure: the same arguments give the same plan. Values that the configuration sets are never changed.
     """
     budget = config.training.time_budget * 60 * BUDGET_MARGIN if seconds else 0.0
     device = "cuda" if cuda else "cpu"
@@ -178,7 +180,7 @@ def plan(
 
 
 def _candidates(config: RunConfig, text: TextSize, device: str) -> list[RunConfig]:
-    """The configuration with the shape that suits the text, then with smaller ones."""
+    """The configuration with the shape that suits the text, then with smaller shapes."""
     automatic = config.training.auto.split()
     if not automatic:
         return [config]
@@ -191,7 +193,7 @@ def _candidates(config: RunConfig, text: TextSize, device: str) -> list[RunConfi
 
 
 def _within(config: RunConfig, budget: float, seconds: Seconds) -> RunConfig:
-    """At most as many steps as fit a time budget."""
+    """The number of steps, limited to what fits a time budget."""
     low, high = LEAST_EVALUATIONS, config.training.max_iters
     if seconds(config) <= budget or high <= low:
         return config
@@ -205,25 +207,25 @@ def _within(config: RunConfig, budget: float, seconds: Seconds) -> RunConfig:
 
 
 def without_budget(config: RunConfig) -> RunConfig:
-    """The configuration without a limit to its time: what it would take."""
+    """The configuration without its time budget."""
     return replace(config, time_budget=0.0) if config.training.time_budget else config
 
 
 def tokens_per_step(config: RunConfig) -> int:
-    """Tokens that an optimizer step reads."""
+    """Tokens per optimizer step."""
     training = config.training
     return training.batch_size * config.model.block_size * training.gradient_accumulation_steps
 
 
 def useful_passes(config: RunConfig, text_bytes: int) -> float:
-    """Passes over a training text of so many bytes after which validation no longer improves, about."""
+    """About how many passes over a training text it takes until validation no longer improves."""
     dropout = min(config.model.mixer_dropout, 0.3)
     megabytes = max(text_bytes / 1e6, 0.1)
     return (PASSES_WITHOUT_DROPOUT + PASSES_PER_DROPOUT * dropout) * min(1.5, megabytes**LARGER_TEXT)
 
 
 def with_steps(config: RunConfig, text_bytes: int, text_tokens: int, *, cpu: bool) -> RunConfig:
-    """The configuration with `max_iters`, and evaluations often enough, where it leaves them to the text."""
+    """The configuration with `max_iters`, and evaluations often enough, if it leaves them to the text."""
     if config.training.max_iters:
         return config
     tokens = useful_passes(config, text_bytes) * text_tokens
@@ -233,7 +235,7 @@ def with_steps(config: RunConfig, text_bytes: int, text_tokens: int, *, cpu: boo
 
 
 def with_max_iters(config: RunConfig, steps: int) -> RunConfig:
-    """The configuration with so many steps, a warm-up that fits them, and evaluations often enough."""
+    """The configuration with this many steps, a warm-up that fits them, and evaluations often enough."""
     training = config.training
     return replace(
         config,
@@ -244,7 +246,7 @@ def with_max_iters(config: RunConfig, steps: int) -> RunConfig:
 
 
 def suited_parameters(text_bytes: int) -> int:
-    """Parameters that suit a text of so many bytes."""
+    """The number of parameters that suits a text of this size."""
     size = max(text_bytes / 1e6, 0.01)
     return round(
         SUITED_MILLIONS * 1e6 * size ** (SUITED_EXPONENT if size >= 1 else SUITED_EXPONENT_BELOW_1_MB)
@@ -252,7 +254,7 @@ def suited_parameters(text_bytes: int) -> int:
 
 
 def expected_loss(text_bytes: int, device: str) -> tuple[float, float] | None:
-    """Lowest and highest expected validation loss, between the table's figures over the log of the size."""
+    """Lowest and highest expected validation loss, interpolated over the logarithm of the text's size."""
     table = EXPECTED.get(device, ())
     size = text_bytes / 1e6
     if not table or not table[0][0] / BEYOND_TABLE <= size <= table[-1][0] * BEYOND_TABLE:

@@ -10,9 +10,9 @@ from core.errors import UserError
 
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 
-# Upper bound of counts without one: more steps than any machine takes, and every integer type holds it.
+# Upper bound of counts without one: more steps than any machine takes, and every integer type can hold it.
 LARGEST_COUNT = 1_000_000_000
-# Much smaller numbers become 0 in float32, the arithmetic of training, once they are multiplied.
+# Much smaller numbers become 0 when they are multiplied in float32, the arithmetic of training.
 SMALLEST_FRACTION = 1e-12
 LONGEST_TEXT = 1 << 16
 # How much of a value an error message repeats.
@@ -33,7 +33,7 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """The configuration cannot be used; `problems` lists every reason, not only the first."""
+    """The configuration can't be used; `problems` lists every reason, not only the first."""
 
     def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
         self.problems = problems
@@ -56,9 +56,9 @@ def setting(
     """Declare one key: its default, its help, and the values it accepts.
 
     `low` and `high` are inclusive bounds, `above` is an exclusive lower bound; whole numbers have the upper
-    bound LARGEST_COUNT by default. `fixed` marks a key that cannot change when a run is resumed, because
-    its checkpoints would no longer fit. `zero` is the word for 0 where 0 is not a number but a choice, such
-    as "auto": it is accepted, written to files and shown instead.
+    bound LARGEST_COUNT by default. `fixed` marks a key that can't change when a run is resumed, because its
+    checkpoints would no longer fit. `zero` is the word for 0 if 0 is a choice and not a number, such as
+    "auto": it is accepted, written to files and shown instead.
     """
     metadata = {
         "help": help,
@@ -92,7 +92,7 @@ class Setting:
     zero: str
 
     def in_words(self, value: Any) -> Any:
-        """The value as it is written and shown: a word where 0 has one."""
+        """The value as it is written and shown: the word for 0 if there is one."""
         return self.zero if self.zero and type(value) in (int, float) and value == 0 else value
 
     @property
@@ -129,7 +129,7 @@ def _plain(bound: float) -> str:
 def checked(item: Setting, value: object, problems: list[Problem], name: str = "") -> Value:
     """The value converted to the key's type.
 
-    If type or bounds do not fit, adds a problem under `name` (such as `n_embd[3]`) and returns the default.
+    If type or bounds don't fit, adds a problem under `name` (such as `n_embd[3]`) and returns the default.
     """
     accepted = item.accepted_entry if name else item.accepted
     result = _converted(item, value)

@@ -1,8 +1,8 @@
-"""How long a run takes here: a formula, corrected by what this machine has measured before.
+"""How long a run takes here: a formula, corrected by this machine's earlier measurements.
 
-The formula counts floating-point operations and what every step and layer costs besides. By itself it is off
-by a factor of two and more on machines that it does not know. So every run and every `bench` leaves what it
-measured in the user's cache folder; the most similar of those correct the formula, each by its distance.
+The formula counts floating-point operations and the overhead of every step and layer. On unknown machines it
+is off by a factor of two or more. So every run and every `bench` stores its measurements in the user's cache
+folder; the most similar ones correct the formula, weighted by their distance.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ MOST_MEASUREMENTS = 60
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, of which each occurrence costs so many. 0 where it was not measured."""
+    """Seconds per occurrence of each thing; 0 if it wasn't measured."""
 
     step: float = 0.0
     """An optimizer step."""
     evaluation_token: float = 0.0
-    """A token that an evaluation reads."""
+    """A token read by an evaluation."""
     sample_token: float = 0.0
     """A token of a text sample."""
     save: float = 0.0
-    """What a checkpoint holds training up."""
+    """How long a checkpoint holds up training."""
     start: float = 0.0
     """From the start of the trainer to the first step."""
     memory: float = 0.0
-    """Peak bytes while training, with the framework's own."""
+    """Peak bytes during training, including the framework's own."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The formula's constants for one kind of device: seconds, and floating-point operations a second."""
+    """The formula's constants for one kind of device: seconds, and floating-point operations per second."""
 
     step: float
     layer: Mapping[str, float]
     flops: float
     number: Mapping[str, float]
-    """Seconds for each activation that a layer keeps, a token: what is not a matrix product."""
+    """Seconds per activation that a layer stores, per token: everything that isn't a matrix product."""
     head_flops: float
     parameter: float
-    """Seconds a step for each parameter: the optimizer."""
+    """Seconds per step and parameter: the optimizer."""
     evaluation: float
-    """Of a training step's time for as many tokens."""
+    """The share of a training step's time, for as many tokens."""
     sample_layer: float
     save_byte: float
     start: float
     framework_bytes: int
     memory_factor: float
-    """Of what the arithmetic counts: what is live beside it."""
+    """The share of the estimated memory that is live besides it."""
 
 
 # cpu: one core of 2025; cuda: H100 (benchmarks/RESULTS.md). Other devices are corrected by measurements.
@@ -98,18 +98,19 @@ RATES = {
     ),
 }
 CORES_EXPONENT = 0.85
-"""So much faster are several cores than one."""
+"""How much faster several cores are than one."""
 COMPILE_SECONDS = 40.0
 KNOWN, SIMILAR = 0.15, 1.0
 """Distances within which a measurement is of the same shape, or of a similar one."""
 RANGES = (1.2, 1.5, 3.0)
-"""Factors of uncertainty: of a known shape, of a similar one, of a machine that measured nothing like it."""
+"""Factors of uncertainty: for a known shape, a similar one, and a machine that has measured nothing
+similar."""
 FORMULA_WEIGHT = 0.02
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run or `bench` measured, of one configuration on one device."""
+    """What one run or `bench` measured, for one configuration on one device."""
 
     device: str
     config: dict[str, Any]
@@ -119,7 +120,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Duration:
-    """How long something takes: the best guess and between which."""
+    """How long something takes: the best guess, and a lower and upper limit."""
 
     seconds: float
     low: float
@@ -131,7 +132,10 @@ class Duration:
 
 
 def device_key(config: RunConfig) -> str:
-    """What measurements belong to: this device with this arithmetic and so many threads. Raises UserError."""
+    """What measurements belong to: this device with this arithmetic and number of threads.
+
+    Raises UserError.
+    """
     name = resolve_device(config.hardware.device)
     if name == "cpu":
         device = f"cpu of {platform.node()}, {config.hardware.threads or available_cores()} threads"
@@ -141,7 +145,7 @@ def device_key(config: RunConfig) -> str:
 
 
 class Speeds:
-    """What is known of one device, for estimates. Reads the cache once, when made."""
+    """What is known about one device, for estimates. Reads the cache once, on creation."""
 
     def __init__(
         self, device: str, kind: str, threads: int, measurements: Sequence[Measurement] = ()
@@ -156,7 +160,7 @@ class Speeds:
 
     @classmethod
     def here(cls, config: RunConfig) -> Speeds:
-        """The device of a configuration, with what this machine remembers of it."""
+        """A configuration's device, with what this machine remembers about it."""
         try:
             kind, key = resolve_device(config.hardware.device), device_key(config)
         except UserError:
@@ -164,7 +168,7 @@ class Speeds:
         return cls(key, kind, config.hardware.threads or available_cores(), load())
 
     def formula(self, config: RunConfig, vocab_size: int) -> Costs:
-        """What the formula says."""
+        """The formula's result."""
         rates, model = RATES[self.kind], config.model
         faster = self.threads**CORES_EXPONENT if self.kind == "cpu" else 1.0
         tokens = config.training.batch_size // estimates.rank_count(config) * model.block_size
@@ -190,7 +194,7 @@ class Speeds:
         )
 
     def costs(self, config: RunConfig, vocab_size: int) -> tuple[Costs, float]:
-        """The formula corrected by what was measured, and the distance of the nearest measurement."""
+        """The formula corrected by measurements, and the distance of the nearest measurement."""
         wanted = self.formula(config, vocab_size)
         place = features(config, vocab_size)
         near = [(distance(place, features), one.costs, said) for features, one, said in self.known]
@@ -215,7 +219,7 @@ class Speeds:
 def duration(
     config: RunConfig, costs: Costs, text_tokens: tuple[int, int], nearest: float, *, begun: bool = False
 ) -> Duration:
-    """A whole run whose occurrences cost `costs`; `begun` leaves out what comes before the first step."""
+    """A whole run with these `costs` per occurrence; `begun` leaves out what precedes the first step."""
     training = config.training
     steps, interval = training.max_iters, training.eval_interval
     evaluations = -(-steps // interval)
@@ -246,7 +250,7 @@ def evaluation_tokens(config: RunConfig, text_tokens: tuple[int, int]) -> int:
 
 
 def features(config: RunConfig, vocab_size: int) -> tuple[float, ...]:
-    """Where a configuration stands among others, so that distances mean different speeds."""
+    """A configuration's coordinates, so that distances mean different speeds."""
     model = config.model
     shares = [model.attention_type.count(kind) / model.n_layer for kind in ATTENTION_TYPES]
     return (
@@ -259,7 +263,7 @@ def features(config: RunConfig, vocab_size: int) -> tuple[float, ...]:
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """How unlike two configurations are; 0 for the same shape."""
+    """How different two configurations are; 0 for the same shape."""
     return math.dist(one, other)
 
 
@@ -268,7 +272,7 @@ def _config(measurement: Measurement) -> RunConfig:
 
 
 def load() -> list[Measurement]:
-    """What this machine remembers; what is damaged or of another program's version is left out."""
+    """What this machine remembers, without entries that are damaged or from another version."""
     try:
         rows = json.loads(read_limited(cache_root() / FILE, LARGEST_FILE))
     except (OSError, ValueError, RecursionError):
@@ -291,7 +295,7 @@ def load() -> list[Measurement]:
 
 
 def remember(config: RunConfig, vocab_size: int, costs: Costs) -> None:
-    """Keep what was measured, instead of what was known of the same shape. A full disk keeps nothing."""
+    """Store a measurement, in place of an earlier one of the same shape. On a full disk nothing is stored."""
     try:
         key = device_key(config)
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in flat(config).items() if k in KEPT}
@@ -300,7 +304,7 @@ def remember(config: RunConfig, vocab_size: int, costs: Costs) -> None:
         kept = []
         for one in load():
             same = one.device == key and distance(features(_config(one), one.vocab_size), place) < 0.02
-            if same:  # what this measurement did not see stays known
+            if same:  # values that this measurement lacks are kept
                 known = {name: value for name, value in asdict(one.costs).items() if value}
                 measured = {name: value for name, value in asdict(new.costs).items() if value}
                 new = replace(new, costs=Costs(**{**known, **measured}))
@@ -318,4 +322,4 @@ KEPT = (
     "expand", "position", "batch_size", "gradient_accumulation_steps", "average_decay", "compile",
     "activation_checkpointing",
 )  # fmt: skip
-"""The settings that decide how fast a run is; no paths and nothing of the text."""
+"""The settings that determine how fast a run is: no paths, and nothing about the text."""

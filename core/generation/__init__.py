@@ -1,1 +1,1 @@
-"""Checkpoints that write: the generator process, the decoder, and sampling."""
+"""Generating text with checkpoints: the generator process, the decoder, and sampling."""

@@ -11,31 +11,31 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.model import GPT, ModelState
 
 PREFILL_TOKENS = 256
-"""Tokens of a prompt read at once; between such pieces a stop can take effect."""
+"""Tokens of a prompt that are read at once; a stop takes effect between such pieces."""
 
 
 def never() -> bool:
-    """Nobody asks for a stop."""
+    """A `stopped` that never stops."""
     return False
 
 
 class Decoder:
-    """A model in the middle of a text: its state, and the tokens it was given but has not read yet.
+    """A model in the middle of a text: its state, and the tokens that it hasn't read yet.
 
-    States are never written to, so a fork is cheap and two forks do not disturb each other.
+    States are never written to, so a fork is cheap, and two forks don't disturb each other.
     """
 
     def __init__(self, model: GPT, eot: int) -> None:
-        """A decoder at the start of a new document, which `eot` opens."""
+        """A decoder at the start of a new document, which the token `eot` starts."""
         self.model = model
         self.eot = eot
         self.state: ModelState | None = None
-        """What the model remembers of the text it has read; None before the first token."""
+        """The model's state after the text it has read; None before the first token."""
         self.unread: list[int] = [eot]
         self.seen = torch.zeros(model.vocab_size, dtype=torch.bool)
-        """The tokens that the text has, (V,)."""
+        """Which tokens occur in the text, (V,)."""
         self.healing: int | None = None
-        """The prompt's last token, withheld while the text after it may still make it a longer one."""
+        """The prompt's last token, withheld as long as the text after it may turn it into a longer one."""
         self._logits: Tensor | None = None
 
     def fork(self) -> Decoder:
@@ -54,11 +54,11 @@ class Decoder:
         self.seen[tokens] = True
 
     def prompt(self, tokenizer: Tokenizer, text: str) -> None:
-        """Continue with a prompt, whose last token waits where a longer one may replace it.
+        """Continue with a prompt, and withhold its last token if a longer one may replace it.
 
-        A model has never seen "She" and then " " and then "said" where " said" is one token; so the
-        first token generated may be any that begins with the bytes of the prompt's last one. This is
-        known as token healing.
+        A model has never seen "She" and then " " and then "said" if " said" is one token; so the first
+        generated token may be any that begins with the bytes of the prompt's last one. This is known as token
+        healing.
         """
         tokens = tokenizer.encode(text).tolist()
         if not tokens:
@@ -72,21 +72,21 @@ class Decoder:
             self.append([tokens[-1]])
 
     def move_to(self, state: ModelState, tokens: list[int]) -> None:
-        """Stand where a sampler has continued the text by `tokens`; `state` has all of it but the last."""
+        """Move to where a sampler has continued the text by `tokens`; `state` includes all but the last."""
         self.state, self.unread, self._logits = state, tokens[-1:], None
         self.seen[tokens] = True
 
     @torch.inference_mode()
     def next_logits(self, stopped: Callable[[], bool] = never) -> Tensor | None:
-        """Read what is unread. Returns the next token's logits, (V,) float32 on the CPU.
+        """Read the unread tokens. Returns the next token's logits, (V,) float32 on the CPU.
 
-        None if `stopped` said so before the end; the rest stays unread.
+        None if `stopped` interrupted it; the rest stays unread.
         """
         return self._logits if self.read(stopped) else None
 
     @torch.inference_mode()
     def read(self, stopped: Callable[[], bool] = never, *, all_but: int = 0) -> bool:
-        """Read what is unread but for the last tokens. False if `stopped` said so before the end."""
+        """Read the unread tokens except the last ones. False if `stopped` interrupted it."""
         device = self.model.embedding.weight.device
         while len(self.unread) > all_but:
             if stopped():
@@ -102,7 +102,7 @@ class Decoder:
 
 
 def extensions(tokenizer: Tokenizer, token: int) -> list[int]:
-    """The tokens whose bytes begin with those of `token`, itself included."""
+    """The tokens whose bytes begin with those of `token`, including itself."""
     start = tokenizer.token_bytes(token)
     return [
         other

@@ -1,6 +1,6 @@
 """Generating: a prompt becomes a stream of tokens with their probabilities and their text.
 
-The model's state is carried, so a token costs the same however much was generated before it.
+The model's state is carried along, so every token takes the same time, however long the text is.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class GeneratedToken:
     index: int
     token: int
     text: str
-    """The text that became certain with this token; the pieces of all tokens join to the whole."""
+    """The text that became certain with this token; all tokens' texts together make up the whole."""
     probability: float
     alternatives: tuple[tuple[int, str, float], ...]
     """The most probable tokens: id, text, probability."""
     ends_document: bool
-    """Whether the document ends here; the token itself has no text."""
+    """Whether the document ends here; this token has no text."""
 
 
 @contextmanager
 def leased_sampler(
     decoder: Decoder, settings: SamplingSettings, host: HostSampler, sampled: int
 ) -> Iterator[Sampler]:
-    """What samples the rest of a text: the device where it can, else `host`.
+    """The sampler for the rest of a text: the device's if possible, otherwise `host`.
 
-    `sampled` tokens of the generation have been sampled before. Until the block ends only the sampler may
-    move the decoder; then the decoder stands at the end of the text.
+    `sampled` tokens of the generation were sampled before. Until the block ends, only the sampler may move
+    the decoder; afterwards the decoder is at the end of the text.
     """
     if takes_triton(decoder.model.embedding.weight):
         from core.generation.cuda.graph_decoder import shared_graph_decoder
@@ -62,7 +62,7 @@ class Generation:
     """A text being generated: iterate to get its tokens; afterwards `reason` says why it ended.
 
     `reason` is "length", "stop" (a stop text), "end" (of the document) or "stopped" (from outside). The
-    decoder is left at the end of the text, so that another generation can carry on.
+    decoder stays at the end of the text, so that another generation can continue.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class Generation:
         first: int | None = None,
         healed: int | None = None,
     ) -> None:
-        """`earlier` are tokens generated before, which the decoder has; `first` is not sampled but set.
+        """`earlier` are tokens that were generated before, which the decoder has; `first` is not sampled but
+        given.
 
         `healed` is the prompt's token that the first of `earlier` replaced, if there was one.
 
-        Raises UserError if `first` is not in the vocabulary.
+        Raises UserError if `first` isn't in the vocabulary.
         """
         if first is not None and not 0 <= first < decoder.model.vocab_size:
             raise UserError(
@@ -89,7 +90,7 @@ class Generation:
         self.reason = ""
         self.tokens = list(earlier)
         self.tail = ""
-        """Text that was still held back when a stop from outside came."""
+        """Text that was still held back when a stop came from outside."""
         self._decoder, self._tokenizer, self._settings = decoder, tokenizer, settings
         self._stopped, self._first = stopped, first
         self._text = TextStream(settings.stop)
@@ -103,7 +104,7 @@ class Generation:
         host = HostSampler(decoder, self._settings)
         on_host = 0
         if self._first is not None or decoder.healing is not None or not decoder.unread:
-            # A token that is set, or stands for the prompt's last one too: that the device cannot do.
+            # A token that is given, or that replaces the prompt's last one: the device can't do that.
             on_host = 1
             yield from self._continued(lambda stopped: self._first_token(host), range(1, 2))
         if not self.reason:
@@ -129,7 +130,7 @@ class Generation:
         return host.next_token(self._stopped, allowed=allowed, chosen=self._first)
 
     def _with_text(self, sampled: SampledToken, last: bool) -> GeneratedToken:
-        """A token that the decoder has, with what it adds to the text. Sets `reason` where the text ends."""
+        """A token that the decoder has, with its text. Sets `reason` if the text ends here."""
         if not sampled.finite:
             raise UserError(
                 "the model's output is not a number; its training diverged, use another checkpoint"
@@ -152,8 +153,8 @@ class Generation:
         return GeneratedToken(index, sampled.token, text, sampled.probability, alternatives, ends)
 
     def _bytes(self, index: int, token: int) -> bytes:
-        """What a token adds to the text: all its bytes, less those that the prompt has already."""
-        # A model may have more rows than its tokenizer has tokens; such a row stands for nothing.
+        """The text of a token: all its bytes except those that the prompt already has."""
+        # A model may have more rows than its tokenizer has tokens; such a row has no text.
         data = self._tokenizer.token_bytes(token) if token < self._tokenizer.vocab_size else b""
         if index == 0 and self._healed is not None:
             data = data.removeprefix(self._tokenizer.token_bytes(self._healed))
@@ -163,9 +164,9 @@ class Generation:
 def generate_text(
     model: GPT, tokenizer: Tokenizer, prompt: str, settings: SamplingSettings | None = None
 ) -> str:
-    """What the model generates after `prompt` at the start of a document.
+    """The text that the model generates after `prompt` at the start of a document.
 
-    Runs in evaluation mode and leaves the model's mode and torch's random state as they were.
+    Runs in evaluation mode, and restores the model's mode and torch's random state.
     """
     decoder = Decoder(model, tokenizer.eot)
     decoder.prompt(tokenizer, prompt)

@@ -1,7 +1,7 @@
-"""What gives a text its next tokens: the protocol, and the sampler of the host.
+"""Choosing the next tokens of a text: the protocol, and the sampler on the host.
 
-The same seed gives the same text on the same kind of device: here random numbers come from a generator of
-the sampler's own; on CUDA the device samples (cuda/sampler.py), some tokens ahead (cuda/lookahead.py).
+The same seed gives the same text on the same kind of device: here random numbers come from the sampler's own
+generator; on CUDA the device samples (cuda/sampler.py), some tokens ahead (cuda/lookahead.py).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class SampledToken(NamedTuple):
     token: int
     probability: float
     finite: bool
-    """Whether the logits were numbers; the token means nothing where they were not."""
+    """Whether the logits were numbers; if not, the token means nothing."""
     alternatives: list[tuple[int, float]]
     """The most probable tokens and their probabilities, the best first."""
 
 
 class Sampler(Protocol):
-    """Continues the text of a decoder, token by token. Only while it is leased (`generation.py`)."""
+    """Continues a decoder's text, token by token. Only while it is leased (`generation.py`)."""
 
     def next_token(self, stopped: Callable[[], bool]) -> SampledToken | None:
-        """The next token of the text; None if `stopped` said so before."""
+        """The next token of the text; None if `stopped` interrupted it."""
 
 
 def next_token_probabilities(
     logits: Tensor, settings: SamplingSettings, seen: Tensor | None = None
 ) -> Tensor:
-    """The weights (V,) to sample the next token by.
+    """The probabilities (V,) for sampling the next token.
 
     `logits` is (V,) float32, `seen` (V,) bool the tokens that the repetition penalty applies to.
     """
@@ -48,7 +48,7 @@ def next_token_probabilities(
         logits = torch.where(seen, penalized, logits)
     if settings.temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1)
-    # The best one becomes 0 first, so that a tiny temperature cannot make an infinity.
+    # The best one becomes 0 first, so that a tiny temperature can't produce infinities.
     logits = (logits - logits.max()) / settings.temperature
     if 0 < settings.top_k < len(logits):
         best = logits.topk(settings.top_k)
@@ -65,7 +65,7 @@ def next_token_probabilities(
 
 
 class HostSampler:
-    """Samples on the CPU from the logits that a decoder reads."""
+    """Samples on the CPU from the logits that a decoder computes."""
 
     def __init__(self, decoder: Decoder, settings: SamplingSettings) -> None:
         self._decoder, self._settings = decoder, settings
@@ -78,7 +78,7 @@ class HostSampler:
         allowed: Iterable[int] | None = None,
         chosen: int | None = None,
     ) -> SampledToken | None:
-        """The next token: one of the `allowed`, or the `chosen` one; None if `stopped` said so before."""
+        """The next token: one of the `allowed`, or the `chosen` one; None if `stopped` interrupted it."""
         logits = self._decoder.next_logits(stopped)
         if logits is None:
             return None
@@ -91,7 +91,7 @@ class HostSampler:
         own = logits.softmax(0)
         best = own.topk(min(self._settings.alternatives, len(own)))
         if allowed is not None and math.isfinite(logits[token]):
-            self._decoder.healing = None  # the token stands for the withheld one as well
+            self._decoder.healing = None  # this token also replaces the withheld one
         self._decoder.append([token])
         alternatives = list(zip(best.indices.tolist(), best.values.tolist()))
         return SampledToken(token, float(own[token]), finite=True, alternatives=alternatives)

@@ -1,7 +1,7 @@
-"""The generator process, `python -P -m core.generation.server`, see `core/system/json_lines.py`.
+"""The generator process, `python -P -m core.generation.server`; see `core/system/json_lines.py`.
 
-It holds up to a few loaded checkpoints ("slots") so that whoever shows text never has to import torch. What
-it answers stands at `core.generation.service.GeneratorService`.
+It holds a few loaded checkpoints ("slots"), so that the processes that show text never have to import torch.
+`core.generation.service.GeneratorService` lists its operations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from core.system.json_lines import Handlers, serve_standard_streams
 
 
 def _handlers() -> Handlers:
-    # Only now: torch takes seconds to import, and meanwhile the end of the input must be noticed.
+    # Imported only now: torch takes seconds, and the end of the input must be noticed meanwhile.
     from core.checkpoint import load_model
     from core.generation.service import GeneratorService
 

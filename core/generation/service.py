@@ -1,4 +1,4 @@
-"""What the generator process answers: checkpoints are loaded, texts generated, continued and branched."""
+"""The generator's operations: loading checkpoints; generating, continuing and branching texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOTS = 2
 
 @dataclass
 class Slot:
-    """A loaded checkpoint, and the text it is in the middle of."""
+    """A loaded checkpoint, and the text that it is in the middle of."""
 
     model: GPT
     tokenizer: Tokenizer
@@ -58,7 +58,7 @@ class GeneratorService:
         self._records: dict[int | str, Record] = {}
 
     def handlers(self) -> Handlers:
-        """What answers each operation."""
+        """The handler of each operation."""
         return {"load": self._on_load, "generate": self._on_generate, "branch": self._on_branch}
 
     def _on_load(self, request: Request) -> None:
@@ -66,7 +66,7 @@ class GeneratorService:
         slot = _slot_number(request)
         device = resolve_device(request.value("device", str, "auto"))
         request.reply("loading", checkpoint=str(path), device=device, slot=slot)
-        if old := self._slots.pop(slot, None):  # its memory may be needed for the new one
+        if old := self._slots.pop(slot, None):  # the new one may need its memory
             self._records = {id: record for id, record in self._records.items() if record.slot is not old}
             del old
         model, tokenizer, payload = self._load(path, device)
@@ -89,7 +89,7 @@ class GeneratorService:
         prompt = request.value("prompt", str, "")
         slot = self._slots.get(number)
         if slot is None:
-            raise UserError(f"slot {number} holds no checkpoint yet; load one first")
+            raise UserError(f"slot {number} has no checkpoint yet; load one first")
         if not request.value("continue", bool, False):
             slot.decoder = Decoder(slot.model, slot.tokenizer.eot)
         slot.decoder.prompt(slot.tokenizer, prompt)

@@ -1,8 +1,8 @@
-"""Keep freed memory for the next step instead of handing it back to the system.
+"""Keep freed memory for the next step instead of returning it to the system.
 
-A training step on CPU frees and asks for the same hundreds of megabytes again and again. glibc returns
-large blocks to the system at once, so that each new tensor is paged in afresh, page by page, each zeroed
-by the kernel: up to ten times the cost of the arithmetic on it, most of all on virtual machines.
+A training step on CPU frees and allocates the same hundreds of megabytes again and again. glibc returns large
+blocks to the system at once, so that every new tensor is paged in again, page by page, each zeroed by the
+kernel: up to ten times the cost of the arithmetic on it, especially on virtual machines.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT = 1 << 30
 GROWTH = 64 << 20
 LARGEST_MAPPING = 32 << 20
-"""What older releases of glibc accept as the largest threshold."""
+"""The largest threshold that older releases of glibc accept."""
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep up to a gigabyte of freed memory. Returns whether it was understood."""
+    """Tell glibc to keep up to a gigabyte of freed memory. Returns whether it understood."""
     if sys.platform != "linux":
         return False
     try:

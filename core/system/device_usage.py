@@ -1,8 +1,8 @@
-"""How busy the device of a run is, asked without torch and without holding a step up.
+"""How busy a run's device is, without torch and without delaying a step.
 
-Of an NVIDIA device the driver tells the share of the last sample period (up to a second) in which a
-kernel was running (`nvmlDeviceGetUtilizationRates`). A processor's share is this process's processor
-time against the time that passed on the cores it may use.
+The driver of an NVIDIA device reports the share of the last sample period (up to a second) in which a kernel
+was running (`nvmlDeviceGetUtilizationRates`). For a processor it is this process's processor time divided by
+the elapsed time on the cores it may use.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Usage = Callable[[], "float | None"]
 
 
 def device_usage(kind: str, index: int | None = None, uuid: str = "") -> Usage:
-    """A function that tells how busy a device was since it was last asked: 0 to 1, None when not known.
+    """A function that returns how busy a device was since the last call: 0 to 1, or None if unknown.
 
     `kind` is torch's name of the device's type, `index` its number among the visible ones, `uuid` its
-    identity where torch knows it.
+    identity if torch knows it.
     """
     if kind == "cpu":
         return ProcessorUsage()
@@ -36,7 +36,7 @@ def device_usage(kind: str, index: int | None = None, uuid: str = "") -> Usage:
 
 
 class ProcessorUsage:
-    """The share of the cores this process may use that it did use since it was last asked."""
+    """The share of the available cores' time that this process has used since the last call."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ProcessorUsage:
         """The share since the last call."""
         now, used = self._clock(), self._used()
         seconds = now - self._since
-        if seconds < SHORTEST_SECONDS:  # too short to tell: what was true a moment ago
+        if seconds < SHORTEST_SECONDS:  # too short to measure: repeat the last value
             return self._value
         share = (used - self._before) / (seconds * self._cores)
         self._since, self._before = now, used
@@ -62,10 +62,9 @@ class ProcessorUsage:
 
 
 class NvidiaUsage:
-    """What the driver last said, asked anew in a thread of its own at most every half second.
+    """The driver's last answer, updated by a thread at most every half second.
 
-    A driver that cannot say it once (no library, no such device, a slice of a divided device) is not
-    asked again.
+    A driver that fails once (no library, no such device, a slice of a divided device) isn't asked again.
     """
 
     def __init__(
@@ -85,19 +84,19 @@ class NvidiaUsage:
         self._value: float | None = None
 
     def __call__(self) -> float | None:
-        """What is known now; never waits."""
+        """The latest value; never waits."""
         now = self._clock()
         waiting = self._thread is not None and self._thread.is_alive()
         if not self._broken and not waiting and now - self._asked >= ASK_SECONDS:
             self._asked = now
             thread = threading.Thread(target=self._ask, name="device-usage", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no thread to be had now: later
+            with contextlib.suppress(RuntimeError):  # no thread available now: later
                 thread.start()
                 self._thread = thread
         return self._value
 
     def wait_for_answer(self, seconds: float = 10.0) -> None:
-        """Wait for the question that is under way."""
+        """Wait for the question that is being asked."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -109,5 +108,5 @@ class NvidiaUsage:
                 self._driver = driver
             rates = self._driver.nvmlDeviceGetUtilizationRates(self._handle)
             self._value = min(rates.gpu, 100) / 100
-        except Exception:  # whatever a driver does, training goes on
+        except Exception:  # whatever a driver does, training continues
             self._broken, self._value = True, None

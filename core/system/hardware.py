@@ -1,4 +1,4 @@
-"""What this machine can compute on, found without torch, so that the console can ask too."""
+"""The devices of this machine, determined without torch, so that the console can ask too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Device:
 
 
 def has_cuda() -> bool:
-    """Whether an NVIDIA device is visible. Looks at files only: cheap enough for the first paint."""
+    """Whether an NVIDIA device is visible. Checks files only: cheap enough for the first paint."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     if any(Path("/dev").glob("nvidia[0-9]*")):
@@ -39,19 +39,19 @@ def has_mps() -> bool:
 
 
 def missing_devices() -> dict[str, str]:
-    """The kinds of device that this machine does not have, with the reason in words; cheap."""
+    """The kinds of device that this machine doesn't have, with the reason; cheap."""
     reasons = {}
     if not has_cuda():
         reasons["cuda"] = "no NVIDIA device is visible"
     if not has_mps():
-        reasons["mps"] = "only a Mac with Apple silicon has it"
+        reasons["mps"] = "only Macs with Apple silicon have it"
     return reasons
 
 
 def resolve_device(name: str) -> str:
-    """The device `auto` stands for here, or `name` itself if this machine has it.
+    """The device that `auto` stands for here, or `name` itself if this machine has it.
 
-    Raises UserError for a name that is unknown or not there.
+    Raises UserError for a name that is unknown or a device that is missing.
     """
     missing = missing_devices()
     available = [kind for kind in ("cpu", "cuda", "mps") if kind not in missing]
@@ -73,7 +73,7 @@ def resolve_device(name: str) -> str:
 
 
 def cuda_devices() -> list[Device]:
-    """The NVIDIA devices that a program here sees, as the driver reports them; empty where it cannot."""
+    """The NVIDIA devices that a program sees here, as the driver reports them; empty if it can't."""
     return [
         Device(f"cuda:{index}", device.name, device.memory, device.memory_free)
         for index, device in enumerate(visible_devices())
@@ -88,7 +88,7 @@ def available_cores() -> int:
 
 
 def peak_process_memory() -> int:
-    """The most bytes that this process has had in memory."""
+    """The most memory that this process has used, in bytes."""
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -113,7 +113,7 @@ def describe(device: str) -> Device:
 
 
 def _host_memory() -> tuple[int, int]:
-    """Total and available bytes of host memory; zeros where the system does not say."""
+    """Total and available bytes of host memory; zeros if the system doesn't say."""
     try:
         fields = dict(
             line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
@@ -130,7 +130,7 @@ def _host_memory() -> tuple[int, int]:
 
 
 def _container_limit() -> int:
-    """The memory limit of a container's control group, 0 where there is none."""
+    """The memory limit of a container's control group, 0 if there is none."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             limit = int(Path(path).read_text())

@@ -26,13 +26,13 @@ from typing import Any, TypeVar
 from core.errors import UserError
 
 GRACE_SECONDS = 1.0
-"""How long work that was under way when the input ended may take to notice."""
+"""How long running work may take to notice that the input has ended."""
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
 Value = TypeVar("Value")
 
 
 class Request:
-    """One request of an operation; the handler of the operation answers it."""
+    """One request; the handler of its operation answers it."""
 
     def __init__(self, server: Server, values: dict[str, Any]) -> None:
         self._server = server
@@ -46,7 +46,7 @@ class Request:
         return self._server.is_canceled(self)
 
     def value(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
-        """The value of a key, or the default where it is missing. Raises UserError for another type."""
+        """The value of a key, or the default if it is missing. Raises UserError for another type."""
         value = self.values.get(key, default)
         if type(value) is not kind:
             raise UserError(f"{key} is {value!r}; accepted: {KINDS[kind]}")
@@ -60,7 +60,7 @@ class Request:
         return paths
 
     def reply(self, event: str, **values: Any) -> None:
-        """Send one event of the answer. Raises BrokenPipeError when nobody reads any more."""
+        """Send one event of the answer. Raises BrokenPipeError if nobody reads any more."""
         self._server.emit(event, self.id, **values)
 
 
@@ -68,7 +68,7 @@ Handlers = Mapping[str, Callable[[Request], None]]
 
 
 class Server:
-    """Reads requests from `lines` in a thread of its own and hands events to `write`."""
+    """Reads requests from `lines` in a thread of its own and passes events to `write`."""
 
     def __init__(self, lines: Iterable[str], write: Callable[[str], object]) -> None:
         self._lines, self._write = lines, write
@@ -79,11 +79,11 @@ class Server:
         self._done = threading.Event()
 
     def start(self, at_end: Callable[[], object] = lambda: None) -> None:
-        """Begin to read. `at_end` is called if the work under way outlives the input by GRACE_SECONDS."""
+        """Start reading. `at_end` is called if running work outlives the input by GRACE_SECONDS."""
         threading.Thread(target=self._read, args=(at_end,), name="requests", daemon=True).start()
 
     def serve(self, handlers: Handlers) -> None:
-        """Answer until the input ends or says quit; what has not been answered by then is dropped."""
+        """Answer requests until the input ends or says quit; unanswered ones are dropped."""
         try:
             while (request := self._requests.get()) is not None and not self._input_ended.is_set():
                 if isinstance(request, UserError):
@@ -94,7 +94,7 @@ class Server:
             self._done.set()
 
     def is_canceled(self, request: Request) -> bool:
-        """Whether a cancel has come for the request, or the input has ended."""
+        """Whether the request was canceled, or the input has ended."""
         return request.id in self._canceled or self._input_ended.is_set()
 
     def emit(self, event: str, id: int | str | None, **values: Any) -> None:
@@ -159,11 +159,11 @@ def _parse(line: str) -> dict[str, Any]:
 
 
 def serve_standard_streams(load_handlers: Callable[[], Handlers]) -> int:
-    """Be a server process on standard input and output; its exit code.
+    """Serve on standard input and output. Returns the exit code.
 
-    `load_handlers` is called when requests are being read already, so it may import what takes long.
+    `load_handlers` is called while requests are being read already, so it may import slow modules.
     """
-    # Ctrl-C in the terminal is meant for whoever reads our output; it will cancel the request.
+    # Ctrl-C in the terminal is meant for the reader of our output, which will cancel the request.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     out = sys.stdout
@@ -178,6 +178,7 @@ def serve_standard_streams(load_handlers: Callable[[], Handlers]) -> int:
     try:
         server.serve(load_handlers())
     except BrokenPipeError:
-        # Nobody reads any more. The reading thread may still wait for input, which a tidy exit would await.
+        # Nobody reads any more. The reading thread may still wait for input, and a normal exit would wait for
+        # it.
         os._exit(1)
     return 0

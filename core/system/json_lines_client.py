@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 
 def _event(line: bytes) -> Event | None:
-    """The event on a line, None where the line holds none."""
+    """The event on a line; None if the line has none."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -32,13 +32,13 @@ def _line(operation: str, request: int, fields: dict[str, Any]) -> bytes:
 
 
 class AsyncClient:
-    """Starts the process when it is first needed, and again after it ended; hands events to a callback.
+    """Starts the process when it is first needed, and again after it has ended; passes events to a callback.
 
-    When the process ends by itself the event {"event": "ended", "code": its exit code} is handed over.
+    If the process ends by itself, the callback receives {"event": "ended", "code": its exit code}.
     """
 
     def __init__(self, handler: Callable[[Event], None], command: Sequence[str], name: str) -> None:
-        """`name` is what the process is called in messages, such as "the generator"."""
+        """`name` is how messages refer to the process, such as "the generator"."""
         self._handler, self._command, self._name = handler, list(command), name
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -48,11 +48,11 @@ class AsyncClient:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._process is not None and self._process.returncode is None
 
     async def send(self, operation: str, **fields: Any) -> int:
-        """Send a request; its id. Raises UserError when the process cannot be started or has ended."""
+        """Send a request. Returns its id. Raises UserError if the process can't be started or has ended."""
         # Two requests at once must not start two processes.
         async with self._starting:
             if not self.running:
@@ -63,7 +63,7 @@ class AsyncClient:
         return request
 
     async def cancel(self, request: int) -> None:
-        """Ask the answer to a request to end early; its last event still comes."""
+        """Ask for the answer to a request to end early; its last event still arrives."""
         if self.running:
             await self._put(_line("cancel", request, {}))
 
@@ -97,12 +97,12 @@ class AsyncClient:
         while True:
             lines += 1
             if lines % EVENTS_WITHOUT_PAUSE == 0:
-                # Lines that are there already are handed out without a pause: let the screen have one.
+                # Lines that have already arrived are returned without a pause: let the screen have one.
                 await asyncio.sleep(0)
             try:
                 line = await process.stdout.readline()
             except ValueError:
-                continue  # a line longer than any event: not ours
+                continue  # a line longer than any event isn't ours
             if not line:
                 break
             if event := _event(line):
@@ -112,7 +112,7 @@ class AsyncClient:
             self._handler({"event": "ended", "code": code})
 
     async def close(self) -> None:
-        """End the process; at once when it does not end by itself."""
+        """End the process; kill it if it doesn't end by itself."""
         self._closing = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -128,7 +128,7 @@ class AsyncClient:
 
 
 async def answer(command: Sequence[str], name: str, operation: str, **fields: Any) -> Event:
-    """The one event that answers a request to a process started for it. Raises UserError for an error."""
+    """The single event that answers a request to a process started for it. Raises UserError for an error."""
     events: asyncio.Queue[Event] = asyncio.Queue()
     client = AsyncClient(events.put_nowait, command, name)
     try:
@@ -144,12 +144,12 @@ async def answer(command: Sequence[str], name: str, operation: str, **fields: An
 
 
 class BlockingClient:
-    """Starts the process at once and ends it with the `with` block; events are read as they are asked for."""
+    """Starts the process at once and ends it with the `with` block; events are read on request."""
 
     def __init__(self, command: Sequence[str], name: str) -> None:
-        """`name` is what the process is called in messages. What it prints on stderr is shown."""
+        """`name` is how messages refer to the process. Its stderr is shown."""
         self._name = name
-        # A session of its own, so that Ctrl-C here cancels a request and does not end the process.
+        # In its own session, so that Ctrl-C here cancels a request and doesn't end the process.
         self._process = subprocess.Popen(
             command, env=module_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             start_new_session=True,
@@ -171,17 +171,17 @@ class BlockingClient:
             self._process.wait()
 
     def send(self, operation: str, **fields: Any) -> int:
-        """Send a request; its id. Raises UserError when the process has ended."""
+        """Send a request. Returns its id. Raises UserError if the process has ended."""
         self._requests += 1
         self._put(_line(operation, self._requests, fields))
         return self._requests
 
     def cancel(self, request: int) -> None:
-        """Ask the answer to a request to end early; its last event still comes."""
+        """Ask for the answer to a request to end early; its last event still arrives."""
         self._put(_line("cancel", request, {}))
 
     def events(self, request: int) -> Iterator[Event]:
-        """The events of a request as they come. Raises UserError for an error event, and when none come."""
+        """A request's events as they arrive. Raises UserError for an error event, and if the process ends."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = _event(line)

@@ -1,8 +1,8 @@
-"""The one kind of lock: the operating system's, on an open file (flock).
+"""The only kind of lock: the operating system's, on an open file (flock).
 
-It ends with the process that holds it, however that ends, so nothing a crash leaves behind looks like a
-holder. Many may hold a file shared, or one alone. The library `filelock` knows no shared locks and empties
-the file it locks, which tells who holds a run; so there is this one way instead of two.
+It ends with the process that holds it, however that ends, so nothing that a crash leaves behind looks like a
+holder. Many processes may share a lock, or one may hold it alone. The library `filelock` has no shared locks
+and empties the file it locks, which says who holds a run; so there is this one way instead of two.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ LOOK_SECONDS = 0.1
 
 
 class NoLocksError(OSError):
-    """The file system has no locks."""
+    """The file system doesn't support locks."""
 
 
 def try_lock(file: int | IO[bytes], *, shared: bool = False) -> bool:
-    """Lock an open file without waiting; False while another holds it. Raises NoLocksError."""
+    """Lock an open file without waiting; False if another process holds it. Raises NoLocksError."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
-        # A network file system that makes these locks of its own kind refuses one that does not fit the
-        # way the file was opened (EBADF): that one is as good as none.
+        # A network file system that implements these locks differently refuses one that doesn't match the way
+        # the file was opened (EBADF); that counts as having no locks.
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise NoLocksError(error.errno, error.strerror) from error
@@ -39,16 +39,17 @@ def try_lock(file: int | IO[bytes], *, shared: bool = False) -> bool:
 
 
 def unlock(file: int | IO[bytes]) -> None:
-    """Let others lock an open file. Never raises."""
+    """Release the lock on an open file. Never raises."""
     with contextlib.suppress(OSError):
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the file at `path` alone, made if there is none; `waiting` is called while another has it.
+    """Hold the file at `path` alone, creating it if necessary; `waiting` is called while another process has
+    it.
 
-    Where the file system has no locks, one process at a time is the user's care. Raises OSError.
+    If the file system has no locks, it is up to the user to run one process at a time. Raises OSError.
     """
     descriptor = open_in_place(path)
     try:
@@ -59,7 +60,7 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
 
 
 def wait_for_lock(file: int | IO[bytes], waiting: Callable[[], None]) -> None:
-    """Lock an open file as soon as nobody else holds it, calling `waiting` meanwhile."""
+    """Lock an open file as soon as nobody else holds it, calling `waiting` in the meantime."""
     with contextlib.suppress(NoLocksError):
         while not try_lock(file):
             waiting()

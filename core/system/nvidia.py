@@ -1,7 +1,7 @@
-"""The NVIDIA driver, asked through its own library (NVML, `nvidia-ml-py`), without torch.
+"""The NVIDIA driver, queried through its own library (NVML, `nvidia-ml-py`), without torch.
 
-The library is there wherever the driver is. It may hang with the driver: nothing here is for a thread
-that somebody waits for without a limit.
+The library exists wherever the driver does. It may hang with the driver, so don't call it from a thread that
+somebody waits for without a limit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NvidiaDevice:
-    """What the driver says of a visible device. Memory in bytes; `memory_free` is a snapshot."""
+    """The driver's data on a visible device. Memory in bytes; `memory_free` is a snapshot."""
 
     name: str
     memory: int
@@ -23,7 +23,7 @@ class NvidiaDevice:
 
 
 def open_driver() -> ModuleType:
-    """The library, ready to be asked. Raises some exception where there is no driver."""
+    """The initialized library. Raises some exception if there is no driver."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -42,7 +42,7 @@ def visible_device(index: int, uuid: str = "") -> tuple[str, int]:
 
 
 def _chosen() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES lets a program see; empty where it says nothing."""
+    """The devices that CUDA_VISIBLE_DEVICES lets a program see; empty if it isn't set."""
     return [part for part in map(str.strip, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) if part]
 
 
@@ -53,7 +53,7 @@ def device_handle(driver: Any, index: int, uuid: str = "") -> Any:
 
 
 def visible_devices(seconds: float = 10.0) -> list[NvidiaDevice]:
-    """The devices that a program sees, in its order; empty where the driver cannot say so in time."""
+    """The devices that a program sees, in its order; empty if the driver doesn't answer in time."""
     answer: list[NvidiaDevice] = []
 
     def ask() -> None:
@@ -64,7 +64,7 @@ def visible_devices(seconds: float = 10.0) -> list[NvidiaDevice]:
                 handle = device_handle(driver, index)
                 name, memory = driver.nvmlDeviceGetName(handle), driver.nvmlDeviceGetMemoryInfo(handle)
                 devices.append(NvidiaDevice(str(name), int(memory.total), int(memory.free)))
-        except Exception:  # whatever is wrong with a driver, its devices cannot be told
+        except Exception:  # whatever is wrong with a driver, its devices can't be listed
             return
         answer.extend(devices)
 

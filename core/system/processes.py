@@ -28,9 +28,9 @@ def module_environment() -> dict[str, str]:
 def calm_threads(environment: MutableMapping[str, str]) -> None:
     """Let OpenMP's threads spin only briefly while they wait, unless the user has chosen otherwise.
 
-    By default they spin for milliseconds, and steps become several times slower as soon as anything
-    else wants a core, as the console does; not spinning at all costs 1.6 times on an idle machine
-    (benchmarks/RESULTS.md). Must be set before torch is imported.
+    By default they spin for milliseconds, and steps become several times slower as soon as anything else,
+    such as the console, wants a core; not spinning at all makes steps take 1.6 times as long on an idle
+    machine (benchmarks/RESULTS.md). Must be set before torch is imported.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", "1000")

@@ -1,1 +1,1 @@
-"""Generation on CUDA: one token as a CUDA graph, sampled on the device, some tokens ahead."""
+"""Generation on CUDA: one token is a CUDA graph, sampled on the device, some tokens ahead."""

@@ -1,8 +1,8 @@
-"""Decoding on CUDA: reading a token and sampling the next one is one CUDA graph of a few kernels a layer.
+"""Decoding on CUDA: reading a token and sampling the next one is one CUDA graph of a few kernels per layer.
 
-One token gives the chip almost nothing to compute; what takes time is launching. `GraphDecoder` runs the
-kernels of `core/ops/triton/decode_kernels.py`, captured once and replayed. It computes what `GPT.features`
-and `GPT.logits` do for T = 1 (tested).
+For one token the chip has almost nothing to compute; launching kernels takes the time. `GraphDecoder` runs
+the kernels of `core/ops/triton/decode_kernels.py`, captured once and replayed. It computes what
+`GPT.features` and `GPT.logits` do for T = 1 (tested).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from core.ops.triton import decode_kernels as kernels
 TILE = 4096
 """Elements of a matrix that a program multiplies at a time."""
 MANY_ROWS = 16
-"""From so many rows on, cuBLAS reads a matrix once for all of them; the kernel reads it once a row."""
+"""From this many rows on, cuBLAS is faster: it reads a matrix once for all rows, the kernel once per row."""
 ATTEND_WARPS = 4
 WIDEST = 1 << 14
 
 
 class Borrower(Protocol):
-    """Whoever continues a text on a graph decoder."""
+    """A sampler that continues a text on a graph decoder."""
 
     def release(self) -> None:
-        """Take the text's state out of the graph decoder: another text needs it."""
+        """Take this text's state out of the graph decoder, because another text needs it."""
 
 
 _shared: weakref.WeakKeyDictionary[GPT, dict[int, GraphDecoder | None]] = weakref.WeakKeyDictionary()
 
 
 def shared_graph_decoder(model: GPT, eot: int) -> GraphDecoder | None:
-    """The one graph decoder of a model that all its texts take turns with; None if there can be none."""
+    """The one graph decoder of a model, which all its texts use in turns; None if there can't be one."""
     decoders = _shared.setdefault(model, {})
     if eot not in decoders:
         with torch.inference_mode(False):
@@ -59,16 +59,16 @@ def shared_graph_decoder(model: GPT, eot: int) -> GraphDecoder | None:
 
 
 def can_decode(model: GPT) -> bool:
-    """Whether the model is not too wide for `GraphDecoder`, and its parameters are float32."""
+    """Whether the model is narrow enough for `GraphDecoder`, and its parameters are float32."""
     widest = max(4, model.config.expand) * max(model.config.n_embd)
     return model.embedding.weight.dtype == torch.float32 and widest <= WIDEST
 
 
 class GraphDecoder:
-    """A batch of `rows` texts that are read one token at a time. It has a state of its own."""
+    """A batch of `rows` texts that are read one token at a time. It has its own state."""
 
     def __init__(self, model: GPT, eot: int, rows: int = 1) -> None:
-        """`eot` begins a document. The model's parameters are used where they lie, in float32."""
+        """`eot` starts a document. The model's parameters are used in place, in float32."""
         self._model = weakref.ref(model)  # the graph decoder is kept only as long as its model
         self._borrower: Borrower | None = None
         self._eot = eot
@@ -76,7 +76,8 @@ class GraphDecoder:
         self._device = device = model.embedding.weight.device
         self._past = model.config.block_size - 1
         like = model.initial_state(rows, device, torch.float32)
-        # What is to be kept together lies together, each part aligned: so keeping it is one copy.
+        # Everything that is saved and restored is in one block of memory, each part aligned: saving is one
+        # copy.
         sizes = [triton.cdiv(tensor.numel(), 64) * 64 for tensor in list(like.tensors().values())[1:]]
         self._memory = torch.zeros(sum(sizes), device=device)
         parts = iter(self._memory.split(sizes))
@@ -91,23 +92,23 @@ class GraphDecoder:
         self._rotations = torch.zeros(rows, 2, len(self._inv_freq), device=device)
         self.sampler = DeviceSampler(model.vocab_size, rows, device)
         self.logits = torch.zeros(rows, model.vocab_size, device=device)
-        """Of the token after the one read last, (rows, V)."""
+        """The logits after the last token that was read, (rows, V)."""
         self._graphs: dict[str | tuple[str, Filters], torch.cuda.CUDAGraph | None] = {}
 
     def lend(self, borrower: Borrower) -> None:
-        """Let `borrower` use the graph decoder; whoever has it now takes its state out first."""
+        """Let `borrower` use the graph decoder; its current user takes its state out first."""
         if self._borrower is not None and self._borrower is not borrower:
             self._borrower.release()
         self._borrower = borrower
 
     def returned(self, borrower: Borrower) -> None:
-        """`borrower` needs it no more."""
+        """`borrower` no longer needs it."""
         if self._borrower is borrower:
             self._borrower = None
 
     @torch.no_grad()
     def load(self, state: ModelState, logits: Tensor | None = None) -> None:
-        """Go on from a state; `logits` (rows, V), if something is to be sampled before the next token."""
+        """Continue from a state; `logits` (rows, V) if something is to be sampled before the next token."""
         for name, tensor in self._state.tensors().items():
             tensor.copy_(state.tensors()[name])
         self._steps.zero_()
@@ -116,7 +117,7 @@ class GraphDecoder:
 
     @torch.no_grad()
     def state(self) -> ModelState:
-        """The state after all that was read, a copy."""
+        """A copy of the state after everything that was read."""
         shift = -int(self._steps[0]) % self._past if self._past else 0
         layers: list[AttentionState | MambaState] = []
         for layer in self._state.layers:
@@ -127,25 +128,25 @@ class GraphDecoder:
         return ModelState(self._state.position.clone(), tuple(layers))
 
     def set_next(self, tokens: Tensor) -> None:
-        """The tokens (rows,) int64 that are to be read next."""
+        """The tokens (rows,) int64 to read next."""
         self._tokens.copy_(tokens)
 
     def next_tokens(self) -> Tensor:
-        """The tokens (rows,) int64 that are to be read next, a copy."""
+        """A copy of the tokens (rows,) int64 to read next."""
         return self._tokens.clone()
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Read one token a row, (rows,) int64. Returns `logits`, which the next call overwrites."""
+        """Read one token per row, (rows,) int64. Returns `logits`, which the next call overwrites."""
         self.set_next(tokens)
         self._repeat("read", self._run, 1)
         return self.logits
 
     def read_and_sample(self, count: int) -> None:
-        """`count` times read the token set or sampled before and sample the next, as `sampler` says."""
+        """`count` times, read the token that was set or sampled, and sample the next one."""
         self._repeat(("read and sample", self.sampler.filters), self._run_and_sample, count)
 
     def generate(self, count: int, *, temperature: float = 0.8, seed: int = 0) -> Tensor:
-        """Sample and read `count` tokens, each from the logits after the one before: (rows, count).
+        """Sample and read `count` tokens, each from the logits after the previous one: (rows, count).
 
         The same seed gives the same tokens. Temperature 0 takes the most probable one.
         """
@@ -160,7 +161,7 @@ class GraphDecoder:
         return records[:, :, 0].long()
 
     def changing(self) -> list[Tensor]:
-        """What reading and sampling go on from; copied elsewhere and back, they go on as if from there."""
+        """Everything that reading and sampling continue from; a copy can be restored later."""
         return [self._memory, self._counts, self.sampler.sampled]
 
     @torch.no_grad()
@@ -175,7 +176,7 @@ class GraphDecoder:
                 graph.replay()
 
     def _captured(self, function: Callable[[], object]) -> torch.cuda.CUDAGraph | None:
-        """A graph of what `function` does; nothing is changed by making it."""
+        """Capture `function` in a graph, without changing any state."""
         if not self._tokens.is_cuda:
             return None
         changing = [self._memory, self._counts, self.logits, *self.sampler.changing()]
@@ -276,7 +277,9 @@ class GraphDecoder:
 
 
 def _inverse_frequencies(model: GPT) -> tuple[Tensor, dict[int, int]]:
-    """Of rotary positions, float64, zeros behind; and where those for E / 2 begin."""
+    """Inverse frequencies of rotary positions, float64, padded with zeros; and where those for each E / 2
+    begin.
+    """
     tables: list[Tensor] = []
     starts: dict[int, int] = {}
     for block in model.blocks:
@@ -300,7 +303,7 @@ def _linear(
     squared_relu: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`layer` (linear, without bias) of x (rows, inputs), normed first, `add` added; (rows, outputs)."""
+    """`layer` (linear, without bias) of x (rows, inputs), after a norm, plus `add`; (rows, outputs)."""
     rows, inputs = x.shape
     if out is None:
         out = torch.empty(rows, layer.weight.shape[0], device=x.device)

@@ -1,8 +1,8 @@
-"""Lookahead: the device samples a burst of tokens while the host still shows the ones before.
+"""Lookahead: the device samples a burst of tokens while the host still shows the previous ones.
 
-The next token does not need the host, so tokens are read and sampled in bursts that grow. A burst begins by
-keeping the state. Where a text ends inside a burst, that state comes back and only the tokens that were
-handed out are read again, so that the text stands where it would if they had come one by one.
+The next token doesn't need the host, so tokens are read and sampled in bursts that grow. A burst begins by
+saving the state. If a text ends inside a burst, that state is restored and only the tokens that were handed
+out are read again, so that the text is where it would be if they had come one by one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from core.generation.decoder import Decoder
 from core.generation.sampler import SampledToken
 
 LONGEST = 16
-"""Tokens of a burst: a few milliseconds of one, so that they still come smoothly and a stop is quick."""
+"""Tokens per burst: from a few milliseconds' worth, so that text appears smoothly and stops quickly."""
 AHEAD = 2
-"""Bursts that the device is given at a time."""
+"""Bursts that are queued on the device at a time."""
 
 
 @dataclass
@@ -32,16 +32,16 @@ class Burst:
 
     count: int
     before: list[Tensor]
-    """What it started from."""
+    """The saved state that it started from."""
     records: Tensor
-    """Where its records come to, on the host."""
+    """Where its records arrive on the host."""
     arrived: torch.cuda.Event | None
 
 
 class LookaheadSampler:
-    """Continues the text of a decoder on a graph decoder, which it borrows at its first token.
+    """Continues a decoder's text on a graph decoder, which it borrows at its first token.
 
-    Another text may take the graph decoder over between two tokens; then it is borrowed again.
+    Another text may take over the graph decoder between two tokens; then it is borrowed again.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LookaheadSampler:
         self._text: BorrowedText | None = None
 
     def next_token(self, stopped: Callable[[], bool]) -> SampledToken | None:
-        """The next token of the text; None if `stopped` said so while the prompt was being read."""
+        """The next token of the text; None if `stopped` interrupted the reading of the prompt."""
         if self._text is None:
             if not self._decoder.read(stopped, all_but=1):
                 return None
@@ -74,7 +74,7 @@ class LookaheadSampler:
 
 
 class BorrowedText:
-    """The text of a decoder while a graph decoder continues it, in bursts."""
+    """A decoder's text while a graph decoder continues it, in bursts."""
 
     @torch.no_grad()
     def __init__(
@@ -82,7 +82,7 @@ class BorrowedText:
     ) -> None:
         """The decoder has read all of its text but the last token."""
         self.tokens: list[int] = []
-        """Those that were handed out."""
+        """The tokens that were handed out."""
         self._graph, self._most = graph, settings.max_new_tokens - sampled
         sampler = graph.sampler
         device = sampler.seen.device
@@ -95,7 +95,7 @@ class BorrowedText:
         self._copies = [[torch.empty_like(tensor) for tensor in graph.changing()] for _ in range(AHEAD)]
         self._launched = 0
         self._bursts: deque[Burst] = deque()
-        """The first is being handed out."""
+        """The burst that is being handed out comes first."""
         self._ready: list[SampledToken] = []
         self._taken = 0
 
@@ -121,7 +121,7 @@ class BorrowedText:
 
     @torch.no_grad()
     def _launch(self, count: int) -> None:
-        """Have the device read and sample `count` tokens, and send their records."""
+        """Have the device read and sample `count` tokens and send their records."""
         half, sampler = self._launched % AHEAD, self._graph.sampler
         before, start = self._copies[half], half * LONGEST
         for copy, tensor in zip(before, self._graph.changing()):
@@ -131,7 +131,7 @@ class BorrowedText:
         span = slice(start * sampler.record_length, (start + count) * sampler.record_length)
         records, arrived = self._host[span], None
         records.copy_(sampler.records[0, span], non_blocking=True)
-        if records.is_pinned():  # else it is there already
+        if records.is_pinned():  # otherwise it is there already
             arrived = torch.cuda.Event()
             arrived.record()
         self._bursts.append(Burst(count, before, records, arrived))
@@ -140,7 +140,7 @@ class BorrowedText:
 
     @torch.no_grad()
     def rewind(self) -> None:
-        """Leave the graph decoder where all tokens that were handed out have been read, except the last."""
+        """Leave the graph decoder where it has read all tokens that were handed out, except the last."""
         if self._bursts and self._taken == self._bursts[0].count:
             self._bursts.popleft()
             self._ready, self._taken = [], 0

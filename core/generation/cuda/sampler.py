@@ -1,9 +1,9 @@
-"""Sampling on CUDA: the device chooses the next token, so many can be sampled before the host looks.
+"""Sampling on CUDA: the device chooses the next token, so that many can be sampled before the host looks.
 
-`DeviceSampler` launches the kernels of `core/ops/triton/sample_kernels.py`, which keep and choose what
-`core.generation.sampler.next_token_probabilities` and a sample of it do, and leaves a record of each token.
-Random numbers come from the seed, the number of the sample and the token's id: the same seed gives the same
-text, though not the one that the host would sample.
+`DeviceSampler` launches the kernels of `core/ops/triton/sample_kernels.py`, which filter and sample like
+`core.generation.sampler.next_token_probabilities`, and leaves a record of each token. Random numbers come
+from the seed, the number of the sample and the token's id: the same seed gives the same text, though not the
+one that the host would sample.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from core.generation.sampler import SampledToken
 from core.ops.triton import sample_kernels as kernels
 
 MOST_ALTERNATIVES = 1024
-"""The most probable tokens that a record has room for."""
+"""How many most probable tokens a record can hold."""
 HEADER = 3
 RECORDS = 1 << 17
-"""Numbers that the records of a batch row may take."""
+"""Numbers that a batch row's records may take."""
 
 
 class Filters(NamedTuple):
-    """Which kernels sample a token. All else is told by numbers that lie on the device."""
+    """Which kernels sample a token. Everything else is determined by numbers on the device."""
 
     top_k: bool = False
     top_p: bool = False
     min_p: bool = False
     alternatives: bool = False
-    """Whether the most probable tokens are asked for."""
+    """Whether the most probable tokens are to be reported."""
 
     @property
     def searches(self) -> list[list[int]]:
@@ -59,9 +59,9 @@ class DeviceSampler:
         self.next_record = zeros(rows)
         """The index of the next record, (rows,)."""
         self.sampled = zeros(rows)
-        """How many tokens were sampled, (rows,): what random numbers are drawn by, beside the seed."""
+        """How many tokens were sampled, (rows,): random numbers depend on it and the seed."""
         self.seen = zeros(rows, vocab_size, dtype=torch.int8)
-        """The tokens that the text has, (rows, V)."""
+        """Which tokens occur in the text, (rows, V)."""
         self.records = zeros(rows, RECORDS, dtype=torch.int32)
         self._seeds = zeros(rows)
         self._numbers = zeros(8, dtype=torch.float32)
@@ -78,11 +78,11 @@ class DeviceSampler:
 
     @property
     def record_room(self) -> int:
-        """How many records there is room for."""
+        """How many records fit."""
         return RECORDS // self.record_length
 
     def prepare(self, settings: SamplingSettings, sampled: int = 0) -> None:
-        """What the next samples are like, the first of them being number `sampled`."""
+        """Set how to sample from now on; the next sample is number `sampled`."""
         warm = settings.temperature > 0
         alternatives = min(settings.alternatives, self.vocab_size, MOST_ALTERNATIVES)
         self.filters = Filters(
@@ -97,18 +97,18 @@ class DeviceSampler:
         top_k = min(settings.top_k, self.vocab_size)
         self._numbers.copy_(torch.tensor(numbers))
         self._limits.copy_(torch.tensor([top_k, int(self.filters.top_k), alternatives, self.record_length]))
-        # Every row has a seed of its own, the first the given one.
+        # Every row has its own seed; the first has the given one.
         seeds = [(settings.seed ^ row * 0x9E3779B97F4A7C15) & ((1 << 63) - 1) for row in range(self._rows)]
         self._seeds.copy_(torch.tensor(seeds))
         self.sampled.fill_(sampled)
         self.next_record.zero_()
 
     def changing(self) -> list[Tensor]:
-        """What `launch` changes that the next one depends on."""
+        """Everything that `launch` changes and the next one depends on."""
         return [self.next_record, self.sampled, self.seen]
 
     def launch(self, logits: Tensor, tokens: Tensor) -> None:
-        """Sample a token for each row from logits (rows, V) into `tokens` (rows,), and make its record."""
+        """Sample a token for each row from logits (rows, V) into `tokens` (rows,), and write its record."""
         filters, pieces, rows = self.filters, self._pieces, self._rows
         padded: dict[str, Any] = {"PIECE": kernels.PIECE, "PIECES": triton.next_power_of_2(pieces)}
         inputs = (logits, self.seen, self._numbers)
