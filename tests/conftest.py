@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +23,11 @@ for name in [name for name in os.environ if name.startswith(("TEXTUAL", "MAMBA_T
 
 if sys.dont_write_bytecode:
     # Where Python may not keep what it compiled, each of the many processes that tests start would compile
-    # torch anew: over two seconds. They keep it in a folder that goes when the tests are over.
-    BYTECODE = tempfile.TemporaryDirectory(prefix="mamba-tui-bytecode-", ignore_cleanup_errors=True)
-    sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE.name
+    # torch anew: over two seconds. They keep it with what pytest keeps, also for the next time.
+    BYTECODE = str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode, sys.pycache_prefix = False, BYTECODE
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE.name
+    os.environ["PYTHONPYCACHEPREFIX"] = BYTECODE
 
 # What is prepared of the tests' texts goes with the tests, in their child processes too.
 CACHE = tempfile.TemporaryDirectory(prefix="mamba-tui-cache-", ignore_cleanup_errors=True)
