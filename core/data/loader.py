@@ -1,10 +1,10 @@
 """Token stream to batches: batch rows that read on, jump now and then, and resume bit for bit.
 
-The stream is cut into chunks of `block_size` tokens; `carry_chunks` chunks in a row make a segment. In an
+The stream is cut into chunks of `block_size` tokens; `carry_chunks` consecutive chunks make a segment. In an
 epoch, segments are dealt to the batch rows in shuffled order, each exactly once. A row reads its segment
 chunk by chunk, with the model's state carried along, then jumps to the next segment dealt. The rows' first
 segments are cut to different lengths, so that afterwards only a few rows jump at a time. docs/text.md has
-pictures. NumPy only: positions are numbers, and CUDA gathers from them itself.
+pictures. NumPy only: positions are numbers, and CUDA gathers tokens by them itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IGNORE = -100
 LARGEST_COUNT = (1 << 64) - 1
 COUNTS = ("tokens", "block_size", "carry_chunks", "spare", "seed", "consumed", "epoch", "cursor")
 CHUNKS_TO_SPARE_ONE = 32
-"""In a text of so many chunks an epoch leaves one out, so that the grid of chunks can move."""
+"""In a text of this many chunks an epoch leaves one out, so that the grid of chunks can shift."""
 
 
 class Stream(Protocol):
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class _BatchRow:
-    """Where a batch row reads next, how many chunks are left of its segment, and whether it just jumped."""
+    """Where a batch row reads next, how many chunks of its segment are left, and whether it just jumped."""
 
     start: int
     remaining: int
@@ -59,7 +59,8 @@ class _BatchRow:
 
 @dataclass
 class _Deck:
-    """The segments of an epoch as (first token, chunks), in shuffled order. The first is shorter, `first`.
+    """The segments of an epoch as (first token, chunks), in shuffled order. The first one is shorter:
+    `first`.
 
     Only the order is stored: a text of ten billion tokens has millions of segments.
     """
@@ -75,9 +76,9 @@ class _Deck:
         return len(self.order)
 
     def in_turns(self, documents: Int64, rng: np.random.Generator) -> None:
-        """Reorder: in each round every document that has segments left deals one of them.
+        """Reorder: in each round, every document that still has segments deals one of them.
 
-        A segment belongs to the document that its first token is in.
+        A segment belongs to the document of its first token.
         """
         lows = np.maximum(self.first + (self.order - 1) * self.carry_chunks, 0)
         starts = np.where(self.order == 0, 0, lows) * self.block_size + self.offset
@@ -99,7 +100,7 @@ class SequentialLoader:
     """Endless batches of training text.
 
     Attributes:
-        rows: which rows of each batch are handed out; `state_dict` is always of all.
+        rows: which rows of each batch are returned; `state_dict` always covers all rows.
 
     Raises UserError if the stream is shorter than one chunk and its last target.
     """
@@ -146,18 +147,18 @@ class SequentialLoader:
 
     @property
     def epoch(self) -> float:
-        """How often the training text has been read, as a fraction."""
+        """How often the training text has been read, with a fraction."""
         return self._consumed / self.chunks
 
     def _set_grid(self, spare: int) -> None:
-        """Cut the text into chunks, `spare` tokens left out of every epoch for the grid to move in."""
+        """Cut the text into chunks, leaving out `spare` tokens in every epoch so that the grid can shift."""
         self._spare = spare
         self.chunks, self.carry_chunks = self._grid(spare)
 
     def _grid(self, spare: int) -> tuple[int, int]:
-        """Chunks of the text, and of a segment, where `spare` tokens are left out."""
+        """Chunks of the text, and of a segment, if `spare` tokens are left out."""
         chunks = (len(self.stream) - 1 - spare) // self.block_size
-        # With fewer segments than rows some rows would read the same text side by side.
+        # With fewer segments than rows, several rows would read the same text.
         return chunks, min(self._wanted_carry, max(1, chunks // self.batch_size))
 
     def next_positions(self) -> tuple[Int64, Bool]:
@@ -170,7 +171,7 @@ class SequentialLoader:
         return starts[self.rows], jumped[self.rows]
 
     def next_batch(self) -> Batch:
-        """The next batch, read from the stream."""
+        """Read the next batch from the stream."""
         starts, jumped = self.next_positions()
         return make_batch(self.stream, self.eot, starts, jumped, self.block_size)
 
@@ -203,8 +204,8 @@ class SequentialLoader:
     def _shuffle(self, epoch: int) -> _Deck:
         """The segments of an epoch in the order they are dealt; depends only on random seed and epoch.
 
-        Each epoch shifts the grid of chunks by up to a chunk, and the grid of segments within the chunks,
-        so that borders fall elsewhere.
+        Each epoch shifts the grid of chunks by up to a chunk, and the grid of segments within the chunks, so
+        that borders fall elsewhere.
         """
         rng = np.random.default_rng([self.seed, epoch])
         slack = len(self.stream) - 1 - self.chunks * self.block_size
@@ -219,9 +220,9 @@ class SequentialLoader:
         return deck
 
     def _stagger(self) -> None:
-        """Cut the first segments to lengths spread over 1..carry_chunks.
+        """Cut the first segments to different lengths, from 1 to carry_chunks.
 
-        The remainders are dealt at the end of the epoch: sooner they would undo the spread.
+        The remainders are dealt at the end of the epoch: earlier they would undo the spread.
         """
         rng = np.random.default_rng([self.seed, 0, 1])
         for index, row in zip(rng.permutation(len(self._rows)), self._rows, strict=True):
@@ -232,7 +233,7 @@ class SequentialLoader:
         self._rests = [self._rests[index] for index in rng.permutation(len(self._rests))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that determines the batches to come, as JSON-compatible values."""
+        """Everything that determines later batches, as JSON-compatible values."""
         return {
             "tokens": len(self.stream),
             "block_size": self.block_size,
@@ -250,10 +251,11 @@ class SequentialLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken.
 
-        With another batch size, the rows first finish the unfinished segments. After a change of the text
-        or of the shape of chunks the old positions mean nothing, so the loader starts a new epoch.
+        With another batch size, the rows first finish the unfinished segments. After a change of the text or
+        of the shape of chunks the old positions mean nothing, so the loader starts a new epoch.
 
-        Raises ValueError for what no text of this length has, before anything is changed.
+        Raises ValueError for values that are impossible for a text of this length, before anything is
+        changed.
         """
         counts = {key: _count(state, key, 0 if key == "spare" else None) for key in COUNTS}
         spare = min(counts["spare"], len(self.stream) - 1 - self.block_size)
@@ -286,12 +288,12 @@ class SequentialLoader:
             raise ValueError("its loader's batch rows are not three numbers each")
         start, rest, jumped = row
         jumped = type(jumped) not in (int, bool) or bool(jumped)
-        if self.carry_chunks == 0:  # rows go on to the end of the text
+        if self.carry_chunks == 0:  # rows read on to the end of the text
             return self._segment((start, 1))[0], 0, jumped
         return *self._segment((start, rest)), jumped
 
     def _segment(self, segment: Any) -> tuple[int, int]:
-        """(first token, chunks) that lie in the text. Raises ValueError for anything else."""
+        """(first token, chunks), checked to be inside the text. Raises ValueError for anything else."""
         pair = segment if isinstance(segment, (list, tuple)) and len(segment) == 2 else (None, None)
         start, length = pair
         if type(start) is not int or type(length) is not int:
@@ -327,19 +329,19 @@ def _list(state: Mapping[str, Any], key: str) -> list[Any]:
 
 
 CHUNKS_A_ROW = 16
-"""Chunks that a row of an evaluation reads at least: the first of them begins with an empty state."""
+"""The fewest chunks that a row of an evaluation reads: the first of them begins with an empty state."""
 
 
 class EvaluationLoader:
     """The same batches every time: the stream in as many equal parts as rows, each read in order.
 
-    Every token of the stream is predicted once (but the first), unless `batches` ends it before: then each
-    row reads the beginning of its part. Targets that are missing at the end of a row are -100.
+    Every token of the stream except the first is predicted once, unless `batches` is reached before: then
+    each row reads the beginning of its part. Targets that are missing at the end of a row are -100.
 
     Attributes:
         rows: B, at most `batch_size`, and few enough that a row has 16 chunks to read.
-        batches: how many batches of (B, T) iterating gives.
-        share: how much of the stream is read.
+        batches: how many batches of (B, T) iterating yields.
+        share: the share of the stream that is read.
     """
 
     def __init__(
@@ -355,7 +357,7 @@ class EvaluationLoader:
     ) -> None:
         """Without `carried` every chunk begins with an empty state, as models with a window are evaluated.
 
-        `share` says which of so many rows are read here, where others read the rest.
+        `share` says which rows are read here, if other ranks read the rest.
         """
         if len(stream) < 2:
             raise UserError(f"the text to evaluate has {len(stream)} tokens; at least 2 are needed")

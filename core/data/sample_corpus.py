@@ -1,7 +1,7 @@
 """A sample corpus for a first run without any text: the Python language reference.
 
-Every Python installation carries it (`pydoc_data.topics`, about half a megabyte), so nothing is
-downloaded. It is written as several documents, so that whole ones can validate.
+Every Python installation includes it (`pydoc_data.topics`, about half a megabyte), so nothing is downloaded.
+It is written as several documents, so that whole ones can be used for validation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.system.files import make_folder, write_atomic
 FOLDER = "python-reference"
 DOCUMENTS = 16
 UNTOUCHED = {".gitkeep", ".gitignore", ".DS_Store"}
-"""What may lie in a dataset folder although nobody has put any text there."""
+"""Files that may be in a dataset folder although nobody has put any text there."""
 EXPLANATION = (
     "there is no text in {folder} yet, so a sample was written there: the Python language reference "
     "that comes with this Python, {characters:,} characters in {files} files under {name}/. "
@@ -28,7 +28,7 @@ EXPLANATION = (
 
 
 def has_texts(dataset: str | Path) -> bool:
-    """True where a dataset folder (or file) holds anything named like a text, readable or not."""
+    """True if a dataset folder (or file) contains anything named like a text, readable or not."""
     if os.path.isfile(dataset):
         return True
     seen = set()
@@ -46,7 +46,7 @@ def has_texts(dataset: str | Path) -> bool:
 
 
 def is_untouched_default(dataset: str | Path) -> bool:
-    """Whether this is the default dataset folder and nobody has put anything there, or even made it."""
+    """Whether this is the default dataset folder and nobody has put anything there, or even created it."""
     if os.path.islink(dataset) or Path(dataset) != Path(DataConfig().dataset_dir):
         return False
     try:
@@ -58,20 +58,20 @@ def is_untouched_default(dataset: str | Path) -> bool:
 
 
 def no_text(dataset: str | Path) -> str:
-    """Why nothing can be learned from a dataset folder, and what to do."""
+    """Why there is nothing to learn from in a dataset folder, and what to do."""
     if not os.path.exists(dataset):
         return f"dataset_dir is {dataset}, which does not exist; accepted: a folder of .txt files"
-    return f"dataset_dir is {dataset}, which holds no text; accepted: a folder of .txt or .txt.gz files"
+    return f"dataset_dir is {dataset}, which contains no text; accepted: a folder of .txt or .txt.gz files"
 
 
 def write_sample(dataset: str | Path) -> str:
-    """Write the sample corpus below `dataset` and return the sentence that says so.
+    """Write the sample corpus below `dataset`. Returns a sentence that says so.
 
-    Raises UserError where there is text already, or where nothing can be written.
+    Raises UserError if there is text already, or if nothing can be written.
     """
     folder = Path(dataset)
     if has_texts(folder):
-        raise UserError(f"{folder} holds text already: the sample corpus is only for an empty folder")
+        raise UserError(f"{folder} contains text already: the sample corpus is only for an empty folder")
     documents = sample_documents()
     try:
         make_folder(folder, private=False, follow_links=True)
@@ -87,7 +87,7 @@ def write_sample(dataset: str | Path) -> str:
 
 
 def sample_documents() -> dict[str, str]:
-    """The sample corpus by name: the topics dealt by size into documents of about equal length."""
+    """The sample corpus by name: the topics distributed by size to documents of about equal length."""
     from pydoc_data.topics import topics
 
     groups: list[list[str]] = [[] for _ in range(DOCUMENTS)]

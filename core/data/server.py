@@ -9,8 +9,8 @@ It speaks as `core/system/json_lines.py` says:
     -> {"op": "preview", "id": 2, "name": "a.txt", "start": 0, "count": 1000}
     <- {"event": "preview", "id": 2, "name": "a.txt", "start": 0, "tokens": [[id, text, opens], ...]}
 
-Preparing may take minutes and all cores, and a console must go on drawing: hence a process. Canceling takes
-effect at the next progress; what is finished stays.
+Preparing may take minutes and all cores while the console must keep drawing, hence a process. Canceling
+takes effect at the next progress event; finished work is kept.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from core.system.json_lines import Handlers, Request, serve_standard_streams
 
 MOST_FILES = 20_000
 MOST_TOKENS = 20_000
-CANCELED = "preparing was canceled; what is finished stays, and the next time goes on from there"
+CANCELED = "preparing was canceled; finished work is kept, and the next time continues from there"
 
 
 class DataService:
-    """Prepares the text of a configuration and shows stretches of it as tokens."""
+    """Prepares the text of a configuration and shows parts of it as tokens."""
 
     def __init__(self) -> None:
         self._corpus: Corpus | None = None
 
     def handlers(self) -> Handlers:
-        """What answers each operation."""
+        """The handler of each operation."""
         return {"prepare": self._prepare, "preview": self._preview}
 
     def _prepare(self, request: Request) -> None:
@@ -64,7 +64,7 @@ class DataService:
 
     def _preview(self, request: Request) -> None:
         if self._corpus is None:
-            raise UserError("no text is prepared yet")
+            raise UserError("no text has been prepared yet")
         name = request.value("name", str)
         file = next((file for file in self._corpus.read if file.name == name), None)
         if file is None:

@@ -146,7 +146,7 @@ def test_sample_of_any_file_stays_inside_it(texts, capsys):
     [
         (["sample", "no such file"], 'no file that was read is called "no such file"'),
         (["sample", "--tokens", "0"], "--tokens is 0"),
-        (["sample", "--write"], "holds text already"),
+        (["sample", "--write"], "contains text already"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence(texts, capsys, arguments, says):

@@ -224,7 +224,7 @@ def test_bad_input_is_an_event_not_an_end(config, says):
     events = serve(
         ("", {"op": "prepare", "id": 1, "config": config}),
         ("error", {"op": "preview", "id": 2, "name": "a", "start": 0, "count": 1}),
-        ("no text is prepared", []),
+        ("no text has been prepared", []),
         ("JSON object", {"op": "quit"}),
     )
     errors = [event for event in events if event["event"] != "progress"]

@@ -269,7 +269,7 @@ def test_a_gzip_file_that_unpacks_to_more_than_any_text_is_a_problem(tmp_path, m
         (b"%PDF-1.7\n%\xe2\xe3", "PDF document"),
         (bytes(range(256)) * 20, "binary"),
         (b"\x00\x01\x02\x03" * 100, "binary"),
-        (b"\xef\xbb\xbf", "holds no text"),
+        (b"\xef\xbb\xbf", "contains no text"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, data, says):
@@ -597,7 +597,7 @@ def test_a_link_up_to_a_folder_that_holds_the_dataset_is_never_followed(tmp_path
     listing = list_texts(str(shelf), outside_links=True)
     assert [file.name for file in listing.sources] == ["a.txt", "beside/c.txt"]
     assert sorted(listing.skipped) == ["beside/root", "up.txt"]
-    assert all("holds the dataset folder itself" in reason for reason in listing.skipped.values())
+    assert all("contains the dataset folder itself" in reason for reason in listing.skipped.values())
 
 
 def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):

@@ -47,7 +47,7 @@ def test_nothing_is_written_beside_a_text_of_the_users_own(tmp_path, name):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
     assert has_texts(tmp_path)
-    with pytest.raises(UserError, match="holds text already"):
+    with pytest.raises(UserError, match="contains text already"):
         write_sample(tmp_path)
     assert not (tmp_path / FOLDER).exists()
 
@@ -132,5 +132,5 @@ def test_a_default_folder_that_was_used_is_never_filled_with_the_sample(tmp_path
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "book.epub").write_text("mine")
     assert main(["train", *SMALL]) == 2
-    assert "dataset_dir is dataset, which holds no text" in capsys.readouterr().err
+    assert "dataset_dir is dataset, which contains no text" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "dataset").iterdir()] == ["book.epub"]

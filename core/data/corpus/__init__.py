@@ -1,4 +1,4 @@
-"""Text files to token streams. `prepare` does it all; docs/text.md explains it with drawings."""
+"""Text files to token streams. `prepare` does everything; docs/text.md explains it with pictures."""
 
 from core.data.corpus.cache import cache_folder, read_split, save_split
 from core.data.corpus.pipeline import prepare

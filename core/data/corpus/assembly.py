@@ -18,7 +18,7 @@ def join(
     skipped: dict[str, str],
     notices: list[str],
 ) -> Corpus:
-    """Streams in the order of the file names. The report is made when it is first looked at."""
+    """Streams in the order of file names. The report is made when it is first needed."""
     train, validation = _Side(), _Side()
     entries = [store.entries[text.key] for text in texts]
     for text, entry in zip(texts, entries, strict=True):
@@ -41,7 +41,7 @@ def join(
 
 
 def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) -> list[FileReport]:
-    """What became of every file, by name."""
+    """How every file was used, by name."""
     first_names: dict[str, str] = {}
     reports = [FileReport(name=name, split=SKIPPED, notes=[reason]) for name, reason in skipped.items()]
     for text, entry in zip(texts, entries, strict=True):
@@ -66,7 +66,7 @@ def _report(texts: list[Text], entries: list[Entry], skipped: dict[str, str]) ->
 
 
 class _Side:
-    """The stretches of one split, collected."""
+    """Collects the stretches of one side."""
 
     def __init__(self) -> None:
         self.stretches: list[tuple[int, int]] = []
@@ -75,7 +75,7 @@ class _Side:
         self._length = 0
 
     def add(self, entry: Entry, low: int, high: int, size: int) -> None:
-        """Tokens low..high of an entry."""
+        """Tokens low to high of an entry."""
         if high <= low:
             return
         self.stretches.append((entry.offset + low, high - low))

@@ -1,4 +1,4 @@
-"""The cache folder: where it is, and the small files in it that remember facts, splits, vocabularies."""
+"""The cache folder: where it is, and its small files with facts, splits and vocabularies."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from core.system.files import (
 )
 from core.system.folders import cache_root
 
-# A file written in the same tick of the clock as it was read may look unchanged afterwards; file
-# systems that count in whole seconds have long ticks. Such files are read again the next time.
+# A file that was written in the same tick of the clock in which it was read may look unchanged afterwards;
+# file systems that count in whole seconds have long ticks. Such files are read again next time.
 _TICK = 100_000_000
 _LONG_TICK = 2_100_000_000
 STALE_DAYS = 30
@@ -40,14 +40,14 @@ PREPARED = re.compile(
     r"(files|tokenizer)-[0-9a-f]{12}\.json|tokens-[0-9a-f]{16}|tokens-\d{1,18}\.bin|entries\.jsonl|checked\.json|sizes\.json"
     r"|\.[\w.-]+\.[0-9a-f]{16}\.tmp"
 )
-"""The names of what can be prepared again; nothing else is ever deleted from a cache."""
+"""The names of files that can be prepared again; nothing else is ever deleted from a cache."""
 
 
 def cache_folder(dataset: str) -> Path:
-    """The cache of a dataset, in the user's cache folder; made if there is none.
+    """The cache of a dataset, in the user's cache folder; created if necessary.
 
-    Nothing is ever kept beside the texts: they may have come from somebody else, and what lies there is no
-    more to be trusted than they are. Raises UserError where no cache can be written.
+    Nothing is stored beside the texts: they may come from somebody else, and files there are no more
+    trustworthy than they are. Raises UserError if no cache can be written.
     """
     real = os.path.realpath(dataset)
     root = cache_root() / "datasets"
@@ -73,7 +73,7 @@ def cache_folder(dataset: str) -> Path:
 
 
 def _look_after_others(root: Path, folder: Path, identity: dict[str, Any]) -> None:
-    """Take over the cache of this dataset under an earlier name; forget the ids of those long gone."""
+    """Adopt this dataset's cache from its earlier name; delete ids that nobody has used for a long time."""
     for other in root.iterdir():
         known = load_json(other / IDENTITY)
         if not isinstance(known, dict) or os.path.exists(str(known.get("path"))):
@@ -87,7 +87,7 @@ def _look_after_others(root: Path, folder: Path, identity: dict[str, Any]) -> No
 
 
 def delete_prepared(folder: Path, forget_split: bool = False) -> int:
-    """Delete what was prepared and, if wanted, the record of the split; the bytes that freed."""
+    """Delete what was prepared and, if wanted, the record of the split. Returns the bytes freed."""
     with Folder(folder) as opened:
         return opened.delete_matching(
             lambda name: PREPARED.fullmatch(name) is not None or (forget_split and name == SPLIT)
@@ -110,7 +110,7 @@ def drop_vocabularies(folder: Path) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """JSON of a cache file; None where it is missing or damaged, which costs only time."""
+    """JSON of a cache file; None if it is missing or damaged, which only costs time."""
     try:
         return json.loads(read_limited(path, LARGEST_JSON))
     except (OSError, ValueError, RecursionError):
@@ -123,7 +123,7 @@ def _save(path: Path, value: Any) -> None:
 
 
 class FactStore:
-    """What is known of every file from earlier readings, valid while its signature stays the same."""
+    """Facts about every file from earlier readings, valid while its signature stays the same."""
 
     def __init__(self, folder: Path, options_key: str) -> None:
         self.path = folder / f"files-{hashlib.sha256(options_key.encode()).hexdigest()[:12]}.json"
@@ -132,7 +132,7 @@ class FactStore:
         self._changed = False
 
     def get(self, source: SourceFile) -> Facts | None:
-        """The facts of a file that has not been written to since they were found."""
+        """The facts about a file that hasn't been written to since it was read."""
         try:
             signature, too_fresh, values = self._rows[source.name]
             if signature == list(source.signature) and not too_fresh:
@@ -142,7 +142,7 @@ class FactStore:
         return None
 
     def put(self, source: SourceFile, facts: Facts, now_ns: int) -> None:
-        """Remember facts found by a reading that began at `now_ns`."""
+        """Store facts from a reading that began at `now_ns`."""
         if facts.passing:
             self._rows.pop(source.name, None)
             return
@@ -153,21 +153,21 @@ class FactStore:
         self._changed = True
 
     def keep_only(self, names: set[str]) -> None:
-        """Forget files that are gone."""
+        """Forget files that no longer exist."""
         gone = self._rows.keys() - names
         for name in gone:
             del self._rows[name]
         self._changed = self._changed or bool(gone)
 
     def save(self) -> None:
-        """Write the facts if any changed."""
+        """Write the facts if any have changed."""
         if self._changed:
             _save(self.path, self._rows)
             self._changed = False
 
 
 def read_split(path: Path) -> Decisions | None:
-    """The sides that a run carries; None where the file is missing or damaged."""
+    """The sides that a run carries; None if the file is missing or damaged."""
     try:
         return _decisions(load_json(path))
     except (AttributeError, TypeError, ValueError):
@@ -175,7 +175,7 @@ def read_split(path: Path) -> Decisions | None:
 
 
 def _decisions(rows: Any) -> Decisions:
-    """What a file says of sides. Raises AttributeError, TypeError or ValueError where that is nothing."""
+    """Parse the sides in a file. Raises AttributeError, TypeError or ValueError if it has none."""
     return {
         name: (content, side)
         for name, (content, side) in rows.items()
@@ -184,7 +184,7 @@ def _decisions(rows: Any) -> Decisions:
 
 
 def save_split(path: Path, decisions: Decisions) -> None:
-    """Let a run carry the sides that were decided. Raises UserError when the disk refuses."""
+    """Write the decided sides into a run. Raises UserError if the disk refuses."""
     try:
         write_atomic(path, json.dumps(decisions).encode())
     except OSError as error:
@@ -192,7 +192,7 @@ def save_split(path: Path, decisions: Decisions) -> None:
 
 
 class SplitStore:
-    """The sides that were decided, kept so that they never change. Not part of what `clean` deletes."""
+    """The decided sides, stored so that they never change. `clean` doesn't delete them."""
 
     def __init__(self, folder: Path, seed: int, fraction: float) -> None:
         self.path = folder / SPLIT
@@ -206,14 +206,14 @@ class SplitStore:
         except (AttributeError, TypeError, ValueError):
             self._all, data = {}, None
         if data is None and self.path.exists():
-            self.notice = f"{self.path} was damaged: what validates is decided anew"
+            self.notice = f"{self.path} was damaged, so the validation text is chosen again"
 
     def known(self) -> Decisions:
         """By name: content and side."""
         return self._known
 
     def update(self, decisions: Mapping[str, tuple[str, str]]) -> None:
-        """Add decisions; those of files that are gone stay."""
+        """Add decisions; those about files that no longer exist stay."""
         mine = self._all.setdefault(self.key, {})
         new = {name: list(value) for name, value in decisions.items()}
         if any(mine.get(name) != value for name, value in new.items()):
@@ -237,6 +237,6 @@ class VocabularyStore:
             return None
 
     def save(self, tokenizer: Tokenizer, training_texts: dict[str, int]) -> None:
-        """Keep a vocabulary."""
+        """Store a vocabulary."""
         data = {"training_texts": training_texts, "tokenizer": tokenizer.to_dict()}
         _save(self.path, data)

@@ -1,4 +1,4 @@
-"""Deleting what was prepared; what cannot be computed again is kept unless it is asked for."""
+"""Deletes what was prepared; what can't be computed again is kept unless its deletion is asked for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from core.errors import UserError
 def clean(
     dataset: str, *, forget_split: bool = False, waiting: Callable[[], None] = lambda: None
 ) -> tuple[Path, int]:
-    """Delete the ids, vocabularies and facts kept for a dataset: the folder, and the bytes that freed.
+    """Delete the ids, vocabularies and facts stored for a dataset. Returns the folder and the bytes freed.
 
-    The record of what validates stays, because a new choice might train on what was validation
-    text before; `forget_split` deletes it too. Waits for a process that is preparing, calling `waiting`
-    meanwhile. The dataset folder itself is never touched. Raises UserError where there is none.
+    The record of the split stays, because a new choice might train on text that was validation text before;
+    `forget_split` deletes it too. Waits for a process that is preparing, calling `waiting` in the meantime.
+    The dataset folder itself is never touched. Raises UserError if there is none.
     """
     if not os.path.exists(dataset):
         raise UserError(f"the dataset folder {dataset} does not exist, so nothing was prepared for it")

@@ -17,9 +17,9 @@ from core.data.tokenizer.vocabulary import auto_vocabulary_size, gpt2_tokenizer,
 
 # A vocabulary is learned from at most this much text; more hardly changes the merges.
 LEARNING_CHARACTERS = 24_000_000
-# A vocabulary is kept while the amount of text stays within this factor of what it was learned from.
+# A vocabulary is kept while the amount of text stays within this factor of the text it was learned from,
 KEPT_WITHIN = 4
-# And while this share of it is still there.
+# and while this share of that text still exists.
 KEPT_SHARE = 0.5
 # Up to this much text, learning takes less time than starting another process.
 AT_ONCE_BYTES = 1_000_000
@@ -29,7 +29,7 @@ _HANDFUL = 1 << 15
 def find_vocabulary(
     config: DataConfig, seed: int, texts: list[Text], options: ReadingOptions, folder: Path, report: Reporter
 ) -> Tokenizer:
-    """The configured tokenizer; one learned earlier is kept while it fits."""
+    """The configured tokenizer; one that was learned earlier is kept while it fits."""
     kind = config.tokenizer
     if kind == "byte":
         return byte_tokenizer()
@@ -65,7 +65,7 @@ def find_vocabulary(
 
 
 def still_fits(learned_from: dict[str, int], now: dict[str, int]) -> bool:
-    """Whether a vocabulary learned from some texts, bytes by content, suits the training texts of now.
+    """Whether a vocabulary learned from some texts, bytes by content, suits the current training texts.
 
     Their amount alone says nothing: other books in the same folder would be read in the words of the first.
     """

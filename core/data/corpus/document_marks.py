@@ -1,7 +1,7 @@
-"""`<|endoftext|>` and `<|startoftext|>` spelled out in a text, as people write them who have tuned GPT-2.
+"""`<|endoftext|>` and `<|startoftext|>` spelled out in a text, as is common in texts for fine-tuning GPT-2.
 
-They are text like any other here, unless `document_marks = "cut"` makes every piece between them a document
-of its own.
+They are treated like any other text, unless `document_marks = "cut"` makes every piece between them a
+document.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ class MarkCounter:
         self._rest = ""
 
     def see(self, text: str) -> None:
-        """Take note of the next stretch."""
+        """Count the marks in the next stretch."""
         text = self._rest + text
         rest = text[1 - max(map(len, MARKS)) :]
         if "<|" in text:
             self.count += sum(map(text.count, MARKS))
-            for mark in MARKS:  # each counts once
+            for mark in MARKS:  # count each one once
                 rest = rest.rpartition(mark)[2]
         self._rest = rest
 
     @property
     def notes(self) -> list[str]:
-        """What was seen, in words."""
+        """The number of marks, in words."""
         if not self.count:
             return []
         times = "once" if self.count == 1 else f"{self.count:,} times"
@@ -44,7 +44,7 @@ class MarkCounter:
 
 
 def cut_at_marks(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-    """The text without its marks; True beside a stretch that begins a document, as each piece does."""
+    """The text without its marks; True with each stretch that begins a document, as each piece does."""
     cutter = _Cutter()
     for begins, text in stretches:
         if begins:
@@ -57,19 +57,19 @@ def cut_at_marks(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, 
 
 
 class _Cutter:
-    """Holds back the last characters of what came, which may begin a mark."""
+    """Holds back the last characters, which may begin a mark."""
 
     def __init__(self) -> None:
         self.waiting = ""
         self.fresh = False
-        self._blank = ""  # white space at the top of a document that may hold nothing else
+        self._blank = ""  # white space at the top of a document that may contain nothing else
 
     def advance(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """Everything that is certain."""
+        """The text that is certain."""
         start = 0
         for mark in _MARK.finditer(self.waiting):
             if mark.end() == len(self.waiting) and not final:
-                break  # a line end may follow, which goes with it
+                break  # a line end may follow, which belongs to it
             yield from self._piece(self.waiting[start : mark.start()])
             self.fresh, self._blank, start = True, "", mark.end()
         rest = self.waiting[start:]

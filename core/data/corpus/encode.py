@@ -65,7 +65,7 @@ def encode_texts(
     report: Reporter,
     workers: int,
 ) -> int:
-    """Encode every text that is not in the store yet. Returns how many those were.
+    """Encode every text that isn't in the store yet. Returns how many there were.
 
     A finished text is committed to the store within COMMIT_SECONDS, whatever happens afterwards.
     """
@@ -111,9 +111,9 @@ def encode_texts(
 
 
 def _check_room(store: TokenStore, texts: Iterable[Text], tokenizer: Tokenizer) -> None:
-    """Raise UserError before the first token is written if the disk cannot hold what there is to encode."""
+    """Raise UserError before the first token is written if the disk has no room for the text to encode."""
     size = sum(text.facts.bytes for text in texts)
-    # A byte vocabulary has a token for every byte; of others, few have tokens of more bytes than this.
+    # A byte vocabulary has one token per byte; in other vocabularies, few tokens have more bytes than this.
     tokens = size if tokenizer.kind == "byte" else size // BYTES_A_TOKEN
     needed = tokens * tokenizer.dtype.itemsize
     free = shutil.disk_usage(store.folder.parent).free

@@ -1,4 +1,6 @@
-"""The encoding of a file: by its BOM, else UTF-8, else as declared, else a guess that is reported."""
+"""The encoding of a file: by its BOM, otherwise UTF-8, otherwise as declared, otherwise a guess that is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ BINARY = "looks like a binary file, not text; if it is text, set `encoding`"
 
 
 class NotTextError(Exception):
-    """The file is not text; the message says what it looks like instead."""
+    """The file isn't text; the message says what it looks like instead."""
 
 
 def check_declared(encoding: str) -> str | None:
@@ -67,7 +69,10 @@ def check_declared(encoding: str) -> str | None:
 
 
 def first_guess(head: bytes, declared: str | None) -> Guess:
-    """The encoding to try first, from the first bytes. Raises NotTextError for what is clearly not text."""
+    """The encoding to try first, from the first bytes.
+
+    Raises NotTextError for files that are clearly not text.
+    """
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return Guess(encoding, because="its BOM says")
@@ -88,10 +93,10 @@ def first_guess(head: bytes, declared: str | None) -> Guess:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Where a file is not UTF-8: the bytes around the first error, and what its lines say.
+    """Where a file isn't UTF-8: the bytes around the first error, and statistics of its lines.
 
     `letters_before` counts the non-ASCII characters before the error, `good_lines` the lines with several
-    valid non-ASCII characters, `bad_lines` those that are not UTF-8, of which `sample` holds many.
+    valid non-ASCII characters, `bad_lines` those that aren't UTF-8, many of which are in `sample`.
     """
 
     around: bytes
@@ -102,7 +107,7 @@ class Trouble:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether the file is UTF-8 all the same.
+        """Whether the file is UTF-8 after all.
 
         Other encodings look like UTF-8 once by accident, but not repeatedly.
         """
@@ -114,7 +119,7 @@ def next_guess(head: bytes, trouble: Trouble, declared: str | None) -> Guess:
     """The encoding of a file that is not UTF-8."""
     if declared is not None:
         return Guess(declared, f"decoded as {declared}, as declared")
-    # Legacy encodings do not use control bytes; a few percent of them means it is not prose.
+    # Legacy encodings don't use control bytes; a few percent of them means it isn't prose.
     if _control_share(head) > 0.02 or _control_share(trouble.around) > 0.02:
         raise NotTextError(BINARY)
     if trouble.is_mixed:
@@ -143,7 +148,7 @@ def _encoding_of_strays(sample: bytes) -> str:
 
 
 def _eastern(lines: bytes) -> str:
-    """The encoding of lines of Chinese, Japanese or Korean with several bytes a character; "" for others."""
+    """The encoding of lines of Chinese, Japanese or Korean with multi-byte characters; "" for others."""
     if _strays(lines) < ENOUGH_STRAYS:
         return ""
     name = _detect(lines)
@@ -164,7 +169,7 @@ def _strays(data: bytes) -> int:
 
 
 def _wider(head: bytes, trouble: Trouble) -> bytes:
-    """More than the lines that are not ASCII, where they are too few to tell an encoding by."""
+    """More than the number of non-ASCII lines if these are too few to tell an encoding by."""
     return trouble.around if trouble.around in head else head[: SAMPLE // 2] + trouble.around
 
 
@@ -172,8 +177,8 @@ ENOUGH_STRAYS = 100
 _UTF8_LETTERS = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 # Encodings of the Latin alphabet differ in few letters, and detectors confuse them. These are the common
-# ones, likeliest first. Letters that occur together in only one language change the order: (any of these,
-# any of those, none of these) when the sample is read as Windows-1252.
+# ones, likeliest first. Letters that occur together in only one language change the order: (any of these, any
+# of those, none of these) when the sample is read as Windows-1252.
 _LATIN = re.compile(
     r"ascii|latin_1|cp(125[0247]|437|77[05]|85[0278]|1140)|iso8859_(1|2|3|4|9|1[03-6])|mac_.*|hp_.*"
 )
@@ -209,7 +214,7 @@ def _detect(sample: bytes) -> str:
 
 
 def _oddities(sample: bytes, encoding: str) -> float:
-    """How many symbols, digits or capitals stand in the middle of words when decoded this way."""
+    """How many symbols, digits or capitals are in the middle of words when decoded this way."""
     try:
         # The sample may begin and end inside a character, but these encodings have one byte per character.
         text = sample.decode(encoding)
@@ -247,9 +252,9 @@ def _unmarked_utf16(head: bytes) -> Guess | None:
 
 
 def _utf16_of_other_letters(head: bytes) -> Guess | None:
-    """UTF-16 in other alphabets: read in the right order it has ASCII spaces and line ends in it.
+    """UTF-16 in other alphabets: in the right byte order it has ASCII spaces and line ends.
 
-    And nearly everything is then a letter or a sign in use, which is not so of what is no text at all.
+    And nearly everything is then a letter or a common sign, which isn't true of data that isn't text.
     """
     head = head[: len(head) // 2 * 2]
     if len(head) < LEAST_UTF16 or 0 not in head:
@@ -270,7 +275,7 @@ def _utf16_of_other_letters(head: bytes) -> Guess | None:
 
 
 def _units(data: bytes, order: str) -> Iterator[int]:
-    """The numbers of two bytes each that some bytes stand for."""
+    """The two-byte numbers that some bytes represent."""
     return (unit for (unit,) in struct.iter_unpack("<H" if order == "le" else ">H", data))
 
 

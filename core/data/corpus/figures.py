@@ -1,4 +1,4 @@
-"""The figures of a corpus, for a process that does not have the corpus itself."""
+"""The numbers that describe a corpus, for a process that doesn't have the corpus itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONGEST_LINES = 3
 
 @dataclass(frozen=True)
 class CorpusFigures:
-    """Sizes of a corpus as a whole."""
+    """Sizes of a whole corpus."""
 
     files: int
     """Files that were read."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-# A header is at most a few pages and a license about twenty. A marker line with more text before or after
-# it than that belongs to the book and stays.
+# A header is at most a few pages and a license about twenty. A marker line with more text before or after it
+# than that belongs to the book and stays.
 HEADER_LIMIT = 1 << 16
 LICENSE_LIMIT = 1 << 17
 LINE_LIMIT = 1 << 12
 
-# Searching for a marker's words is many times faster than searching for the pattern; the line around the
-# words is then compared with the pattern.
+# Searching for a marker's words is many times faster than searching for the pattern; only the line around the
+# words is compared with the pattern.
 _START = (
     re.compile(
         r"[ \t]*\*\*\*[ \t]*START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*\n"
@@ -86,7 +86,7 @@ class GutenbergCutter:
         self._state = "body"
 
     def _in_body(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """Inside a book: emit all but the last lines, which may be the beginning of a marker."""
+        """Inside a book: return everything except the last lines, which may be the beginning of a marker."""
         marker = self._search(_END)
         if marker is not None and (final or marker.end() < len(self._buffer)):
             body = self._buffer[: marker.start()].rstrip()
@@ -106,7 +106,7 @@ class GutenbergCutter:
         self._buffer = self._buffer[edge:]
 
     def _in_license(self, final: bool) -> Iterator[tuple[bool, str]]:
-        """After an END marker: cut if the file ends or another book follows soon, else it is text."""
+        """After an END marker: cut if the file ends or another book follows soon, otherwise it is text."""
         marker = self._search(_START)
         if marker is not None and marker.start() <= LICENSE_LIMIT:
             if not final and self._is_close(marker):
@@ -124,7 +124,7 @@ class GutenbergCutter:
             self._buffer = ""
 
     def _is_close(self, marker: re.Match[str]) -> bool:
-        """True while more of the marker, or of the empty lines after it, may follow."""
+        """True while more of the marker, or empty lines after it, may follow."""
         return len(self._buffer) < marker.end() + LINE_LIMIT
 
     def _begin_book(self, end: int) -> None:

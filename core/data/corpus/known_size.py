@@ -1,4 +1,4 @@
-"""How much text there is, without reading it: what preparing found the last time, or file sizes."""
+"""How much text there is, without reading it: what preparing counted last time, or file sizes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from core.system.files import write_atomic
 
 FILE = "sizes.json"
 GZIP_RATIO = 2.7
-"""Bytes of English text in a byte of a .gz file."""
+"""Bytes of English text per byte of a .gz file."""
 MOST_KEPT = 20
 
 
 @dataclass(frozen=True)
 class KnownSize:
-    """Sizes of a text. The counts of tokens are 0 until it has been prepared as it is now."""
+    """Sizes of a text. The counts of tokens are 0 until the text has been prepared in its current form."""
 
     files: int
     bytes: int
-    """Of text on both sides, estimated for compressed files."""
+    """Bytes of text on both sides, estimated for compressed files."""
     train_bytes: int = 0
     train_tokens: int = 0
     validation_tokens: int = 0
@@ -37,7 +37,7 @@ class KnownSize:
 
 
 def known_size(config: DataConfig, seed: int) -> KnownSize:
-    """What is known of a text now: a listing and one small file. Raises OSError or UserError."""
+    """What is known about a text now, from a listing and one small file. Raises OSError or UserError."""
     listing = list_texts(config.dataset_dir, config.outside_links)
     size = sum(
         round(source.size * GZIP_RATIO) if source.name.endswith(".gz") else source.size
@@ -59,7 +59,7 @@ COUNTS = ("train_bytes", "train_tokens", "validation_tokens", "vocab_size")
 
 
 def remember_size(config: DataConfig, seed: int, sources: Sequence[SourceFile], corpus: Corpus) -> None:
-    """Keep what preparing has counted, for the files `sources` as they are."""
+    """Store what preparing has counted, for the files `sources` in their current state."""
     counts = {
         "train_bytes": corpus.train.text_bytes,
         "train_tokens": len(corpus.train),

@@ -33,11 +33,12 @@ class Listing:
 
 
 def list_texts(root: str, outside_links: bool = False) -> Listing:
-    """All texts under `root`, subfolders included, sorted by name; a single file lists itself.
+    """All texts under `root`, including subfolders, sorted by name; a single file lists itself.
 
-    Links inside the folder are followed; a folder or file reached a second time is skipped with a sentence,
-    and so is a link that leads out of the folder, which may show more than it should, unless `outside_links`.
-    A link up to a folder that holds `root` itself is never followed: it could bring in the whole machine.
+    Links inside the folder are followed. A folder or file that is reached a second time is skipped with a
+    sentence, and so is a link that leads out of the folder, which may show more than it should, unless
+    `outside_links`. A link up to a folder that contains `root` itself is never followed: it could bring in
+    the whole machine.
     """
     listing = Listing()
     if not os.path.isdir(root):
@@ -54,7 +55,7 @@ def list_texts(root: str, outside_links: bool = False) -> Listing:
 def _walk(
     root: str, outside_links: bool, seen: dict[tuple[int, int], str], listing: Listing
 ) -> Iterator[tuple[str, str, bool]]:
-    """Yields (name, path, is a link) of everything named like a text that is not a folder."""
+    """Yields (name, path, is a link) of everything named like a text that isn't a folder."""
     inside = os.path.realpath(root)
     folders = [("", root)]
     while folders:
@@ -75,7 +76,9 @@ def _walk(
                 linked, is_folder = entry.is_symlink(), entry.is_dir()
                 if linked and is_folder and outside_links and _leads_up(entry.path, inside):
                     target = os.path.realpath(entry.path)
-                    listing.skipped[name] = f"is a link up to {target}, which holds the dataset folder itself"
+                    listing.skipped[name] = (
+                        f"is a link up to {target}, which contains the dataset folder itself"
+                    )
                 elif (
                     linked and not outside_links and (is_text or is_folder) and _leads_out(entry.path, inside)
                 ):
@@ -92,7 +95,7 @@ def _walk(
                     yield name, entry.path, linked
                 else:
                     listing.others += 1
-            except OSError as error:  # a link to itself, a file system with faults
+            except OSError as error:  # a link to itself, or a faulty file system
                 listing.skipped[name] = f"cannot be read: {error.strerror or error}"
 
 
@@ -102,7 +105,7 @@ def _leads_out(path: str, inside: str) -> bool:
 
 
 def _leads_up(path: str, inside: str) -> bool:
-    """Whether a link leads to a folder that a folder lies in."""
+    """Whether a link leads to a folder that contains another folder."""
     target = os.path.realpath(path)
     return target != inside and inside.startswith(target.rstrip("/") + "/")
 

@@ -1,9 +1,9 @@
-"""Texts that are nearly the same: editions, scans, files with a page more.
+"""Texts that are nearly the same: editions, scans, files with an additional page.
 
 Each text gets a sketch: the SKETCH smallest hashes of all its runs of RUN letters. Case, spaces and
-punctuation are left out, so that line breaks and quotation marks make no difference. The share of hashes
-that two sketches have in common estimates the share of runs that the texts have in common (Broder 1997, "On
-the resemblance and containment of documents", bottom-k sketches).
+punctuation are left out, so that line breaks and quotation marks make no difference. The share of hashes that
+two sketches have in common estimates the share of runs that the texts have in common (Broder 1997, "On the
+resemblance and containment of documents", bottom-k sketches).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 RUN = 32
 SKETCH = 32
 SKETCHED_LETTERS = 1 << 18
-"""Only the first letters of a text are looked at: editions of a book are alike from the beginning."""
+"""Only the first letters of a text are used: editions of a book are alike from the beginning."""
 ALIKE = 0.5
 COMMON = 64
-"""A hash that more texts than these share is boilerplate, and says nothing of any two of them."""
+"""A hash shared by more texts than this is boilerplate, and says nothing about any two of them."""
 
 _LOWER = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 _NO_LETTERS = bytes(byte for byte in range(128) if not chr(byte).isalnum())
@@ -36,7 +36,7 @@ class Letters:
         self._first = bytearray()
 
     def see(self, data: bytes) -> None:
-        """Take note of the next stretch."""
+        """Add the next stretch."""
         missing = SKETCHED_LETTERS - len(self._first)
         for low in range(0, len(data) if missing else 0, SKETCHED_LETTERS):
             letters = data[low : low + SKETCHED_LETTERS].translate(_LOWER, _NO_LETTERS)
@@ -46,17 +46,17 @@ class Letters:
 
     @property
     def digest(self) -> str:
-        """The same for texts that begin with the same letters; "" where there are none."""
+        """Equal for texts that begin with the same letters; "" if there are none."""
         return hashlib.blake2b(self._first, digest_size=16).hexdigest() if self._first else ""
 
     @property
     def sketch(self) -> str:
-        """The sketch as text; "" where the text is too short for one."""
+        """The sketch as text; "" if the text is too short for one."""
         letters = np.frombuffer(bytes(self._first), np.uint8).astype(np.uint64)
         if len(letters) < 4 * RUN:
             return ""
         hashes, width, factor = letters + np.uint64(1), 1, np.array([_FACTOR])  # arrays may overflow
-        while width < RUN:  # each round joins neighbors to runs of twice the length
+        while width < RUN:  # each round joins neighbors into runs of twice the length
             hashes = hashes[:-width] * factor + hashes[width:]
             width, factor = 2 * width, factor * factor
         hashes ^= hashes >> np.uint64(29)

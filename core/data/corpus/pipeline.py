@@ -1,6 +1,6 @@
-"""From a folder of text files to a `Corpus`: list, survey, split, find a vocabulary, encode, join.
+"""From a folder of text files to a `Corpus`: list, survey, split, choose a vocabulary, encode, join.
 
-Each stage keeps its results in the cache, so only new or changed files cost time. The work runs on threads:
+Each stage keeps its results in the cache, so only new or changed files take time. The work runs on threads:
 tiktoken releases the interpreter's lock while it encodes, so threads use all cores, start at once and need no
 copies.
 """
@@ -48,7 +48,7 @@ def prepare(
 ) -> Corpus:
     """Prepare the texts under `config.dataset_dir` for training.
 
-    With `tokenizer` an existing vocabulary is used, and `split` keeps the sides of an earlier corpus, as a
+    With `tokenizer`, an existing vocabulary is used, and `split` keeps the sides of an earlier corpus, as a
     resumed run needs, whatever happened to the cache. `progress` is called often and may raise to end the
     work; finished work is kept. Raises UserError if there is no usable text.
     """
@@ -91,15 +91,18 @@ def prepare(
             f"the text in {root} has {len(corpus.train) + len(corpus.validation)} tokens, too few for "
             "training and validation: add text"
         )
-    if not given:  # a resumed run may read the text in a way of its own
+    if not given:  # a resumed run may read the text in its own way
         remember_size(config, seed, listing.sources, corpus)
     return corpus
 
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Switch off garbage collection: the facts of ten thousand files are a million small objects without
-    cycles, and searching them takes longer than everything else. Survivors are exempt afterwards."""
+    """Switch off garbage collection.
+
+    The facts of ten thousand files are a million small objects without cycles, and searching them takes
+    longer than everything else. Survivors are exempt afterwards.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -157,8 +160,8 @@ def _decide_sides(
 ) -> tuple[Decisions, str]:
     """Give every text its side. Returns the decisions, and a sentence if earlier ones had to be dropped.
 
-    A run's own record takes precedence over the cache. Where they differ, the cache keeps its decision for
-    later runs, because its vocabularies were learned with it.
+    A run's own record takes precedence over the cache. If they differ, the cache keeps its decision for later
+    runs, because its vocabularies were learned with it.
     """
     store = SplitStore(folder, seed, fraction)
     documents = [
@@ -175,7 +178,7 @@ def _decide_sides(
         if side != TRAIN and content not in validated_before and known.get(name, ("", ""))[1] == TRAIN
     ]
     if moved:
-        # Vocabularies were learned from what is now validation text.
+        # Vocabularies were learned from text that is now for validation.
         drop_vocabularies(folder)
     differing = {name for name in cached.keys() & carried.keys() if cached[name][1] != carried[name][1]}
     store.update({name: value for name, value in decisions.items() if name not in differing})

@@ -1,4 +1,4 @@
-"""Text as the model sees it: token by token, with single bytes where a token is not whole characters."""
+"""Text as the model sees it: token by token, with single bytes if a token isn't whole characters."""
 
 from __future__ import annotations
 

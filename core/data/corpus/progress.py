@@ -21,7 +21,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """The part that is done, 0 to 1."""
+        """The share that is done, 0 to 1."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
     @property

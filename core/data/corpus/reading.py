@@ -1,6 +1,6 @@
-"""From a file to clean text: decoded, with LF line ends, without license pages, unwrapped if asked.
+"""From a file to clean text: decoded, with LF line ends, without license pages, unwrapped if requested.
 
-Everything here works block by block, so memory does not grow with the file or its lines. The same file and
+Everything here works block by block, so memory doesn't grow with the file or its lines. The same file and
 options always give the same text, cut into the same pieces.
 """
 
@@ -20,14 +20,14 @@ from core.data.corpus.gutenberg import LINE_LIMIT, GutenbergCutter
 from core.data.corpus.listing import SourceFile
 from core.system.files import open_to_read
 
-# Part of every cache key: raise it when a change makes the same file give other text or other pieces.
+# Part of every cache key: increase it when a change makes the same file give other text or other pieces.
 VERSION = 2
 BLOCK = 1 << 20
 PIECE = 1 << 17
 _CUT_WINDOW = 1 << 12
 
-# A line break is a hard wrap if a long line is followed by text that is neither indented nor a new
-# paragraph; verse and lists have short or indented lines.
+# A line break is a hard wrap if a long line is followed by text that is neither indented nor a new paragraph;
+# verse and lists have short or indented lines.
 _HARD_WRAP = re.compile(r"(?<=[^\n]{45})[ \t]*\n(?=\S)")
 _SPACE_AFTER_TEXT = re.compile(r"(?<=\S) ")
 _ANY_SPACE_AFTER_TEXT = re.compile(r"(?<=\S)\s")
@@ -35,7 +35,7 @@ _ANY_SPACE_AFTER_TEXT = re.compile(r"(?<=\S)\s")
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """The options that decide how a file becomes text. `encoding` None = detect it."""
+    """The options that determine how a file becomes text. `encoding` None = detect it."""
 
     encoding: str | None = None
     strip_gutenberg: bool = True
@@ -51,7 +51,7 @@ class ReadingOptions:
 
 @dataclass
 class Observers:
-    """Who looks on while a file is read; each is told of what it is for."""
+    """Observers of a file that is being read; each is told what it is interested in."""
 
     cutter: GutenbergCutter | None = None
     marks: MarkCounter | None = None
@@ -64,8 +64,8 @@ def clean_text(
 ) -> Iterator[tuple[bool, str]]:
     """The text of a file in stretches; a stretch that comes with True begins a document.
 
-    Raises UnicodeDecodeError if the file is not in `encoding`, OSError if it cannot be read, NotTextError
-    if it is a gzip file that unpacks to more than any text does.
+    Raises UnicodeDecodeError if the file isn't in `encoding`, OSError if it can't be read, NotTextError if it
+    is a gzip file that unpacks to more than any text does.
     """
     observers = observers or Observers()
     blocks = _decoded(source.path, observers.decoder or make_decoder(encoding), observers.block)
@@ -87,8 +87,8 @@ def _seen(blocks: Iterable[str], see: Callable[[str], None]) -> Iterator[str]:
 def seekable_text(source: SourceFile, encoding: str, end: int, amount: int) -> Iterator[str] | None:
     """About `amount` characters, evenly spread over the first `end` characters of a file.
 
-    Only for plain UTF-8, where decoding can begin anywhere; None for other files. A character is at least one
-    byte, so no byte before `end` belongs to a character at or after `end`. Document marks are left out.
+    Only for plain UTF-8, where decoding can begin anywhere; None for other files. A character has at least
+    one byte, so no byte before `end` belongs to a character at or after `end`. Document marks are left out.
     """
     if encoding not in ("utf-8", "utf-8-sig") or source.path.lower().endswith(".gz"):
         return None
@@ -108,7 +108,7 @@ def _slices(path: str, end: int, amount: int) -> Iterator[str]:
 
 
 def open_text(path: str) -> BinaryIO:
-    """The bytes of a file, unpacked where it is a gzip file. Only regular files, and without waiting."""
+    """The bytes of a file, unpacked if it is a gzip file. Only regular files, and without waiting."""
     # Whether the link at the end of a path may be followed was decided when the folder was listed.
     file = open_to_read(path, follow_links=True)
     if not path.lower().endswith(".gz"):
@@ -117,9 +117,9 @@ def open_text(path: str) -> BinaryIO:
 
 
 class _Unpacked(gzip.GzipFile):
-    """A gzip file that ends with an error when it unpacks to far more than text does.
+    """A gzip file that raises when it unpacks to far more than text does.
 
-    Prose shrinks to a third or a quarter, tables and logs to a twentieth; deflate can do a thousand.
+    Prose shrinks to a third or a quarter, tables and logs to a twentieth; deflate can reach a thousandth.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -200,7 +200,7 @@ def _unwrapped(stretches: Iterable[tuple[bool, str]]) -> Iterator[tuple[bool, st
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text to encode at once. `opens`: an `<|endoftext|>` comes before it; `tail`: it is for validation."""
+    """Text to encode at once. `opens`: an `<|endoftext|>` precedes it; `tail`: it is for validation."""
 
     text: str
     opens: bool
@@ -219,13 +219,13 @@ class Tail:
 
     @classmethod
     def of(cls, characters: int, fraction: float) -> Tail:
-        """The last `fraction` of that many characters, or a little less."""
+        """The last `fraction` of this many characters, or a little less."""
         target = max(1, int(characters * (1 - fraction)))
         return cls(target, target + (characters - target) // 2)
 
 
 def pieces(stretches: Iterable[tuple[bool, str]], tail: Tail | None = None) -> Iterator[Piece]:
-    """Pieces of about PIECE characters, cut where no token can span the cut if there is such a place."""
+    """Pieces of about PIECE characters, cut where no token can span the cut if there is such a position."""
     held: list[str] = []
     size = 0
     opens = in_tail = False
@@ -268,10 +268,10 @@ def _split_at(stretches: Iterable[tuple[bool, str]], tail: Tail | None) -> Itera
 
 
 def _safe_cut(text: str, target: int) -> int:
-    """A position at or after `target` where cutting does not change the tokens, if one is near.
+    """A position at or after `target` where cutting doesn't change the tokens, if one is near.
 
     A space after text always starts a new word; so does other white space, except with patterns that attach
-    line ends to the word before. Without either, as in Chinese, a word may be cut.
+    line ends to the previous word. Without either, as in Chinese, a word may be cut.
     """
     for pattern in (_SPACE_AFTER_TEXT, _ANY_SPACE_AFTER_TEXT):
         match = pattern.search(text, target, target + _CUT_WINDOW)

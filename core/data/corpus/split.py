@@ -1,7 +1,7 @@
-"""Which text is for validation: whole documents if there are enough, else the tail of each.
+"""Which text is for validation: whole documents if there are enough, otherwise the tail of each.
 
-Decisions are kept, by name and by content: books that arrive later never move a book from one side to the
-other. Copies of a text always share a side.
+Decisions are stored by name and by content: books that arrive later never move a book from one side to the
+other. Copies of a text are always on the same side.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 TRAIN = "train"
 VALIDATION = "validation"
 TAIL = "tail"
-SIDES = (VALIDATION, TAIL, TRAIN)  # where copies disagree, the first of these wins
+SIDES = (VALIDATION, TAIL, TRAIN)  # if copies disagree, the first of these wins
 
 ENOUGH_DOCUMENTS = 4
-# How far from the requested fraction whole documents may be before tails are used instead.
+# How far whole documents may be from the requested fraction before tails are used instead.
 MOST_OVER = 1.25
 MOST_OVER_ALONE = 2.5
 LEAST = 0.25
@@ -24,10 +24,10 @@ LEAST = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the split needs to know of a file.
+    """What the split needs to know about a file.
 
-    `content` is the same for all copies of a text. `raw` is the hash of the file's bytes: the random order
-    comes from it, and records of earlier versions know a text by it.
+    `content` is the same for all copies of a text. `raw` is the hash of the file's bytes: it determines the
+    random order, and records of earlier versions identify a text by it.
     """
 
     name: str
@@ -43,10 +43,11 @@ Decisions = dict[str, tuple[str, str]]
 def decide(
     documents: Iterable[Document], known: Mapping[str, tuple[str, str]], seed: int, fraction: float
 ) -> Decisions:
-    """The side of every document, keeping what `known` says, about `fraction` of the bytes for validation.
+    """The side of every document, keeping what `known` says, with about `fraction` of the bytes for
+    validation.
 
-    Depends only on the documents, what is known, seed and fraction. Something always validates, whole
-    or by its tail; if all validation text is gone, text that was trained on has to do.
+    Depends only on the documents, what is known, seed and fraction. There is always validation text, whole or
+    a tail; if all of it is gone, text that was trained on has to do.
     """
     groups: dict[str, list[Document]] = {}
     for document in documents:

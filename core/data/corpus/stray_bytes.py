@@ -1,8 +1,8 @@
-"""UTF-8 with bytes in it that are not: pasted sentences, files joined in two encodings, split emoji.
+"""UTF-8 with invalid bytes in it: pasted sentences, files joined in two encodings, split emoji.
 
-Two things go wrong in files that are mostly UTF-8. Bytes of another encoding (nearly always one with a byte
-a character) are read in that encoding. And programs that think in UTF-16 write the two halves of a character
-above U+FFFF as three bytes each (CESU-8); such a pair is joined. Both are counted.
+Two things go wrong in files that are mostly UTF-8. Bytes of another encoding (nearly always one byte per
+character) are read in that encoding. And programs that use UTF-16 internally write the two halves of a
+character above U+FFFF as three bytes each (CESU-8); such a pair is joined. Both are counted.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _BEGUN = re.compile(rb"\xed(?:[\xa0-\xaf](?:[\x80-\xbf](?:\xed[\xb0-\xbf]?)?)?)?
 _LONGEST = 6
 _ASCII = bytes(range(128))
 LONGEST_LINE = 1 << 22
-"""Bytes of a line that are held back until its end is seen."""
+"""Bytes of a line that are held back until its end is known."""
 _current = threading.local()
 
 
 def is_single_byte(encoding: str) -> bool:
-    """Whether every byte is a character of its own in an encoding."""
+    """Whether every byte is a character in an encoding."""
     high = bytes(range(128, 256))
     return len(high.decode(encoding, "replace")) == len(high)
 
 
 class StrayDecoder(codecs.IncrementalDecoder):
-    """Decodes UTF-8 block by block; what is invalid is read as `encoding`, and counted."""
+    """Decodes UTF-8 block by block; invalid bytes are read as `encoding`, and counted."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class StrayDecoder(codecs.IncrementalDecoder):
         self._lines = 0
 
     def decode(self, data: bytes, final: bool = False) -> str:  # type: ignore[override]
-        """The text of the next bytes; what may belong to those that follow is held back."""
+        """The text of the next bytes; bytes that may belong to later ones are held back."""
         data = self._held + data
         end = len(data)
         if not final and (half := _BEGUN.search(data, max(0, end - _LONGEST + 1))):
@@ -82,13 +82,13 @@ class StrayDecoder(codecs.IncrementalDecoder):
 
 
 class StrayLineDecoder(StrayDecoder):
-    """The same for encodings of several bytes a character: a line is either UTF-8 or all of it is stray.
+    """The same for encodings with several bytes per character: a line is either UTF-8, or all of it is stray.
 
-    Two bytes of such a character may be one of UTF-8, so what is stray cannot be told byte by byte.
+    Two bytes of such a character may form one of UTF-8, so strays can't be recognized byte by byte.
     """
 
     def decode(self, data: bytes, final: bool = False) -> str:  # type: ignore[override]
-        """The text of the lines that are complete; the others are held back."""
+        """The text of complete lines; the others are held back."""
         data = self._held + data
         end = len(data) if final or len(data) > LONGEST_LINE else data.rfind(b"\n") + 1
         self._held = data[end:]

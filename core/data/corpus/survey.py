@@ -1,4 +1,4 @@
-"""The first reading of a file: its encoding, its length, and whatever is unusual about it."""
+"""The first reading of a file: its encoding, its length, and anything unusual about it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from core.data.corpus.near_copies import Letters
 from core.data.corpus.reading import Observers, ReadingOptions, clean_text
 from core.data.corpus.stray_bytes import StrayDecoder
 
-# How far behind the first error a file that is not UTF-8 is looked through, and how much is kept of it.
+# How far after the first error a file that isn't UTF-8 is searched, and how much of it is kept.
 LOOKED_THROUGH = 1 << 22
 BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass
 class Facts:
-    """The facts about a file that one reading gives. `problem` says why it cannot be used, if so.
+    """The facts about a file from one reading. `problem` says why it can't be used, if it can't.
 
-    `raw` is the hash of the file's bytes. `content` is the same for files that give the same text, whatever
-    they look like as bytes; `letters` is the same for texts that begin with the same quarter of a million
-    letters, and `sketch` is alike for similar texts.
+    `raw` is the hash of the file's bytes. `content` is the same for files with the same text, whatever their
+    bytes; `letters` is the same for texts that begin with the same quarter of a million letters, and `sketch`
+    is similar for similar texts.
     """
 
     raw: str = ""
@@ -81,8 +81,9 @@ _BLANK = asdict(Facts())
 def survey(
     source: SourceFile, options: ReadingOptions, count: Callable[[int], None], stop: threading.Event
 ) -> Facts:
-    """Read a file once. `count` is called with the number of bytes read; `stop` ends the reading and makes
-    its facts invalid.
+    """Read a file once.
+
+    `count` is called with the number of bytes read; `stop` ends the reading and makes its facts invalid.
     """
     watch = _Watch(count, stop)
     try:
@@ -129,7 +130,7 @@ class _Watch:
         self._seen = 0
 
     def see(self, block: bytes) -> None:
-        """Take note of a block that was read."""
+        """Add a block that was read."""
         if self._stop.is_set():
             raise OSError("stopped")
         self.digest.update(block)
@@ -156,7 +157,8 @@ def _survey_as(source: SourceFile, options: ReadingOptions, guess: Guess, watch:
         facts.characters += len(text)
         facts.bytes += len(data)
         if fresh and facts.documents > 1:
-            digest.update(f"\0{facts.bytes - len(data)}\0".encode())  # where documents begin counts too
+            # The beginnings of documents are part of a text's identity.
+            digest.update(f"\0{facts.bytes - len(data)}\0".encode())
         digest.update(data)
         letters.see(data)
         lines.see(data)
@@ -178,7 +180,7 @@ def _survey_as(source: SourceFile, options: ReadingOptions, guess: Guess, watch:
         which = ", ".join(f"U+{code:04X}" for code in counted)
         facts.notes.append(f"{sum(counted.values()):,} control characters kept ({which})")
     if not facts.characters:
-        facts.problem = "holds no text"
+        facts.problem = "contains no text"
     return facts
 
 
@@ -203,7 +205,7 @@ class _Lines:
 
 
 def _first_error(path: str) -> Trouble:
-    """Where a file stops being UTF-8, and what its lines that are not ASCII say from there on."""
+    """Where a file stops being UTF-8, and statistics of its non-ASCII lines from there on."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     before, letters = b"", 0
     with reading.open_text(path) as file:
@@ -237,5 +239,5 @@ def _look_through(around: bytes, letters: int, text: bytes) -> Trouble:
 
 
 def _other_letters(text: str) -> int:
-    """How many characters are not ASCII."""
+    """How many characters aren't ASCII."""
     return 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))

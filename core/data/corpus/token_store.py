@@ -1,11 +1,11 @@
-"""The token cache on disk: one growing file of ids per tokenizer, and a journal of what lies where.
+"""The token cache on disk: one growing file of ids per tokenizer, and a journal of its entries.
 
-Ids are only ever appended; an entry counts once its journal line is complete, so that a crash loses at
-most the texts under way. Whoever maps the file keeps a valid view whatever happens later.
+Ids are only ever appended; an entry counts once its journal line is complete, so that a crash loses at most
+the texts that are being encoded. Anyone who has mapped the file keeps a valid view whatever happens later.
 
-Every entry carries a hash of its ids. The hashes are compared when the file of ids is not the one that was
-last known to be right (its size, times and inode say so), and ids outside the vocabulary are refused: a
-model never learns from what only looks like this text.
+Every entry has a hash of its ids. The hashes are compared if the file of ids isn't the one that was last
+known to be right (by its size, times and inode), and ids outside the vocabulary are refused: a model never
+learns from something that only looks like this text.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _HASHED_AT_ONCE = 1 << 20
 
 
 class Entry(NamedTuple):
-    """Where a text's ids lie: `documents` are the offsets of its openings, `cut` that of its tail.
+    """Where a text's ids are: `documents` are the offsets of its openings, `cut` that of its tail.
 
-    `digest` is the BLAKE2b hash of its ids as they lie in the file.
+    `digest` is the BLAKE2b hash of its ids as stored in the file.
     """
 
     offset: int
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Whether these are numbers that can be true together."""
+        """Whether these numbers are possible together."""
         counts = (self.offset, self.tokens, self.head_bytes, self.tail_bytes, *self.documents)
         return (
             all(type(number) is int and 0 <= number < 1 << 53 for number in counts)
@@ -70,7 +70,7 @@ class Entry(NamedTuple):
 
 
 class TokenStore:
-    """The ids of one tokenizer. Writing needs the cache's lock; reading does not."""
+    """The ids of one tokenizer. Writing needs the cache's lock; reading doesn't."""
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], vocab_size: int) -> None:
         self.folder = folder
@@ -97,20 +97,20 @@ class TokenStore:
             for row in rows[1:]:
                 entry = Entry._make(row[1:])
                 if not entry.sound:
-                    raise ValueError("an entry makes no sense")
+                    raise ValueError("an entry is impossible")
                 if entry.offset + entry.tokens <= size:
                     self.entries[row[0]] = entry
                 else:
-                    self.notice = "the token cache was cut short: what is missing is prepared again"
+                    self.notice = "the token cache was cut short; missing texts are prepared again"
             if rows:
                 self._check_ids()
         except (ValueError, LookupError, TypeError, OSError, RecursionError):
             self.entries = {}
             self.generation = self._newest_generation() + 1
-            self.notice = "the token cache was damaged: it is built again"
+            self.notice = "the token cache was damaged and is built again"
             rows = []
         if len(self.entries) < len(rows) - 1 or not rows:
-            # Lines that are void must go: what is appended next would make them look valid.
+            # Invalid lines must go: lines appended after them would make them look valid.
             self._begin_journal(self.generation, self.entries)
         elif len(whole) != len(raw):
             _truncate(journal, len(whole))
@@ -120,7 +120,7 @@ class TokenStore:
                 delete(path, missing_ok=True)
 
     def _check_ids(self) -> None:
-        """Forget entries whose ids are not what was written; nothing to do where all of them were right."""
+        """Forget entries whose ids aren't what was written; nothing to do if they were all right."""
         if not self.entries or _load_checked(self.folder / CHECKED) == self._signature():
             return
         with open_to_read(self.path) as file:
@@ -129,7 +129,7 @@ class TokenStore:
         for key in wrong:
             del self.entries[key]
         if wrong:
-            self.notice = "the token cache was changed: what is not as it was written is prepared again"
+            self.notice = "the token cache was changed by something else; affected texts are prepared again"
 
     def _is_right(self, entry: Entry, tokens: np.ndarray[Any, np.dtype[Any]]) -> bool:
         digest = hashlib.blake2b(digest_size=HASH_BYTES)
@@ -141,7 +141,7 @@ class TokenStore:
         return digest.hexdigest() == entry.digest and largest < self.vocab_size
 
     def _signature(self) -> list[object]:
-        """What changes with any write to the ids or the journal."""
+        """Something that changes with any write to the ids or the journal."""
         with open_to_read(self.path) as file:
             info = os.fstat(file.fileno())
         journal = hashlib.blake2b(
@@ -150,7 +150,7 @@ class TokenStore:
         return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, journal.hexdigest()]
 
     def seal(self) -> None:
-        """Note that these ids are in use, and that all of them are right as they are now."""
+        """Record that these ids are in use, and that all of them are right now."""
         self.close()
         with contextlib.suppress(OSError):
             os.utime(self.folder / JOURNAL)
@@ -174,17 +174,17 @@ class TokenStore:
             return np.memmap(file, self.dtype, "r", shape=(self.end,))
 
     def append(self, ids: np.ndarray[Any, np.dtype[Any]]) -> bytes:
-        """Write ids behind the last entry; they count once `commit` names them. Returns them as bytes."""
+        """Write ids after the last entry; they count once `commit` names them. Returns them as bytes."""
         data = ids.astype(self.dtype, copy=False).tobytes()
         left = memoryview(data)
         with disk_errors(self.folder):
             file = self._open()
-            while left:  # unbuffered: what was written is there, and what was not is known
+            while left:  # unbuffered, so that it is known what was written and what wasn't
                 left = left[file.write(left) :]
         return data
 
     def commit(self, entries: dict[str, Entry]) -> None:
-        """Make entries count, which were appended in this order."""
+        """Make entries valid, which were appended in this order."""
         if not entries:
             return
         with disk_errors(self.folder):
@@ -204,7 +204,7 @@ class TokenStore:
             self._file = None
 
     def abandon(self) -> None:
-        """Forget what was appended but not committed, whatever state the disk is in."""
+        """Forget what was appended but not committed, whatever the state of the disk."""
         self.close()
         with contextlib.suppress(OSError):
             _truncate(self.path, self.end * self.dtype.itemsize)
@@ -215,7 +215,7 @@ class TokenStore:
         return (self.end - kept) * self.dtype.itemsize
 
     def compact(self, used: set[str], force: bool = False) -> bool:
-        """Drop what is not in `used` if that is most of the file; True if it was done."""
+        """Drop everything that isn't in `used` if that is most of the file. Returns whether it was done."""
         waste = self.waste(used)
         if not waste or not (force or (waste > _WASTE_KEPT and waste > self.end * self.dtype.itemsize / 2)):
             return False
@@ -234,7 +234,7 @@ class TokenStore:
                     moved[key] = entry._replace(offset=end)
                     end += entry.tokens
             self._begin_journal(self.generation + 1, moved)
-        except (OSError, UserError):  # no room for a second copy: the wasteful one is as good
+        except (OSError, UserError):  # no room for a second copy: the wasteful file will do
             delete(new, missing_ok=True)
             return False
         self.generation, self.entries, self.end = self.generation + 1, moved, end
@@ -279,14 +279,14 @@ def _line(key: str, entry: Entry) -> bytes:
 
 @contextlib.contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn what a disk refuses into a sentence."""
+    """Turn a disk's refusal into a sentence."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
                 f"there is no room left for the token cache in {where}: free some space and start again; "
-                "what was prepared so far is kept"
+                "text prepared so far is kept"
             ) from error
         raise UserError(f"the token cache in {where} cannot be written: {error.strerror or error}") from error
 

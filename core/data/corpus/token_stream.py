@@ -21,8 +21,8 @@ Int64 = npt.NDArray[np.int64]
 class TokenStream:
     """Stretches of a memory-mapped token file, read as one text. Nothing is loaded until it is read.
 
-    `stretches` are (offset, count) in the file, in the order of the text; `documents` are the
-    positions in this stream at which documents begin; `text_bytes` is the UTF-8 length of the text.
+    `stretches` are (offset, count) in the file, in the order of the text; `documents` are the positions in
+    this stream at which documents begin; `text_bytes` is the UTF-8 length of the text.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TokenStream:
         return self.text_bytes / max(len(self), 1)
 
     def read(self, start: int, count: int) -> Tokens:
-        """Tokens start..start+count (count,). Raises IndexError outside the stream."""
+        """Tokens start to start + count, (count,). Raises IndexError outside the stream."""
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of a stream of {len(self)}")
         part = int(np.searchsorted(self._starts, start, "right")) - 1
@@ -90,7 +90,7 @@ SKIPPED = "skipped"
 
 @dataclass
 class FileReport:
-    """What became of one file. `split` is train, validation, tail (its end validates), or skipped."""
+    """How one file was used. `split` is train, validation, tail (its end is for validation), or skipped."""
 
     name: str
     split: str
@@ -126,12 +126,12 @@ class Corpus:
 
     @cached_property
     def report(self) -> list[FileReport]:
-        """What became of every file, including skipped ones, sorted by name."""
+        """How every file was used, including skipped ones, sorted by name."""
         return self.make_report()
 
     @property
     def bytes_per_token(self) -> float:
-        """Of the validation text; bits per byte = nats per token / ln 2 / this."""
+        """For the validation text; bits per byte = nats per token / ln 2 / this."""
         return self.validation.bytes_per_token
 
     def file_tokens(self, file: FileReport, start: int = 0, count: int | None = None) -> Tokens:

