@@ -1,9 +1,9 @@
-"""Probabilities to integer frequencies, and symbols to bits by them: interleaved rANS (arXiv 1311.2540).
+"""Probabilities to integer frequencies, and symbols to bits: interleaved rANS (arXiv 1311.2540).
 
 Every stream codes its own symbols with a 64-bit state, 32 bits are moved in or out at a time, and all streams
-share one sequence of 32-bit words. rANS gives symbols back in the reverse of the order in which they were
-coded, so the encoder goes through them backward, after all probabilities are known; the decoder goes
-forward, on the device where the model is. Everything here is whole numbers but for one softmax.
+share one sequence of 32-bit words. rANS returns symbols in the reverse of the order in which they were coded,
+so the encoder goes through them backward, after all probabilities are known; the decoder goes forward, on the
+model's device. All arithmetic is in integers except for one softmax.
 
 Shapes: S streams, V symbols, T steps.
 """
@@ -17,16 +17,16 @@ from torch import Tensor
 
 PRECISION = 28
 TOTAL = 1 << PRECISION
-"""What the frequencies of all symbols add up to: even a symbol of frequency 1 costs the others nothing."""
+"""The sum of all symbols' frequencies: large enough that a symbol of frequency 1 costs the others nothing."""
 LOWEST_STATE = 1 << 31
 WORD = 32
 UNUSED = 2.0**-16
-"""The share of TOTAL that rounding in the softmax may take; what it doesn't goes to the likeliest symbol."""
+"""The share of TOTAL that rounding in the softmax may take; the rest goes to the likeliest symbol."""
 EXTREME = 1e30
 
 
 def frequencies(logits: Tensor) -> Tensor:
-    """Whole numbers (S, V) int64 of at least 1, each row with the sum TOTAL, from any logits (S, V).
+    """Integers (S, V) int64 of at least 1, each row with the sum TOTAL, from any logits (S, V).
 
     The more probable of two symbols never has the lower frequency. NaN counts as impossible and infinity as
     certain, so a model that diverged compresses badly, but exactly.
@@ -65,7 +65,7 @@ def encode(
 
 
 class StreamDecoder:
-    """Gives back the symbols that `encode` was given, one of every stream at a time."""
+    """Returns the symbols that `encode` was given, one of every stream at a time."""
 
     def __init__(
         self, state: npt.NDArray[np.uint64], words: npt.NDArray[np.uint32], device: torch.device

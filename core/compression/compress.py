@@ -1,4 +1,4 @@
-"""A file compressed without loss by a model's probabilities, and back."""
+"""Compresses a file without loss by a model's probabilities, and decompresses it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from core.system.files import open_to_read, replacing
 from core.system.hardware import available_cores, resolve_device
 
 Tell = Callable[[float, int], object]
-"""Called several times a second with the bytes of the contents that are done, and their number."""
+"""Called several times a second with the bytes that are done and the total."""
 LITTLE = 1 << 14
-"""Bytes that are restored before a second process would have begun."""
+"""The bytes that one process restores in the time it takes to start a second one."""
 CUT_WITHIN = 256
-"""Bytes after a segment's planned end in which a better place to cut is looked for."""
+"""How many bytes after a segment's planned end a better place to cut is looked for."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it."""
+    """The result."""
 
     size: int
     """Bytes of the contents."""
@@ -55,10 +55,10 @@ def compress(
     tell: Tell = lambda done, size: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Write `source`, compressed by a checkpoint's model, to `target`, which is replaced at success only.
+    """Write `source`, compressed by a checkpoint's model, to `target`, which is replaced only on success.
 
-    `streams` are the texts read side by side (chosen by the length if None); `workers` the processes on CPU,
-    which change the speed alone. Raises UserError, and OSError from reading or writing.
+    `streams` are the texts read in parallel (chosen by the length if None); `workers` the processes on CPU,
+    which affect only the speed. Raises UserError, and OSError from reading or writing.
     """
     began = time.monotonic()
     engine = Engine.load(checkpoint, resolve_device(device))
@@ -75,7 +75,7 @@ def compress(
                 read += len(data)
                 writer.segment(segment)
             if read != size:
-                raise UserError(f"{source} changed while it was read; compress it again")
+                raise UserError(f"{source} changed while it was being read; compress it again")
             writer.end(size, digest.digest())
     return Result(size, writer.written, cut.streams, time.monotonic() - began)
 
@@ -90,9 +90,9 @@ def decompress(
     tell: Tell = lambda done, size: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Write what `source` contains to `target`, which is replaced only by exactly the bytes compressed.
+    """Write the contents of `source` to `target`, which is replaced only by exactly the bytes compressed.
 
-    `device` auto is the kind that compressed. Raises UserError for a damaged file, another model, tokenizer
+    `device` auto is the kind that compressed. Raises UserError for a damaged file or another model, tokenizer
     or arithmetic, and OSError from reading or writing.
     """
     began = time.monotonic()
@@ -140,7 +140,7 @@ def _device(wanted: str, header: Header, source: Path) -> str:
     if device.partition(":")[0] != kind:
         raise UserError(
             f"{source} was compressed with {header.arithmetic_name}, and --device is {wanted}; "
-            f"accepted: {kind}, because another device's arithmetic comes to other bits"
+            f"accepted: {kind}, because another device's arithmetic gives other bits"
         )
     return device
 
@@ -164,7 +164,7 @@ def _check_model(engine: Engine, header: Header, source: Path, checkpoint: Path)
 
 
 def _parts(file: IO[bytes], cut: Plan, seen: Callable[[bytes], object]) -> Iterator[bytes]:
-    """The segments of a file. Cuts are made between lines or words where some are near."""
+    """The segments of a file. Cuts are made between lines or words if there are some nearby."""
     kept = b""
     while data := kept + file.read(max(0, cut.segment + CUT_WITHIN - len(kept))):
         end = _cut(data, cut.segment)

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.model import GPT
 
 Progressed = Callable[[float], object]
-"""Called with bytes of the contents that were done since the last call; may raise to end the work."""
+"""Called with the bytes done since the last call; may raise to end the work."""
 
 
 class Engine:
@@ -31,10 +31,10 @@ class Engine:
 
     @staticmethod
     def load(checkpoint: Path, device: str) -> Engine:
-        """From a checkpoint. Raises UserError as `load_model` does.
+        """Load a checkpoint. Raises UserError as `load_model` does.
 
-        From here on torch uses one thread in this process, so that sums on CPU are always added up in the
-        same order, and float32 means float32.
+        From here on torch uses one thread in this process, so that sums on CPU are always added in the same
+        order, and float32 means float32.
         """
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
@@ -42,7 +42,7 @@ class Engine:
         return Engine(model, tokenizer)
 
     def encode(self, data: bytes, streams: int, progressed: Progressed) -> Segment:
-        """The smaller of the coded form of `data` and the bytes as they are."""
+        """The smaller of the coded form of `data` and the bytes themselves."""
         as_it_is = Segment(len(data), zlib.crc32(data), stored=data)
         if _is_noise(data):
             progressed(len(data))
@@ -58,7 +58,7 @@ class Engine:
         return segment if segment.cost < as_it_is.cost else as_it_is
 
     def decode(self, segment: Segment, progressed: Progressed) -> bytes:
-        """The bytes of a segment. Raises UserError if they are not those that were compressed."""
+        """The bytes of a segment. Raises UserError if they aren't those that were compressed."""
         if segment.coded is None:
             data = segment.stored
             progressed(len(data))
@@ -70,7 +70,7 @@ class Engine:
                 data = data.replace(b"\n", b"\r\n")
         if len(data) != segment.size or zlib.crc32(data) != segment.checksum:
             raise UserError(
-                "the model came to other text than the one that was compressed: this machine's arithmetic "
+                "the model produced another text than the compressed one: this machine's arithmetic "
                 "differs; decompress with the device, processor and version of torch that compressed it"
             )
         return data
@@ -84,7 +84,7 @@ class Engine:
 
 
 def _without_carriage_returns(data: bytes) -> bytes | None:
-    """The text with LF for CR LF, None where some line end is another: models are trained on LF."""
+    """The text with LF for CR LF; None if some line ends are different. Models are trained on LF."""
     both = data.count(b"\r\n")
     if both == 0 or not both == data.count(b"\r") == data.count(b"\n"):
         return None

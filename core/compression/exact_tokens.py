@@ -1,4 +1,4 @@
-"""Any bytes as tokens that give back exactly these bytes."""
+"""Any bytes as tokens that can be turned back into exactly these bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from core.errors import UserError
 
 _ESCAPED = re.compile("([\udc80-\udcff]+)")
 RUNS = 64
-"""Bytes that are no text may interrupt it so many times a kilobyte; else all of it is spelled in bytes."""
+"""Bytes that aren't text may occur this many times per kilobyte; with more, everything is spelled in
+bytes."""
 
 
 def to_tokens(tokenizer: Tokenizer, data: bytes) -> npt.NDArray[np.int64]:
-    """Ids (N,) whose bytes join to `data`, none of them `eot`.
+    """Ids (N,) whose bytes together are `data`, none of them `eot`.
 
-    Text is encoded as text. Bytes that are not UTF-8, and any text that the tokenizer doesn't give back,
-    are spelled: every vocabulary has all 256 bytes.
+    Text is encoded as text. Bytes that aren't UTF-8, and text that the tokenizer wouldn't restore, are
+    spelled: every vocabulary has all 256 bytes.
     """
     spelled = np.array([tokenizer.tokens.index(bytes((value,))) for value in range(256)], np.int64)
     runs = _ESCAPED.split(data.decode("utf-8", "surrogateescape"))
@@ -40,7 +41,7 @@ def _encoded(
 ) -> npt.NDArray[np.int64]:
     try:
         tokens = tokenizer.encode(text).astype(np.int64)
-    except UserError:  # a pattern from elsewhere that passes over part of the text
+    except UserError:  # a pattern from elsewhere that skips part of the text
         tokens = np.empty(0, np.int64)
     if to_bytes(tokenizer, tokens) != raw:
         tokens = spelled[np.frombuffer(raw, np.uint8)]

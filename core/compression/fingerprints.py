@@ -1,4 +1,4 @@
-"""What must agree between who compresses and who decompresses: model, tokenizer, arithmetic."""
+"""What must be the same for compressing and decompressing: model, tokenizer, arithmetic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBE_STEPS = 8
 
 
 def model_fingerprint(model: GPT) -> bytes:
-    """16 bytes that stand for a model's shape and all its weights."""
+    """16 bytes that identify a model's shape and all its weights."""
     shape = dataclasses.asdict(model.config) | {"vocabulary": model.vocab_size}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -27,22 +27,22 @@ def model_fingerprint(model: GPT) -> bytes:
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> bytes:
-    """16 bytes that stand for a tokenizer."""
+    """16 bytes that identify a tokenizer."""
     return bytes.fromhex(tokenizer.hash)[:16]
 
 
 def arithmetic_name(device: torch.device) -> str:
-    """What the arithmetic is done by, for people: `cpu, AVX512, torch 2.11.0`."""
+    """The device and software that do the arithmetic, for people: `cpu, AVX512, torch 2.11.0`."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
 def arithmetic_fingerprint(model: GPT, eot: int, streams: int) -> bytes:
-    """8 bytes that stand for the frequencies a few made-up tokens lead to, bit for bit.
+    """8 bytes that identify the frequencies that result from a few made-up tokens, bit for bit.
 
-    Whoever comes to other bits here would come to other text: processors, versions of torch and of the
-    libraries below it differ in the last digits, and only trying tells which ones agree.
+    Anyone who gets other bits here would get another text: processors, versions of torch and of the libraries
+    below it differ in the last digits, and only trying tells which ones agree.
     """
     digest = hashlib.sha256()
     for count in sorted({1, streams}):

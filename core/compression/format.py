@@ -44,14 +44,14 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What must agree before a file can be decompressed."""
+    """What must be the same before a file can be decompressed."""
 
     model: bytes
     tokenizer: bytes
     arithmetic: bytes
-    """Of numbers that the arithmetic came to, see `core/compression/fingerprints.py`."""
+    """A hash of results of the arithmetic, see `core/compression/fingerprints.py`."""
     streams: int
-    """The most that a segment has: the arithmetic may depend on it."""
+    """The most streams that a segment has: the arithmetic may depend on it."""
     arithmetic_name: str
 
 
@@ -75,7 +75,7 @@ class Segment:
 
 
 class Writer:
-    """Writes a compressed file front to back."""
+    """Writes a compressed file from beginning to end."""
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file = file
@@ -114,10 +114,10 @@ class Writer:
 
 
 class Reader:
-    """A compressed file that was looked through as a whole before anything of it is believed."""
+    """A compressed file, checked as a whole before anything in it is trusted."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError unless the file is whole and of a version that is known, OSError if unreadable.
+        """Raises UserError unless the file is intact and of a known version, OSError if unreadable.
 
         `size` and `sha256` are those of the contents.
         """
@@ -137,7 +137,7 @@ class Reader:
         self._file.close()
 
     def segments(self) -> Iterator[Segment]:
-        """The segments in order. Raises UserError where they make no sense."""
+        """The segments in order. Raises UserError if they are impossible."""
         while (kind := self._take(1)[0]) != END:
             flags, size, tokens, streams, words, checksum = _SEGMENT.unpack(self._take(_SEGMENT.size))
             line_ends = bool(flags & LINE_ENDS)
@@ -155,9 +155,9 @@ class Reader:
             raise self._strange()
 
     def _check(self) -> None:
-        """Raise UserError unless the file begins as ours do and its sum is right."""
+        """Raise UserError unless the file begins like ours and its checksum is right."""
         if self._file.read(len(MAGIC)) != MAGIC:
-            raise UserError(f"{self.path} is not a file that mamba-tui compress wrote")
+            raise UserError(f"{self.path} was not written by mamba-tui compress")
         length = os.fstat(self._file.fileno()).st_size
         remaining = length - len(MAGIC) - _SUM_BYTES
         digest = hashlib.blake2b(MAGIC, digest_size=_SUM_BYTES)
@@ -188,7 +188,7 @@ class Reader:
         return Header(model, tokenizer, arithmetic, streams, name)
 
     def _take(self, count: int) -> bytes:
-        """The next bytes; the sum at the end is not among them."""
+        """The next bytes, without the checksum at the end."""
         self._left -= count
         data = self._file.read(count) if self._left >= 0 else b""
         if len(data) != count:
@@ -196,4 +196,4 @@ class Reader:
         return data
 
     def _strange(self) -> UserError:
-        return UserError(f"{self.path} is not as mamba-tui compress writes files, so it was not decompressed")
+        return UserError(f"{self.path} is not what mamba-tui compress writes, so it was not decompressed")

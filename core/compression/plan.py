@@ -1,7 +1,7 @@
-"""How a file is cut: into segments, and each into streams that a model reads side by side.
+"""How a file is cut into segments, and each segment into streams that a model reads in parallel.
 
-Every stream begins as a document does, with nothing remembered. More streams are faster and compress less:
-a stream costs 8 bytes, and a few more because its first words are harder to predict.
+Every stream begins like a document, with nothing remembered. More streams are faster and compress less: a
+stream costs 8 bytes, and a few more because its first words are harder to predict.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from core.compression.format import MAX_SEGMENT, MAX_STREAMS
 
 SHORT_STREAM, STREAM = 1 << 12, 1 << 14
-"""Bytes a stream should have at least, of a short text, which should not take a minute, and of a long one."""
+"""The fewest bytes of a stream, for a short text, which should not take a minute, and for a long one."""
 LONG_TEXT = 24 * STREAM
 CPU_STREAMS, GPU_STREAMS = 64, 512
 LONGEST_STREAM = 1 << 16
@@ -19,16 +19,16 @@ LONGEST_STREAM = 1 << 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of a segment, and how many streams it has."""
+    """Bytes of a segment, and its number of streams."""
 
     segment: int
     streams: int
 
 
 def plan(size: int, *, cuda: bool, streams: int | None = None) -> Plan:
-    """How to cut `size` bytes; `streams` of a segment, if they were chosen.
+    """How to cut `size` bytes; `streams` per segment, if chosen by the user.
 
-    A CPU does two segments at a time or more, each on one core; a GPU one with more streams.
+    A CPU does two or more segments at a time, each on one core; a GPU does one with more streams.
     """
     stream = max(SHORT_STREAM, min(STREAM, STREAM * size // LONG_TEXT))
     at_once = 1 if cuda or size < 2 * stream else 2

@@ -1,10 +1,10 @@
-"""Many texts read side by side, one token of each at a time, in plain torch: what CPU compresses with.
+"""Reads many texts in parallel, one token of each at a time, in plain torch: used by compression on CPU.
 
 It computes what `GPT.features` and `GPT.logits` do for T = 1 (tested), with fewer calls and copies: states
-are written where they lie, and all rows stand at the same position, so that nothing needs a mask. Every call
-has the same shapes and the same order of arithmetic, so the same tokens give the same bits.
+are updated in place, and all rows are at the same position, so that nothing needs a mask. Every call has the
+same shapes and the same order of arithmetic, so the same tokens give the same bits.
 
-Shapes: S rows, C channels, H heads, E channels of a head, W the window, D, N and K as in `core/model.py`.
+Shapes: S rows, C channels, H heads, E channels per head, W the window, D, N and K as in `core/model.py`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOG2_E = 1 / math.log(2)
 
 
 class RowDecoder:
-    """`rows` texts, all of them equally long, in the middle of a document."""
+    """`rows` texts of equal length, in the middle of a document."""
 
     def __init__(self, model: GPT, rows: int) -> None:
-        """Nothing is read yet. The model's weights are used where they lie."""
+        """Nothing is read yet. The model's weights are used in place."""
         self.model = model
         self.rows = rows
         self.position = 0
@@ -40,19 +40,19 @@ class RowDecoder:
         self._mixers = [kinds[type(mixer)](mixer, rows) for mixer in mixers]
 
     def load(self, state: ModelState) -> None:
-        """Let every row go on from the one row of `state`."""
+        """Let every row continue from the single row of `state`."""
         self.position = int(state.position[0])
         for mixer, layer in zip(self._mixers, state.layers):
             mixer.load(layer, self.position)
 
     def state(self) -> ModelState:
-        """The state after all that was read, a copy."""
+        """A copy of the state after everything that was read."""
         position = torch.full((self.rows,), self.position, device=self.model.embedding.weight.device)
         return ModelState(position, tuple(mixer.state(self.position) for mixer in self._mixers))
 
     @torch.inference_mode()
     def read(self, tokens: Tensor) -> Tensor:
-        """Read one token a row, (S,) int64. Returns the logits of the next one, (S, V)."""
+        """Read one token per row, (S,) int64. Returns the logits of the next one, (S, V)."""
         model: Any = self.model
         x = F.embedding(tokens, model.embedding.weight)
         if model.position_embedding is not None:
@@ -83,7 +83,7 @@ class _Attention:
         self.frequencies = inverse_frequencies(size // 2, weight.device)
 
     def _slots(self, position: int) -> Tensor:
-        """The slots of the W - 1 tokens before `position`, oldest first; those of no token included."""
+        """The slots of the W - 1 tokens before `position`, oldest first, including unused slots."""
         slots = torch.arange(position - self.mixer.past, position, device=self.keys.device)
         return slots % self.window
 
@@ -144,7 +144,7 @@ class _Convolution:
 
 
 class _Recurrent:
-    """What both kinds of Mamba keep of every row: the last inputs, and `hidden`, whose shape is `memory`."""
+    """What both kinds of Mamba store for every row: the last inputs, and `hidden` of shape `memory`."""
 
     def __init__(self, mixer: MambaBlock | Mamba2Block, rows: int, memory: tuple[int, ...]) -> None:
         self.convolution = _Convolution(mixer, rows)

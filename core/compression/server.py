@@ -1,4 +1,4 @@
-"""The process that compresses, `python -P -m core.compression.server`, see `core/system/json_lines.py`.
+"""The compression process, `python -P -m core.compression.server`; see `core/system/json_lines.py`.
 
     compress    {"id", "source", "target", "checkpoint", "device", "streams": 0, "workers": 0}
     decompress  {"id", "source", "target", "checkpoint", "device", "workers": 0}
@@ -19,7 +19,7 @@ from core.system.json_lines import Handlers, Request, serve_standard_streams
 
 
 def _handlers() -> Handlers:
-    # Only now: torch takes seconds to import, and meanwhile the end of the input must be noticed.
+    # Imported only now: torch takes seconds, and the end of the input must be noticed meanwhile.
     from core.compression.compress import compress, decompress
 
     def answer(request: Request, function: Any, **more: Any) -> None:

@@ -1,6 +1,6 @@
-"""A run of tokens to coded bits and back, with the probabilities that a model gives each next token.
+"""Tokens to coded bits and back, with the probabilities that a model gives each next token.
 
-The tokens are cut into streams, which the model reads side by side: stream i has the i-th part. Coding and
+The tokens are cut into streams, which the model reads in parallel: stream i has the i-th part. Coding and
 decoding do the same arithmetic in the same order: both read one token of every stream at a time, in the same
 number of streams, from the same state.
 """
@@ -24,24 +24,24 @@ from core.ops.dispatch import takes_triton
 
 Tokens = npt.NDArray[np.int64]
 Told = Callable[[int], object]
-"""Called after every step with the tokens that it coded; may raise to end the work."""
+"""Called after every step with the number of tokens coded; may raise to end the work."""
 
 
 class Rows(Protocol):
-    """A model that reads a fixed number of texts side by side."""
+    """A model that reads a fixed number of texts in parallel."""
 
     def load(self, state: ModelState) -> None:
-        """Let every text go on from the one of `state`."""
+        """Let every text continue from the single one of `state`."""
 
     def state(self) -> ModelState:
-        """The state after all that was read."""
+        """The state after everything that was read."""
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Read one token of each text, (S,). Returns the next ones' logits, (S, V)."""
+        """Read one token of each text, (S,). Returns the logits of the next ones, (S, V)."""
 
 
 class _GraphRows:
-    """`GraphDecoder`, which generation uses on CUDA, for texts that go on from one state."""
+    """`GraphDecoder`, which generation uses on CUDA, for texts that continue from one state."""
 
     def __init__(self, model: GPT, rows: int, eot: int) -> None:
         from core.generation.cuda.graph_decoder import GraphDecoder
@@ -56,7 +56,7 @@ class _GraphRows:
 
 
 def rows_of(model: GPT, rows: int, eot: int) -> Rows:
-    """The fastest way to read `rows` texts side by side where the model is."""
+    """The fastest way to read `rows` texts in parallel on the model's device."""
     if takes_triton(model.embedding.weight):
         from core.generation.cuda.graph_decoder import can_decode
 
@@ -67,7 +67,7 @@ def rows_of(model: GPT, rows: int, eot: int) -> Rows:
 
 @dataclass(frozen=True)
 class Start:
-    """Where all streams of a segment go on: a state of one text, and the logits (1, V) of its next token."""
+    """Where all streams of a segment start: a state of one text, and the logits (1, V) of its next token."""
 
     state: ModelState
     logits: Tensor
@@ -132,12 +132,14 @@ def decode_streams(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens
 
 
 def _lengths(count: int, streams: int) -> list[int]:
-    """How many tokens each stream has: the first streams one more where they cannot all have as many."""
+    """How many tokens each stream has: the first streams have one more if they can't all have the same
+    number.
+    """
     return [count // streams + (stream < count % streams) for stream in range(streams)]
 
 
 def _as_streams(tokens: Tokens, streams: int) -> Tokens:
-    """(T, S), the i-th part in column i; zeros behind the end of the shorter ones."""
+    """(T, S), the i-th part in column i; zeros after the end of shorter ones."""
     lengths = _lengths(len(tokens), streams)
     out = np.zeros((lengths[0], streams), np.int64)
     for stream, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
@@ -146,6 +148,6 @@ def _as_streams(tokens: Tokens, streams: int) -> Tokens:
 
 
 def _from_streams(table: Tokens, count: int) -> Tokens:
-    """What `_as_streams` was given."""
+    """The tokens that `_as_streams` was given."""
     lengths = _lengths(count, table.shape[1])
     return np.concatenate([table[:length, stream] for stream, length in enumerate(lengths)])

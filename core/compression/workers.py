@@ -1,4 +1,4 @@
-"""Segments of a file coded one after the other, or on CPU several at once, each in a process of its own.
+"""Codes segments of a file one after the other, or on CPU several at once, each in its own process.
 
 Every process uses one thread, so the arithmetic doesn't depend on how many there are.
 """
@@ -25,14 +25,14 @@ Tell = Callable[[float], object]
 
 
 class CanceledError(UserError):
-    """The work was asked to end early."""
+    """The work was canceled."""
 
     def __init__(self) -> None:
         super().__init__("canceled; nothing was written")
 
 
 class Progress:
-    """Counts bytes in one process and tells of them; raises CanceledError when asked to stop."""
+    """Counts bytes in one process and reports them; raises CanceledError if asked to stop."""
 
     def __init__(self, tell: Tell, stopped: Callable[[], bool]) -> None:
         self.done = 0.0
@@ -44,7 +44,7 @@ class Progress:
         self.look()
 
     def look(self, elsewhere: float = 0.0) -> None:
-        """Tell if it is time; `elsewhere` are bytes done in other processes."""
+        """Report if it is time; `elsewhere` are bytes done in other processes."""
         now = time.monotonic()
         if now - self._told >= REPORT_SECONDS:
             self._told = now

@@ -1,1 +1,1 @@
-"""How well a checkpoint predicts texts, whichever they are: `mamba-tui eval`."""
+"""How well a checkpoint predicts texts of any kind: `mamba-tui eval`."""

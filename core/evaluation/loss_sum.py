@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 Losses = npt.NDArray[np.float64]
 STRETCH = 256
-"""Tokens in a row whose mean counts as one measurement: neighboring tokens' losses depend on each other."""
+"""This many consecutive tokens count as one measurement, because neighboring tokens' losses depend on each
+other."""
 
 
 @dataclass
 class LossSum:
-    """The losses of tokens, added up in stretches of a text.
+    """The losses of tokens, added up over stretches of a text.
 
     Attributes:
         tokens: how many were added.
@@ -31,7 +32,7 @@ class LossSum:
     _nats_squared: float = 0.0
 
     def add(self, losses: Losses) -> None:
-        """Add the losses (N,) of tokens in a row, in nats."""
+        """Add the losses (N,) of consecutive tokens, in nats."""
         if not len(losses):
             return
         starts = np.arange(0, len(losses), STRETCH)
@@ -51,7 +52,7 @@ class LossSum:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, from the spread of the stretches' means, by length; nan below two of them."""
+        """The standard error of the mean, from the spread of the stretches' means; nan for fewer than two."""
         if self._stretches < 2:
             return math.nan
         mean = self.mean
@@ -61,12 +62,12 @@ class LossSum:
 
 @dataclass
 class TextLoss:
-    """The loss over some text read in both ways, and over what one is better than the other.
+    """The loss over some text read in two ways, and the difference between them.
 
     Attributes:
         streamed: the state carried from the document's beginning.
         windows: from an empty state every `block_size` tokens.
-        gain: windows less streamed, token by token: what the carried state is worth.
+        gain: windows minus streamed, token by token: what the carried state is worth.
         characters: of the text.
         bytes: of the text in UTF-8.
     """
@@ -79,17 +80,17 @@ class TextLoss:
 
     @classmethod
     def empty(cls) -> TextLoss:
-        """Of no text yet."""
+        """No text yet."""
         return cls(LossSum(), LossSum(), LossSum())
 
     def add(self, streamed: Losses, windows: Losses) -> None:
-        """Add the losses (N,) of the same tokens in a row."""
+        """Add the losses (N,) of the same consecutive tokens."""
         self.streamed.add(streamed)
         self.windows.add(windows)
         self.gain.add(windows - streamed)
 
     def figures(self) -> dict[str, Any]:
-        """Everything there is to say of it, for a report: numbers that may be nan or infinite."""
+        """All figures for a report: numbers that may be nan or infinite."""
         return {
             "tokens": self.streamed.tokens,
             "characters": self.characters,
@@ -101,7 +102,7 @@ class TextLoss:
         }
 
     def _units(self, loss: LossSum) -> dict[str, float]:
-        """The same loss in the units that people compare."""
+        """The loss in the units that people compare."""
         return {
             "nats_per_token": loss.mean,
             "standard_error": loss.standard_error,

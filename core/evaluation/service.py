@@ -1,4 +1,4 @@
-"""What the evaluation process answers: how well a checkpoint predicts texts."""
+"""The evaluation process's operation: how well a checkpoint predicts texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.system.json_lines import Handlers, Request
 Load = Callable[[Path, str], tuple[GPT, Tokenizer, Payload]]
 PROGRESS_SECONDS = 0.2
 MOST_DOCUMENTS = 10_000
-"""Documents that are reported one by one; the others only add to the total."""
+"""Documents that are reported individually; further ones only add to the total."""
 
 
 class EvaluationService:
@@ -32,15 +32,15 @@ class EvaluationService:
               ->  loaded, progress ..., document ..., done
 
     The figures of `document` and `done` are those of `TextLoss.figures`; numbers that are not finite are
-    text, as in docs/events.md. Canceling ends the reading between two chunks; what was read until then is
-    reported, and `complete` is false.
+    text, as in docs/events.md. Canceling stops between two chunks; the figures so far are reported, and
+    `complete` is false.
     """
 
     def __init__(self, load: Load) -> None:
         self._load = load
 
     def handlers(self) -> Handlers:
-        """What answers each operation."""
+        """The handler of each operation."""
         return {"evaluate": self._on_evaluate}
 
     def _on_evaluate(self, request: Request) -> None:
@@ -66,7 +66,7 @@ class EvaluationService:
 
 
 class _Evaluation:
-    """One request being answered."""
+    """The answer to one request."""
 
     def __init__(self, request: Request, model: GPT, tokenizer: Tokenizer, texts: Texts) -> None:
         self._request, self._model, self._tokenizer, self._texts = request, model, tokenizer, texts
@@ -118,7 +118,7 @@ class _Evaluation:
             self._tell_progress(name)
             if self._request.canceled:
                 break
-        # Where a document was not read to its end the characters are those of its tokens, almost.
+        # If a document wasn't read to its end, the characters are approximately those of its tokens.
         characters = counted.characters
         if self._request.canceled and counted.bytes:
             characters = round(characters * loss.bytes / counted.bytes)
@@ -150,7 +150,7 @@ class _Evaluation:
 
 
 class _Counted:
-    """The tokens of a document's pieces, with the characters and bytes that went by."""
+    """The tokens of a document's pieces, counting characters and bytes."""
 
     def __init__(self, pieces: Iterator[Piece], tokenizer: Tokenizer) -> None:
         self._pieces, self._tokenizer = pieces, tokenizer
@@ -167,7 +167,7 @@ class _Counted:
 
 
 def documents(pieces: Iterator[Piece]) -> Iterator[Iterator[Piece]]:
-    """The pieces of each document. A document must be used up before the next is asked for."""
+    """The pieces of each document. A document must be exhausted before the next one is requested."""
     ahead = next(pieces, None)
 
     def document() -> Iterator[Piece]:

@@ -1,4 +1,4 @@
-"""A model reads documents and is asked at each token how probable the next one was."""
+"""A model reads documents, and the loss of every token is measured."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from core.model import GPT, ModelState
 
 Ids = npt.NDArray[np.integer[Any]]
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}
-"""Tokens read at once, about: enough to keep the device busy, little enough to report often."""
+"""About how many tokens to read at once: enough to keep the device busy, few enough to report often."""
 LOGITS = 1 << 24
-"""Logits held at once."""
+"""Logits that exist at once."""
 FIRST_BUCKET = 64
 
 
 class Buckets:
-    """The loss against the position in the document: positions 0 to 63, 64 to 127, 128 to 255 and so on."""
+    """The loss by position in the document: positions 0 to 63, 64 to 127, 128 to 255 and so on."""
 
     def __init__(self) -> None:
         self._losses: list[TextLoss] = []
 
     def add(self, position: int, streamed: Losses, windows: Losses) -> None:
-        """Add the losses (N,) of tokens whose first has that position in its document."""
+        """Add the losses (N,) of consecutive tokens, the first of which has this position in its document."""
         end = position + len(streamed)
         for index, (low, high) in enumerate(_edges(end)):
             if index == len(self._losses):
@@ -64,8 +64,8 @@ def _edges(end: int) -> Iterator[tuple[int, int]]:
 class DocumentReader:
     """Reads one document: every token is predicted from all before it, the first from the mark that opens it.
 
-    Streamed, the state is carried from chunk to chunk, so the cut never changes the result. In windows, every
-    `block_size` tokens begin from an empty state, as models with a fixed window are evaluated.
+    Streamed, the state is carried from chunk to chunk, so cutting the text never changes the result. In
+    windows, every `block_size` tokens begin from an empty state, as models with a fixed window are evaluated.
     """
 
     def __init__(self, model: GPT, eot: int) -> None:
@@ -78,8 +78,8 @@ class DocumentReader:
     def read(self, targets: Ids) -> tuple[Losses, Losses]:
         """The losses (N,) in nats of the document's next tokens, streamed and in windows.
 
-        All chunks of a document but its last must be a multiple of `block_size` long. Raises UserError for
-        a model whose output is not a number.
+        All chunks of a document except its last must have a multiple of `block_size` tokens. Raises UserError
+        if the model's output isn't a number.
         """
         y = targets.astype(np.int64)
         x = np.append(self._previous, y[:-1])
@@ -93,7 +93,7 @@ class DocumentReader:
         return self._losses(features[0], goal), self._losses(self._in_windows(tokens), goal)
 
     def _in_windows(self, tokens: Tensor) -> Tensor:
-        """The features (N, C) of tokens (N,) that are read in windows; the last one is filled up."""
+        """The features (N, C) of tokens (N,) read in windows; the last window is padded."""
         size = self._model.config.block_size
         rows = -(-len(tokens) // size)
         padded = torch.full((rows * size,), self._eot, dtype=tokens.dtype, device=tokens.device)
@@ -104,7 +104,7 @@ class DocumentReader:
         return features.flatten(0, 1)[: len(tokens)]
 
     def _losses(self, features: Tensor, targets: Tensor) -> Losses:
-        """Cross entropy (N,) from features (N, C), a few rows of logits at a time."""
+        """Cross entropy (N,) from features (N, C), for a few rows of logits at a time."""
         rows = max(1, LOGITS // self._model.vocab_size)
         losses = [
             torch.nn.functional.cross_entropy(self._model.logits(part).float(), goal, reduction="none")
@@ -125,7 +125,7 @@ def chunk_tokens(model: GPT) -> int:
 
 
 def in_chunks(pieces: Iterable[Ids], size: int) -> Iterator[Ids]:
-    """The same tokens in chunks of `size`; the last is what is left, if anything."""
+    """The same tokens in chunks of `size`; the last has the remainder, if any."""
     held: list[Ids] = []
     count = 0
     for piece in pieces:

@@ -20,14 +20,14 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """A file to evaluate on. `side` is that of the run's split which knows it; "" for a text new to it."""
+    """A file to evaluate on. `side` is its side in the run's split; "" if the split doesn't know it."""
 
     file: SourceFile
     facts: Facts
     side: str
 
     def pieces(self, options: ReadingOptions) -> Iterator[Piece]:
-        """Its text. Raises UserError when it cannot be read to the end."""
+        """Its text. Raises UserError if it can't be read to the end."""
         try:
             yield from pieces(clean_text(self.file, self.facts.encoding, options))
         except (OSError, UnicodeDecodeError, EOFError) as error:
@@ -36,7 +36,7 @@ class EvaluationText:
 
 @dataclass
 class Texts:
-    """What there is to read, and a sentence for every file that cannot be."""
+    """The texts to read, and a sentence for every file that can't be read."""
 
     options: ReadingOptions
     texts: list[EvaluationText] = field(default_factory=list)
@@ -44,15 +44,15 @@ class Texts:
 
     @property
     def bytes(self) -> int:
-        """Of clean text in UTF-8."""
+        """Bytes of clean text in UTF-8."""
         return sum(text.facts.bytes for text in self.texts)
 
 
 def find_texts(paths: list[str], config: DataConfig, run_folder: Path, tick: Callable[[str], None]) -> Texts:
     """The texts under files and folders, with the reading options of a configuration.
 
-    `run_folder` is where the split of the run lies, if there is one. `tick` hears the name of the file being
-    read and may raise to end the work. Raises UserError for a path without any text.
+    `run_folder` contains the run's split, if there is one. `tick` is told the name of the file being read and
+    may raise to end the work. Raises UserError for a path without any text.
     """
     options = ReadingOptions(
         check_declared(config.encoding),

@@ -1,1 +1,1 @@
-"""What a layer of a model makes of texts, as rows of numbers."""
+"""A layer's features of texts, as rows of numbers."""

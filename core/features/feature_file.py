@@ -1,8 +1,8 @@
-"""Features in a file, written as they come: .npz, .npy, or .parquet where pyarrow is installed.
+"""Features in a file, written as they are computed: .npz, .npy, or .parquet if pyarrow is installed.
 
 .npz      features (N, C), document (N,) as an index into documents, start, end, tokens (N,)
 .npy      features (N, C) alone
-.parquet  one row a passage: document, start, end, tokens, features
+.parquet  one row per passage: document, start, end, tokens, features
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ def check_target(path: Path, dtype: str) -> None:
 
 
 def write_features(path: Path, rows: Iterator[Rows], width: int, dtype: str = "float32") -> int:
-    """Write all rows; returns their number. The file appears when it is whole. Raises as `check_target`."""
+    """Write all rows.
+
+    Returns their number. The file appears when it is complete. Raises as `check_target`.
+    """
     check_target(path, dtype)
     with replacing(path, private=False) as out:
         if path.suffix == ".parquet":
             return _write_parquet(out, rows, width, dtype)
-        # How many rows there are stands in front of them and is known only at the end.
+        # The number of rows precedes them in the file, but is known only at the end.
         with tempfile.TemporaryFile(dir=path.parent) as spool:
             about: dict[str, list[Any]] = {"document": [], "start": [], "end": [], "tokens": []}
             names: list[str] = []

@@ -1,4 +1,4 @@
-"""Where the passages of a text begin: at every token, line, paragraph or so many words.
+"""Where the passages of a text begin: at every token, line, paragraph or number of words.
 
 Counted in bytes of clean text in UTF-8. A text may come in any pieces; the passages are the same.
 """
@@ -18,7 +18,7 @@ _LINE_END = ord("\n")
 
 
 class Passages:
-    """Finds where passages of one document begin, piece by piece."""
+    """Finds where the passages of one document begin, piece by piece."""
 
     def __init__(self, per: str) -> None:
         """`per` is one of KINDS or a number of words such as "200 words". Raises UserError."""
@@ -34,15 +34,15 @@ class Passages:
         self.start_document()
 
     def start_document(self) -> None:
-        """What comes next is another document."""
+        """Start another document."""
         self._after_space = True
         self._line_ends = self._words = 0
 
     def begins(self, text: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Where in the document's next bytes passages begin; the first byte of a document is not counted."""
+        """Where passages begin in the document's next bytes; the first byte of a document isn't counted."""
         if self.per == "line":
             after = np.flatnonzero(text == _LINE_END) + 1
-            return after  # one may be behind the end of these bytes: the first of the next
+            return after  # one may begin right after these bytes: at the first of the next
         if self.per in ("token", "document") or not len(text):
             return np.empty(0, np.int64)
         space = _SPACES[text]
@@ -54,7 +54,9 @@ class Passages:
             ends = np.cumsum(text == _LINE_END)
             total = self._line_ends + ends[opens]
             between = np.diff(total, prepend=0)
-            first = self._words == 0  # blank lines in front of a document open no second paragraph
+            first = (
+                self._words == 0
+            )  # blank lines at the beginning of a document don't start a second paragraph
             chosen = opens[(between >= 2) & ((np.arange(len(opens)) > 0) | (not first))]
             self._line_ends = int(self._line_ends + ends[-1] - (total[-1] if len(total) else 0))
         self._words += len(opens)

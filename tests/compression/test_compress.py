@@ -114,7 +114,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path, checkpoint, small_cuts):
         damaged = bytearray(whole)
         damaged[at] ^= 1 << at % 8
         small.write_bytes(damaged)
-        refused(tmp_path, small, checkpoint, "is damaged|is not a file that mamba-tui compress wrote")
+        refused(tmp_path, small, checkpoint, "is damaged|was not written by mamba-tui compress")
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:20], lambda b: b""])
