@@ -54,9 +54,8 @@ class Passages:
             ends = np.cumsum(text == _LINE_END)
             total = self._line_ends + ends[opens]
             between = np.diff(total, prepend=0)
-            first = (
-                self._words == 0
-            )  # blank lines at the beginning of a document don't start a second paragraph
+            # Blank lines at the beginning of a document don't start a second paragraph.
+            first = self._words == 0
             chosen = opens[(between >= 2) & ((np.arange(len(opens)) > 0) | (not first))]
             self._line_ends = int(self._line_ends + ends[-1] - (total[-1] if len(total) else 0))
         self._words += len(opens)

@@ -1,1 +1,1 @@
-"""What the console knows of runs and other processes. No widgets."""
+"""The console's access to runs and other processes. No widgets."""

@@ -1,10 +1,9 @@
-"""Deleted checkpoints that can still be brought back, and who looks after them.
+"""Deleted checkpoints that can be undeleted, and which console looks after them.
 
-A deleted checkpoint stays in its run's folder under another name until the console that deleted it is
-closed. Until then that console holds a lock on it, which goes with the process whatever ends it: what
-nobody holds was left by a console that was killed, and the next one takes it over, with the same
-promise: it can be brought back until that console is closed. Where there are no locks, nothing that
-others left is touched.
+A deleted checkpoint stays in its run's folder under another name until the console that deleted it is closed.
+Until then that console holds a lock on it, which ends with the process whatever ends it. A deleted checkpoint
+without a lock was left by a console that was killed; the next console takes it over, and it can be undeleted
+until that one is closed. On file systems without locks, nothing from other consoles is touched.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ ASIDE = re.compile(r"(checkpoint_step_(\d{1,18})\.(json|pt))(?:\.(\d{1,20}))?\.d
 
 @dataclass(frozen=True)
 class Deleted:
-    """A checkpoint put aside: its files' names before and now, the manifest first.
+    """A deleted checkpoint: the names of its files before and now, the manifest first.
 
-    `lock` is the manifest, open and locked; None where the file system has no locks.
+    `lock` is the manifest, open and locked; None if the file system has no locks.
     """
 
     key: str
@@ -39,13 +38,13 @@ class Deleted:
 
 
 class Trash:
-    """What this console can bring back, the newest last."""
+    """The checkpoints that this console can undelete, the last deleted one last."""
 
     def __init__(self) -> None:
         self.deleted: list[Deleted] = []
 
     def delete(self, row: CheckpointRow) -> None:
-        """Put a checkpoint's files aside. Raises UserError."""
+        """Delete a checkpoint, so that it can be undeleted. Raises UserError."""
         from core.runs import is_alive
 
         if is_alive(row.run):
@@ -53,10 +52,10 @@ class Trash:
                 f"{row.run.name} is training and looks after its checkpoints itself; stop it first"
             )
         manifest, stamp = row.info.manifest_path, time.time_ns()
-        # Held before it has its new name, so that there is no moment at which it seems to be nobody's.
+        # Locked before it gets its new name, so that it is never without an owner.
         lock = hold(manifest)
         moves: list[tuple[Path, Path]] = []
-        # The manifest first: from then on the rest is no checkpoint.
+        # The manifest first: without it the rest is no checkpoint.
         for path in (manifest, row.info.path):
             aside = path.with_name(f"{path.name}.{stamp}.deleted")
             try:
@@ -71,19 +70,19 @@ class Trash:
         self.deleted.append(Deleted(row.key, tuple(moves), lock))
 
     def restore(self) -> str:
-        """Bring the newest back; its key, "" when there is none. Raises UserError."""
+        """Undelete the last one. Returns its key, "" if there is none. Raises UserError."""
         from core.runs import Run, is_alive
 
         if not self.deleted:
             return ""
         deleted = self.deleted[-1]
         if not any(aside.exists() for _, aside in deleted.moves):
-            self.deleted.pop()  # it must not stand in the way of those before it
+            self.deleted.pop()  # it must not block the ones before it
             release(deleted.lock)
-            raise UserError(f"{deleted.key} is gone: its files are not where they were put")
+            raise UserError(f"{deleted.key} is gone: its files were moved or deleted")
         for path, aside in deleted.moves:
             if is_alive(Run(path.parent)):
-                raise UserError(f"{path.parent.name} is training; stop it to bring {deleted.key} back")
+                raise UserError(f"{path.parent.name} is training; stop it to undelete {deleted.key}")
             if path.exists():
                 raise UserError(f"{path} was saved again since; {aside.name} beside it is the deleted one")
         # The manifest last: without it the rest is no checkpoint.
@@ -91,19 +90,19 @@ class Trash:
             try:
                 move(aside, path)
             except OSError as error:
-                raise UserError(f"{path} cannot be brought back: {error.strerror}") from None
+                raise UserError(f"{path} cannot be undeleted: {error.strerror}") from None
         self.deleted.pop()
         release(deleted.lock)
         return deleted.key
 
     def take_over(self, folders: Iterable[Path]) -> int:
-        """Look after what killed consoles left in these run folders; how many checkpoints that are."""
+        """Take over what killed consoles left in these run folders. Returns the number of checkpoints."""
         left = [deleted for folder in folders for deleted in leftovers(folder)]
         self.deleted = left + self.deleted
         return len(left)
 
     def empty(self) -> None:
-        """Really delete."""
+        """Delete everything permanently."""
         for deleted in self.deleted:
             for _, aside in deleted.moves:
                 with contextlib.suppress(OSError):
@@ -113,7 +112,7 @@ class Trash:
 
 
 def leftovers(folder: Path) -> list[Deleted]:
-    """What nobody holds any more, held from now on; the oldest first."""
+    """Deleted checkpoints without an owner, locked from now on; the oldest first."""
     groups: dict[tuple[str, str], dict[str, tuple[Path, Path]]] = {}
     try:
         names = os.listdir(folder)
@@ -129,7 +128,7 @@ def leftovers(folder: Path) -> list[Deleted]:
         lock = hold(moves[0][1])
         if lock is None:
             continue
-        if "json" not in files:  # a console was killed while it really deleted: finish that
+        if "json" not in files:  # a console was killed during the permanent deletion: finish it
             with contextlib.suppress(OSError):
                 delete(moves[0][1])
             release(lock)
@@ -139,13 +138,13 @@ def leftovers(folder: Path) -> list[Deleted]:
 
 
 def hold(path: Path) -> IO[bytes] | None:
-    """The file at `path`, open and locked; None where it is held or no lock is to be had."""
+    """The file at `path`, open and locked; None if another process holds it or there are no locks."""
     try:
         file = open_to_read(path)
     except OSError:
         return None
     try:
-        # Whoever held it a moment ago may have brought it back or deleted it.
+        # Its last owner may have undeleted or permanently deleted it a moment ago.
         if try_lock(file) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             return file
     except OSError:
@@ -155,19 +154,19 @@ def hold(path: Path) -> IO[bytes] | None:
 
 
 def release(lock: IO[bytes] | None) -> None:
-    """Let go of what is held."""
+    """Release a lock."""
     if lock is not None:
         lock.close()
 
 
 def move(path: Path, new: Path) -> None:
-    """Give a file of a run's folder another name there."""
+    """Rename a file of a run's folder."""
     with Folder(path.parent, follow_links=True) as folder:
         folder.move(path.name, new.name)
 
 
 def undo(moves: Iterable[tuple[Path, Path]]) -> None:
-    """Give files their names back, as far as that can be done."""
+    """Give files their names back, as far as possible."""
     for path, aside in moves:
         with contextlib.suppress(OSError):
             move(aside, path)

@@ -1,6 +1,6 @@
-"""What the console remembers from one time to the next: theme, tab, chart options, prompts.
+"""What the console remembers between starts: theme, tab, chart options, prompts.
 
-A small JSON file in the checkpoints folder. A missing or broken one is as good as an empty one.
+A small JSON file in the checkpoints folder. A missing or broken file counts as empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPTS_KEPT = 200
 
 @dataclass
 class ConsoleState:
-    """Values with a default each; unknown or ill-typed ones in the file are ignored."""
+    """Values with defaults; unknown or invalid ones in the file are ignored."""
 
     theme: str = ""
     tab: str = ""
@@ -42,7 +42,7 @@ class ConsoleState:
 
     @classmethod
     def load(cls, path: Path | None) -> ConsoleState:
-        """The state in a file, as far as it makes sense."""
+        """The state in a file, without its invalid parts."""
         state = cls(path=path)
         if path is None:
             return state
@@ -62,7 +62,7 @@ class ConsoleState:
         return state
 
     def save(self) -> None:
-        """Write the file; where that cannot be, nothing is lost but convenience."""
+        """Write the file; if that fails, only convenience is lost."""
         if self.path is None or not self.path.parent.is_dir():
             return
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
@@ -73,5 +73,5 @@ class ConsoleState:
 
 
 def default_path(checkpoints: Path) -> Path:
-    """Where the state of a console on these runs lies."""
+    """The file with the console's state for these runs."""
     return checkpoints / FILE

@@ -1,7 +1,7 @@
-"""A part of a long run in full: its events read again where the folded history is too coarse.
+"""A part of a long run in full resolution: its events read again where the folded history is too coarse.
 
-`Zoom` holds the rows of one stretch of steps; the newest events are added to one that reaches the end of
-the run. `spliced` puts them into the history in place of the coarse rows.
+`Zoom` holds the rows of a range of steps; new events are added if it reaches the end of the run. `spliced`
+puts them into the history in place of the coarse rows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from core.runs.smoothing import Smoother
 from core.runs.table import Table
 from core.system.files import open_to_read
 
-# Coarse rows in the window from which on a chart cannot show more.
+# With this many coarse rows in the window, a chart can't show more detail.
 ENOUGH_ROWS = 1024
-# Coarse rows kept on both sides: smoothing begins there.
+# Coarse rows kept on both sides, where smoothing begins.
 ROWS_AROUND = 500
 FINE_ROWS = 1 << 15
 BLOCK_BYTES = 1 << 16
@@ -31,7 +31,7 @@ MOST_BYTES = 128 << 20
 class Zoom:
     """The rows of the steps from `low` to `high`, or to the end of the run; None until they are read.
 
-    `outdated` once a trainer began that took steps back: what was read may not count any more.
+    It is `outdated` once a trainer starts that undoes steps: rows that were read may no longer count.
     """
 
     def __init__(self, low: float, high: float, *, to_end: bool) -> None:
@@ -44,7 +44,7 @@ class Zoom:
         self._waiting: list[StepEvent] = []
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take new events of the run; while older ones are being read, new steps wait for them."""
+        """Add new events of the run; while older ones are being read, new steps wait."""
         for event in events:
             if isinstance(event, RunEvent):
                 self.outdated = True
@@ -55,28 +55,31 @@ class Zoom:
                     self.table.add(event)
 
     def arrive(self, table: Table) -> None:
-        """The rows are read. A step that was read and told too is one row: the second replaces the first."""
+        """Add the rows that were read.
+
+        A step that was both read and received is one row, the received one.
+        """
         for event in self._waiting:
             table.add(event)
         self._waiting.clear()
         self.table = table
 
     def give_up(self) -> None:
-        """It is too much, or cannot be read: the coarse rows have to do."""
+        """Give up: there are too many rows, or they can't be read. The coarse rows will do."""
         self.given_up = True
         self._waiting.clear()
 
     def covers(self, low: float, high: float) -> bool:
-        """Whether all of a window is in it."""
+        """Whether it contains all of a window."""
         return self.low <= low and (self.to_end or high <= self.high)
 
 
 def wanted(
     history: RunHistory, zoom: Zoom | None, view: tuple[float, float] | None, axis: str
 ) -> Zoom | None:
-    """The zoom that a window asks for: the one there is, or one with as much again on both sides.
+    """The zoom that a window needs: the existing one, or one with as much again on both sides.
 
-    None where there is no need.
+    None if none is needed.
     """
     steps = history.steps
     if view is None or steps.stride == 1 or steps.count < 2:
@@ -105,7 +108,7 @@ def read(path: Path, start: int, end: int) -> Table:
     rest = b""
     with open_to_read(path) as file:
         file.seek(start)
-        # In small blocks: the screen's thread must get its turn in between.
+        # In small blocks, so that the screen's thread gets its turn in between.
         while start < end and (data := file.read(min(BLOCK_BYTES, end - start))):
             start += len(data)
             *lines, rest = (rest + data).split(b"\n")
@@ -115,7 +118,7 @@ def read(path: Path, start: int, end: int) -> Table:
 
 
 def part_of_file(history: RunHistory, zoom: Zoom, end: int) -> tuple[int, int] | None:
-    """Where in the file (read up to `end`) the steps of a zoom are; None where that is too much."""
+    """Where the steps of a zoom are in the file (read up to `end`); None if there are too many."""
     start, stop = history.index.around(zoom.low, zoom.high)
     stop = end if zoom.to_end or stop is None else stop
     return (start, stop) if stop - start <= MOST_BYTES else None
@@ -124,7 +127,7 @@ def part_of_file(history: RunHistory, zoom: Zoom, end: int) -> tuple[int, int] |
 def spliced(history: RunHistory, zoom: Zoom) -> RunHistory:
     """The history with the zoom's rows in place of its own, for a chart.
 
-    Of what is far away only the ends are left, so that the whole keeps its width.
+    Only the ends of what is far away are left, so that the whole keeps its width.
     """
     fine, coarse = zoom.table, history.steps
     if fine is None or not fine.count or not coarse.count:

@@ -1,4 +1,4 @@
-"""Work that may wait for a disk or a process, in threads that cannot keep the program from ending."""
+"""Work that may wait for a disk or a process, in threads that can't keep the program from ending."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def off_thread(work: Callable[..., Result], *arguments: Any) -> Result:
             result = work(*arguments)
         except BaseException as caught:
             error = caught
-        with contextlib.suppress(RuntimeError):  # the program ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the program ended in the meantime
             loop.call_soon_threadsafe(deliver, result, error)
 
     threading.Thread(target=body, daemon=True, name="console-work").start()

@@ -1,4 +1,4 @@
-"""What the console knows of runs, and what it asks of them. No widgets here.
+"""Everything the console knows about runs and asks of them. No widgets here.
 
 All work that may wait for a disk or a process goes through `off_thread`.
 """
@@ -31,7 +31,7 @@ ENDED = ("finished", "stopped", "failed", "died", "gone", "new")
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run and where it stands."""
+    """A run and its status."""
 
     run: Run
     status: RunStatus
@@ -52,7 +52,7 @@ class CheckpointRow:
 
     @property
     def key(self) -> str:
-        """What tells it from all others."""
+        """Its unique name."""
         return f"{self.run.name}/{self.info.step}"
 
 
@@ -100,11 +100,11 @@ class RunClient:
 
     @property
     def reader(self) -> EventReader | None:
-        """Where in the followed run's event file reading has come to."""
+        """How far the followed run's event file has been read."""
         return self._follower.reader if self._follower else None
 
     async def follow_for_ever(self, changed: Callable[[], None]) -> None:
-        """Read the followed run's events, in slices so that the screen stays alive meanwhile."""
+        """Read the followed run's events, in slices so that the screen stays responsive."""
         loop = asyncio.get_running_loop()
         next_look = 0.0
         while True:
@@ -117,7 +117,7 @@ class RunClient:
             await asyncio.sleep(0.002 if busy else POLL_SECONDS)
 
     def poll(self, changed: Callable[[], None]) -> bool:
-        """Take one slice of events; True when there is more to read at once."""
+        """Read one slice of events; True if there is more to read at once."""
         follower = self._follower
         assert follower is not None
         history = follower.history
@@ -132,7 +132,7 @@ class RunClient:
         return bool(events) and follower.reader.behind > 0
 
     async def read_zoom(self, zoom: Zoom) -> bool:
-        """Read a zoom's rows in a thread; whether they came, and it is still the one that is wanted."""
+        """Read a zoom's rows in a thread. Returns whether they arrived and are still wanted."""
         from mamba_tui.backend.history_zoom import part_of_file, read
 
         follower = self._follower
@@ -146,7 +146,7 @@ class RunClient:
         except OSError:
             zoom.give_up()
             return False
-        # A trainer that began meanwhile took steps back; a file put in its place has others.
+        # A trainer that started in the meantime undid steps; a replaced file has other steps.
         if self.zoom is not zoom:
             return False
         zoom.arrive(table)
@@ -158,7 +158,7 @@ class RunClient:
         run = self.run
         assert run is not None
         alive = is_alive(run)
-        # A run that does not live is read with care: why it ended stands in several files.
+        # A run that isn't alive is read with care: several files say why it ended.
         if alive != self.alive or (not alive and self.status is None):
             now = await off_thread(status, run)
             if run is self.run:
@@ -167,7 +167,7 @@ class RunClient:
 
     @property
     def catching_up(self) -> float | None:
-        """Share of the history read while a long one is being read, else None."""
+        """Share of the history read while a long one is being read, otherwise None."""
         if self.reader is None or self.reader.behind < 1 << 18 or not self.reader.size:
             return None
         return self.reader.offset / self.reader.size
@@ -175,7 +175,7 @@ class RunClient:
     # --------------------------------------------------------------- lists
 
     async def run_rows(self) -> list[RunRow]:
-        """All runs, those that live first, then the newest."""
+        """All runs, living ones first, then the newest."""
         rows = await off_thread(self._run_rows)
         return sorted(rows, key=lambda row: (not row.status.alive, row.status.age, row.name))
 
@@ -211,7 +211,9 @@ class RunClient:
         return rows
 
     async def default_checkpoint(self) -> CheckpointRow | None:
-        """The one to use where none was chosen: the best of the run that is shown, or that saved last."""
+        """The checkpoint to use if none was chosen: the best of the followed run, or of the run that saved
+        last.
+        """
         rows = [row for row in await self.checkpoint_rows() if not row.info.problem]
         names = [row.run.name for row in rows]
         if not rows:
@@ -220,11 +222,11 @@ class RunClient:
         return best_row(rows, name)
 
     def forget_checkpoints(self) -> None:
-        """Read the manifests anew next time."""
+        """Read the manifests again next time."""
         self._checkpoint_cache.clear()
 
     async def newest_run(self) -> RunRow | None:
-        """The run to show when none was named: one that lives, else the newest."""
+        """The run to show if none was named: a living one, otherwise the newest."""
         rows = await self.run_rows()
         return rows[0] if rows else None
 
@@ -235,7 +237,7 @@ class RunClient:
             raise UserError("this console was opened with --read-only: it changes nothing")
 
     async def free_name(self, wanted: str | None) -> str:
-        """The wanted run name, or the next free one."""
+        """The wanted run name, or the next unused one."""
         if wanted:
             return wanted
         from core.runs import next_run_name
@@ -267,7 +269,7 @@ class RunClient:
         return run
 
     async def command(self, command: str, **arguments: object) -> str:
-        """Send a command to the followed run; its id. Raises UserError."""
+        """Send a command to the followed run. Returns its id. Raises UserError."""
         self._writable()
         if self.run is None:
             raise UserError("no run is being followed; start one, or choose one from the runs list")

@@ -17,29 +17,29 @@ from mamba_tui.messages import Notice
 
 
 def css_beside(module: str) -> str:
-    """The .tcss of a module's name beside it. Textual takes CSS_PATH from apps and screens only."""
+    """The .tcss file beside a module. Textual supports CSS_PATH only for apps and screens."""
     return Path(module).with_suffix(".tcss").read_text(encoding="utf-8")
 
 
 def work_on(widget: Widget, coroutine: Coroutine[Any, Any, None], group: str) -> None:
-    """Run a coroutine in the background for a widget; another of the same group ends it."""
+    """Run a coroutine in the background for a widget; another one of the same group cancels it."""
     widget.run_worker(_guarded(widget, coroutine), group=group, exclusive=True, exit_on_error=True)
 
 
 async def _guarded(widget: Widget, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await, and turn what goes wrong in the world (not in us) into a notice."""
+    """Await, and show errors that aren't bugs as notices."""
     try:
         await coroutine
     except (UserError, OSError) as error:
         widget.post_message(Notice(error, problem=True))
     except NoMatches:
-        # Near the end widgets go one after the other, and work that waited finds them gone.
+        # Near the end widgets disappear one by one, and work that was waiting finds them gone.
         if widget.app.is_running:
             raise
 
 
 class Pane(Vertical):
-    """A tab's content. It knows the objects it was given and nothing of the app or of other panes."""
+    """A tab's content. It knows the objects it was given, but not the app or other panes."""
 
     SCOPED_CSS = False
 
@@ -48,7 +48,7 @@ class Pane(Vertical):
     """
 
     def on_mount(self) -> None:
-        """Hear of every change of theme."""
+        """Listen to changes of theme."""
         self.app.theme_changed_signal.subscribe(self, self._theme_changed)
 
     def _theme_changed(self, _theme: Theme) -> None:
@@ -57,45 +57,45 @@ class Pane(Vertical):
 
     @property
     def in_front(self) -> bool:
-        """Whether this is the tab that is being looked at."""
+        """Whether this tab is the visible one."""
         return self.is_attached and self.display and self.app.is_running
 
     def say(self, text: object, *, problem: bool = False) -> None:
-        """Tell the user something."""
+        """Show a message to the user."""
         self.post_message(Notice(text, problem))
 
     async def ask(self, question: Screen[str | None]) -> str | None:
-        """Put a dialog over the page and wait for its answer; None when it was left."""
+        """Show a dialog and wait for its answer; None if it was closed."""
         return await self.app.push_screen_wait(question)
 
     def work(self, coroutine: Coroutine[Any, Any, None], group: str) -> None:
-        """Run a coroutine in the background; another of the same group ends it."""
+        """Run a coroutine in the background; another one of the same group cancels it."""
         work_on(self, coroutine, group)
 
     def target(self, selector: str) -> Widget:
-        """The part of this pane that has a command's keys, brought up and focused where it can be."""
+        """The part of this pane that handles a command's keys, shown and focused if possible."""
         widgets = [self] if type(self).__name__ == selector else list(self.query(selector))
         widget: Widget = widgets[0]
         focused = self.screen.focused
         if focused is not None and isinstance(focused, type(widget)):
-            widget = focused  # of several charts or texts, the one in use
+            widget = focused  # if there are several charts or texts, the focused one
         self.bring_up(widget)
         if widget.focusable:
             widget.focus()
         return widget
 
     def bring_up(self, widget: Widget) -> None:
-        """Show the part of the pane that a widget is in."""
+        """Show the part of the pane that contains a widget."""
 
     def shown(self) -> None:
-        """The pane came to the front: focus what matters, show what is new."""
+        """The pane became visible: focus the important part, show what is new."""
 
     def run_changed(self) -> None:
-        """The followed run has news, and this pane is on screen."""
+        """The followed run has news, and this pane is visible."""
 
     def theme_changed(self) -> None:
-        """Draw what has colors of its own again; style sheets look after everything else."""
+        """Redraw everything that has its own colors; style sheets handle the rest."""
         self.run_changed()
 
     def remember(self) -> None:
-        """Put what is worth keeping into the console's state."""
+        """Save what is worth keeping to the console's state."""

@@ -241,12 +241,8 @@ def _matches_nothing(pattern: str) -> bool:
     """Whether a pattern matches an empty first word in any text, which the encoder can't handle."""
     try:
         match = re.match(pattern, "\0")
-    except (
-        re.error,
-        RecursionError,
-        OverflowError,
-    ):  # it is written for the encoder's own regular expressions
-        return False
+    except (re.error, RecursionError, OverflowError):
+        return False  # it is written for the encoder's own regular expressions
     return match is not None and not match.group()
 
 

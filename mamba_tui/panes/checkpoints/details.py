@@ -1,4 +1,4 @@
-"""What is said about a checkpoint, and about two of them beside each other."""
+"""Descriptions of one checkpoint, and of two compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mamba_tui.wording import sample_content
 
 
 def details_content(row: CheckpointRow, details: Details, verified: bool | None) -> Content:
-    """Everything about a checkpoint: figures, file, model, a sample of its time."""
+    """Everything about a checkpoint: figures, file, model, a sample from its step."""
     info = row.info
     parts: list[Content | str | tuple[str, str]] = [
         (visible(clip(row.run.name, 60)), "bold $accent"),
@@ -53,7 +53,7 @@ def details_content(row: CheckpointRow, details: Details, verified: bool | None)
 
 
 def comparison(first: CheckpointRow, second: CheckpointRow) -> Content:
-    """Figures beside each other, then every setting that differs."""
+    """Figures side by side, then every setting that differs."""
     lines: list[Content | str | tuple[str, str]] = []
     names = [clip(f"{row.run.name} {row.info.step:,}", 24) for row in (first, second)]
     lines.append((f"{'':<18}{visible(names[0]):>25}{visible(names[1]):>25}\n", "bold $accent"))

@@ -1,4 +1,4 @@
-"""Checkpoints: what all runs have kept, and what can be done with it."""
+"""Checkpoints of all runs, and what can be done with them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CheckpointsPane(Pane):
         self._verified: dict[str, bool] = {}
 
     def compose(self) -> ComposeResult:
-        """Table, then details; one sentence while there is nothing."""
+        """Table, then details; one sentence if there are none."""
         yield Input(placeholder="show only runs whose name contains this; Esc clears", id="checkpoint-filter")
         with Vertical(id="checkpoints-body"):
             yield CheckpointTable(id="table")
@@ -53,7 +53,7 @@ class CheckpointsPane(Pane):
         yield Static(NONE, id="none", markup=False)
 
     def on_mount(self) -> None:
-        """Restore pins and order; look again every two seconds."""
+        """Restore pins and sort order; refresh every two seconds."""
         table = self.table
         table.pins = set(self.state.pins)
         table.sort = self.state.sort if self.state.sort in COLUMNS else "time"
@@ -66,7 +66,7 @@ class CheckpointsPane(Pane):
         return self.query_one(CheckpointTable)
 
     def shown(self) -> None:
-        """Look at the disk; give the table the keys, if there is anything they could do."""
+        """Refresh, and focus the table if it has anything for the keys to act on."""
         if self.table.everything:
             self._focus_table()
         self._refresh_soon()
@@ -77,7 +77,7 @@ class CheckpointsPane(Pane):
             self.table.focus()
 
     def remember(self) -> None:
-        """Keep pins and order."""
+        """Save pins and sort order."""
         self.state.pins = sorted(self.table.pins)
         self.state.sort, self.state.sort_reverse = self.table.sort, self.table.reverse
 
@@ -112,14 +112,14 @@ class CheckpointsPane(Pane):
             static.update("")
             return
         details = await off_thread(work_on.read_details, row)
-        now = self.table.current  # the list may have been read again meanwhile, and has new rows then
+        now = self.table.current  # the list may have been read again in the meantime, and then has new rows
         if now is not None and now.key == row.key:
             static.update(details_content(row, details, self._verified.get(row.key)))
 
     # -------------------------------------------------------------- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is changed in read-only mode."""
+        """In read-only mode nothing can be changed."""
         changing = ("resume", "branch", "export", "delete", "undelete")
         return not (self.run_client.read_only and action in changing)
 
@@ -143,7 +143,7 @@ class CheckpointsPane(Pane):
         self.post_message(CheckpointsChosen({slot: row}))
 
     def action_mark(self) -> None:
-        """Mark or unmark for comparing; a third mark replaces the first."""
+        """Mark or unmark for comparison; a third mark replaces the first."""
         row = self.table.current
         if row is None:
             return
@@ -209,7 +209,7 @@ class CheckpointsPane(Pane):
         self.post_message(RunStarted(f"{row.run.name} resumed"))
 
     def action_branch(self) -> None:
-        """Begin a new run from here."""
+        """Start a new run from here."""
         self.work(self._branch(), "start")
 
     async def _branch(self) -> None:
@@ -239,7 +239,7 @@ class CheckpointsPane(Pane):
         self.post_message(RunStarted(f"{run.name} started from step {row.info.step:,} of {row.run.name}"))
 
     def action_pin(self) -> None:
-        """Keep at the top."""
+        """Pin to the top of the list."""
         row = self.table.current
         if row is not None:
             self.table.pins ^= {row.key}
@@ -251,7 +251,7 @@ class CheckpointsPane(Pane):
         self._sort(names[(names.index(self.table.sort) + 1) % len(names)], False)
 
     def action_sort_reverse(self) -> None:
-        """The other way round."""
+        """Reverse the order."""
         self._sort(self.table.sort, not self.table.reverse)
 
     def _sort(self, name: str, reverse: bool) -> None:
@@ -318,7 +318,7 @@ class CheckpointsPane(Pane):
             self.say(await export(row.info.path, name))
 
     def action_delete(self) -> None:
-        """Delete after a question."""
+        """Delete, after asking."""
         self.work(self._delete(), "delete")
 
     async def _delete(self) -> None:
@@ -339,7 +339,7 @@ class CheckpointsPane(Pane):
         self.say(f"Deleted step {row.info.step:,} of {row.run.name}. Ctrl+Z undeletes it.")
 
     def action_undelete(self) -> None:
-        """Bring the last deleted one back."""
+        """Undelete the last one."""
         self.work(self._undelete(), "delete")
 
     async def _undelete(self) -> None:

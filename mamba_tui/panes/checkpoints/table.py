@@ -13,7 +13,7 @@ from mamba_tui.widgets.numbers import age, bytes_size, loss
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
 
-# column -> title, cells (0 = the rest), value to sort by
+# column -> title, cells (0 = the remaining width), value to sort by
 Column = tuple[str, int, Callable[[CheckpointRow], Any]]
 
 
@@ -34,7 +34,7 @@ SIGNS = 5
 
 
 class CheckpointTable(Rows):
-    """One checkpoint a row: pin, mark, best, latest; run; figures."""
+    """One checkpoint per row: pin, mark, best, latest; run; figures."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -57,7 +57,7 @@ class CheckpointTable(Rows):
         return self.rows[self.cursor] if 0 <= self.cursor < len(self.rows) else None
 
     def show(self, rows: Sequence[CheckpointRow]) -> None:
-        """Take the checkpoints there are; the cursor starts at the best of the run that saved last."""
+        """Show these checkpoints; the cursor starts at the best one of the run that saved last."""
         first_time = bool(rows) and not self.everything
         self.everything = rows
         self.reorder()
@@ -66,7 +66,7 @@ class CheckpointTable(Rows):
             self.cursor = self.rows.index(best)
 
     def reorder(self) -> None:
-        """Filter and sort anew, pinned ones first."""
+        """Filter and sort again, pinned ones first."""
         key = self.current.key if self.current else ""
         low = self.needle.lower()
         rows = [row for row in self.everything if low in row.key.lower()]
@@ -80,7 +80,7 @@ class CheckpointTable(Rows):
         self.rows_changed()
 
     def header_segments(self, width: int) -> list[Segment]:
-        """Titles; the sorted one is set off."""
+        """Titles; the sorted column is highlighted."""
         style, active = self.style_of("header"), self.style_of("accent")
         segments = [Segment(" " * SIGNS, style)]
         for name, (title, cells, _) in COLUMNS.items():
@@ -90,11 +90,11 @@ class CheckpointTable(Rows):
         return segments
 
     def name_cells(self, width: int) -> int:
-        """Room for the run's name."""
+        """The width for the run's name."""
         return max(8, width - SIGNS - sum(cells for _, cells, _ in COLUMNS.values()))
 
     def column_at(self, x: int) -> str:
-        """The column at a place of the header."""
+        """The column at a position in the header."""
         left = SIGNS
         for name, (_, cells, _) in COLUMNS.items():
             left += cells or self.name_cells(self.size.width)

@@ -1,4 +1,4 @@
-"""What is done with checkpoints on disk: details, hashes, branching."""
+"""Operations on checkpoint files: details, hashes, branching."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_TOKENIZER = 1 << 26
 
 @dataclass(frozen=True)
 class Details:
-    """What the details show beyond the table's row."""
+    """Details beyond the table's row."""
 
     config: RunConfig | None
     problem: str
@@ -31,7 +31,7 @@ class Details:
 
 
 def read_details(row: CheckpointRow) -> Details:
-    """Configuration, tokenizer and the newest sample up to the checkpoint's step."""
+    """Configuration, tokenizer and the last sample up to the checkpoint's step."""
     config, problem = None, ""
     try:
         config = row.run.config()
@@ -44,9 +44,9 @@ def _tokenizer(row: CheckpointRow) -> str:
     try:
         head = json.loads(read_limited(row.run.tokenizer_path, LARGEST_TOKENIZER))
     except (OSError, ValueError, RecursionError):
-        return "not known"
+        return "unknown"
     if not isinstance(head, dict):
-        return "not known"
+        return "unknown"
     size = head.get("vocab_size") or len(head.get("ranks") or head.get("tokens") or ())
     return (
         f"{head.get('kind', 'unknown kind')}{f', {size:,} tokens' if isinstance(size, int) and size else ''}"
@@ -65,20 +65,20 @@ def _sample(row: CheckpointRow) -> SampleEvent | None:
 
 
 def verify(row: CheckpointRow) -> str:
-    """What is wrong with the file, by its manifest's hash; "" when it is what was saved."""
+    """What is wrong with the file, by its manifest's hash; "" if it is intact."""
     from core.runs.checkpoints import verify as verify_file
 
     return verify_file(row.info)
 
 
 def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = None) -> Any:
-    """A new run that holds a copy of this checkpoint and goes on from it. Raises UserError."""
+    """Create a run that starts from a copy of this checkpoint. Raises UserError."""
     from core.config.changes import replace
     from core.runs import Run, check_name, discard, prepare_run
 
     check_name(name)
     if (root / name).exists():
-        raise UserError(f'there is a run "{name}" already; choose another name')
+        raise UserError(f'a run "{name}" exists already; choose another name')
     config = row.run.config()
     if max_iters is not None:
         config = replace(config, max_iters=max_iters)
@@ -87,7 +87,7 @@ def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = No
     manifest = row.info.path.with_suffix(".json")
     try:
         copy(row.run.tokenizer_path, run.tokenizer_path)
-        if row.run.split_path.exists():  # runs of earlier versions carry none
+        if row.run.split_path.exists():  # runs of earlier versions have none
             copy(row.run.split_path, run.split_path)
         copy(row.info.path, run.path / row.info.path.name)
         # The manifest last: without it the copy is no checkpoint.
@@ -101,13 +101,13 @@ def branch(row: CheckpointRow, root: Path, name: str, max_iters: int | None = No
 
 
 def without_problem(row: CheckpointRow) -> None:
-    """Raise UserError for a checkpoint that cannot be used."""
+    """Raise UserError for a checkpoint that can't be used."""
     if row.info.problem:
         raise UserError(f"{row.info.path.name} of {row.run.name} cannot be used: {row.info.problem}")
 
 
 def describe_pair(first: CheckpointRow, second: CheckpointRow) -> list[tuple[str, Any, Any]]:
-    """Figures of two checkpoints beside each other."""
+    """Figures of two checkpoints side by side."""
     rows: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(first.info):
         if field.name in ("step", "train_loss", "validation_loss", "bits_per_byte", "bytes", "time"):

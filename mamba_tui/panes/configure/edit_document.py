@@ -1,4 +1,4 @@
-"""Typing a value of the configuration where it stands."""
+"""Typing a value of the configuration in place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mamba_tui.widgets.edit_in_place import EditInPlace
 
 
 class EditDocument(EditInPlace):
-    """Edits a configuration: the document has what is typed at once, and keeps it or goes back."""
+    """Edits a configuration: the document tries what is typed at once, and keeps it or reverts it."""
 
     document: Document
 
@@ -16,11 +16,11 @@ class EditDocument(EditInPlace):
         raise NotImplementedError
 
     def keep(self, text: str) -> None:
-        """The document has it already."""
+        """Nothing: the document has the value already."""
         self.document.keep()
         self.changed()
 
     def drop(self) -> None:
-        """The document goes back."""
+        """Revert the document."""
         self.document.drop()
         self.changed()

@@ -1,4 +1,4 @@
-"""What the Configure pane says about a configuration before it is trained. Arithmetic and file sizes only."""
+"""What the Configure pane says about a configuration before training, from arithmetic and file sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUESSED_VOCABULARY = 4096
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of the machine, the text and earlier runs; looked up once, off the screen's thread."""
+    """Facts about the machine, the text and earlier runs, looked up once in a thread."""
 
     files: int | None = None
     text_bytes: int = 0
@@ -37,7 +37,7 @@ class Survey:
 
 
 def survey(config: RunConfig, root: Any) -> Survey:
-    """Look at the text folder, the device's memory and speed, and earlier runs here."""
+    """Look up the size of the text, the device's memory and speed, and earlier runs."""
     from core.data.corpus.known_size import KnownSize, known_size
     from core.errors import UserError
 
@@ -65,7 +65,7 @@ def survey(config: RunConfig, root: Any) -> Survey:
 
 
 def _vocabularies(root: Any) -> tuple[tuple[tuple[Any, ...], int], ...]:
-    """Vocabularies of the newest runs."""
+    """Vocabularies of the latest runs."""
     from core.config.schema import build
     from core.errors import UserError
     from core.runs import EventReader, list_runs, read_tail
@@ -76,7 +76,7 @@ def _vocabularies(root: Any) -> tuple[tuple[tuple[Any, ...], int], ...]:
     for run in runs:
         events = read_tail(run.events_path)
         events = EventReader(run.events_path).poll(5) + events
-        # A vocabulary of 0 is not known: its trainer ended before it had read the text.
+        # A vocabulary of 0 is unknown: its trainer ended before it had read the text.
         starts = [event for event in events if isinstance(event, RunEvent) and event.vocab_size]
         if not starts:
             continue
@@ -101,7 +101,7 @@ def _text_key(config: RunConfig) -> tuple[Any, ...]:
 
 
 def vocabulary(config: RunConfig, known: Survey) -> tuple[int, bool]:
-    """The vocabulary's size and whether it is exact: known kinds, an earlier run's, or a guess."""
+    """The vocabulary's size, and whether it is exact: a known kind's, an earlier run's, or a guess."""
     data = config.data
     if data.tokenizer == "byte":
         return 257, True
@@ -125,7 +125,7 @@ def vocabulary(config: RunConfig, known: Survey) -> tuple[int, bool]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The totals line, in numbers."""
+    """The numbers in the totals line."""
 
     parameters: int
     exact: bool
@@ -136,12 +136,12 @@ class Estimate:
     layers: Sequence[tuple[int, float]]
     """Parameters and share of the operations of every layer, then of embedding and head."""
     duration: Duration | None
-    """Of the whole run; None without text."""
+    """For the whole run; None without text."""
     plan: Plan | None
 
     @property
     def fits(self) -> bool:
-        """Whether training fits into what is free; True while that is not known."""
+        """Whether training fits into free memory; True if unknown."""
         return not self.memory_free or self.memory <= self.memory_free
 
 
@@ -156,14 +156,14 @@ def text_size(config: RunConfig, known: Survey, vocab_size: int) -> tuple[TextSi
 
 
 def bytes_per_token(vocab_size: int) -> float:
-    """Of English under a vocabulary learned from it, about: 1 for bytes, 3.6 for 4,096 tokens."""
+    """For English with a vocabulary learned from it, approximately: 1 for bytes, 3.6 for 4,096 tokens."""
     if vocab_size <= 300:
         return 1.0
     return min(4.8, 1.0 + 0.65 * math.log2(vocab_size / 256))
 
 
 def estimate(config: RunConfig, known: Survey) -> Estimate:
-    """Cost of a configuration, with what it leaves to the plan decided."""
+    """The cost of a configuration, after deciding what it leaves to the plan."""
     size, exact = vocabulary(config, known)
     cuda, planned, length = _on_cuda(config), None, None
     speeds = known.speeds

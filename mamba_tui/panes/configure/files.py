@@ -1,4 +1,4 @@
-"""Configuration files, presets, and what differs from them."""
+"""Configuration files, presets, and differences to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mamba_tui.widgets.safe_text import clip, safe, visible
 
 
 class ConfigurationFiles:
-    """Saves, loads and compares the document. `changed` is called when it has other values."""
+    """Saves, loads and compares the document. `changed` is called when its values change."""
 
     def __init__(
         self, pane: Pane, document: Document, run_client: RunClient, changed: Callable[[], None]
@@ -44,7 +44,7 @@ class ConfigurationFiles:
             self._changed()
 
     async def load(self) -> None:
-        """Take over a file."""
+        """Load a file."""
         answer = await self._pane.ask(
             Prompt("Load a configuration", "File to read (.json or .toml):", str(self._document.path))
         )
@@ -60,7 +60,7 @@ class ConfigurationFiles:
         self._changed()
 
     async def choose_preset(self) -> None:
-        """Take over a preset; the text stays."""
+        """Load a preset, but keep the text."""
         choices = [(name, name, preset_about(name)) for name in preset_names()]
         name = await self._pane.ask(Choice("Preset", choices, "Ctrl+Z undoes it."))
         if name:
@@ -86,7 +86,7 @@ class ConfigurationFiles:
             other = preset(wanted.removeprefix("preset "), cuda=has_cuda())
         else:
             other = await off_thread(runs[wanted.removeprefix("run ")].config)
-        page = Page(f"Differences to {wanted}", difference_page(other, self._document.config))
+        page = Page(f"Differences from {wanted}", difference_page(other, self._document.config))
         self._pane.app.push_screen(page)
 
 

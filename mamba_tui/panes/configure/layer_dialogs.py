@@ -1,4 +1,4 @@
-"""What is asked about all layers at once: a ramp of widths, and a list to paste."""
+"""Dialogs about all layers at once: a ramp of widths, and a list to paste."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ RAMP = (
     "Width of the first and of the last layer, then `even` or `geometric`. "
     "A third number makes an hourglass: first, waist, last."
 )
-LIST = "Widths (256,192,128), types (mamba,standard,m2) or `heads 4,4,8`: one a layer."
+LIST = "Widths (256,192,128), types (mamba,standard,m2) or `heads 4,4,8`, one per layer."
 
 
 async def ask_for_ramp(pane: Pane, document: Document) -> bool:
-    """Ask for widths and set them; whether the document changed."""
+    """Ask for widths and set them. Returns whether the document changed."""
     widths = document.values["n_embd"]
     answer = await pane.ask(Prompt("Ramp", RAMP, f"{widths[0]} {widths[-1]} even"))
     if not answer:
@@ -33,13 +33,13 @@ async def ask_for_ramp(pane: Pane, document: Document) -> bool:
 
 
 async def ask_for_list(pane: Pane, document: Document) -> str | None:
-    """Ask for a list of widths, heads or types; the text, for the layer table to take."""
+    """Ask for a list of widths, heads or types. Returns the text."""
     widths = ",".join(str(width) for width in document.values["n_embd"])
     return await pane.ask(Prompt("List", LIST, widths, check=list_problem))
 
 
 def list_problem(text: str) -> tuple[str, str] | None:
-    """What is wrong with a list, and the word that is; None for one that can be taken."""
+    """What is wrong with a list, and its wrong word; None if it can be used."""
     try:
         read_list(text)
     except ListError as error:

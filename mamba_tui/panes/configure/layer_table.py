@@ -1,4 +1,4 @@
-"""The layer table: one row a layer, edited in place, with the hourglass drawn beside it."""
+"""The layer table: one row per layer, edited in place, with the hourglass beside it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class LayerTable(Rows, EditDocument):
     column = reactive(1)
 
     class Edited(Message):
-        """The document changed, or is being changed."""
+        """The document has changed, or is being changed."""
 
         def can_replace(self, message: Message) -> bool:
-            """Only the newest state matters."""
+            """Only the latest one matters."""
             return isinstance(message, LayerTable.Edited)
 
     class Wanted(Message):
@@ -64,15 +64,15 @@ class LayerTable(Rows, EditDocument):
 
     @property
     def row_count(self) -> int:
-        """One row a layer, and one for embedding and head."""
+        """One row per layer, and one for embedding and head."""
         return self.document.layer_count + 1
 
     def can_stop_at(self, index: int) -> bool:
-        """What follows from the widths cannot be chosen."""
+        """Values that follow from the widths can't be selected."""
         return index < self.document.layer_count
 
     def show_costs(self, costs: Sequence[tuple[int, float]]) -> None:
-        """Parameters and share of the FLOPs of every layer; empty while the values are wrong."""
+        """Parameters and share of the FLOPs of every layer; empty while the values are invalid."""
         self.costs = costs
         self.refresh()
 
@@ -115,7 +115,7 @@ class LayerTable(Rows, EditDocument):
         return Segment(f"{compact(parameters):>10}{share:>6.0%}   ", self.style_of("muted"))
 
     def hint(self) -> str:
-        """What the column under the cursor is."""
+        """A description of the column under the cursor."""
         item = SETTINGS[self.key_name]
         return f"{TITLES[self.key_name]}: {item.help}. {item.accepted_entry}."
 
@@ -138,7 +138,7 @@ class LayerTable(Rows, EditDocument):
             sign = hourglass.SIGN.get(str(value), "?")
             text, style = pad(f"{sign} {value}", cells), self._color(value)
         elif key == "n_head" and self.document.values["attention_type"][index] == "mamba":
-            # S6 has no heads: the number is kept for when the type changes.
+            # S6 has no heads, but the number is kept in case the type changes.
             text, style = pad("·", cells, right=True), self.style_of("muted")
         else:
             text = pad(value, cells, right=True)
@@ -155,7 +155,7 @@ class LayerTable(Rows, EditDocument):
     # -------------------------------------------------------------- editing
 
     def changed(self) -> None:
-        """Show it, and tell whoever shows what hangs on it."""
+        """Redraw, and tell everything that depends on the document."""
         self.rows_changed()
         self.refresh(layout=True)
         self.post_message(self.Edited())
@@ -172,13 +172,13 @@ class LayerTable(Rows, EditDocument):
             self.paste(event.text)
 
     def paste(self, text: str) -> None:
-        """Take a list of widths, heads or types, or say why not."""
+        """Use a list of widths, heads or types, or say why it can't be used."""
         try:
             done = self.document.paste(text)
         except ValueError as error:
             self.post_message(Notice(error, problem=True))
             return
-        self.post_message(Notice(f"took {done}"))
+        self.post_message(Notice(f"set {done}"))
         self.changed()
 
     @property
@@ -187,7 +187,7 @@ class LayerTable(Rows, EditDocument):
         return COLUMNS[self.column]
 
     def begins_with(self, character: str) -> bool:
-        """Digits begin a number."""
+        """Digits start a number."""
         return character.isdigit() and self.column > 0 and not self.read_only
 
     def typed(self) -> None:
@@ -203,7 +203,7 @@ class LayerTable(Rows, EditDocument):
         self.changed()
 
     def clicked(self, index: int, x: int) -> None:
-        """Choose the column that was clicked; a click on a type takes the next one."""
+        """Select the column that was clicked; clicking on a type chooses the next one."""
         left = NUMBER_CELLS
         for place, key in enumerate(COLUMNS):
             if left <= x < left + CELLS[key]:
@@ -211,12 +211,12 @@ class LayerTable(Rows, EditDocument):
             left += CELLS[key]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In read-only mode only movement is left."""
+        """In read-only mode only movement is possible."""
         moving = ("move_cursor", "move_column", "page", "edge", "select")
         return not self.read_only or action in moving
 
     def watch_column(self) -> None:
-        """Draw the other column as chosen, and let it be described."""
+        """Draw the other column as selected, and have it described."""
         self.refresh()
         self.post_message(Rows.Moved(self, self.cursor))
 
@@ -225,7 +225,7 @@ class LayerTable(Rows, EditDocument):
         self.column = min(max(self.column + by, 0), len(COLUMNS) - 1)
 
     def action_edit(self) -> None:
-        """Edit the value in place; types go to the next one."""
+        """Edit the value in place; types change to the next one."""
         if self.key_name == "attention_type":
             self.action_cycle(1)
         else:
@@ -233,7 +233,7 @@ class LayerTable(Rows, EditDocument):
             self.refresh()
 
     def action_select(self) -> None:
-        """Double click edits."""
+        """Double-click edits."""
         if not self.read_only:
             self.action_edit()
 
@@ -247,7 +247,7 @@ class LayerTable(Rows, EditDocument):
         self._set(ATTENTION_TYPES[(at + direction) % len(ATTENTION_TYPES)])
 
     def action_nudge(self, direction: int) -> None:
-        """A little more or less of a number."""
+        """Increase or decrease a number a little."""
         kind, width, heads = self.document.layer(self.cursor)
         if self.key_name == "attention_type":
             self.action_cycle(direction)

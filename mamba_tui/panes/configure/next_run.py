@@ -1,4 +1,4 @@
-"""The run that Start begins: its name, what stands against it, and what must be asked first."""
+"""The run that Start creates: its name, what prevents it, and what must be asked first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NextRun:
     def reason_against(self) -> str:
         """Why no run can be started now; "" if one can."""
         if self._run_client.read_only:
-            return "read-only: runs cannot be started here"
+            return "read-only: runs can't be started here"
         if self._run_client.starting:
             return f"{self._run_client.starting} is starting ..."
         count = len(self._document.problems)
@@ -62,7 +62,7 @@ class NextRun:
             await self._pane.ask(Question("Not started", str(error), [Answer("ok", "OK")]))
             return
         self._document.started()
-        # The name and mode given on the command line hold for the first start only.
+        # The name and mode from the command line apply to the first start only.
         self.name, self.mode = None, "auto"
         self._pane.post_message(
             RunStarted(f"{run.name} started. It keeps training when the console is closed.")
@@ -91,7 +91,7 @@ class NextRun:
         return True
 
     def _resumes(self) -> bool:
-        """Whether Start goes on with a run that exists, by the name given on the command line."""
+        """Whether Start continues an existing run, by the name from the command line."""
         from core.runs import Run
 
         return (

@@ -32,7 +32,7 @@ from mamba_tui.widgets.text_line import TextLine
 
 
 class ConfigPane(Pane):
-    """The first thing a user sees."""
+    """The first thing that users see."""
 
     SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
@@ -49,7 +49,7 @@ class ConfigPane(Pane):
         self._surveyed: tuple[str, str] = ("", "")
 
     def compose(self) -> ComposeResult:
-        """Design at the left or top, settings at the right or below."""
+        """Layers at the left or top, settings at the right or below."""
         read_only = self.run_client.read_only
         yield Static(id="banner")
         with Vertical(id="body"):
@@ -67,19 +67,19 @@ class ConfigPane(Pane):
             yield TextLine(id="ready")
 
     def on_mount(self) -> None:
-        """Show the totals at once, and what takes longer when it is known."""
+        """Show the totals at once, and slower results when they are known."""
         self.values_changed()
         self.call_after_refresh(self._survey_soon)
 
     def shown(self) -> None:
-        """The layers come first."""
+        """Focus the layers first."""
         if self.screen.focused is None or self.screen.focused not in self.walk_children():
             self.query_one(LayerTable).focus()
         if self.is_mounted:
             self._survey_soon()
 
     def run_changed(self) -> None:
-        """A run began or ended: say so beside Start."""
+        """A run started or ended: say so beside Start."""
         self._show_ready()
 
     # -------------------------------------------------------------- totals
@@ -96,7 +96,7 @@ class ConfigPane(Pane):
     @on(LayerTable.Edited)
     @on(SettingsList.Edited)
     def values_changed(self) -> None:
-        """Totals, Start and hint follow every key."""
+        """Update totals, Start and hint after every key."""
         config = self.document.config
         if (config.data.dataset_dir, config.hardware.device) != self._surveyed and self._surveyed[0]:
             self._survey_soon()
@@ -146,7 +146,7 @@ class ConfigPane(Pane):
         return Content.assemble(*parts)
 
     def _plan(self) -> str:
-        """What Start would begin, in words; "" while there is no text."""
+        """What Start would do, in words; "" while there is no text."""
         cost = self.cost
         if cost is None or cost.plan is None or cost.duration is None:
             return ""
@@ -160,7 +160,7 @@ class ConfigPane(Pane):
         )
 
     def _advice(self) -> str:
-        """The loss to expect, and whether the model suits the text."""
+        """The expected loss, and whether the model suits the text."""
         if self.cost is None or self.cost.plan is None:
             return ""
         planned = self.cost.plan
@@ -221,7 +221,7 @@ class ConfigPane(Pane):
     # -------------------------------------------------------------- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is changed in read-only mode."""
+        """In read-only mode nothing can be changed."""
         changing = ("undo", "redo", "save", "load", "preset", "name_run")
         return not (self.run_client.read_only and action in changing)
 
@@ -231,7 +231,7 @@ class ConfigPane(Pane):
         self.query_one(SettingsList).finish()
 
     def all_changed(self) -> None:
-        """Show everything anew, and end what was being typed."""
+        """Redraw everything, and end any typing."""
         self.query_one(LayerTable).edit = None
         self.query_one(SettingsList).edit = None
         self.query_one(LayerTable).rows_changed()

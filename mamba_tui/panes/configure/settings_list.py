@@ -1,4 +1,4 @@
-"""All settings that are not per layer: grouped, edited in place, problems beside their field."""
+"""All settings that aren't per layer: grouped, edited in place, with problems beside their field."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
 
 
 def all_rows(needle: str = "") -> list[Row]:
-    """Groups and their settings; with a needle only settings whose key or help contains it."""
+    """Groups and their settings; with a needle, only settings whose key or help contains it."""
     rows: list[Row] = []
     low = needle.lower()
     for group in GROUP_TITLES:
@@ -66,10 +66,10 @@ class SettingsList(Rows, EditDocument):
     header_rows = 0
 
     class Edited(Message):
-        """The document changed, or is being changed."""
+        """The document has changed, or is being changed."""
 
         def can_replace(self, message: Message) -> bool:
-            """Only the newest state matters."""
+            """Only the latest one matters."""
             return isinstance(message, SettingsList.Edited)
 
     def __init__(self, document: Document, *, read_only: bool = False, id: str | None = None) -> None:
@@ -88,7 +88,7 @@ class SettingsList(Rows, EditDocument):
         return len(self.rows)
 
     def can_stop_at(self, index: int) -> bool:
-        """Titles cannot be chosen."""
+        """Titles can't be selected."""
         return bool(self.rows[index].key)
 
     def filter(self, needle: str) -> None:
@@ -116,7 +116,7 @@ class SettingsList(Rows, EditDocument):
             return [Segment(pad(f" {title}", width), self.style_of("header"))]
         item = SETTINGS[row.key]
         key_cells = 28 if width >= 44 else max(10, width * 2 // 3)
-        # Where there is no room for help, the line below the list has it.
+        # If there is no room for help, the line below the list has it.
         value_cells = 24 if width >= 96 else 18 if width >= 66 else max(8, width - key_cells - 2)
         value = self.document.values[row.key]
         problem = self.document.problem(row.key)
@@ -148,7 +148,7 @@ class SettingsList(Rows, EditDocument):
             middle = [Segment(middle[0].text.rstrip(), middle[0].style)] if self.edit is None else middle
             rest = max(0, width - key_cells - 2 - sum(part.cell_length for part in middle))
         return [
-            # The mark says without color too that a value is not the default.
+            # The mark shows without color too that a value isn't the default.
             Segment("•" if changed else " ", self.style_of("accent")),
             Segment(pad(row.key, key_cells), self.component("")),
             *middle,
@@ -158,7 +158,7 @@ class SettingsList(Rows, EditDocument):
     # -------------------------------------------------------------- editing
 
     def changed(self) -> None:
-        """Show it, and tell whoever shows what hangs on it."""
+        """Redraw, and tell everything that depends on the document."""
         self.refresh()
         self.post_message(self.Edited())
 
@@ -173,7 +173,7 @@ class SettingsList(Rows, EditDocument):
         self.typed()
 
     def begins_with(self, character: str) -> bool:
-        """What a number is made of begins one."""
+        """Characters of a number start one."""
         item = self.setting
         if item is None or self.read_only or item.kind not in (int, float):
             return False
@@ -187,11 +187,11 @@ class SettingsList(Rows, EditDocument):
             self.changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In read-only mode only movement is left."""
+        """In read-only mode only movement is possible."""
         return not self.read_only or action in ("move_cursor", "page", "edge", "select")
 
     def action_edit(self) -> None:
-        """Edit in place; choices go to the next one."""
+        """Edit in place; choices change to the next one."""
         item = self.setting
         if item is None:
             return
@@ -202,12 +202,12 @@ class SettingsList(Rows, EditDocument):
         self.refresh()
 
     def action_select(self) -> None:
-        """Double click edits."""
+        """Double-click edits."""
         if not self.read_only:
             self.action_edit()
 
     def action_cycle(self, direction: int) -> None:
-        """The next choice; other values stay."""
+        """Take the next choice; other values stay."""
         item = self.setting
         if item is None:
             return
@@ -224,14 +224,14 @@ class SettingsList(Rows, EditDocument):
         self.changed()
 
     def action_default(self) -> None:
-        """Back to the default."""
+        """Reset to the default."""
         item = self.setting
         if item is not None:
             self.document.set(item.key, item.default)
             self.changed()
 
     def hint(self) -> tuple[str, Style]:
-        """Everything about the setting under the cursor, in one line."""
+        """Everything about the selected setting in one line."""
         item = self.setting
         if item is None:
             return "", self.style_of("muted")

@@ -17,7 +17,7 @@ from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import pad
 from mamba_tui.widgets.token_view import Token, TokenView
 
-# title, cells, whether it may go when the table is narrow
+# title, cells, whether it may be left out of a narrow table
 COLUMNS = (("encoding", 11, True), ("docs", 7, True), ("tokens", 13, False), ("B/token", 8, True))
 SPLIT_CELLS = 14
 NARROW = 64
@@ -40,7 +40,7 @@ class TextFile:
 
     @classmethod
     def of(cls, file: FileReport) -> TextFile:
-        """A report in words."""
+        """A report's texts for the table."""
         return cls(
             name=file.name,
             split=file.split,
@@ -56,7 +56,7 @@ class TextFile:
 
 
 class FileTable(Rows):
-    """One file a row: name, encoding, documents, tokens, bytes per token, split."""
+    """One file per row: name, encoding, documents, tokens, bytes per token, split."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -64,7 +64,7 @@ class FileTable(Rows):
 
     @property
     def row_count(self) -> int:
-        """All files, those that were not read too."""
+        """All files, including those that weren't read."""
         return len(self.files)
 
     @property
@@ -73,7 +73,7 @@ class FileTable(Rows):
         return self.files[self.cursor] if 0 <= self.cursor < len(self.files) else None
 
     def show(self, files: list[TextFile]) -> None:
-        """Take other files; the cursor stays on its own one."""
+        """Show other files; the cursor stays on the same one."""
         name = self.current.name if self.current else ""
         self.files = files
         at = next((index for index, file in enumerate(files) if file.name == name), 0)
@@ -81,7 +81,7 @@ class FileTable(Rows):
         self.rows_changed()
 
     def header_segments(self, width: int) -> list[Segment]:
-        """Titles of the columns that have room."""
+        """Titles of the columns that fit."""
         style = self.style_of("header")
         columns = self._columns(width)
         titles = [pad(title, cells, right=title != "encoding") for title, cells in columns]
@@ -113,14 +113,14 @@ class FileTable(Rows):
 
 
 class TextView(TokenView, inherit_bindings=False):
-    """A stretch of text with its tokens on alternating grounds, so that their borders show."""
+    """Part of a text with its tokens on alternating backgrounds, so that their boundaries are visible."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("text")
 
     def show(self, tokens: Sequence[tuple[int, str, bool]]) -> None:
-        """A stretch: (id, text, is `<|endoftext|>`) of each token. The cursor stays if it is the same one."""
+        """Show (id, text, is `<|endoftext|>`) of each token. The cursor stays if the text is the same."""
         stretch = [
-            # The ground of a token is chosen by its "probability": even, odd, or an opening.
+            # A token's background is chosen by its "probability": even, odd, or an opening.
             Token(text.replace("\n", "⏎\n"), 2.0 if opens else float(index % 2), generation=1, index=token)
             for index, (token, text, opens) in enumerate(tokens)
         ]
@@ -132,14 +132,14 @@ class TextView(TokenView, inherit_bindings=False):
         self.append(stretch)
 
     def action_move(self, by: int) -> None:
-        """To a neighboring token; the first step begins at the top of what is on screen."""
+        """Move to a neighboring token; the first move starts at the top of what is visible."""
         if self.tokens and self.cursor is None:
             self.cursor = self.wrapper.lines[self.top][0][0]
         else:
             super().action_move(by)
 
     def shade(self, probability: float | None) -> Style:
-        """The ground of an even token, of an odd one, or of an opening."""
+        """The background of an even token, of an odd one, or of an opening."""
         if not self._shades:
             variables = self.app.theme_variables
             base = Color.parse(variables.get("background", "#000000"))

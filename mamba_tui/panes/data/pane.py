@@ -1,4 +1,4 @@
-"""Data: what became of every text file, how far preparing is, and the text as the model sees it."""
+"""Data: how every text file was used, the progress of preparing, and the text as the model sees it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BAR = 20
 
 
 class DataPane(Pane):
-    """Head, table of files, view of the text. The work is done by core/data/server.py."""
+    """Head, table of files, view of the text. core/data/server.py does the work."""
 
     DEFAULT_CSS = css_beside(__file__)
     SCOPED_CSS = False
@@ -75,7 +75,7 @@ class DataPane(Pane):
         return self.document.config
 
     def shown(self) -> None:
-        """Prepare, where the configuration has changed since; give the table the keys."""
+        """Prepare if the configuration has changed since; focus the table."""
         focused = self.screen.focused
         if focused is None or self not in focused.ancestors:
             self.files.focus()
@@ -83,7 +83,7 @@ class DataPane(Pane):
             self.action_prepare()
 
     def _needs(self) -> tuple[object, ...]:
-        """What the prepared text depends on."""
+        """Everything that the prepared text depends on."""
         return self.config.data, self.config.training.seed
 
     async def close(self) -> None:
@@ -93,12 +93,12 @@ class DataPane(Pane):
     # -------------------------------------------------------------- actions
 
     def action_prepare(self) -> None:
-        """Prepare the text, or look again."""
+        """Prepare the text, or check it again."""
         self.work(self._prepare(), "data-prepare")
 
     async def _prepare(self) -> None:
         self.prepared_for = self._needs()
-        self._head(f"looking at {self.config.data.dataset_dir} ...")
+        self._head(f"checking {self.config.data.dataset_dir} ...")
         if self.preparing:
             await self._cancel()
         self.preparing = await self.process.send("prepare", config=flat(self.config))
@@ -125,7 +125,7 @@ class DataPane(Pane):
         await self._prepare()
 
     def action_turn(self, by: int) -> None:
-        """To the next or the previous stretch of the text."""
+        """Move to the next or previous part of the text."""
         file = self.files.current
         if file is not None and 0 <= self.start + by * STRETCH < file.tokens:
             self.start += by * STRETCH
@@ -142,7 +142,7 @@ class DataPane(Pane):
         self.work(self._preview(), "data-preview")
 
     async def _preview(self) -> None:
-        # While the cursor runs over a hundred files only the one it stops at is worth reading.
+        # While the cursor runs over a hundred files, only the one it stops at is worth reading.
         await asyncio.sleep(PAUSE)
         file = self.files.current
         if file is None or not file.tokens or self.preparing:
@@ -189,7 +189,7 @@ class DataPane(Pane):
             *event["notices"],
         ]
         if more > 0:
-            lines.append(f"{more:,} more files are part of it and not listed here")
+            lines.append(f"{more:,} more files are included but not listed here")
         self._head("\n".join(visible(line) for line in lines))
         self.files.show([TextFile.of(FileReport(**row)) for row in event["files"]])
         self._other_file()
@@ -218,5 +218,5 @@ class DataPane(Pane):
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    """What an event says, without what every event has."""
+    """An event's own fields, without those that every event has."""
     return {key: value for key, value in event.items() if key not in ("event", "id")}

@@ -1,4 +1,4 @@
-"""Generate: let a checkpoint write, look at every word, and take other turns."""
+"""Generate: let a checkpoint write, inspect every token, and try alternatives."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ class GeneratePane(Pane):
         yield PromptEditor(self.state.prompts, id="prompt")
 
     def on_mount(self) -> None:
-        """Begin to show what comes."""
+        """Start showing new text."""
         self.set_interval(FLUSH_SECONDS, self._show_news)
         self._show_lines()
 
     def shown(self) -> None:
-        """Whoever comes here wants to type: the prompt has the keys."""
+        """People come here to type, so the prompt is focused."""
         self.query_one(PromptEditor).focus()
         self._show_lines()
 
     def remember(self) -> None:
-        """Keep the knobs; prompts are kept as they are sent."""
+        """Save the knobs; prompts are saved when they are sent."""
         self.state.sampling = dict(self.query_one(Knobs).values)
 
     async def on_unmount(self) -> None:
@@ -132,7 +132,7 @@ class GeneratePane(Pane):
             await self._load(chosen, slot)
 
     def action_beside(self) -> None:
-        """A second text beside the first, or no more."""
+        """Show a second text beside the first, or remove it."""
         self.work(self._beside(), "choose")
 
     async def _beside(self) -> None:
@@ -151,7 +151,7 @@ class GeneratePane(Pane):
     # -------------------------------------------------------------- writing
 
     def active_sides(self) -> list[Side]:
-        """The sides that write."""
+        """The sides that are being written to."""
         return self.sides if self.two else self.sides[:1]
 
     @on(PromptEditor.Submitted)
@@ -177,7 +177,7 @@ class GeneratePane(Pane):
         self._show_lines()
 
     def action_continue_text(self) -> None:
-        """Go on after the last word."""
+        """Continue after the last token."""
         self.work(self._continue(), "write")
 
     async def _continue(self) -> None:
@@ -203,7 +203,7 @@ class GeneratePane(Pane):
         self.action_generate()
 
     def action_halt(self) -> None:
-        """Stop at once; when nothing is being written, back to the prompt."""
+        """Stop at once; if nothing is being written, focus the prompt."""
         writing = [side for side in self.sides if side.writing]
         if not writing:
             self.query_one(PromptEditor).focus()
@@ -231,7 +231,7 @@ class GeneratePane(Pane):
         if token is None or token.index < 0:
             return
         if not token.alternatives or not token.alternative_ids:
-            self.say("the alternatives of this token are not known any more")
+            self.say("the alternatives of this token are no longer known")
             return
         choices = [
             (str(place), repr(visible(text)), f"{probability:.1%}")
@@ -275,7 +275,7 @@ class GeneratePane(Pane):
         self._events.append(event)
 
     def _show_news(self) -> None:
-        """Everything that came since the last look, at most twelve times a second."""
+        """Everything that has arrived since the last call, at most twelve times a second."""
         if not self._events or not self.app.is_running:
             return
         events, self._events = self._events, []
@@ -338,7 +338,7 @@ class GeneratePane(Pane):
         return Content.assemble(*parts)
 
     def action_surprise(self) -> None:
-        """Shade by surprise, or not."""
+        """Turn shading by surprise on or off."""
         for side in self.sides:
             view = self._view(side)
             view.surprise = not view.surprise

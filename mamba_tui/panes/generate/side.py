@@ -1,4 +1,4 @@
-"""One side of Generate: a slot of the generator, the checkpoint in it, and what it is writing."""
+"""One side of Generate: a slot of the generator, its checkpoint, and the text that it writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KNOBS = (
     _knob("repetition_penalty", "repetition", 0.05),
     _knob("seed", "seed", 1, default=1, help=f"{SAMPLING['seed'].help}; Ctrl+B takes the next"),
     _knob("max_new_tokens", "length", 50),
-    Knob("stop", "stop at", "", help="a text that ends the generation; it is not part of it"),
+    Knob("stop", "stop at", "", help="a text that ends the generation and isn't part of it"),
 )
 REASONS = {
     "length": "length reached",
@@ -44,7 +44,7 @@ REASONS = {
 
 
 def sampling_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs as the generator takes them."""
+    """The knobs in the form that the generator accepts."""
     settings = {key: value for key, value in values.items() if key != "stop"}
     stop = str(values.get("stop", ""))
     # A stop text is typed on one line: \n stands for a line end.
@@ -77,23 +77,23 @@ class Side:
         self.writing = False
 
     def begin(self, request: int) -> None:
-        """Writing was asked for."""
+        """Writing was requested."""
         self.request = self.generation = request
         self.writing, self.stopping = True, False
         self.count = 0
         self.speed = ""
 
     def lost(self) -> None:
-        """The process is gone, and with it what was loaded."""
+        """The process is gone, and with it the loaded checkpoint."""
         self.writing = self.is_loading = False
         self.name = self.about = self.speed = ""
 
     def owns(self, request: object) -> bool:
-        """Whether an event answers what this side asked last."""
+        """Whether an event answers this side's last request."""
         return request in (self.load_request, self.request) and request != 0
 
     def take(self, event: Event) -> list[Token]:
-        """The tokens of an event; figures and states are noted."""
+        """The tokens of an event; figures and states are stored."""
         kind = event["event"]
         if kind == "token":
             self.count += 1
@@ -145,7 +145,7 @@ def _number(event: Event, key: str) -> float | None:
 
 
 def token_of(event: Event) -> Token:
-    """A token event in its compact form; what is ill-formed is left out."""
+    """A token event in its compact form; malformed parts are left out."""
     alternatives = event.get("alternatives")
     pairs: list[tuple[str, float]] = []
     if isinstance(alternatives, list):

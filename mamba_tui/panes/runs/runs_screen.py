@@ -1,4 +1,4 @@
-"""The runs list: every run with its live state; follow one, or draw others behind it."""
+"""The runs list: every run with its live state. Follow one, or draw others behind it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFRESH_SECONDS = 1.0
 
 
 class RunRows(Rows):
-    """One run a row."""
+    """One run per row."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("run_rows")
 
@@ -50,7 +50,7 @@ class RunRows(Rows):
         return self.rows[self.cursor] if self.rows else None
 
     def show(self, rows: Sequence[RunRow]) -> None:
-        """Take new states; the cursor stays on its run."""
+        """Show new states; the cursor stays on its run."""
         name = self.current.name if self.current else self.followed
         self.everything = rows
         low = self.needle.lower()
@@ -59,7 +59,7 @@ class RunRows(Rows):
         self.rows_changed()
 
     def filter(self, needle: str) -> None:
-        """Only runs whose name contains the needle."""
+        """Show only runs whose name contains the needle."""
         self.needle = needle
         self.show(self.everything)
 
@@ -112,7 +112,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         self.overlays = overlays
 
     def compose(self) -> ComposeResult:
-        """Filter, list, what the keys do."""
+        """Filter, list, and what the keys do."""
         with Vertical(id="runs-box") as box:
             box.border_title = safe(f"Runs in {self.run_client.root}")
             yield Input(placeholder="type / to filter by name")
@@ -145,7 +145,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         self.query_one(RunRows).filter(event.value)
 
     def on_input_submitted(self) -> None:
-        """Back to the list."""
+        """Return to the list."""
         self.query_one(RunRows).focus()
 
     def on_rows_selected(self) -> None:
@@ -155,7 +155,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
             self.dismiss(current.name)
 
     def action_overlay(self) -> None:
-        """Draw the run behind the followed one, or no more."""
+        """Draw the run behind the followed one, or stop."""
         rows = self.query_one(RunRows)
         if rows.current is not None and rows.current.name != rows.followed:
             self.overlays ^= {rows.current.name}
@@ -166,5 +166,5 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
         self.query_one(Input).focus()
 
     def action_leave(self) -> None:
-        """Nothing chosen."""
+        """Close without a choice."""
         self.dismiss(None)

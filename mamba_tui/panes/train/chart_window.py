@@ -1,4 +1,4 @@
-"""The part of a run that its charts show, kept by the run's name from one time to the next."""
+"""The part of a run that its charts show, remembered by the run's name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Window:
 
     @classmethod
     def read(cls, value: object) -> Window | None:
-        """A window as it was kept; None for what is none."""
+        """A window as it was stored; None if it isn't valid."""
         if not isinstance(value, dict):
             return None
         axis, follow, x_range = value.get("axis"), value.get("follow"), value.get("x_range")
@@ -44,7 +44,7 @@ class Window:
         return cls(axis, follow, (low, high))
 
     def keep(self, windows: dict[str, Any], run: str) -> None:
-        """Put it among the windows of other runs, the newest last; a view of everything is not kept."""
+        """Store it among the windows of other runs, the newest last; a view of everything isn't stored."""
         windows.pop(run, None)
         if self.x_range is None and self.follow:
             return
@@ -54,7 +54,7 @@ class Window:
             del windows[name]
 
     def show(self, chart: LineChart) -> None:
-        """Show it again. One that followed shows as much of what is newest now."""
+        """Show it again. A window that followed the run shows as much of its newest part."""
         x_range, extent = self.x_range, chart.extent
         if x_range is not None and extent is not None and self.follow:
             x_range = (extent[1] - (x_range[1] - x_range[0]), extent[1])

@@ -55,13 +55,13 @@ KINDS = (
     Kind("usage", "Utilization", "device_utilization", " %", color=4, least=(0, 100)),
     Kind("wait", "Data wait", "data_wait", " %", color=7),
 )
-# What the run does, and what its device does: a row each where there is room for two.
+# The run's quantities, and its device's: one row each if there is room for two.
 ROWS = {"learning": ("gradient", "speed", "rate"), "device": ("memory", "usage", "wait")}
 SCALES = {"device_memory": 2.0**-30, "data_wait": 100.0, "device_utilization": 100.0}
 
 
 def chart_of(kind: Kind) -> LineChart:
-    """The chart of one column. A gradient norm has spikes, which would flatten all the rest."""
+    """The chart of one column. A gradient norm has spikes that would flatten everything else."""
     chart = LineChart(kind.title, unit=kind.unit, empty="-", least=kind.least, id=kind.id)
     chart.names_x = False
     chart.outliers_by_default = kind.id != "gradient"
@@ -79,7 +79,7 @@ class ChartOptions:
 
     @property
     def width(self) -> int:
-        """Steps that the smoothing reaches back."""
+        """How many steps back the smoothing reaches."""
         return SMOOTHING[min(max(self.smoothing, 0), len(SMOOTHING) - 1)]
 
 
@@ -90,7 +90,7 @@ class Colors:
         self._variables = variables
 
     def series(self, index: int) -> str:
-        """The color of the i-th series, around again after the last."""
+        """The color of the i-th series, starting over after the last."""
         return self._variables.get(f"series-{index % 8}", "#808080")[:7]
 
     @property
@@ -105,7 +105,7 @@ class Colors:
 
 
 def bits_factor(history: RunHistory, *, training: bool = False) -> float:
-    """Bits per byte for one nat per token, from the newest evaluation; NaN before the first."""
+    """Bits per byte for one nat per token, from the latest evaluation; NaN before the first."""
     event = history.last_evaluation
     if event is None:
         return math.nan
@@ -117,7 +117,7 @@ def bits_factor(history: RunHistory, *, training: bool = False) -> float:
 def loss_lines(
     history: RunHistory, options: ChartOptions, colors: Colors, name: str = "training"
 ) -> list[Line]:
-    """Training loss, smoothed, with its range behind, and on top validation loss, the quieter line."""
+    """Training loss, smoothed, with its range behind it, and validation loss, the calmer line, on top."""
     table, evaluations = history.steps, history.evaluations
     factor = bits_factor(history, training=True) if options.bits else 1.0
     factor = factor if math.isfinite(factor) else 1.0
@@ -148,7 +148,7 @@ def loss_lines(
 
 
 def overlay_line(name: str, history: RunHistory, options: ChartOptions, color: str) -> list[Line]:
-    """Another run's training loss, smoothed alike, and its validation loss, which has the name."""
+    """Another run's training loss, smoothed the same way, and its validation loss, which has the name."""
     own = loss_lines(history, options, Colors({}))
     return [
         dataclasses.replace(
@@ -184,7 +184,7 @@ def single_line(history: RunHistory, kind: Kind, options: ChartOptions, colors: 
 
 
 def markers(history: RunHistory, options: ChartOptions, colors: Colors) -> list[Marker]:
-    """Evaluations, checkpoints, pauses and new starts on the x axis, the rarer ones on top."""
+    """Evaluations, checkpoints, pauses and new starts on the x axis, rarer ones on top."""
     all_markers = []
     evaluations = history.evaluations
     for x in history.x_values(evaluations, options.axis)[-2000:].tolist():
@@ -192,7 +192,7 @@ def markers(history: RunHistory, options: ChartOptions, colors: Colors) -> list[
     order = ("checkpoint", "pause", "go", "start", "best")
     for kind in order:
         marks = [mark for mark in history.marks if mark.kind == kind]
-        # Only the newest best one still is the best.
+        # Only the latest best checkpoint is still the best.
         for position, mark in enumerate(marks):
             shown = "checkpoint" if kind == "best" and position < len(marks) - 1 else kind
             all_markers.append(
@@ -207,7 +207,7 @@ def markers(history: RunHistory, options: ChartOptions, colors: Colors) -> list[
 
 
 def mark_x(history: RunHistory, mark: Mark, axis: str) -> float:
-    """Where a mark stands on an axis."""
+    """The position of a mark on an axis."""
     if axis == "duration":
         return mark.time - history.started
     if axis == "clock":
@@ -224,7 +224,7 @@ def loss_title(options: ChartOptions) -> str:
 
 
 def csv_text(history: RunHistory) -> str:
-    """The kept rows of both tables as CSV: steps, then evaluations."""
+    """The rows of both tables as CSV: steps, then evaluations."""
     parts = []
     for table in (history.steps, history.evaluations):
         parts.append(",".join(table.columns))

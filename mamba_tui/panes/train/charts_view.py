@@ -1,4 +1,4 @@
-"""The charts of Train: the loss above, small ones below, the newest sample at the side."""
+"""The charts of Train: the loss above, small ones below, the latest sample at the side."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 SOON = "The first loss comes soon."
 EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
-# From these heights on there is room for both rows of small charts, for the sample, for small charts at all.
+# From these heights on there is room for both rows of small charts, for the sample, for any small charts.
 TWO_ROWS = 31
 WITH_SIDE = 17
 WITH_SMALL = 13
 
 
 class ChartsView(Vertical):
-    """All charts of the followed run, kept in step with each other."""
+    """All charts of the followed run, all showing the same part of it."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("charts")
 
@@ -75,7 +75,7 @@ class ChartsView(Vertical):
             yield TextLine(id="latest")
 
     def on_mount(self) -> None:
-        """Restore what was chosen last time."""
+        """Restore the last choices."""
         self.loss.log_y = self.state.log_y
         if self.state.chart in {kind.id for kind in charts.KINDS}:
             self.maximize(self.state.chart)
@@ -86,27 +86,27 @@ class ChartsView(Vertical):
         return self.query_one("#loss", LineChart)
 
     def on_resize(self) -> None:
-        """A high screen has two rows of small charts; on a low one the loss is the last to go."""
+        """A high screen has two rows of small charts; on a low one the loss remains longest."""
         height = self.size.height
         self.set_class(height >= TWO_ROWS, "-rows")
         self.set_class(height < WITH_SIDE, "-low")
         self.set_class(height < WITH_SMALL, "-lowest")
 
     def remember(self) -> None:
-        """Keep the chart options."""
+        """Save the chart options."""
         self.state.axis, self.state.smoothing = self.options.axis, self.options.smoothing
         self.state.bits, self.state.chart = self.options.bits, self.maximized
         self.state.log_y, self.state.selected = self.loss.log_y, self.selected
         self._keep_window()
 
     def _keep_window(self) -> None:
-        """Keep what part of the followed run is shown; before it came back, what was kept stays."""
+        """Save which part of the followed run is shown; until it has been restored, the saved one stays."""
         if self._followed is not None and self._returns_to is None:
             window = Window.of(self.loss, self.options.axis)
             window.keep(self.state.windows, self._followed.name)
 
     def focus_chart(self) -> None:
-        """Give the keys to the chosen chart."""
+        """Focus the selected chart."""
         self._arrived = True
         chosen = [chart for chart in self.query(LineChart) if chart.id == self.selected]
         shown = self.selected if chosen and self._can_be_chosen(chosen[0]) else "loss"
@@ -172,7 +172,7 @@ class ChartsView(Vertical):
         for kind in charts.KINDS[1:]:
             chart = self.query_one(f"#{kind.id}", LineChart)
             lines = charts.single_line(rows, kind, self.options, colors)
-            # A CPU has no device memory to show: the room goes to the others.
+            # A CPU has no device memory to show, so the others get the room.
             chart.set_class(kind.id in charts.ROWS["device"] and not lines, "-nothing")
             if self._has_room(chart):
                 # Every checkpoint on every chart would hide the axes.
@@ -181,14 +181,16 @@ class ChartsView(Vertical):
         full = not self.query_one("#memory").has_class("-nothing")
         self.query_one("#device").set_class(full, "-full")
         self.query_one("#latest", TextLine).show(newest_sample(self.run_client), layout=True)
-        # The end of the run must be known first: a window that follows hangs on it.
+        # The end of the run must be known first, because a window that follows depends on it.
         if self._returns_to is not None and self.run_client.caught_up and history.steps.count:
             window, self._returns_to = self._returns_to, None
             if window.axis == self.options.axis:
                 window.show(main)
 
     def _zoom(self, history: RunHistory) -> Zoom | None:
-        """The rows of the window in full, where the history's are too coarse; asked for where missing."""
+        """The window's rows in full resolution if the history's are too coarse; requested if they are
+        missing.
+        """
         client = self.run_client
         zoom = history_zoom.wanted(history, client.zoom, self.loss.view, self.options.axis)
         if zoom is not None and zoom is not client.zoom:
@@ -203,7 +205,7 @@ class ChartsView(Vertical):
             self.show()
 
     def _has_room(self, chart: LineChart) -> bool:
-        """Whether a chart of the small ones is on screen at this size."""
+        """Whether one of the small charts is visible at this size."""
         row = chart.parent
         return chart.display and isinstance(row, Widget) and row.display and self.query_one("#small").display
 
@@ -216,7 +218,7 @@ class ChartsView(Vertical):
         self.show()
 
     def on_line_chart_view_changed(self, event: LineChart.ViewChanged) -> None:
-        """All charts show the same part of the run."""
+        """Make all charts show the same part of the run."""
         self._returns_to = None
         source = event.chart
         for chart in self.query(LineChart):
@@ -227,7 +229,7 @@ class ChartsView(Vertical):
             self.show()
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
-        """The chart that has the keys is the chosen one; the screen's own first choice does not count."""
+        """The focused chart is the selected one; the screen's own first choice doesn't count."""
         if self._arrived and isinstance(event.widget, LineChart) and event.widget.id:
             self.selected = event.widget.id
 
@@ -243,7 +245,7 @@ class ChartsView(Vertical):
         self.set_class(bool(chart), "-maximized")
         for kind in charts.KINDS:
             widget = self.query_one(f"#{kind.id}", LineChart)
-            # None gives the decision back to the style sheet.
+            # None leaves the decision to the style sheet.
             if chart:
                 widget.styles.display = "block" if kind.id == chart else "none"
             else:
@@ -255,7 +257,7 @@ class ChartsView(Vertical):
         self._drawn = None
 
     def _can_be_chosen(self, chart: LineChart) -> bool:
-        """Alone every chart can be seen that has something to show."""
+        """A chart alone can be any chart that has something to show."""
         if self.maximized:
             return not chart.has_class("-nothing")
         return chart.id == "loss" or self._has_room(chart)
@@ -270,7 +272,7 @@ class ChartsView(Vertical):
         self.show()
 
     def action_next_chart(self, by: int) -> None:
-        """The next chart, also while one is alone."""
+        """Select the next chart, also while one is alone."""
         names = [chart.id or "" for chart in self.query(LineChart) if self._can_be_chosen(chart)]
         current = self.maximized or self._focused_chart()
         at = names.index(current) if current in names else 0
@@ -301,7 +303,7 @@ class ChartsView(Vertical):
     def action_unit(self) -> None:
         """Nats per token or bits per byte."""
         if self.run_client.history is None or self.run_client.history.last_evaluation is None:
-            self._say("bits per byte are known from the first evaluation on")
+            self._say("bits per byte are known after the first evaluation")
             return
         self._choose(bits=not self.options.bits)
 

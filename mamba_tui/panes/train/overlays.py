@@ -1,4 +1,4 @@
-"""Other runs drawn behind the one that is followed."""
+"""Other runs drawn behind the followed one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mamba_tui.backend.run_client import RunClient
 
 
 class Overlays:
-    """The histories of the runs that are drawn behind, by name."""
+    """The histories of the overlaid runs, by name."""
 
     def __init__(self, run_client: RunClient) -> None:
         self._run_client = run_client
@@ -18,7 +18,7 @@ class Overlays:
         self.histories: dict[str, RunHistory] = {}
 
     def wanted(self, names: Sequence[str]) -> Sequence[str] | None:
-        """What is to be loaded where the user has chosen `names`; None if it is there or on its way."""
+        """What to load if the user has chosen `names`; None if everything is loaded or being loaded."""
         followed = self._run_client.run
         names = [name for name in names if followed is None or name != followed.name]
         return None if names == self.names else names

@@ -1,4 +1,4 @@
-"""Train: watch a run and steer it."""
+"""Train: watch a run and control it."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class TrainPane(Pane):
             yield LogView(id="log-view")
 
     def on_mount(self) -> None:
-        """Keep the clock in the status line going."""
+        """Keep the status line's clock running."""
         self.set_interval(1.0, self._tick)
 
     def shown(self) -> None:
-        """What is on screen has the keys."""
+        """Focus what is on screen."""
         focused = self.screen.focused
-        # When it is first mounted the screen gives the keys to its first chart, which nobody chose.
+        # When it is first mounted, the screen focuses its first chart, which nobody chose.
         if not self._arrived or focused is None or self not in focused.ancestors:
             self._arrived = True
             self.focus_view()
@@ -79,20 +79,20 @@ class TrainPane(Pane):
         return current.removesuffix("-view")
 
     def focus_view(self) -> None:
-        """Give the keys to what is on screen."""
+        """Focus what is on screen."""
         if self.view == "charts":
             self.charts.focus_chart()
         else:
             self.query_one(f"#{self.view}-view").focus()
 
     def bring_up(self, widget: Widget) -> None:
-        """Show the view that a widget is in."""
+        """Show the view that contains a widget."""
         for view in VIEWS:
             if self.query_one(f"#{view}-view") in widget.ancestors_with_self and view != self.view:
                 self.action_view(view)
 
     def remember(self) -> None:
-        """Keep the view and the chart options."""
+        """Save the view and the chart options."""
         self.state.view = self.view
         self.charts.remember()
 
@@ -105,7 +105,7 @@ class TrainPane(Pane):
                 self._show_log_soon()
 
     def run_changed(self) -> None:
-        """New events: draw what is on screen."""
+        """Draw new events."""
         if self.run_client.alive != self._could_steer:
             self._could_steer = self.run_client.alive
             self.refresh_bindings()
@@ -139,11 +139,11 @@ class TrainPane(Pane):
     # ------------------------------------------------------------- steering
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that steer need a run that can be steered."""
+        """Keys that control a run need one that is alive."""
         return self.steering.can(action)
 
     def action_pause(self) -> None:
-        """Pause, or go on."""
+        """Pause or continue."""
         self.work(self.steering.pause(), "command-pause")
 
     def action_command(self, command: str) -> None:
@@ -163,7 +163,7 @@ class TrainPane(Pane):
         self.work(self.steering.sample(), "sample")
 
     def action_resume(self) -> None:
-        """Start an ended run again."""
+        """Resume a run that has ended."""
         self.work(self.steering.resume(), "start")
 
     # -------------------------------------------------------------- looking

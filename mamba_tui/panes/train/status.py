@@ -18,7 +18,7 @@ BAR_CELLS = 16
 
 
 def status_lines(run_client: RunClient, width: int) -> Content:
-    """Both lines, cut to the width. Why a run failed gets the room of both when it needs it."""
+    """Both lines, cut to the width. If a run failed, the reason may use both."""
     state = state_of(run_client)
     if state in ("failed", "died"):
         name = clip(run_client.run.name if run_client.run else "", 24)
@@ -31,7 +31,7 @@ def status_lines(run_client: RunClient, width: int) -> Content:
 
 
 def _broken(words: str, width: int) -> tuple[str, str]:
-    """A sentence broken at the last space that lets its first part fit, or in a word longer than that."""
+    """A sentence broken at the last space that lets its first part fit, or inside a longer word."""
     head = set_cell_size(words, width).rstrip()
     place = head.rfind(" ")
     place = place if place > width // 2 else len(head)
@@ -50,7 +50,7 @@ def first_line(run_client: RunClient, width: int) -> Content:
     words = sentence(run_client)
     right = _progress(run_client, history, BAR_CELLS) if history is not None else ""
     over = cell_len(left) + cell_len(words) + cell_len(right) + 2 - width
-    if history is not None and over > 0:  # words say more than a bar: it gives way to them
+    if history is not None and over > 0:  # words say more than a bar, so it yields to them
         right = _progress(run_client, history, max(0, BAR_CELLS - over))
     words = clip(words, max(8, width - cell_len(name) - cell_len(right) - 6))
     gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))

@@ -1,4 +1,4 @@
-"""Steering a run from the Train pane: commands and their answers, stopping, resuming."""
+"""Controlling a run from the Train pane: commands and their answers, stopping, resuming."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ANSWER_SECONDS = 20.0
 
 
 class Steering:
-    """Pauses, stops, resumes and asks things of the followed run."""
+    """Pauses, stops, resumes the followed run, and sends it commands."""
 
     def __init__(self, pane: Pane, run_client: RunClient) -> None:
         self._pane = pane
         self._run_client = run_client
 
     def can(self, action: str) -> bool:
-        """Whether a key of Train makes sense now: those that steer need a run that can be steered."""
+        """Whether a key of Train makes sense now: most need a run that is alive."""
         run_client = self._run_client
         if action == "finish" and run_client.history is not None and run_client.history.cooling_down:
             return False
@@ -44,7 +44,7 @@ class Steering:
         await self.command("resume" if state_of(self._run_client) == "paused" else "pause")
 
     async def command(self, command: str, **arguments: object) -> None:
-        """Send a command and say what the trainer answers."""
+        """Send a command and show the trainer's answer."""
         identity = await self._run_client.command(command, **arguments)
         history, waited = self._run_client.history, 0.0
         while history is not None and identity not in history.answers and waited < ANSWER_SECONDS:
@@ -98,7 +98,7 @@ class Steering:
             await self.command("sample", prompt=prompt)
 
     async def resume(self) -> None:
-        """Start an ended run again."""
+        """Resume a run that has ended."""
         run, history = self._run_client.run, self._run_client.history
         if run is None or self._run_client.alive:
             return
@@ -111,7 +111,7 @@ class Steering:
         self._pane.post_message(RunStarted(f"{run.name} resumed"))
 
     async def _longer(self, run: Run) -> RunConfig | None:
-        """The configuration with more steps, for a run that has finished its own."""
+        """The configuration with more steps, for a run that has finished all of its steps."""
         config = await off_thread(run.config)
         steps = config.training.max_iters
         answer = await self._pane.ask(

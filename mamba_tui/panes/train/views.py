@@ -28,7 +28,7 @@ COLUMN_CELLS = 38
 
 
 def newest_sample(run_client: RunClient) -> Content:
-    """The newest sample in one paragraph, or how to come to one."""
+    """The latest sample in one paragraph, or how to get one."""
     history = run_client.history
     if history is not None and history.samples:
         sample = history.samples[-1]
@@ -82,7 +82,7 @@ class ViewTabs(CachedStyles):
 
 
 class SamplesView(Horizontal, can_focus=True):
-    """Samples in the order of their steps, as many beside each other as fit; the newest at the right."""
+    """Samples in the order of their steps, as many side by side as fit; the latest at the right."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("samples")
 
@@ -106,7 +106,7 @@ class SamplesView(Horizontal, can_focus=True):
                 yield Static()
 
     def show(self, samples: Sequence[SampleEvent]) -> None:
-        """Show these samples; whoever looks at older ones keeps looking at them."""
+        """Show these samples; a reader of older samples stays at them."""
         if self.back and len(samples) > len(self.samples):
             self.back += len(samples) - len(self.samples)
         self.samples = samples
@@ -152,7 +152,7 @@ class SamplesView(Horizontal, can_focus=True):
 
 
 class LogView(VerticalScroll, can_focus=True):
-    """What happened, in words, and what the trainer printed."""
+    """What happened, as text, and what the trainer printed."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("log")
 
