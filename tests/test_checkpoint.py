@@ -349,11 +349,11 @@ def refused(folder, payload, words):
     [
         (7, "is of type int, not a tensor"),
         ([1.0], "is of type list, not a tensor"),
-        (torch.zeros(320, 8).to_sparse(), "something else than plain tensors"),
-        (torch.zeros(320, 8, dtype=torch.complex64), "something else than plain tensors|is of complex64"),
+        (torch.zeros(320, 8).to_sparse(), "something other than plain tensors"),
+        (torch.zeros(320, 8, dtype=torch.complex64), "something other than plain tensors|is of complex64"),
         (torch.zeros(320, 8, dtype=torch.int64), "is of int64; accepted: float32"),
-        (torch.empty(320, 8, device="meta"), "something else than plain tensors|on the device meta"),
-        (torch.quantize_per_tensor(torch.zeros(320, 8), 1.0, 0, torch.quint8), "something else than plain"),
+        (torch.empty(320, 8, device="meta"), "something other than plain tensors|on the device meta"),
+        (torch.quantize_per_tensor(torch.zeros(320, 8), 1.0, 0, torch.quint8), "something other than plain"),
     ],
     ids=["number", "list", "sparse", "complex", "whole", "meta", "quantized"],
 )

@@ -131,7 +131,7 @@ STREAMS = [
     ("full disk", "M runs > /dev/full", 1, ["No space left on device"]),
     ("error to nobody", "M stop ghost 2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}", 2, []),
     ("launch without a terminal", "M launch </dev/null", 2, ["needs a terminal", "--detach"]),
-    ("a folder that cannot be written", "cd /proc && M train --device tpu", 2, ["will not be kept", "tpu"]),
+    ("a folder that cannot be written", "cd /proc && M train --device tpu", 2, ["will not be saved", "tpu"]),
     ("a folder that is only looked at", "cd /proc && M launch --read-only </dev/null", 2, ["a terminal"]),
     ("a folder that is gone", "mkdir gone && cd gone && rmdir ../gone && M runs", 0, []),
 ]

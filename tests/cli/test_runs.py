@@ -67,7 +67,7 @@ def test_runs_are_filtered_sorted_and_shown_with_the_chosen_columns(tmp_path, ca
         1:
     ] == ["c", "b", "a"]
     assert shown(capsys, tmp_path, "--filter", "lr>1e-3", "--columns", "name").split() == ["run", "a"]
-    assert "None of 3 runs passes" in shown(capsys, tmp_path, "--filter", "nothing")
+    assert "None of 3 runs pass" in shown(capsys, tmp_path, "--filter", "nothing")
     different = shown(capsys, tmp_path, "--differences").splitlines()[0].split()
     assert different == ["run", "best", "dropout", "learning_rate"]
 
@@ -103,7 +103,7 @@ def test_rename_delete_and_undelete(tmp_path, capsys):
     assert 'no run "z"' in shown(capsys, tmp_path, "delete", "z", code=2)
     assert shown(capsys, tmp_path, "undelete", "z") == "z is back\n"
     assert "deleted" in shown(capsys, tmp_path, "delete", "z")
-    assert "are free" in shown(capsys, tmp_path, "delete", "z", "--forever")
+    assert "freed" in shown(capsys, tmp_path, "delete", "z", "--forever")
     assert "Nothing to undelete" in shown(capsys, tmp_path, "undelete")
 
 

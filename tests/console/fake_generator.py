@@ -79,7 +79,7 @@ while (request := requests.get()) is not None:
             slot=slot,
         )
     elif request["op"] == "generate" and slot not in loaded:
-        emit("error", request["id"], message=f"slot {slot} holds no checkpoint yet")
+        emit("error", request["id"], message=f"slot {slot} has no checkpoint yet")
     elif request["op"] == "generate":
         write(request, 0)
     elif request["op"] == "branch":

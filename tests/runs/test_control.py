@@ -100,7 +100,7 @@ def test_an_answer_lost_in_a_crash_is_given_again_and_a_given_one_is_not(run):
 def test_a_command_to_a_run_that_is_not_alive_is_refused(run):
     with pytest.raises(UserError, match="is not running"):
         send_command(run, "pause")
-    with pytest.raises(UserError, match="no command; accepted: pause, resume"):
+    with pytest.raises(UserError, match="not a command; accepted: pause, resume"):
         send_command(run, "explode")
     with pytest.raises(UserError, match="there is no run"):
         send_command(Run(run.path.with_name("none")), "pause")

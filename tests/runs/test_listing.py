@@ -318,7 +318,7 @@ def test_deleted_runs_come_back_whole(tmp_path):
     assert list_runs(tmp_path) == []
     assert deleted_runs(tmp_path) == [deleted]
     make_run(tmp_path, "a")
-    with pytest.raises(UserError, match="another a by now"):
+    with pytest.raises(UserError, match="another a now"):
         undelete_run(deleted)
     second = delete_run(run)
     assert newest_deleted(tmp_path, "a") == second

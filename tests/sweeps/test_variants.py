@@ -130,7 +130,7 @@ def test_a_plan_takes_no_run_that_is_there(tmp_path, base):
 def test_a_damaged_plan_is_one_sentence(tmp_path, content):
     (tmp_path / ".sweeps").mkdir()
     (tmp_path / ".sweeps" / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match="no plan of a sweep"):
+    with pytest.raises(UserError, match="not a sweep's plan"):
         load_plan(tmp_path, "x")
 
 

@@ -38,7 +38,7 @@ CRAFTED = [
     ("step", -1, "its step is -1"),
     (f"optimizer/{WEIGHT}", None, f"optimizer state of {WEIGHT} is missing"),
     (f"optimizer/{WEIGHT}/average", torch.zeros(3), f"optimizer average of {WEIGHT} is 3 there"),
-    (f"optimizer/{WEIGHT}/average", torch.zeros(1).expand(10**12), "larger than what is stored"),
+    (f"optimizer/{WEIGHT}/average", torch.zeros(1).expand(10**12), "larger than its stored data"),
     (f"optimizer/{WEIGHT}/square", "x", "of type str"),
     (f"optimizer/{WEIGHT}/square", torch.eye(3).to_sparse(), "sparse"),
     (f"optimizer/{WEIGHT}/step", torch.tensor(1e30), "accepted: 0 to 1,000,000,000"),
