@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from mamba_tui.cli.tables import Row, show_table
 from mamba_tui.widgets.numbers import loss
 from mamba_tui.widgets.safe_text import visible
 
@@ -22,7 +18,6 @@ UNITS = {
     "perplexity": "perplexity",
 }
 SIDES = {"train": "trained on", "validation": "validation", "tail": "trained on except its end", "": "new"}
-Row = Sequence[str]
 
 
 def show_report(report: dict[str, Any], *, every: bool) -> None:
@@ -30,7 +25,7 @@ def show_report(report: dict[str, Any], *, every: bool) -> None:
     documents = report["documents"]
     shown = documents if every or not sys.stdout.isatty() else documents[:MOST_DOCUMENTS]
     window = f"windows of {report['block_size']:,}"
-    _show(
+    show_table(
         ("document", "tokens", "bits/byte", "nats/token", "±", window, "gain", "in the run"),
         [_document(one) for one in shown],
         f"and {report['document_count'] - len(shown):,} more documents; --all lists them"
@@ -38,12 +33,12 @@ def show_report(report: dict[str, Any], *, every: bool) -> None:
         else "",
     )
     print()
-    _show(
+    show_table(
         (_amount(report), "streamed", "±", window, "±"),
         [_unit(report, key, words) for key, words in UNITS.items()],
     )
     print()
-    _show(
+    show_table(
         ("position in the document", "tokens", "streamed", window, "gain", "±"),
         [_position(one) for one in report["positions"]],
     )
@@ -114,21 +109,3 @@ def _error(value: float) -> str:
 
 def _gain(value: float) -> str:
     return f"{value:+.4f}" if math.isfinite(value) else "-"
-
-
-def _show(titles: Row, rows: list[Row], more: str = "") -> None:
-    """A table whose first column gets the remaining width."""
-    if not sys.stdout.isatty():
-        for row in (titles, *rows):
-            print("\t".join(row))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    table.add_column(titles[0], no_wrap=True, overflow="ellipsis")
-    for title in titles[1:]:
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    if more:
-        console.print(f"... {more}", style="dim")

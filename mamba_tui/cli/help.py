@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
-    "Use a model": ("generate", "eval", "embed", "compress", "decompress"),
+    "Use a model": ("generate", "eval", "inspect", "embed", "compress", "decompress"),
     "Text": ("data",),
     "Speed": ("bench",),
     "Shell": ("completion",),
@@ -52,6 +52,11 @@ EXAMPLES = {
     "eval": {
         "mamba-tui eval --text new-book.txt": "the newest run's best checkpoint on a text",
         "mamba-tui eval --run run-003 --text ~/validation --json": "figures for another program",
+    },
+    "inspect": {
+        "mamba-tui inspect": "the newest run's best checkpoint on its last validation text",
+        "mamba-tui inspect --text novel.txt --token 99": "what each layer says after token 99",
+        "mamba-tui inspect --run run-003 --layer 2 --json": "layer 2 in full, for another program",
     },
     "embed": {
         "mamba-tui embed --text ~/books --per paragraph --out features.npz": "one row per paragraph",

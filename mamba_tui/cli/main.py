@@ -36,6 +36,7 @@ MODULES = {
     "compress": "mamba_tui.cli.compress",
     "decompress": "mamba_tui.cli.compress",
     "embed": "mamba_tui.cli.embed",
+    "inspect": "mamba_tui.cli.inspect",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
@@ -154,10 +155,12 @@ def build_parser() -> argparse.ArgumentParser:
     from mamba_tui.cli.compress import add_parser as add_compression
     from mamba_tui.cli.data import add_parser as add_data
     from mamba_tui.cli.embed import add_parser as add_embed
+    from mamba_tui.cli.inspect import add_parser as add_inspect
     from mamba_tui.cli.sweep import add_parser as add_sweep
 
     add_sweep(commands)
     add_embed(commands)
+    add_inspect(commands)
     add_compression(commands)
     add_data(commands)
     add_bench(commands)
