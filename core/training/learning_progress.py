@@ -25,6 +25,10 @@ class Loss(Protocol):
         """How many were predicted."""
 
 
+RISEN = 1e-3
+"""Of the validation loss: what it may rise by while the learning rate cools down."""
+
+
 @dataclass
 class LearningProgress:
     """The best validation loss of a run, at which step, and the evaluations since without a better one."""
@@ -34,9 +38,12 @@ class LearningProgress:
     evaluations_since: int = 0
     doubted: bool = False
     """Whether the user has been told that evaluations read too little."""
+    best_cooling: float = math.inf
+    """The best validation loss since the learning rate has begun to cool down."""
 
-    def take(self, step: int, validation_loss: float) -> None:
+    def take(self, step: int, validation_loss: float, *, cooling: bool = False) -> None:
         """Take in an evaluation. A loss that is not finite is no improvement."""
+        self.best_cooling = min(self.best_cooling, validation_loss) if cooling else math.inf
         if validation_loss < self.best_loss * (1 - LEAST_GAIN):
             self.best_loss, self.best_step, self.evaluations_since = validation_loss, step, 0
         else:
@@ -57,9 +64,15 @@ class LearningProgress:
         """Whether `patience` evaluations (0 = endless) brought nothing better."""
         return 0 < patience <= self.evaluations_since
 
+    def rises_cooling(self, validation_loss: float) -> bool:
+        """Whether this loss is above what the cool-down has reached: from here on it learns by heart."""
+        return validation_loss > self.best_cooling * (1 + RISEN)
+
     def state_dict(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""
         kept = {"loss": self.best_loss, "step": self.best_step, "since": self.evaluations_since}
+        if not math.isinf(self.best_cooling):
+            kept["cooling"] = self.best_cooling
         return kept | {"doubted": 1} if self.doubted else kept
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
@@ -67,3 +80,4 @@ class LearningProgress:
         self.best_loss, self.best_step = float(state["loss"]), int(state["step"])
         self.evaluations_since = int(state["since"])
         self.doubted = bool(state.get("doubted"))
+        self.best_cooling = float(state.get("cooling", math.inf))

@@ -90,6 +90,13 @@ class Schedule:
         self.early = CoolDown(step, max(1, min(wanted, self.training.max_iters - step)))
         return self.early
 
+    def end(self, step: int) -> None:
+        """End with `step`, in the middle of a cool-down."""
+        current = self.cool_down
+        assert current is not None
+        assert current.begin < step
+        self.early = CoolDown(current.begin, step - current.begin, current.rate)
+
     def phase(self, step: int) -> str:
         """What the rate does at `step`."""
         cool_down = self.cool_down

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.config.schema import RunConfig
-from core.runs import CheckpointInfo, EventWriter, Run, StepMeter, verify
+from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
 from core.runs.events import CheckpointEvent, EvaluationEvent, SampleEvent, ScheduleEvent
 from core.system.device_usage import Usage, device_usage
-from core.training.build import Parts, payload_of, return_to
+from core.training.build import Parts, payload_of
 from core.training.checkpoint_saver import CheckpointSaver
+from core.training.early_end import EarlyEnd
 from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
 from core.training.forecast import Forecast
 from core.training.ranks import RankLostError
 from core.training.requests import Requests, StopRequestedError, say
 from core.training.run_clock import EVALUATION, OTHER, SAMPLE, SAVE, STEP, RunClock
-from core.training.schedule import COOL_DOWN, WARM_UP, Schedule
+from core.training.schedule import COOL_DOWN, Schedule
 
 if TYPE_CHECKING:
     from core.training.shared_requests import SharedRequests
@@ -70,6 +71,7 @@ class Trainer:
             device_utilization=_usage_of(parts.device),
         )
         self.clock = RunClock(parts.seconds)
+        self._early_end = EarlyEnd(run, config.training, parts)
         self._forecast = Forecast(parts, config, writer, self.clock)
         self._taken = self.step
         self._ticked = 0.0
@@ -220,15 +222,18 @@ class Trainer:
         if evaluation:
             self._look(sample=False)
             self.clock.lap(EVALUATION)
+            self._say_early_end(self._early_end.end_if_rising(step, self.losses.get("validation_loss")))
         if sample and not self.requests.stopping:
             self._sample(training.sample_prompt)
             self.clock.lap(SAMPLE)
         if save and not self.requests.stopping:
             self._save("")
             self.clock.lap(SAVE)
-        if not last and not self.requests.stopping:
-            if evaluation and self._evaluated:
-                self._finish_if_exhausted()
+        if not self._at_end and not self.requests.stopping:
+            if evaluation and self._evaluated and self._early_end.exhausted(step):
+                self.saver.wait()  # the best checkpoint may still be on its way to the disk
+                self._report_saves()
+                self._say_early_end(self._early_end.cool_down_from_best(step))
             self._back_to_training()
 
     def _back_to_training(self) -> None:
@@ -244,32 +249,10 @@ class Trainer:
             begin = schedule.cool_down.begin
         self.writer.write(ScheduleEvent(step=begin, phase=phase, last_step=schedule.last_step))
 
-    def _finish_if_exhausted(self) -> None:
-        """End a run whose validation no longer improves: cool down from its best checkpoint."""
-        progress = self.parts.progress
-        if self._schedule.phase(self.step + 1) in (COOL_DOWN, WARM_UP):
-            return
-        if not progress.exhausted(self.config.training.patience):
-            return
-        self.saver.wait()
-        self._report_saves()
-        best = self.ranks.from_first(self._best_checkpoint)
-        origin = f"from step {self.step:,}"
-        if best is not None:
-            return_to(self.parts, best)
-            origin = f"from the weights of step {best.step:,}"
-        cool_down = self._schedule.finish(self.step)
-        self._tell_schedule()
-        self.writer.warning(
-            f"validation has not improved since step {progress.best_step:,} ({progress.best_loss:.4f}): "
-            f"cooling down {origin}, until step {cool_down.end:,}"
-        )
-
-    def _best_checkpoint(self) -> CheckpointInfo | None:
-        """The checkpoint of the best evaluation, if it is an earlier one, and whole."""
-        step = self.parts.progress.best_step
-        best = next((info for info in self.run.checkpoints() if info.step == step), None)
-        return best if best is not None and best.step < self.step and not verify(best) else None
+    def _say_early_end(self, sentence: str) -> None:
+        if sentence:
+            self._tell_schedule()
+            self.writer.warning(sentence)
 
     def _look(self, *, sample: bool = True) -> None:
         """Evaluate both splits. A stop cuts it short: the run saves at once and looks when it resumes."""
@@ -299,7 +282,8 @@ class Trainer:
             "bits_per_byte": evaluation.validation.bits_per_byte,
         }
         doubt = self.parts.progress.doubt(evaluation.validation)
-        self.parts.progress.take(self.step, evaluation.validation.loss)
+        cooling = self._schedule.phase(self.step) == COOL_DOWN
+        self.parts.progress.take(self.step, evaluation.validation.loss, cooling=cooling)
         self.writer.write(
             EvaluationEvent(
                 step=self.step,

@@ -10,7 +10,7 @@ import torch
 from core.checkpoint import load
 from core.runs import EventReader
 from core.runs.control import post_command
-from core.training import trainer
+from core.training import early_end, trainer
 from core.training.learning_progress import LearningProgress
 from core.training.schedule import SHORTEST_COOLDOWN
 from tests.run_tools import StopAt, evaluations, new_run, train_here, write_text
@@ -68,9 +68,9 @@ def test_a_run_that_stops_improving_cools_down_from_its_best_weights(tmp_path, d
     run = new_run(tmp_path / "runs", dataset, **settings, cooldown_iters=12)
     monkeypatch.setattr(trainer, "evaluate", scripted([5.0, 4.0, 4.1, 4.2, 4.3, 4.0]))
     returned = []
-    real = trainer.return_to
+    real = early_end.return_to
     monkeypatch.setattr(
-        trainer, "return_to", lambda parts, info: (returned.append(info.step), real(parts, info))
+        early_end, "return_to", lambda parts, info: (returned.append(info.step), real(parts, info))
     )
     assert train_here(run) == 0
     assert returned == [8]
@@ -84,12 +84,50 @@ def test_a_run_that_stops_improving_cools_down_from_its_best_weights(tmp_path, d
     assert rates[-1] == 0
 
 
+def test_a_cool_down_ends_where_validation_rises(tmp_path, dataset, monkeypatch):
+    # Steps 4, 8, ... of which those after 20 cool down. What rose before counts for nothing then.
+    losses = [5.0, 3.5, 4.5, 3.6, 4.4, 4.3, 4.0, 4.0039, 4.01]
+    settings = {
+        "max_iters": 60,
+        "eval_interval": 4,
+        "patience": 9,
+        "schedule": "constant",
+        "cooldown_iters": 40,
+    }
+    whole = new_run(tmp_path / "whole", dataset, **settings)
+    monkeypatch.setattr(trainer, "evaluate", scripted(losses))
+    assert train_here(whole) == 0
+    assert evaluations(whole)[-1][0] == 36
+    (message,) = warnings(whole)
+    assert message == (
+        "validation rises while the learning rate cools down (4.0100 after 4.0000): training ends at step 36 "
+        "instead of 60"
+    )
+    assert load(whole.checkpoints()[-1].path)["step"] == 36
+    assert train_here(whole) == 0  # it has come to its end: nothing is left to do
+    assert evaluations(whole)[-1][0] == 36
+
+    parts = new_run(tmp_path / "parts", dataset, **settings)
+    monkeypatch.setattr(trainer, "evaluate", scripted(losses))
+    assert train_here(parts, stop_at=30) == 130  # after the best of the cool-down, which is remembered
+    assert train_here(parts) == 0
+    assert evaluations(parts)[-1][0] == 36
+
+
+def test_without_patience_a_run_goes_its_planned_way(tmp_path, dataset, monkeypatch):
+    settings = {"max_iters": 24, "eval_interval": 4, "schedule": "constant", "cooldown_iters": 20}
+    run = new_run(tmp_path / "runs", dataset, **settings)
+    monkeypatch.setattr(trainer, "evaluate", scripted([4.0, 5.0, 6.0, 7.0, 8.0, 9.0]))
+    assert train_here(run) == 0
+    assert evaluations(run)[-1][0] == 24
+
+
 def test_going_back_takes_weights_and_averages_of_the_best_checkpoint(tmp_path, dataset, monkeypatch):
     settings = {"max_iters": 400, "eval_interval": 4, "patience": 2, "schedule": "constant", "keep_last": 9}
     run = new_run(tmp_path / "runs", dataset, **settings, cooldown_iters=8, average_decay=0.9)
     monkeypatch.setattr(trainer, "evaluate", scripted([4.0, 4.1, 4.2]))
     seen = {}
-    real = trainer.return_to
+    real = early_end.return_to
 
     def watch(parts, info):
         real(parts, info)
@@ -98,7 +136,7 @@ def test_going_back_takes_weights_and_averages_of_the_best_checkpoint(tmp_path, 
         averaged = parts.averaged.state_dict()
         seen["averaged"] = all(torch.equal(best["averaged"][n], t) for n, t in averaged.items())
 
-    monkeypatch.setattr(trainer, "return_to", watch)
+    monkeypatch.setattr(early_end, "return_to", watch)
     assert train_here(run) == 0
     assert seen == {"weights": True, "averaged": True}
 
