@@ -31,25 +31,39 @@ LONG_TEXT = 400_000
 
 
 def main(name: str, arm: str, seed: int, data: Path, out: Path, device: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        train(name, arm, seed, data, out, Path(folder), device)
+
+
+def train(name: str, arm: str, seed: int, data: Path, out: Path, folder: Path, device: str) -> Run:
+    """Train an arm to its end and write down its results.
+
+    An arm with the key `teacher` trains the arm of that name first, whose results count as well.
+    """
     experiment = EXPERIMENTS[name]
     shelf = data / experiment.dataset
-    given = {"seed": seed, "device": device, "dataset_dir": str(shelf)}
-    config = build({**experiment.base, **experiment.arms[arm], **given})
-    with tempfile.TemporaryDirectory() as folder:
-        run = prepare_run(Path(folder), "run", config, mode="fresh")
-        if experiment.validation_files:
-            sides = {path.name: "validation" if path.name in experiment.validation_files else "train"
-                     for path in shelf.iterdir()}  # fmt: skip
-            run.split_path.write_text(json.dumps({file: ["", side] for file, side in sides.items()}))
-        began = time.time()
-        command = [sys.executable, "-P", "-m", "core.training.process", str(run.path)]
-        subprocess.run(command, check=True, env=os.environ)
-        seconds = time.time() - began
-        row = {"experiment": name, "arm": arm, "seed": seed, "seconds": seconds}
-        row |= history(run) | whole_validation(run, config)
+    changes, own_seed = dict(experiment.arms[arm]), seed
+    if teacher := changes.pop("teacher", ""):
+        run = train(name, teacher, seed, data, out, folder, device)
+        changes["teacher"] = str(run.checkpoints()[-1].path)
+        own_seed = (
+            run.config().training.seed + 1000
+        )  # a student that began as its teacher did is no other view
+    given = {"seed": own_seed, "device": device, "dataset_dir": str(shelf)}
+    run = prepare_run(folder, arm, build({**experiment.base, **changes, **given}), mode="fresh")
+    if experiment.validation_files:
+        sides = {path.name: "validation" if path.name in experiment.validation_files else "train"
+                 for path in shelf.iterdir()}  # fmt: skip
+        run.split_path.write_text(json.dumps({file: ["", side] for file, side in sides.items()}))
+    began = time.time()
+    command = [sys.executable, "-P", "-m", "core.training.process", str(run.path)]
+    subprocess.run(command, check=True, env=os.environ)
+    row = {"experiment": name, "arm": arm, "seed": seed, "seconds": time.time() - began}
+    row |= history(run) | whole_validation(run, run.config())
     with open(out / "results.jsonl", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
+    return run
 
 
 def history(run: Run) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from core.model_state import MambaState as MambaState
 from core.model_state import ModelState as ModelState
 from core.ops.attention_mixer import attention_mixer
 from core.ops.dispatch import to_autocast_type
+from core.ops.distillation_loss import Lesson, distillation_loss
 from core.ops.feed_forward import feed_forward
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.ops.mamba2_mixer import mamba2_mixer
@@ -304,15 +305,26 @@ class GPT(nn.Module):
         state: ModelState | None = None,
         doc_start: Tensor | None = None,
         targets: Tensor | None = None,
+        lesson: Lesson | None = None,
     ) -> Output:
         """Read tokens (B, T) on from `state`; `doc_start` (B, T) bool marks where documents start.
 
         Without a state the text starts at its first token. With `targets` (B, T), -100 to ignore, the
-        output has the mean loss in nats instead of logits.
+        output has the mean loss in nats instead of logits; a teacher's `lesson` about them is part of it.
         """
         features, state = self.features(tokens, state, doc_start)
         if targets is None:
             return Output(self.logits(features), None, state)
+        if lesson is not None:
+            taught = distillation_loss(
+                features.flatten(0, 1),
+                self.head.weight,
+                targets.flatten(),
+                lesson,
+                vocab_size=self.vocab_size,
+                working_weight=self.head_working_weight,
+            )
+            return Output(None, taught, state)
         loss = linear_cross_entropy(
             features.flatten(0, 1),
             self.head.weight,

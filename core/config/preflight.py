@@ -35,6 +35,10 @@ def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = 
         }.items()
         if accepted
     ]
+    teacher = config.training.teacher
+    if teacher and not resuming and not os.path.exists(os.path.expanduser(teacher)):
+        accepted = "the folder of a run or the path of a checkpoint; there is no such file"
+        problems.append(Problem("teacher", teacher, accepted))
     if problems:
         raise ConfigError(problems)
 

@@ -178,6 +178,14 @@ class TrainingConfig:
         low=0.0,
         high=0.99999,
     )
+    teacher: str = setting(
+        "",
+        "run folder or checkpoint whose model's predictions this one also learns from, empty = none",
+        fixed=True,
+    )
+    teacher_share: float = setting(
+        0.5, "fraction of the loss that is learned from the teacher instead of the text", low=0.0, high=1.0
+    )
     warmup_iters: int = setting(100, "steps of linear learning-rate warm-up", unit="steps", low=0)
     weight_decay: float = setting(0.1, "weight decay of matrices (AdamW)", low=0.0, high=10.0)
     decay_small_matrices: bool = setting(

@@ -25,7 +25,7 @@ Mode = Literal["auto", "resume", "fresh"]
 LONGEST_NAME = 120  # below the limit of file systems, so that ".old-1" can be appended
 # What a run's folder holds before its first step.
 OURS = re.compile(
-    r"config\.toml|tokenizer\.json|split\.json|notes\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
+    r"config\.toml|tokenizer\.json|split\.json|teacher\.pt|notes\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
     r"|control|\d{1,30}-[0-9a-f]+\.json|\..+\.[0-9a-f]+\.tmp"
 )
 
@@ -60,6 +60,11 @@ class Run:
     def split_path(self) -> Path:
         """Which texts this run trains on and which it validates on."""
         return self.path / "split.json"
+
+    @property
+    def teacher_path(self) -> Path:
+        """The weights of the model that this run's model also learns from, where there is one."""
+        return self.path / "teacher.pt"
 
     @property
     def events_path(self) -> Path:
@@ -165,6 +170,8 @@ def portable(config: RunConfig) -> RunConfig:
     changes = {"dataset_dir": _absolute(config.data.dataset_dir)}
     if config.data.tokenizer not in BUILT_IN_TOKENIZERS:
         changes["tokenizer"] = _absolute(config.data.tokenizer)
+    if config.training.teacher:
+        changes["teacher"] = _absolute(config.training.teacher)
     return replace(config, **changes)
 
 

@@ -32,13 +32,13 @@ from core.generation.generation import Generation
 from core.model import GPT
 from core.ops.linear_cross_entropy import linear_cross_entropy
 from core.system.hardware import peak_process_memory
+from core.training.arithmetic import autocast
 from core.training.build import open_device
 from core.training.compilation import compiled, compiles
 from core.training.launcher import end_process, start_ranks, torchrun_place
 from core.training.make_step import make_step
 from core.training.optimizer import make_optimizer
 from core.training.ranks import ALONE, Ranks
-from core.training.step import autocast
 
 VOCABULARIES = {"char": 96, "byte": 257, "gpt2": 50257, "auto": 4096}
 PARTS = ("data wait", "forward", "loss head", "backward", "optimizer")

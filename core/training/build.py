@@ -46,6 +46,7 @@ from core.training.resume_check import (
 )
 from core.training.schedule import Schedule
 from core.training.step import TrainingStep
+from core.training.teacher import Teacher, build_teacher, read_teacher
 
 WIDE = 768
 """Channels of the narrowest layer from which products are large enough for an H100 as they are."""
@@ -72,6 +73,7 @@ class Parts:
     planned: Plan
     speeds: Speeds
     ranks: Ranks = ALONE
+    teacher: Teacher | None = None
     averaged: AveragedWeights | None = None
     progress: LearningProgress = field(default_factory=LearningProgress)
     resumed_from: CheckpointInfo | None = None
@@ -122,7 +124,8 @@ def build_parts(
         check_keys(payload, RESUMABLE, resumed_from.path)
         changes = _check_changes(run, config, payload, resumed_from)
     with ranks.first_alone():
-        corpus = read_text(run, config, payload, progress)
+        lessons = read_teacher(run, config)
+        corpus = read_text(run, config, payload or lessons, progress)
     tokenizer = corpus.tokenizer
     speeds = Speeds.here(config)
     planned = ranks.from_first(lambda: plan_run(config, corpus, speeds))
@@ -147,6 +150,8 @@ def build_parts(
         config.data.document_order,
         ranks.share(training.batch_size),
     )
+    rows = ranks.rows(config)
+    teacher = None if lessons is None else build_teacher(lessons, rows, config, device)
     compiling = compiles(config, device)
     forward = compiled(model) if compiling else model
     parts = Parts(
@@ -158,10 +163,11 @@ def build_parts(
         model=model,
         optimizer=optimizer,
         loader=loader,
-        training_step=make_step(model, forward, optimizer, loader, config, device, ranks),
+        training_step=make_step(model, forward, optimizer, loader, config, device, ranks, teacher),
         tokens_per_step=training.batch_size * config.model.block_size * training.gradient_accumulation_steps,
         compiled=compiling,
         ranks=ranks,
+        teacher=teacher,
         planned=planned,
         speeds=speeds,
         averaged=AveragedWeights(model, training.average_decay) if training.average_decay else None,
@@ -302,6 +308,9 @@ def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
     if state.position.shape[0] == config.training.batch_size and same_text:
         mine = parts.ranks.share(config.training.batch_size)
         parts.training_step.load_state(state.map(lambda tensor: tensor[mine]))
+        if parts.teacher is not None and isinstance(payload.get("teacher_state"), dict):
+            known = ModelState.from_tensors(payload["teacher_state"])
+            parts.teacher.load_state(known.map(lambda tensor: tensor[mine]))
     restore_randomness(payload["rng"], parts.device)
     parts.step = step
     parts.tokens = payload["progress"]["tokens"]
@@ -341,7 +350,7 @@ def payload_of(
     Every rank must call this; only what rank 0 gets is whole.
     """
     optimizer, state = parts.optimizer.state_dict(), parts.ranks.gathered(parts.training_step.state)
-    return {
+    payload: Payload = {
         "format": FORMAT,
         "step": step,
         "config": {
@@ -363,4 +372,9 @@ def payload_of(
             "schedule": parts.training_step.schedule.state_dict(),
             "best": parts.progress.state_dict(),
         },
-    } | ({} if parts.averaged is None else {"averaged": parts.averaged.state_dict()})
+    }
+    if parts.averaged is not None:
+        payload["averaged"] = parts.averaged.state_dict()
+    if parts.teacher is not None:
+        payload["teacher_state"] = parts.ranks.gathered(parts.teacher.state).tensors()
+    return payload

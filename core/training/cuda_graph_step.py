@@ -23,13 +23,15 @@ from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT, MambaState, ModelState
 from core.ops.dispatch import takes_triton
+from core.training.arithmetic import autocast
 from core.training.bf16_weights import WorkingWeights
 from core.training.compilation import compiled
 from core.training.gradient_buckets import GradientBuckets
 from core.training.optimizer import AdamW
 from core.training.ranks import ALONE, Ranks
 from core.training.schedule import Schedule
-from core.training.step import StepMetrics, Unread, autocast
+from core.training.step import StepMetrics, Unread
+from core.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from core.ops.triton.adamw import FusedUpdate
@@ -55,8 +57,10 @@ class CUDAGraphStep:
         config: RunConfig,
         device: torch.device,
         ranks: Ranks = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.schedule = Schedule(config.training)
+        self._teacher = teacher
         working = _working_type(config, device)
         self._working = None if working is None else WorkingWeights(model, working)
         self.plain: Callable[..., object] = model
@@ -146,7 +150,8 @@ class CUDAGraphStep:
         if self._working is not None:
             self._working.forget()
         with autocast(self._config, self._device):
-            output = self.forward(x, self.state, doc_start, y)
+            lesson = () if self._teacher is None else (self._teacher.lesson(x, doc_start),)
+            output = self.forward(x, self.state, doc_start, y, *lesson)
         loss: Tensor = output.loss  # type: ignore[attr-defined]
         parts = self._batches * self._ranks.size
         share = loss / parts if parts > 1 else loss

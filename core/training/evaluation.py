@@ -16,8 +16,8 @@ import torch
 from core.config.schema import RunConfig
 from core.data.loader import EvaluationLoader, Stream
 from core.model import GPT
+from core.training.arithmetic import autocast
 from core.training.ranks import ALONE, Ranks
-from core.training.step import autocast
 
 
 class Text(Protocol):

@@ -12,6 +12,7 @@ from core.model import GPT
 from core.training.optimizer import AdamW
 from core.training.ranks import ALONE, Ranks
 from core.training.step import EagerStep, TrainingStep
+from core.training.teacher import Teacher
 
 
 def make_step(
@@ -22,10 +23,11 @@ def make_step(
     config: RunConfig,
     device: torch.device,
     ranks: Ranks = ALONE,
+    teacher: Teacher | None = None,
 ) -> TrainingStep:
     """The fastest step that this device and configuration allow."""
     if device.type == "cuda" and config.hardware.capture:
         from core.training.cuda_graph_step import CUDAGraphStep
 
-        return CUDAGraphStep(model, forward, optimizer, loader, config, device, ranks)
-    return EagerStep(model, forward, optimizer, loader, config, device, ranks)
+        return CUDAGraphStep(model, forward, optimizer, loader, config, device, ranks, teacher)
+    return EagerStep(model, forward, optimizer, loader, config, device, ranks, teacher)

@@ -7,7 +7,6 @@ steps under way unless told to.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from torch import Tensor
 from core.config.schema import RunConfig
 from core.data.loader import SequentialLoader
 from core.model import GPT, ModelState
+from core.training.arithmetic import autocast
 from core.training.gradient_buckets import GradientBuckets
 from core.training.optimizer import AdamW
 from core.training.ranks import ALONE, Ranks
 from core.training.schedule import Schedule
+from core.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,6 @@ class TrainingStep(Protocol):
         """The model's weights were replaced from outside: take them over before the next step."""
 
 
-def autocast(config: RunConfig, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The arithmetic that `dtype` asks for on this device."""
-    wanted = config.hardware.dtype
-    half = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
-    if not half:
-        return contextlib.nullcontext()
-    context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16)
-    return context
-
-
 class EagerStep:
     """The plain step: forward and backward for each accumulated batch, clip, update.
 
@@ -90,8 +81,10 @@ class EagerStep:
         config: RunConfig,
         device: torch.device,
         ranks: Ranks = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         self.schedule = Schedule(config.training)
+        self._teacher = teacher
         self.state = model.initial_state(ranks.rows(config), device)
         self.forward = forward
         self.plain: Callable[..., object] = model
@@ -125,7 +118,8 @@ class EagerStep:
             x, y, doc_start = (self._to_device(torch.from_numpy(item)) for item in self._loader.next_batch())
             waited += time.perf_counter() - began
             with autocast(self._config, self._device):
-                output = self.forward(x, state, doc_start, y)
+                lesson = () if self._teacher is None else (self._teacher.lesson(x, doc_start),)
+                output = self.forward(x, state, doc_start, y, *lesson)
             loss = output.loss / (count * self._ranks.size)  # type: ignore[attr-defined]
             total += loss.detach()
             if self._buckets is not None and batch == count - 1:

@@ -1,0 +1,112 @@
+"""Output head and loss of a model that also learns from a teacher's predictions, over chunks of rows.
+
+    loss = (1 - share) * cross-entropy(text) + share * KL(teacher || model)
+
+Where the text names one next token, a teacher says how likely every token is, which a text read several times
+teaches a model no other way (Hinton et al., arXiv 1503.02531; with a teacher of the same size, Furlanello et
+al., arXiv 1805.04770). As in `core/ops/linear_cross_entropy.py` only one chunk of rows has logits at a
+time, and their gradient is formed while they are there:
+
+    d loss / d logits = softmax(logits) - (1 - share) * onehot(text) - share * softmax(teacher's logits)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from core.ops.dispatch import product_type
+
+CHUNK_ELEMENTS = 1 << 25
+
+
+class Lesson(NamedTuple):
+    """What a teacher says about a batch: its logits are features (B, T, C) times head (V, C), transposed."""
+
+    features: Tensor
+    head: Tensor
+    share: float
+    """Of the loss that is learned from the teacher, 0 to 1."""
+
+
+def distillation_loss(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    lesson: Lesson,
+    *,
+    ignore_index: int = -100,
+    vocab_size: int | None = None,
+    working_weight: Tensor | None = None,
+) -> Tensor:
+    """The mean loss above; arguments as in `linear_cross_entropy`, and a lesson about the same rows.
+
+    Returns:
+        scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
+    """
+    dtype = product_type(x) if x.is_cuda else x.dtype
+    x = x.to(dtype)
+    kept = targets != ignore_index
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    counts = kept.to(wide) / kept.sum().clamp(min=1)
+    head = working_weight
+    if head is None or head.dtype != dtype:
+        head = weight.detach().to(dtype)
+    teacher = lesson.features.flatten(0, -2).to(dtype), lesson.head.to(dtype)
+    size = weight.shape[0] if vocab_size is None else vocab_size
+    safe = torch.where(kept, targets, 0)
+    loss: Tensor = _DistillationLoss.apply(x, weight, head, safe, counts, teacher, lesson.share, size)
+    return loss
+
+
+class _DistillationLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        counts: Tensor,
+        teacher: tuple[Tensor, Tensor],
+        share: float,
+        vocab_size: int,
+    ) -> Tensor:
+        wide = counts.dtype
+        features, teacher_head = teacher
+        loss = torch.zeros((), dtype=wide, device=x.device)
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=wide)
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        for start in range(0, x.shape[0], rows):
+            part = slice(start, start + rows)
+            target, count = targets[part].unsqueeze(1), counts[part].unsqueeze(1)
+            own = _log_probabilities(x[part], head, vocab_size, wide)
+            taught = _log_probabilities(features[part], teacher_head, vocab_size, wide)
+            wanted = taught.exp()
+            # 0 * log(0) is 0: where the teacher gives no chance there is nothing to tell apart.
+            apart = torch.where(wanted > 0, wanted * (taught - own), 0).sum(1, keepdim=True)
+            loss += ((share * apart - (1 - share) * own.gather(1, target)) * count).sum()
+            gradient = own.exp_().sub_(wanted, alpha=share)
+            gradient.scatter_add_(1, target, torch.full_like(count, share - 1))
+            grad_logits = gradient.to(x.dtype)
+            grad_x[part] = (grad_logits @ head) * count
+            grad_weight += grad_logits.t() @ (x[part] * count).to(x.dtype)
+        ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight = ctx.saved_tensors
+        learned = grad_x * grad_loss.to(grad_x.dtype), grad_weight * grad_loss.to(grad_weight.dtype)
+        return *learned, None, None, None, None, None, None
+
+
+def _log_probabilities(x: Tensor, head: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
+    """(M, V), with padding of the vocabulary at -inf."""
+    logits = (x @ head.t()).to(dtype)
+    logits[:, vocab_size:] = -torch.inf
+    return torch.log_softmax(logits, 1)
