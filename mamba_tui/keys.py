@@ -53,6 +53,7 @@ CONTEXTS: dict[str, Context] = {
     "chart": Context("Train: one chart", "train", "#loss"),
     "samples": Context("Train: samples", "train", "#samples-view"),
     "log": Context("Train: log", "train", "#log-view"),
+    "details": Context("Train: details", "train", "#details-view"),
     "checkpoints": Context("Checkpoints", "checkpoints", "CheckpointsPane"),
     "generate": Context("Generate", "generate", "GeneratePane"),
     "prompt": Context("Generate: prompt", "generate", "PromptEditor"),
@@ -136,7 +137,8 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("1", "view('charts')", "Charts", "show the charts"),
         Key("2", "view('samples')", "Samples", "show the samples"),
         Key("3", "view('log')", "Log", "show the log"),
-        Key("v", "next_view", "Next view", "next view: charts, samples, log"),
+        Key("4", "view('details')", "Details", "show what the run reads, and its configuration"),
+        Key("v", "next_view", "Next view", "next view: charts, samples, log, details"),
     ),
     "charts": (
         Key("m,enter", "maximize", "Maximize", "show one chart alone, or all charts", 18),
@@ -183,6 +185,12 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("pagedown", "page_down", "Page down", "a page down"),
         Key("home", "scroll_home", "First", "first line", 20),
         Key("end", "scroll_end", "Last", "last line, and follow", 21),
+    ),
+    "details": (
+        Key("up", "scroll_up", "Up", "a line up"),
+        Key("down", "scroll_down", "Down", "a line down"),
+        Key("pageup", "page_up", "Page up", "a page up", 20),
+        Key("pagedown", "page_down", "Page down", "a page down", 21),
     ),
     "run_rows": (Key("enter", "select", "Follow", "follow the run in Train", 1),),
     "runs": (

@@ -161,6 +161,10 @@ class SequentialLoader:
         # With fewer segments than rows, several rows would read the same text.
         return chunks, min(self._wanted_carry, max(1, chunks // self.batch_size))
 
+    def row_positions(self) -> list[int]:
+        """Where in the text each batch row reads next; of all rows, whichever are handed out."""
+        return [row.start for row in self._rows]
+
     def next_positions(self) -> tuple[Int64, Bool]:
         """Where each row's next chunk begins (B,), and which rows have jumped there (B,)."""
         starts = np.array([row.start for row in self._rows], np.int64)

@@ -7,7 +7,7 @@ or out of range makes its whole line invalid (`ValueError` here).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ LARGEST_INT = 2**53  # exact in float64, so that charts can show it
 LATEST_TIME = float(2**37)  # in the year 6325, which every function of the clock still accepts
 LONGEST_TEXT = 1 << 18
 DEEPEST = 4
+MOST_PAIRS = 1024
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -156,6 +157,26 @@ class Values(FieldType):
         return plain(value)
 
 
+@dataclass(frozen=True)
+class Shares(FieldType):
+    """A list of [text, share] pairs, such as how far each of some files has been read."""
+
+    word: str = "[[text, 0..1]]"
+
+    def read(self, value: object) -> tuple[tuple[str, float], ...]:
+        """As `FieldType.read`."""
+        if type(value) is not list or len(value) > MOST_PAIRS:
+            raise ValueError(f"not a list of at most {MOST_PAIRS}")
+        if not all(type(pair) is list and len(pair) == 2 for pair in value):
+            raise ValueError("not a list of pairs")
+        name, share = Words(4096), Real(0.0, 1.0, finite=True)
+        return tuple((name.read(text), share.read(number)) for text, number in value)
+
+    def write(self, value: Sequence[tuple[str, float]]) -> object:
+        """As `FieldType.write`."""
+        return [[text[:4096], round(float(share), 4)] for text, share in value[:MOST_PAIRS]]
+
+
 def _plain(value: object, depth: int) -> bool:
     """Whether JSON values are in range all the way down."""
     if type(value) is int:
@@ -181,5 +202,6 @@ Moment = Annotated[float, MOMENT]
 Text = Annotated[str, Words()]
 Name = Annotated[str, Words(4096, "name")]
 Flag = Annotated[bool, YesNo()]
+Readings = Annotated[tuple[tuple[str, float], ...], Shares()]
 Settings = Annotated[Mapping[str, Any], Values()]
 Changes = Annotated[Mapping[str, Any], Values(pairs=True)]

@@ -29,6 +29,7 @@ from core.runs.event_fields import (
     Name,
     NotNegative,
     Number,
+    Readings,
     Real,
     Settings,
     Share,
@@ -127,6 +128,16 @@ class PlanEvent(Event, kind="plan"):
     expected_low: Number | None = None
     expected_high: Number | None = None
     hint: Text = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingEvent(Event, kind="reading"):
+    """where in which file the first `rows` of the batch read from `step` on, written before the first step
+    and with every evaluation
+    """
+
+    step: Count
+    rows: Readings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from core.runs.events import (
     ErrorEvent,
     EvaluationEvent,
     Event,
+    ReadingEvent,
     RunEvent,
     SampleEvent,
     ScheduleEvent,
@@ -30,6 +31,7 @@ class LatestEvents:
         self.run: RunEvent | None = None
         self.state: StateEvent | None = None
         self.schedule: ScheduleEvent | None = None
+        self.reading: ReadingEvent | None = None
         self.last_step: StepEvent | None = None
         self.last_evaluation: EvaluationEvent | None = None
         self.last_sample: SampleEvent | None = None
@@ -51,7 +53,7 @@ class LatestEvents:
 
     def take_back(self, step: int) -> None:
         """Forget everything recorded after `step`, and how the previous trainer ended."""
-        for name in ("schedule", "last_step", "last_evaluation", "last_sample", "last_checkpoint"):
+        for name in ("schedule", "reading", "last_step", "last_evaluation", "last_sample", "last_checkpoint"):
             event = getattr(self, name)
             if event is not None and event.step > step:
                 setattr(self, name, None)
@@ -68,6 +70,9 @@ class LatestEvents:
 
     def _take_schedule(self, event: ScheduleEvent) -> None:
         self.schedule = event
+
+    def _take_reading(self, event: ReadingEvent) -> None:
+        self.reading = event
 
     def _take_step(self, event: StepEvent) -> None:
         self.last_step = event

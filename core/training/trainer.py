@@ -15,7 +15,7 @@ import torch
 
 from core.config.schema import RunConfig
 from core.runs import CheckpointInfo, EventWriter, Run, StepMeter
-from core.runs.events import CheckpointEvent, EvaluationEvent, SampleEvent, ScheduleEvent
+from core.runs.events import CheckpointEvent, EvaluationEvent, ReadingEvent, SampleEvent, ScheduleEvent
 from core.system.device_usage import Usage, device_usage
 from core.training.build import Parts, payload_of
 from core.training.checkpoint_saver import CheckpointSaver
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 0.05
 PROGRESS_SECONDS = 0.5
+ROWS_TOLD = 64
 
 
 class DivergenceError(Exception):
@@ -105,6 +106,7 @@ class Trainer:
             self._tell_schedule()  # a trainer before this one had begun to cool down
         if not self._at_end and not self.requests.stopping:
             self._forecast.say_plan(self.step)
+            self._tell_reading()
             self._first_step()
             self._forecast.begun()
         while not self._at_end and not self.requests.stopping:
@@ -242,6 +244,10 @@ class Trainer:
         self.writer.state("training", self.step, detail)
         self.meter.restart()
 
+    def _tell_reading(self) -> None:
+        rows = map(self.parts.corpus.train.place, self.parts.loader.row_positions()[:ROWS_TOLD])
+        self.writer.write(ReadingEvent(step=self.step, rows=tuple(rows)))
+
     def _tell_schedule(self) -> None:
         schedule = self._schedule
         phase, begin = schedule.phase(self.step + 1), self.step
@@ -276,6 +282,7 @@ class Trainer:
             self._sample(self.config.training.sample_prompt)
 
     def _record(self, evaluation: Evaluation) -> None:
+        self._tell_reading()
         self.losses = {
             "train_loss": evaluation.train.loss,
             "validation_loss": evaluation.validation.loss,

@@ -188,7 +188,7 @@ async def test_charts_zoom_together_smooth_change_axis_and_stand_alone(tmp_path,
             await pilot.press("t")
             assert pane.charts.options.axis == axis
         await pilot.press("B")
-        await until_shown(pilot, "Bits per byte")
+        await until_shown(pilot, "bits/byte, smoothed")
         await pilot.press("m")
         assert not all_charts["gradient"].is_on_screen
         await pilot.press("n")
@@ -263,6 +263,8 @@ async def test_samples_and_log_are_views(tmp_path):
         await pilot.press("v")
         await until_shown(pilot, "printed by the trainer [/x]")
         assert "saved checkpoint_step_400.pt" in screen(app)
+        await pilot.press("v")
+        await until_shown(pilot, "20 for each of")
         await pilot.press("v")
         await until_shown(pilot, "Gradient norm")
 

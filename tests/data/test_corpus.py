@@ -483,6 +483,16 @@ def test_six_novels_as_they_come(monkeypatch, tmp_path):
 # --- token streams ------------------------------------------------------------------------------------
 
 
+def test_a_stream_says_which_file_is_at_a_position():
+    tokens = np.arange(30, dtype=np.uint16)
+    files = [("a.txt", 0), ("b.txt", 10), ("c.txt", 20)]
+    stream = TokenStream(tokens, [(0, 30)], [0, 10, 20], 0, files)
+    assert [stream.place(at) for at in (0, 5, 10, 29, 30)] == [
+        ("a.txt", 0.0), ("a.txt", 0.5), ("b.txt", 0.0), ("c.txt", 0.9), ("c.txt", 1.0)
+    ]  # fmt: skip
+    assert TokenStream(tokens, [(0, 30)], [0], 0).place(3) == ("", 0.0)
+
+
 @given(st.data())
 def test_a_stream_of_stretches_reads_like_one_text(data):
     tokens = np.arange(200, dtype=np.uint16)

@@ -24,10 +24,10 @@ def join(
     for text, entry in zip(texts, entries, strict=True):
         cut = entry.tokens if entry.cut is None else entry.cut
         if text.side == VALIDATION:
-            validation.add(entry, 0, entry.tokens, entry.head_bytes)
+            validation.add(text.source.name, entry, 0, entry.tokens, entry.head_bytes)
         else:
-            train.add(entry, 0, cut, entry.head_bytes)
-            validation.add(entry, cut, entry.tokens, entry.tail_bytes)
+            train.add(text.source.name, entry, 0, cut, entry.head_bytes)
+            validation.add(text.source.name, entry, cut, entry.tokens, entry.tail_bytes)
     tokens = store.tokens()
     return Corpus(
         tokenizer=tokenizer,
@@ -71,17 +71,19 @@ class _Side:
     def __init__(self) -> None:
         self.stretches: list[tuple[int, int]] = []
         self.documents: list[int] = []
+        self.files: list[tuple[str, int]] = []
         self.bytes = 0
         self._length = 0
 
-    def add(self, entry: Entry, low: int, high: int, size: int) -> None:
+    def add(self, name: str, entry: Entry, low: int, high: int, size: int) -> None:
         """Tokens low to high of an entry."""
         if high <= low:
             return
+        self.files.append((name, self._length))
         self.stretches.append((entry.offset + low, high - low))
         self.documents += [self._length + start - low for start in entry.documents if low <= start < high]
         self._length += high - low
         self.bytes += size
 
     def stream(self, tokens: np.ndarray) -> TokenStream:
-        return TokenStream(tokens, self.stretches, self.documents, self.bytes)
+        return TokenStream(tokens, self.stretches, self.documents, self.bytes, self.files)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,18 @@ Int64 = npt.NDArray[np.int64]
 class TokenStream:
     """Stretches of a memory-mapped token file, read as one text. Nothing is loaded until it is read.
 
-    `stretches` are (offset, count) in the file, in the order of the text; `documents` are the positions in
-    this stream at which documents begin; `text_bytes` is the UTF-8 length of the text.
+    `stretches` are (offset, count) in the file, in the order of the text; `documents` are the
+    positions in this stream at which documents begin; `text_bytes` is the UTF-8 length of the text;
+    `files` are names with the position at which each begins, in order.
     """
 
     def __init__(
-        self, tokens: Tokens, stretches: Sequence[tuple[int, int]], documents: Sequence[int], text_bytes: int
+        self,
+        tokens: Tokens,
+        stretches: Sequence[tuple[int, int]],
+        documents: Sequence[int],
+        text_bytes: int,
+        files: Sequence[tuple[str, int]] = (),
     ) -> None:
         joined: list[list[int]] = []
         for offset, count in stretches:
@@ -39,6 +47,16 @@ class TokenStream:
         self._starts = np.cumsum([0, *(count for _, count in joined)], dtype=np.int64)
         self.documents: Int64 = np.array(documents, np.int64)
         self.text_bytes = text_bytes
+        self._files = files
+
+    def place(self, position: int) -> tuple[str, float]:
+        """The file at a position, and the share of its part of this stream that lies before."""
+        index = bisect.bisect_right(self._files, position, key=itemgetter(1)) - 1
+        if index < 0:
+            return "", 0.0
+        name, start = self._files[index]
+        end = self._files[index + 1][1] if index + 1 < len(self._files) else len(self)
+        return name, min(1.0, (position - start) / max(1, end - start))
 
     def __len__(self) -> int:
         return int(self._starts[-1])

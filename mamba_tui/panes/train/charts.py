@@ -22,6 +22,7 @@ AXIS_NAMES = {
     "duration": "time since the start",
     "clock": "time of day",
 }
+AXIS_UNITS = {"number": "steps", "tokens": "tokens", "duration": "time", "clock": "clock"}
 MARK_GLYPHS = {"checkpoint": "▲", "best": "★", "pause": "‖", "go": "▸", "start": "↻", "eval": "·"}
 FREQUENT = (MARK_GLYPHS["checkpoint"], MARK_GLYPHS["eval"])
 MARK_COLORS = {
@@ -51,12 +52,14 @@ KINDS = (
     Kind("gradient", "Gradient norm", "gradient_norm", color=3),
     Kind("speed", "Tokens/s", "tokens_per_second", color=2),
     Kind("rate", "Learning rate", "learning_rate", color=5),
-    Kind("memory", "Device memory", "device_memory", " GB", color=6),
-    Kind("usage", "Utilization", "device_utilization", " %", color=4, least=(0, 100)),
-    Kind("wait", "Data wait", "data_wait", " %", color=7),
+    Kind("memory", "Memory, GB", "device_memory", " GB", color=6),
+    Kind("usage", "Utilization, %", "device_utilization", " %", color=4, least=(0, 100)),
+    Kind("wait", "Data wait, %", "data_wait", " %", color=7),
 )
 # The run's quantities, and its device's: one row each if there is room for two.
 ROWS = {"learning": ("gradient", "speed", "rate"), "device": ("memory", "usage", "wait")}
+SERIES = 8
+"""Colors that a theme has for series."""
 SCALES = {"device_memory": 2.0**-30, "data_wait": 100.0, "device_utilization": 100.0}
 
 
@@ -90,8 +93,12 @@ class Colors:
         self._variables = variables
 
     def series(self, index: int) -> str:
-        """The color of the i-th series, starting over after the last."""
-        return self._variables.get(f"series-{index % 8}", "#808080")[:7]
+        """The color of the i-th series."""
+        return self._variables.get(f"series-{index}", "#808080")[:7]
+
+    def behind(self, index: int) -> str:
+        """The color of the i-th run drawn behind: starts over after the last, never the run's own."""
+        return self.series(2 + index % (SERIES - 2))
 
     @property
     def faint(self) -> str:
@@ -219,7 +226,7 @@ def mark_x(history: RunHistory, mark: Mark, axis: str) -> float:
 
 def loss_title(options: ChartOptions) -> str:
     """Title of the loss chart: unit and smoothing."""
-    unit = "Bits per byte" if options.bits else "Loss"
+    unit = "Loss, bits/byte" if options.bits else "Loss, nats/token"
     return unit if not options.width else f"{unit}, smoothed over {options.width} steps"
 
 

@@ -25,8 +25,9 @@ from mamba_tui.messages import Notice, RunListRequested
 from mamba_tui.panes.base import work_on
 from mamba_tui.panes.train import charts
 from mamba_tui.panes.train.chart_window import Window
+from mamba_tui.panes.train.details import details
 from mamba_tui.panes.train.overlays import Overlays
-from mamba_tui.panes.train.views import newest_sample
+from mamba_tui.panes.train.views import newest_samples
 from mamba_tui.widgets.chart.line_chart import LineChart
 from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.wording import free_path, state_of
@@ -39,6 +40,8 @@ EMPTY = "No run yet. Ctrl+R starts one; a lists earlier runs."
 # From these heights on there is room for both rows of small charts, for the sample, for any small charts.
 TWO_ROWS = 31
 WITH_SIDE = 17
+# From this width on the side stands beside the charts, with what the run reads and its configuration.
+WITH_DETAILS = 150
 WITH_SMALL = 13
 
 
@@ -73,6 +76,7 @@ class ChartsView(Vertical):
                             yield charts.chart_of(kind)
         with VerticalScroll(id="side", can_focus=False):
             yield TextLine(id="latest")
+            yield TextLine(id="details")
 
     def on_mount(self) -> None:
         """Restore the last choices."""
@@ -87,10 +91,13 @@ class ChartsView(Vertical):
 
     def on_resize(self) -> None:
         """A high screen has two rows of small charts; on a low one the loss remains longest."""
-        height = self.size.height
+        width, height = self.size
+        self.set_class(width >= WITH_DETAILS, "-details")
         self.set_class(height >= TWO_ROWS, "-rows")
         self.set_class(height < WITH_SIDE, "-low")
         self.set_class(height < WITH_SMALL, "-lowest")
+        self._drawn = None
+        self.call_after_refresh(self.show)  # there may be room for more now
 
     def remember(self) -> None:
         """Save the chart options."""
@@ -161,12 +168,13 @@ class ChartsView(Vertical):
         rare = [mark for mark in marks if mark.glyph not in charts.FREQUENT]
         lines = []
         for index, (name, other) in enumerate(self.overlays.histories.items()):
-            lines += charts.overlay_line(name, other, self.options, colors.series(2 + index))
+            lines += charts.overlay_line(name, other, self.options, colors.behind(index))
         rows = history if zoom is None else history_zoom.spliced(history, zoom)
         main.title = charts.loss_title(self.options)
         over = state_of(self.run_client) in ENDED
         main.empty = "No step was taken. F2 changes the configuration, 3 shows the log." if over else SOON
         for chart in self.query(LineChart):
+            chart.x_unit = charts.AXIS_UNITS[self.options.axis]
             chart.axis = self.options.axis if self.options.axis in ("duration", "clock") else "number"  # type: ignore[assignment]
         main.set_data(lines + charts.loss_lines(rows, self.options, colors), marks)
         for kind in charts.KINDS[1:]:
@@ -180,12 +188,21 @@ class ChartsView(Vertical):
         # Six in one row would be too narrow for axes.
         full = not self.query_one("#memory").has_class("-nothing")
         self.query_one("#device").set_class(full, "-full")
-        self.query_one("#latest", TextLine).show(newest_sample(self.run_client), layout=True)
+        self._show_side()
         # The end of the run must be known first, because a window that follows depends on it.
         if self._returns_to is not None and self.run_client.caught_up and history.steps.count:
             window, self._returns_to = self._returns_to, None
             if window.axis == self.options.axis:
                 window.show(main)
+
+    def _show_side(self) -> None:
+        wide = self.has_class("-details")
+        self.query_one("#latest", TextLine).show(
+            newest_samples(self.run_client, 3 if wide else 1), layout=True
+        )
+        if wide:
+            content = details(self.run_client, max(30, self.query_one("#side").size.width - 2))
+            self.query_one("#details", TextLine).show(content, layout=True)
 
     def _zoom(self, history: RunHistory) -> Zoom | None:
         """The window's rows in full resolution if the history's are too coarse; requested if they are

@@ -16,16 +16,17 @@ from mamba_tui.backend.run_client import RunClient
 from mamba_tui.messages import RunListRequested
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.train.charts_view import ChartsView
+from mamba_tui.panes.train.details import DetailsView
 from mamba_tui.panes.train.status import status_lines
 from mamba_tui.panes.train.steering import Steering
 from mamba_tui.panes.train.views import LogView, SamplesView, ViewTabs
 from mamba_tui.widgets.text_line import TextLine
 
-VIEWS = ("charts", "samples", "log")
+VIEWS = ("charts", "samples", "log", "details")
 
 
 class TrainPane(Pane):
-    """Status, and one of three views: charts, samples, log."""
+    """Status, and one of four views: charts, samples, log, details."""
 
     SCOPED_CSS = False
     DEFAULT_CSS = css_beside(__file__)
@@ -48,6 +49,7 @@ class TrainPane(Pane):
             yield ChartsView(self.run_client, self.state, id="charts-view")
             yield SamplesView(id="samples-view")
             yield LogView(id="log-view")
+            yield DetailsView(id="details-view")
 
     def on_mount(self) -> None:
         """Keep the status line's clock running."""
@@ -74,7 +76,7 @@ class TrainPane(Pane):
 
     @property
     def view(self) -> str:
-        """charts, samples or log."""
+        """charts, samples, log or details."""
         current = self.query_one("#views", ContentSwitcher).current or "charts-view"
         return current.removesuffix("-view")
 
@@ -116,8 +118,10 @@ class TrainPane(Pane):
         elif self.view == "samples":
             history = self.run_client.history
             self.query_one(SamplesView).show(tuple(history.samples) if history else ())
-        else:
+        elif self.view == "log":
             self._show_log_soon()
+        else:
+            self.query_one(DetailsView).show(self.run_client)
 
     def _show_status(self) -> None:
         width = max(20, self.size.width - 2)
@@ -181,7 +185,7 @@ class TrainPane(Pane):
         self.run_changed()
 
     def action_next_view(self) -> None:
-        """Charts, samples, log."""
+        """The view after this one."""
         self.action_view(VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)])
 
     def on_view_tabs_chosen(self, event: ViewTabs.Chosen) -> None:

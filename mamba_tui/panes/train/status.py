@@ -10,6 +10,7 @@ from textual.content import Content
 from core.runs.events import EvaluationEvent, StepEvent
 from core.runs.history import RunHistory
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.panes.train.details import TOKENS_PER_PARAMETER, token_share
 from mamba_tui.widgets.numbers import compact, duration, loss, rate
 from mamba_tui.widgets.safe_text import clip
 from mamba_tui.wording import SIGN, STATE_COLOR, sentence, state_of
@@ -104,8 +105,10 @@ def _figures(
             figures.append(("tokens/s", compact(step.tokens_per_second)))
         figures.append(("lr", rate(step.learning_rate)))
         figures.append(("grad", compact(step.gradient_norm)))
-        figures.append(("epoch", f"{step.epoch:.2f}"))
-        figures.append(("tokens", compact(step.tokens)))
+        figures.append(("passes", f"{step.epoch:.2f}"))
+        tokens = token_share(run_client.history) if run_client.history is not None else None
+        share = f", {tokens[0] / tokens[1]:.0%} of {TOKENS_PER_PARAMETER} x parameters" if tokens else ""
+        figures.append(("tokens", compact(step.tokens) + share))
         if math.isfinite(step.data_wait):
             figures.append(("waiting for data", f"{step.data_wait:.0%}"))
     return figures

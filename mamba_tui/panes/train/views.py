@@ -27,13 +27,16 @@ from mamba_tui.wording import event_sentence, sample_content
 COLUMN_CELLS = 38
 
 
-def newest_sample(run_client: RunClient) -> Content:
-    """The latest sample in one paragraph, or how to get one."""
+def newest_samples(run_client: RunClient, count: int) -> Content:
+    """The latest `count` samples, newest first, in one paragraph each, or how to get one."""
     history = run_client.history
     if history is not None and history.samples:
-        sample = history.samples[-1]
-        head = Content.styled(f"sample at step {sample.step:,}  ", "$accent")
-        return head + sample_content(sample, lines=False)
+        paragraphs = [
+            Content.styled(f"sample at step {sample.step:,}  ", "$accent")
+            + sample_content(sample, lines=False)
+            for sample in list(history.samples)[: -count - 1 : -1]
+        ]
+        return Content("\n\n").join(paragraphs)
     if run_client.run is None or not run_client.alive:
         return Content("")
     return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")

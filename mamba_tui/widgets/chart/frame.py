@@ -16,13 +16,11 @@ from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
 
-from mamba_tui.widgets.chart import raster
+from mamba_tui.widgets.chart import legend, raster
 from mamba_tui.widgets.chart.axes import Axis, log_ticks, reading, ticks
 from mamba_tui.widgets.chart.raster import Floats
 from mamba_tui.widgets.numbers import compact, not_finite
 from mamba_tui.widgets.safe_text import clip
-
-LEGEND_DOT = "●"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class Marker:
 class View:
     """What part of the data is shown, and how. `least` is what a linear y axis shows at least.
 
-    `names_x` says where the crosshair is; of several charts in step only one needs to.
+    `names_x` says where the crosshair is; of several charts in step only one needs to. `x_unit` names what x
+    counts, at the end of its labels.
     """
 
     x_range: tuple[float, float] | None = None
@@ -65,6 +64,7 @@ class View:
     least: tuple[float, float] | None = None
     names_x: bool = True
     outliers_note: str = ""
+    x_unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ class ChartFrame:
         width, height = size
         self.has_header = height >= 4 and width >= 12
         self.has_axes = height >= 6 and width >= 20
-        self.plot_height = max(0, height - self.has_header - 2 * self.has_axes)
+        named = [f"{lines[index].name} 0.0000" for index in self._order() if lines[index].name.strip()]
+        # What is drawn behind gets rows of its own where they leave the plot its height.
+        self.legend_rows = legend.rows_needed(named, width, (height - 6) // 3) if height >= 9 else 0
+        self.plot_height = max(0, height - self.has_header - self.legend_rows - 2 * self.has_axes)
         self._measure()
         labels = [label for _, label in self.y_ticks]
         self.gutter = (max(map(len, labels), default=0) + 2) if self.has_axes else 0
@@ -234,7 +237,7 @@ class ChartFrame:
         """All rows, top to bottom, each exactly as wide as the widget."""
         if not self.size.width or not self.size.height:
             return []
-        rows = [self._header()] if self.has_header else []
+        rows = self._header() if self.has_header else []
         if self.x_range is None or self.y_range is None:
             rows += self._empty_rows(self.size.height - len(rows))
         else:
@@ -319,6 +322,9 @@ class ChartFrame:
 
     def _label_row(self) -> list[Segment]:
         text = [" "] * self.size.width
+        unit = self.view.x_unit
+        if unit and len(unit) + 3 < self.plot_width // 2:
+            text[-len(unit) :] = unit
         for column, label in self._x_ticks():
             start = self.gutter + column - len(label) // 2
             start = min(max(start, 0), self.size.width - len(label))
@@ -330,33 +336,17 @@ class ChartFrame:
 
     # -------------------------------------------------------------- header
 
-    def _header(self) -> list[Segment]:
-        legend = self._legend()
-        entries = [
-            (f" {LEGEND_DOT} {name} {value}" if name.strip() else f" {value}", style)
-            for name, value, style in legend
-        ]
+    def _header(self) -> list[list[Segment]]:
         notes = ["log"] if self.view.log_y else []
         if self.view.outliers_note:
             notes.append(self.view.outliers_note)
         title = self.title + (f" ({', '.join(notes)})" if notes else "")
         if self.view.crosshair is not None and self.view.names_x:
             title += f"  at {reading(self.view.axis, self.view.crosshair)}{self._marker_label()}"
-        room = self.size.width - 1
-        if sum(cell_len(text) for text, _ in entries) + cell_len(title) + 1 > room:
-            # What is drawn behind is named before it is measured.
-            entries[2:] = [(f" {LEGEND_DOT} {name}", style) for name, _, style in legend[2:]]
-        while entries and sum(cell_len(text) for text, _ in entries) + cell_len(title) + 1 > room:
-            if len(entries) > 1 and len(entries[-1][0]) > 0:
-                entries.pop()
-            else:
-                title = clip(title, max(0, room - cell_len(entries[0][0]) - 1))
-                break
-        title = clip(title, room)
-        used = sum(cell_len(text) for text, _ in entries)
-        gap = max(0, room - cell_len(title) - used)
-        row = [Segment(title, self.look.title), Segment(" " * gap, self.look.base)]
-        return row + [Segment(text, style) for text, style in entries]
+        entries, width = self._legend(), self.size.width
+        beside = entries[: legend.MAIN] if self.legend_rows else entries
+        rows = [legend.title_row(title, beside, width, self.look.title, self.look.base)]
+        return rows + legend.behind_rows(entries, width, self.legend_rows, self.look.axis)
 
     def _marker_label(self) -> str:
         assert self.view.crosshair is not None
@@ -364,18 +354,18 @@ class ChartFrame:
         near = [marker.label for marker in self.markers if marker.label and self.column_of(marker.x) == at]
         return f"  {near[-1]}" if near and at is not None else ""
 
-    def _legend(self) -> list[tuple[str, str, Style]]:
-        """Name, value (newest, or at the crosshair) and style of each named line.
-
-        First the lines with a range behind, which are what the chart is about; then from the top down.
-        """
+    def _legend(self) -> list[legend.Entry]:
+        """Name, value (newest, or at the crosshair) and style of each named line."""
         entries = []
-        order = list(enumerate(self.lines))[::-1]
-        order.sort(key=lambda entry: entry[1].low is None)
-        for index, line in order:
+        for index in self._order():
+            line = self.lines[index]
             if line.name and len(line.x):
                 entries.append((clip(line.name, 24), self._value(line), self.styles[2 * index + 2]))
         return entries
+
+    def _order(self) -> list[int]:
+        """First the lines with a range behind, which are what the chart is about; then from the top down."""
+        return sorted(range(len(self.lines)), key=lambda index: (self.lines[index].low is None, -index))
 
     def _value(self, line: Line) -> str:
         at = len(line.x) - 1

@@ -87,6 +87,7 @@ class LineChart(Widget, can_focus=True):
         self.empty = empty
         self.least = least
         self.names_x = True
+        self.x_unit = ""
         self.outliers_by_default = True
         self._lines: list[Line] = []
         self._markers: list[Marker] = []
@@ -191,6 +192,7 @@ class LineChart(Widget, can_focus=True):
             least=self.least,
             names_x=self.names_x,
             outliers_note=self._outliers_note(),
+            x_unit=self.x_unit,
         )
         return ChartFrame(
             size, self.title, self.unit, self.empty, self._lines, self._markers, view, self.look()

@@ -1,0 +1,131 @@
+"""What a run reads and what it was told: the side of a wide screen, and the Details view.
+
+The text comes first: how many tokens were seen against what a model of this size has use for, how often the
+text was read, and where in which file the rows of the batch are. Then the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+
+from core.config.schema import SETTINGS
+from core.config.setting import Setting, show
+from core.runs.history import RunHistory
+from mamba_tui import keys
+from mamba_tui.backend.run_client import RunClient
+from mamba_tui.widgets.numbers import compact
+from mamba_tui.widgets.safe_text import clip, pad, visible
+from mamba_tui.widgets.text_line import TextLine
+
+TOKENS_PER_PARAMETER = 20
+"""Tokens for each parameter that use a training budget best (Hoffmann et al., 2022, arXiv:2203.15556)."""
+LABEL_CELLS, KEY_CELLS = 14, 22
+MOST_FILES = 12
+# What says most about a run, also where it is the default.
+ALWAYS = ("n_embd", "attention_type", "n_head", "block_size", "batch_size", "learning_rate", "dropout")
+# Decided by the machine or the folder, or shown elsewhere.
+NEVER = ("n_layer", "dataset_dir", "max_iters", "device", "threads", "auto")
+
+
+def token_share(history: RunHistory) -> tuple[float, float] | None:
+    """Tokens seen, and how many are best for a model of this size; None before the first step."""
+    if history.last_step is None or history.run is None or not history.run.parameters:
+        return None
+    return history.last_step.tokens, TOKENS_PER_PARAMETER * history.run.parameters
+
+
+def details(run_client: RunClient, width: int) -> Content:
+    """Both parts, in lines of at most `width` cells."""
+    history = run_client.history
+    if history is None or history.run is None:
+        return Content.styled("No run yet.", "$muted")
+    parts = [*_text(history, width), *_configuration(history, width)]
+    return Content("\n").join(parts)
+
+
+def _text(history: RunHistory, width: int) -> Iterator[Content]:
+    yield Content.styled("Text", "bold $accent")
+    tokens = token_share(history)
+    step = history.last_step
+    if tokens is not None and step is not None:
+        seen, wanted = tokens
+        parameters = history.run.parameters if history.run else 0
+        yield _row("tokens", f"{compact(seen)}, {seen / wanted:.0%} of {compact(wanted)}")
+        yield _row("", f"{TOKENS_PER_PARAMETER} for each of {compact(parameters)} parameters", "$muted")
+        yield _row("passes", f"{step.epoch:.2f} over the text")
+    if history.reading is not None and history.reading.rows:
+        yield from _reading(history.reading.rows, width)
+
+
+def _reading(rows: tuple[tuple[str, float], ...], width: int) -> Iterator[Content]:
+    """Each file in which rows of the batch are, with a dot for each of them on a line from start to end."""
+    files: dict[str, list[float]] = {}
+    for name, share in rows:
+        files.setdefault(name, []).append(share)
+    yield _row("batch rows", f"{len(rows)} in {len(files)} file{'s' if len(files) > 1 else ''}, each ● a row")
+    name_cells = max(12, min(28, width // 2))
+    line_cells = max(6, min(40, width - name_cells - 2))
+    for name, shares in list(files.items())[:MOST_FILES]:
+        columns = {min(int(share * line_cells), line_cells - 1) for share in shares}
+        line = "".join("●" if column in columns else "╌" for column in range(line_cells))
+        yield Content.assemble((f" {pad(visible(name), name_cells)}", ""), (line, "$accent"))
+    if len(files) > MOST_FILES:
+        yield Content.styled(f" and {len(files) - MOST_FILES} more files", "$muted")
+
+
+def _configuration(history: RunHistory, width: int) -> Iterator[Content]:
+    run = history.run
+    assert run is not None
+    yield Content("")
+    yield Content.assemble(("Configuration", "bold $accent"), ("  ● differs from the default", "$muted"))
+    for item in SETTINGS.values():
+        value = run.config.get(item.key)
+        if value is None or item.key in NEVER:
+            continue
+        changed = _differs(item, value)
+        if changed or item.key in ALWAYS:
+            words = clip(visible(_in_words(item, value)), max(8, width - KEY_CELLS - 2))
+            mark = ("● ", "$accent") if changed else ("  ", "")
+            yield Content.assemble(mark, (f"{pad(item.key, KEY_CELLS)}", "$muted"), words)
+
+
+def _differs(item: Setting, value: object) -> bool:
+    if item.per_layer:
+        return False  # every model has a shape of its own
+    return value != (list(item.default) if isinstance(item.default, tuple) else item.default)
+
+
+def _in_words(item: Setting, value: object) -> str:
+    if isinstance(value, list) and len(set(map(str, value))) == 1 and len(value) > 1:
+        return f"{len(value)} x {show(value[0])}"
+    return show(value)
+
+
+def _row(label: str, text: str, style: str = "") -> Content:
+    return Content.assemble((pad(f" {label}", LABEL_CELLS), "$muted"), (text, style))
+
+
+class DetailsView(VerticalScroll, can_focus=True):
+    """The details of the followed run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("details")
+
+    DEFAULT_CSS = """
+    DetailsView { height: 1fr; padding: 0 1; }
+    DetailsView TextLine { height: auto; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        yield TextLine()
+
+    def show(self, run_client: RunClient) -> None:
+        """Show what is known now."""
+        content = details(run_client, max(30, self.size.width - 2))
+        self.query_one(TextLine).show(content, layout=True)
