@@ -292,6 +292,16 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
     return model.to(device).eval(), tokenizer, payload
 
 
+def model_fingerprint(model: GPT) -> bytes:
+    """16 bytes that identify a model's shape and all its weights."""
+    shape = dataclasses.asdict(model.config) | {"vocabulary": model.vocab_size}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:16]
+
+
 def export_weights(path: Path, out: Path) -> int:
     """Write a checkpoint's weights, as evaluated, as a safetensors file. Returns its size in bytes.
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from core.checkpoint import model_fingerprint
 from core.compression.engine import Engine
 from core.compression.fingerprints import (
     arithmetic_fingerprint,
     arithmetic_name,
-    model_fingerprint,
     tokenizer_fingerprint,
 )
 from core.compression.format import Header, Reader, Writer

@@ -1,10 +1,8 @@
-"""What must be the same for compressing and decompressing: model, tokenizer, arithmetic."""
+"""What must be the same for compressing and decompressing, besides the model: tokenizer, arithmetic."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 
 import torch
 
@@ -14,16 +12,6 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.model import GPT
 
 PROBE_STEPS = 8
-
-
-def model_fingerprint(model: GPT) -> bytes:
-    """16 bytes that identify a model's shape and all its weights."""
-    shape = dataclasses.asdict(model.config) | {"vocabulary": model.vocab_size}
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.digest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> bytes:

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 
 from core.checkpoint import config_of, load_model
+from core.data.corpus.reading import ReadingOptions
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.evaluation.service import documents
 from core.evaluation.text_loss import chunk_tokens, in_chunks
-from core.evaluation.texts import Texts, find_texts
+from core.evaluation.texts import EvaluationText, Texts, find_texts
 from core.features.passages import Passages
 from core.model import GPT, ModelState
 from core.system.hardware import resolve_device
@@ -64,6 +65,7 @@ class DocumentEncoder:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self.layer = chosen_layer(model, layer)
+        self.width = model.config.n_embd[self.layer]
         self._passages = Passages(per)
         self._device = model.embedding.weight.device
 
@@ -71,8 +73,7 @@ class DocumentEncoder:
         """The rows of a document from its tokens, which may come in any chunks."""
         state, position = self._opened(), 0
         self._passages.start_document()
-        width = self._model.config.n_embd[self.layer]
-        held = Rows(name, np.zeros((1, width)), *(np.zeros(1, np.int64) for _ in range(3)))
+        held = Rows(name, np.zeros((1, self.width)), *(np.zeros(1, np.int64) for _ in range(3)))
         for chunk in chunks:
             features, state = self._read(chunk, state)
             lengths = self._tokenizer.token_lengths[chunk]
@@ -88,6 +89,25 @@ class DocumentEncoder:
             position += len(text)
         if held.tokens[0]:
             yield _mean(held, np.array([position]))
+
+    def text_rows(
+        self, text: EvaluationText, options: ReadingOptions, tell: Callable[[int], object]
+    ) -> Iterator[tuple[int, Rows]]:
+        """The rows of all documents of a file, each with its document's number, from 1.
+
+        `tell` hears how many bytes each chunk had; it may raise.
+        """
+        for number, document in enumerate(documents(text.pieces(options)), 1):
+            name = text.file.name + (f", document {number}" if text.facts.documents > 1 else "")
+            ids = (self._tokenizer.encode(piece.text) for piece in document)
+            chunks = in_chunks(ids, chunk_tokens(self._model))
+            for rows in self.rows(name, self._counted(chunks, tell)):
+                yield number, rows
+
+    def _counted(self, chunks: Iterator[Ids], tell: Callable[[int], object]) -> Iterator[Ids]:
+        for chunk in chunks:
+            yield chunk
+            tell(int(self._tokenizer.token_lengths[chunk].sum()))
 
     @torch.inference_mode()
     def _opened(self) -> ModelState:
@@ -154,27 +174,17 @@ def embed(
     model, tokenizer, payload = load_model(checkpoint, resolve_device(device))
     encoder = DocumentEncoder(model, tokenizer, layer, per)
     shelf = find_texts(texts, config_of(payload, checkpoint).data, checkpoint.parent, lambda name: None)
-    return model.config.n_embd[encoder.layer], _rows(encoder, model, tokenizer, shelf, tell)
+    return encoder.width, _rows(encoder, shelf, tell)
 
 
-def _rows(
-    encoder: DocumentEncoder,
-    model: GPT,
-    tokenizer: Tokenizer,
-    texts: Texts,
-    tell: Callable[[int, int, str], object],
-) -> Iterator[Rows]:
+def _rows(encoder: DocumentEncoder, texts: Texts, tell: Callable[[int, int, str], object]) -> Iterator[Rows]:
     done = 0
+    for text in texts.texts:
 
-    def counted(chunks: Iterator[Ids], name: str) -> Iterator[Ids]:
-        nonlocal done
-        for chunk in chunks:
-            yield chunk
-            done += int(tokenizer.token_lengths[chunk].sum())
+        def told(count: int, name: str = text.file.name) -> None:
+            nonlocal done
+            done += count
             tell(done, texts.bytes, name)
 
-    for text in texts.texts:
-        for number, document in enumerate(documents(text.pieces(texts.options)), 1):
-            name = text.file.name + (f", document {number}" if text.facts.documents > 1 else "")
-            ids = (tokenizer.encode(piece.text) for piece in document)
-            yield from encoder.rows(name, counted(in_chunks(ids, chunk_tokens(model)), name))
+        for _, rows in encoder.text_rows(text, texts.options, told):
+            yield rows

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     note(words)
     options = {key: getattr(arguments, key) for key in ("device", "layer", "per", "out", "dtype")}
     options |= {"texts": arguments.text, "checkpoint": str(checkpoint)}
-    done = answer_of("core.features.server", "the embedding process", "embed", _done, **options)
+    done = answer_of("core.features.server", "the embedding process", "embed", last_event, **options)
     if done is None:
         note("stopped; nothing was written")
         return EXIT_INTERRUPTED
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _done(events: Iterator[Event]) -> Event:
-    """The last event of the answer, showing progress in the meantime."""
+def last_event(events: Iterator[Event]) -> Event:
+    """The last event of an answer of `core.features.server`, showing progress in the meantime."""
     began = time.monotonic()
     with progress_bar() as tell:
         for event in events:

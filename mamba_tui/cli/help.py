@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS = {
     "Train": ("launch", "train", "sweep", "attach"),
     "Runs": ("runs", "stop", "pause", "resume", "finish", "save", "logs"),
-    "Use a model": ("generate", "eval", "inspect", "embed", "compress", "decompress"),
+    "Use a model": ("generate", "eval", "inspect", "embed", "similar", "compress", "decompress"),
     "Text": ("data",),
     "Speed": ("bench",),
     "Shell": ("completion",),
@@ -61,6 +61,10 @@ EXAMPLES = {
     "embed": {
         "mamba-tui embed --text ~/books --per paragraph --out features.npz": "one row per paragraph",
         "mamba-tui embed --text novel.txt --per '200 words' --layer 0 --out novel.npz": "another layer",
+    },
+    "similar": {
+        'mamba-tui similar "a ship in a storm at night" --text ~/books': "the ten nearest passages",
+        "mamba-tui similar - --text ~/books -n 50 --json < page.txt": "for another program",
     },
     "compress": {
         "mamba-tui compress novel.txt": "the newest run's best checkpoint makes novel.txt.mtz",

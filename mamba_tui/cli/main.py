@@ -37,6 +37,7 @@ MODULES = {
     "decompress": "mamba_tui.cli.compress",
     "embed": "mamba_tui.cli.embed",
     "inspect": "mamba_tui.cli.inspect",
+    "similar": "mamba_tui.cli.similar",
     "data": "mamba_tui.cli.data",
     "bench": "mamba_tui.cli.bench",
     "sweep": "mamba_tui.cli.sweep",
@@ -156,11 +157,13 @@ def build_parser() -> argparse.ArgumentParser:
     from mamba_tui.cli.data import add_parser as add_data
     from mamba_tui.cli.embed import add_parser as add_embed
     from mamba_tui.cli.inspect import add_parser as add_inspect
+    from mamba_tui.cli.similar import add_parser as add_similar
     from mamba_tui.cli.sweep import add_parser as add_sweep
 
     add_sweep(commands)
     add_embed(commands)
     add_inspect(commands)
+    add_similar(commands)
     add_compression(commands)
     add_data(commands)
     add_bench(commands)
