@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.system.hardware import resolve_device
-from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option, whole_number
+from mamba_tui.cli.arguments import EXIT_INTERRUPTED, add_text_option, check_texts, whole_number
 from mamba_tui.cli.checkpoint_choice import add_checkpoint_options, choose
 from mamba_tui.cli.embed import last_event
 from mamba_tui.cli.interrupts import answer_of
@@ -65,11 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     passage = sys.stdin.read() if arguments.passage == "-" else arguments.passage
     if not passage.strip():
         raise UserError("PASSAGE is empty; accepted: some words of text")
-    for path in arguments.text:
-        if not os.path.exists(path):
-            raise UserError(
-                f"--text is {visible(path)}, which does not exist; accepted: text files and folders"
-            )
+    check_texts(arguments.text)
     checkpoint, words = choose(arguments)
     resolve_device(arguments.device)
     note(words)

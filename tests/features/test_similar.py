@@ -164,7 +164,7 @@ def test_the_command_prints_passages_and_json(tmp_path, shelf, capsys):
     ("words", "sentence"),
     [
         (["", "--text", "t.txt"], "PASSAGE is empty; accepted: some words"),
-        (["x", "--text", "missing"], "--text is missing, which does not exist"),
+        (["x", "--text", "missing"], "which does not exist; accepted: text files and folders"),
         (["x", "--text", "t.txt", "-n", "0"], "-n is 0; accepted: a whole number from 1 to 1,000"),
     ],
 )
