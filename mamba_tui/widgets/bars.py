@@ -18,7 +18,7 @@ from mamba_tui.widgets.safe_text import clip
 
 
 class TabBar(CachedStyles):
-    """Tabs with their keys, and at the right one line on what is going on."""
+    """Tabs with their keys, and one line about the current activity at the right."""
 
     COMPONENT_CLASSES = {"bar--active", "bar--key", "bar--status", "bar--name"}  # noqa: RUF012
     DEFAULT_CSS = """
@@ -54,7 +54,7 @@ class TabBar(CachedStyles):
         segments.append(Segment(name, style("bar--name")))
         at += len(name)
         self._spans = []
-        # The keys of the tabs are on the help screen too: they go first when room is short.
+        # The tabs' keys are on the help screen too, so they are left out first if space is short.
         needed = sum(len(key) + len(label) + 3 for _, key, label in self.tabs) + len(name)
         status_text = self.status
         if needed + cell_len(status_text) + 2 > width:
@@ -86,7 +86,7 @@ class TabBar(CachedStyles):
 
 
 class KeyBar(CachedStyles):
-    """The keys that work here, most useful first, as many as fit. A click does what the key does."""
+    """The keys that work here, the most useful first, as many as fit. Clicking one does what the key does."""
 
     COMPONENT_CLASSES = {"bar--key", "bar--label"}  # noqa: RUF012
     DEFAULT_CSS = """
@@ -121,7 +121,7 @@ class KeyBar(CachedStyles):
         key_style = self.component("bar--key")
         label_style = self.component("bar--label")
         entries = self._entries()
-        # Help and quit are always there, at the right.
+        # Help and quit are always shown, at the right.
         fixed = [entry for entry in entries if entry[0] >= 90]
         right = "".join(f" {key} {label} " for _, key, label, _ in fixed)
         segments: list[Segment] = []

@@ -1,5 +1,7 @@
-"""Component styles, found once. Textual forgets them at every refresh, and finding them costs as much
-as drawing a widget."""
+"""Caches component styles.
+
+Textual forgets them at every refresh, and computing them takes as long as drawing a widget.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,17 @@ from textual.widget import Widget
 
 
 class CachedStyles(Widget):
-    """A widget that asks for its styles line by line."""
+    """A widget that needs its styles line by line."""
 
     _styles_by_name: dict[str, Style] | None = None
 
     def notify_style_update(self) -> None:
-        """Another theme, or the focus came or went: look again."""
+        """The theme or the focus has changed: compute them again."""
         super().notify_style_update()
         self._styles_by_name = None
 
     def component(self, name: str) -> Style:
-        """A component style by its whole name; "" is the widget's own style."""
+        """A component style by its full name; "" is the widget's own style."""
         if self._styles_by_name is None:
             self._styles_by_name = {}
         style = self._styles_by_name.get(name)

@@ -36,7 +36,7 @@ CSS = """
 
 
 class Dialog(LeftOnce, ModalScreen[str | None]):
-    """What all questions share: a titled box, Escape for none of it."""
+    """What all dialogs have in common: a titled box, and Escape to close it."""
 
     DEFAULT_CSS = f"Dialog {{ {CSS} }}"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", "Cancel", show=True)]
@@ -58,7 +58,7 @@ class Answer:
 class Question(Dialog):
     """A sentence and buttons: the way out at the left, the action at the right.
 
-    Enter gives the answer `default`, by default the action; where that destroys something, name another.
+    Enter gives the answer `default`, by default the action; if that destroys something, name another one.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -110,7 +110,7 @@ class Prompt(Dialog):
         *,
         check: Callable[[str], tuple[str, str] | None] = lambda text: None,
     ) -> None:
-        """`check` says what is wrong with an answer and with which word; the prompt then stays open."""
+        """`check` returns what is wrong with an answer and its wrong word; the prompt then stays open."""
         super().__init__()
         self.question = title
         self.message = message
@@ -141,7 +141,7 @@ class Prompt(Dialog):
 
 
 class ChoiceRows(Rows):
-    """Label and explanation, one choice a row."""
+    """Label and explanation, one choice per row."""
 
     header_rows = 0
 
@@ -156,13 +156,13 @@ class ChoiceRows(Rows):
         return len(self.choices)
 
     def filter(self, needle: str) -> None:
-        """Keep the choices that contain the needle."""
+        """Show only the choices that contain the needle."""
         low = needle.lower()
         self.choices = [choice for choice in self.all if low in f"{choice[1]} {choice[2]}".lower()]
         self.rows_changed()
 
     def row_segments(self, index: int, width: int) -> list[Segment]:
-        """Label left, explanation right of it."""
+        """The label at the left, its explanation at the right."""
         _, label, about = self.choices[index]
         longest = max((len(choice[1]) for choice in self.all), default=0)
         cells = min(max(longest + 2, 12), max(12, width * 3 // 5))
@@ -173,7 +173,7 @@ class ChoiceRows(Rows):
 
 
 class Choice(Dialog):
-    """One of several; with many, typing narrows them down."""
+    """One of several choices; if there are many, typing filters them."""
 
     DEFAULT_CSS = """
     Choice ChoiceRows { height: auto; max-height: 16; background: $surface; }
@@ -204,17 +204,17 @@ class Choice(Dialog):
             yield rows
 
     def on_mount(self) -> None:
-        """Begin at the current choice."""
+        """Start at the current choice."""
         rows = self.query_one(ChoiceRows)
         rows.cursor = self.start
         rows.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Narrow the list."""
+        """Filter the list."""
         self.query_one(ChoiceRows).filter(event.value)
 
     def on_input_submitted(self) -> None:
-        """Enter in the filter takes the row under the cursor."""
+        """Enter in the filter chooses the row under the cursor."""
         self.query_one(ChoiceRows).action_select()
 
     def on_rows_selected(self, event: Rows.Selected) -> None:
@@ -254,5 +254,5 @@ class Page(Dialog):
                 yield Static(self.content)
 
     def action_scroll(self, by: int) -> None:
-        """Read on."""
+        """Scroll."""
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)

@@ -1,4 +1,4 @@
-"""Typing a value where it stands: the keys that belong to it, and the ways out."""
+"""Typing a value in place: the keys that belong to it, and the ways out."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from mamba_tui.widgets.line_edit import LineEdit
 
 
 class EditInPlace(Widget):
-    """A widget with values of which one may be being typed (`edit`).
+    """A widget with values, one of which may be being typed (`edit`).
 
-    Enter, Tab, up and down keep it, so does going anywhere else; Esc takes it back.
-    Name it after the other bases: Textual takes styles and keys from the first one.
+    Enter, Tab, up and down keep it, and so does moving the focus; Esc discards it. Name this class after the
+    other bases: Textual takes styles and keys from the first one.
     """
 
     edit: LineEdit | None = None
 
     def begins_with(self, character: str) -> bool:
-        """Whether typing this begins to edit the value under the cursor."""
+        """Whether typing this character starts to edit the value under the cursor."""
         raise NotImplementedError
 
     def typed(self) -> None:
-        """The text of `edit` changed."""
+        """The text of `edit` has changed."""
         raise NotImplementedError
 
     def keep(self, text: str) -> None:
-        """`text` was typed to its end."""
+        """`text` was typed and is to be kept."""
         raise NotImplementedError
 
     def drop(self) -> None:
-        """What was typed does not count."""
+        """Discard what was typed."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -40,17 +40,17 @@ class EditInPlace(Widget):
             self.keep(text)
 
     def cancel(self) -> None:
-        """Take the value being typed back."""
+        """Discard the value being typed."""
         if self.edit is not None:
             self.edit = None
             self.drop()
 
     def on_blur(self) -> None:
-        """Leaving keeps what was typed."""
+        """Losing the focus keeps what was typed."""
         self.finish()
 
     def on_key(self, event: events.Key) -> None:
-        """While a value is edited all keys belong to it; typing may begin to edit."""
+        """While a value is edited, all keys belong to it; typing may start to edit."""
         if self.edit is not None:
             if not self._edit_key(event):
                 return
@@ -63,7 +63,7 @@ class EditInPlace(Widget):
         event.prevent_default()
 
     def _edit_key(self, event: events.Key) -> bool:
-        """Whether the key is used up; one that leads elsewhere goes on after the value is kept."""
+        """Whether the key is used up; a key that leads elsewhere is passed on after the value is kept."""
         assert self.edit is not None
         if event.key in ("enter", "tab", "shift+tab", "up", "down"):
             self.finish()

@@ -19,7 +19,7 @@ Section = tuple[str, Sequence[tuple[str, str]]]
 
 
 class HelpScreen(Dialog):
-    """Titles with (keys, what they do) rows below."""
+    """Titles with rows of (keys, description) below."""
 
     DEFAULT_CSS = """
     HelpScreen > .dialog { width: 96; height: 100%; }
@@ -52,7 +52,7 @@ class HelpScreen(Dialog):
         self.query_one(Input).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Show what contains the words typed."""
+        """Show rows that contain the words typed."""
         self.query_one(Static).update(key_list(self.sections, event.value))
         self.query_one(VerticalScroll).scroll_home(animate=False)
 
@@ -61,12 +61,12 @@ class HelpScreen(Dialog):
         self.dismiss(None)
 
     def action_scroll(self, by: int) -> None:
-        """Read on."""
+        """Scroll."""
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
 
 def key_list(sections: Sequence[Section], typed: str) -> Content:
-    """The keys whose row or title contains every word typed; a key alone is found by its name."""
+    """The keys whose row or title contains every word typed; a key alone is searched by its name."""
     words = typed.lower().split()
     lines: list[Content | str] = []
     for title, rows in sections:

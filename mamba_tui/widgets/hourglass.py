@@ -1,7 +1,7 @@
-"""The hourglass: each layer as wide as it is, in the texture and color of its type.
+"""The hourglass: each layer at its relative width, in the texture and color of its type.
 
-`bar` is one layer in one line, for the layer table. `Hourglass` is the whole shape, with slopes where
-the width changes, for screens that have room for it.
+`bar` is one layer in one line, for the layer table. `Hourglass` is the whole shape, with slopes where the
+width changes, for screens with enough room.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from textual.strip import Strip
 from core.config.schema import MAMBA, MAMBA2, STANDARD
 from mamba_tui.widgets.cached_styles import CachedStyles
 
-# Shape tells the types apart where color does not.
+# The texture distinguishes types where color doesn't.
 TEXTURE = {STANDARD: "█", MAMBA: "▒", MAMBA2: "░"}
 SIGN = {STANDARD: "◆", MAMBA: "≈", MAMBA2: "≋"}
 COLOR_VARIABLE = {STANDARD: "layer-standard", MAMBA: "layer-mamba", MAMBA2: "layer-mamba2"}
@@ -25,7 +25,7 @@ MOST_ROWS_A_LAYER = 3
 
 
 def bar_cells(width: object, widest: int, room: int) -> int:
-    """Cells of a bar: proportional, at least one, of the parity of `room` so that all are centered."""
+    """Cells of a bar: proportional, at least one, with the parity of `room` so that all are centered."""
     if not isinstance(width, int) or width < 1 or room < 1:
         return 0
     cells = max(1, min(room, round(room * width / max(widest, width, 1))))

@@ -1,4 +1,4 @@
-"""Knobs: a few named values on one or two lines, chosen with left and right, changed in place."""
+"""Knobs: a few named values on one or two lines, selected with left and right, changed in place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Knob:
     help: str = ""
 
     def parse(self, text: str) -> int | float | str | None:
-        """What was typed, or None when it is not accepted."""
+        """The typed value, or None if it isn't accepted."""
         if isinstance(self.default, str):
             return text
         try:
@@ -46,7 +46,7 @@ class Knob:
         return int(value) if isinstance(self.default, int) else value
 
     def nudged(self, value: Any, direction: int) -> int | float | str:
-        """A step more or less, within bounds; doubling where the step is 0."""
+        """A step up or down, within bounds; doubling or halving if the step is 0."""
         if isinstance(self.default, str):
             return str(value)
         moved = value * 2**direction if self.step == 0 and value else value + direction * (self.step or 1)
@@ -55,7 +55,7 @@ class Knob:
 
 
 class Knobs(CachedStyles, EditInPlace, can_focus=True):
-    """The row of knobs. `values` is what they stand at."""
+    """The row of knobs. `values` are their current values."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "knobs--label",
@@ -112,7 +112,7 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
         return rows
 
     def get_content_height(self, container: object, viewport: object, width: int) -> int:
-        """As many lines as it takes."""
+        """As many lines as needed."""
         return len(self._layout(width))
 
     def render_line(self, y: int) -> Strip:
@@ -151,36 +151,36 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
         self.post_message(self.Changed())
 
     def validate_at(self, at: int) -> int:
-        """Stay on a knob."""
+        """Keep the cursor on a knob."""
         return min(max(at, 0), len(self.knobs) - 1)
 
     def watch_at(self) -> None:
-        """Another knob is chosen."""
+        """Another knob is selected."""
         self.refresh()
         self.post_message(self.Changed())
 
     def begins_with(self, character: str) -> bool:
-        """Digits begin a number."""
+        """Digits start a number."""
         return character in "0123456789." and not isinstance(self.knob.default, str)
 
     def typed(self) -> None:
-        """Show it; it counts when it is kept."""
+        """Show it; it takes effect when it is kept."""
         self.refresh(layout=True)
 
     def keep(self, text: str) -> None:
-        """Keep what is accepted."""
+        """Keep it if it is accepted."""
         value = self.knob.parse(text)
         if value is not None:
             self.values[self.knob.key] = value
         self._changed()
 
     def drop(self) -> None:
-        """The value stays what it was."""
+        """Keep the old value."""
         self._changed()
 
     @property
     def knob(self) -> Knob:
-        """The knob that is chosen."""
+        """The selected knob."""
         return self.knobs[self.at]
 
     def action_choose(self, by: int) -> None:
@@ -188,7 +188,7 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
         self.at += by
 
     def action_nudge(self, direction: int) -> None:
-        """A little more or less."""
+        """Increase or decrease it a little."""
         self.values[self.knob.key] = self.knob.nudged(self.values[self.knob.key], direction)
         self._changed()
 
@@ -199,12 +199,12 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
         self.refresh(layout=True)
 
     def action_default(self) -> None:
-        """Back to the default."""
+        """Reset to the default."""
         self.values[self.knob.key] = self.knob.default
         self._changed()
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the knob; a second click edits it."""
+        """Select the knob; a second click edits it."""
         for y, start, end, index in self._spans:
             if event.y == y and start <= event.x - 1 < end:
                 if index == self.at and event.chain >= 2:
@@ -212,11 +212,11 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
                 self.at = index
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """More of the chosen knob."""
+        """Increase the selected knob."""
         event.stop()
         self.action_nudge(1)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """Less of the chosen knob."""
+        """Decrease the selected knob."""
         event.stop()
         self.action_nudge(-1)

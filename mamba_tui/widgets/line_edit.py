@@ -12,20 +12,20 @@ LONGEST = 4096
 
 
 class LineEdit:
-    """Text with a cursor. The widget that owns it passes keys on and draws `segments`."""
+    """Text with a cursor. The widget that owns it passes on keys and draws `segments`."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
         self.cursor = len(text)
 
     def insert(self, text: str) -> None:
-        """Put text at the cursor; line ends become spaces."""
+        """Insert text at the cursor; line ends become spaces."""
         clean = " ".join(text.splitlines())[: LONGEST - len(self.text)]
         self.text = self.text[: self.cursor] + clean + self.text[self.cursor :]
         self.cursor += len(clean)
 
     def key(self, key: str, character: str | None) -> bool:
-        """Take a key; False when it is not one of editing."""
+        """Handle a key; False if it isn't for editing."""
         if key in ("left", "right"):
             self.cursor = min(max(self.cursor + (1 if key == "right" else -1), 0), len(self.text))
         elif key in ("home", "ctrl+a"):
@@ -50,7 +50,7 @@ class LineEdit:
         return True
 
     def segments(self, width: int, style: Style) -> list[Segment]:
-        """The text in exactly `width` cells, scrolled so that the cursor shows in reverse."""
+        """The text in exactly `width` cells, scrolled so that the cursor is visible, in reverse."""
         before, after = visible(self.text[: self.cursor]), visible(self.text[self.cursor :])
         under, rest = (after[:1] or " "), after[1:]
         before = _first_cells(before[::-1], width - cell_len(under))[::-1]
@@ -65,7 +65,7 @@ class LineEdit:
 
 
 def _first_cells(text: str, cells: int) -> str:
-    """As much of the text as fits; a wide character at the edge does not."""
+    """As much of the text as fits; a wide character at the edge doesn't."""
     if cells <= 0 or not text:
         return ""
     first = chop_cells(text, cells)[0]

@@ -1,4 +1,4 @@
-"""Screens over the screen that can be left in any hurry."""
+"""Screens over the screen that can be left in a hurry."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEAVING = ("dismiss_none", "escape")
 
 
 class LeftOnce(AnyScreen):
-    """A screen that minds no burst of keys, which come faster than screens come and go.
+    """A screen that survives bursts of keys, which come faster than screens open and close.
 
-    A second dismissal does nothing: Textual would take away whatever screen lies on top then, or end the
-    program because the answer was given before. Until its widgets are there it can only be left.
+    A second dismissal does nothing: Textual would close whatever screen is on top by then, or end the program
+    because the answer was given already. Until its widgets exist, the screen can only be closed.
     """
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """No action on widgets that are not there yet."""
+        """No action on widgets that don't exist yet."""
         if not self.is_mounted and action not in LEAVING:
             return False
         return super().check_action(action, parameters)
@@ -39,17 +39,17 @@ class LeftOnce(AnyScreen):
             return AwaitComplete()
         try:
             return super().dismiss(result)
-        except InvalidStateError:  # whoever asked does not wait any more
+        except InvalidStateError:  # whoever asked no longer waits
             return self.app.pop_screen()
 
 
 class Palette(LeftOnce, CommandPalette):
-    """The command palette. It has no fixed id: the last one may not be gone when the next one comes."""
+    """The command palette. It has no fixed id: the last one may still exist when the next one opens."""
 
     def get_widget_at(self, x: int, y: int) -> tuple[Widget, Region]:
-        """What is at a place; the palette itself where a click comes after the terminal became smaller.
+        """The widget at a position; the palette itself if a click arrives after the terminal became smaller.
 
-        Textual's palette asks without expecting that nothing is there.
+        Textual's palette doesn't expect that there is nothing.
         """
         try:
             return super().get_widget_at(x, y)

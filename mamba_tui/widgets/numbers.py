@@ -8,7 +8,7 @@ from mamba_tui import clock
 
 
 def compact(value: float | None, digits: int = 3) -> str:
-    """12345 as `12.3 k`; `-` for nothing."""
+    """12345 as `12.3 k`; `-` for None."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -30,7 +30,7 @@ def _digits(value: float, digits: int) -> str:
 
 
 def not_finite(value: float) -> str:
-    """The name of a number that is none."""
+    """The name of a number that isn't finite."""
     if math.isnan(value):
         return "NaN"
     return "∞" if value > 0 else "-∞"

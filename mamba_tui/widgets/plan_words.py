@@ -1,4 +1,4 @@
-"""A plan in words, the same everywhere: before Start, on the command line, and when a run begins."""
+"""A plan as text, the same everywhere: before Start, on the command line, and when a run begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def plan_words(
     """Such as: 3.0 M tokens, 20 M parameters, 12 passes, about 4 minutes."""
     about = "" if exact else "about "
     times = f"{passes:,.0f} passes" if passes >= 9.95 else f"{passes:.1f} passes"
-    guess = "" if measured else " (a guess: nothing like it was measured here)"
+    guess = "" if measured else " (a guess: nothing similar was measured here)"
     return (
         f"{about}{compact(tokens)} tokens, {compact(parameters)} parameters, {times}, "
         f"about {rough_time(seconds)}{guess}"
@@ -21,7 +21,7 @@ def plan_words(
 
 
 def rough_time(seconds: float) -> str:
-    """A duration as a person says it: 40 seconds, 4 minutes, 1.5 hours; `-` for no number."""
+    """A duration as people say it: 40 seconds, 4 minutes, 1.5 hours; `-` if unknown."""
     if not math.isfinite(seconds):
         return "-"
     if seconds < 90:
@@ -45,7 +45,7 @@ def time_range(low: float, high: float) -> str:
 
 
 def expected_words(expected: tuple[float, float] | None) -> str:
-    """The loss to expect, "" where no figure exists."""
+    """The expected loss, "" if unknown."""
     return (
         ""
         if expected is None

@@ -1,4 +1,4 @@
-"""The prompt: several lines, Enter writes, Up on the first line brings earlier prompts back."""
+"""The prompt: several lines, Enter generates, Up on the first line brings back earlier prompts."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class PromptEditor(TextArea):
         await super()._on_key(event)
 
     def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
-        """Show the cursor; not while it stands beyond the text, as it does in Textual's undo and redo.
+        """Show the cursor, unless it is beyond the text, as happens in Textual's undo and redo.
 
-        https://github.com/Textualize/textual/issues/6686: looking for it there ends the program.
+        https://github.com/Textualize/textual/issues/6686: showing it there ends the program.
         """
         if self.cursor_location[0] >= self.document.line_count:
             return Offset()
         return super().scroll_cursor_visible(center, animate)
 
     def action_submit(self) -> None:
-        """Remember the prompt and ask for writing."""
+        """Remember the prompt and request the text."""
         text = self.text
         if text.strip() and (not self.past or self.past[-1] != text):
             self.past.append(text)

@@ -1,7 +1,7 @@
 """Rows: a list with a cursor that draws only what is on screen.
 
-The base of the layer table, the settings, the runs and the checkpoints. Ten thousand rows cost
-nothing until they are scrolled to.
+The base of the layer table, the settings, the runs and the checkpoints. Ten thousand rows cost nothing until
+they are scrolled to.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ class Rows(CachedStyles, can_focus=True):
             return self.rows
 
         def can_replace(self, message: Message) -> bool:
-            """Holding a key down needs only its last row shown."""
+            """If a key is held down, only the last row needs to be shown."""
             return isinstance(message, Rows.Moved) and message.rows is self.rows
 
     class Selected(Moved):
         """A row was chosen, with Enter or a click on the cursor."""
 
         def can_replace(self, message: Message) -> bool:
-            """Never: each choice counts."""
+            """Never: every choice counts."""
             return False
 
     class HeaderClicked(Message):
-        """The header was clicked at a column of cells."""
+        """The header was clicked at this column of cells."""
 
         def __init__(self, rows: Rows, x: int) -> None:
             super().__init__()
@@ -107,7 +107,7 @@ class Rows(CachedStyles, can_focus=True):
         return []
 
     def can_stop_at(self, index: int) -> bool:
-        """Whether the cursor may rest on a row."""
+        """Whether the cursor may be on a row."""
         return True
 
     # -------------------------------------------------------------- drawing
@@ -164,7 +164,7 @@ class Rows(CachedStyles, can_focus=True):
         return min(max(cursor, 0), max(0, self.row_count - 1))
 
     def watch_cursor(self) -> None:
-        """Scroll to the cursor and say where it is."""
+        """Scroll to the cursor and report its row."""
         self.reveal()
         self.refresh()
         self.post_message(self.Moved(self, self.cursor))
@@ -176,7 +176,7 @@ class Rows(CachedStyles, can_focus=True):
         self.top = min(max(self.top, 0), max(0, self.row_count - height))
 
     def rows_changed(self) -> None:
-        """The rows are others now: keep cursor and scroll within them and draw."""
+        """The rows have changed: keep cursor and scroll position within them, and redraw."""
         self.cursor = self.validate_cursor(self.cursor)
         self.reveal()
         self.refresh()
@@ -193,7 +193,7 @@ class Rows(CachedStyles, can_focus=True):
             self.cursor = index
 
     def action_move_cursor(self, by: int) -> None:
-        """To the next row that can be chosen."""
+        """Move to the next row that can be selected."""
         self._step(self.cursor + by, 1 if by > 0 else -1)
 
     def action_page(self, direction: int) -> None:

@@ -1,8 +1,8 @@
-"""The one door through which text that we did not write reaches the screen.
+"""The one way for text that we didn't write to reach the screen.
 
-File names, run names, generated tokens and exception texts may hold escape sequences, bidirectional
-overrides, lone surrogates or markup. `visible` turns every such character into a glyph of one cell,
-and `safe` wraps the result in a `Content`, which Textual never parses as markup.
+File names, run names, generated tokens and exception texts may contain escape sequences, bidirectional
+overrides, lone surrogates or markup. `visible` turns every such character into a glyph of one cell, and
+`safe` wraps the result in a `Content`, which Textual never parses as markup.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "�"
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# A terminal and Textual disagree about the width of these, which tears the line after them.
+# Terminals and Textual disagree about the width of these, which breaks the rest of the line.
 DROPPED = frozenset(chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 MARKS_IN_A_ROW = 3
@@ -67,7 +67,8 @@ _MANY_LINES = _Glyphs({"\t": "    ", "\n": "\n"})
 def visible(text: object, *, lines: bool = False) -> str:
     """`text` with every control or bidirectional character as a visible glyph.
 
-    With `lines=True` newlines stay (and carriage returns before them go), else they become glyphs.
+    With `lines=True` newlines stay (and carriage returns before them are removed), otherwise they become
+    glyphs.
     """
     raw = text if isinstance(text, str) else str(text)
     if raw.isascii() and raw.isprintable():
@@ -80,7 +81,7 @@ def visible(text: object, *, lines: bool = False) -> str:
 
 
 def _tame_marks(text: str) -> str:
-    """Cut towers of combining marks, which would reach into the lines above and below."""
+    """Limit stacks of combining marks, which would reach into the lines above and below."""
     kept: list[str] = []
     marks = 0
     for character in text:
@@ -98,8 +99,8 @@ def safe(text: object, *, lines: bool = False) -> Content:
 
 
 def clip(text: object, cells: int) -> str:
-    """`visible(text)` cut to at most `cells` columns, with an ellipsis where something is missing."""
-    # Cutting first keeps a name of a million characters from costing a million characters.
+    """`visible(text)` cut to at most `cells` columns, with an ellipsis if something is missing."""
+    # Cutting first prevents a name of a million characters from costing a million characters.
     raw = visible((text if isinstance(text, str) else str(text))[: 8 * max(cells, 1) + 8])
     if cell_len(raw) <= cells:
         return raw
@@ -107,7 +108,7 @@ def clip(text: object, cells: int) -> str:
 
 
 def pad(text: object, cells: int, *, right: bool = False) -> str:
-    """`clip(text)` filled with spaces to exactly `cells` columns, at its left when `right`."""
+    """`clip(text)` padded with spaces to exactly `cells` columns, on the left if `right`."""
     cut = clip(text, cells)
     space = " " * (cells - cell_len(cut))
     return space + cut if right else cut + space

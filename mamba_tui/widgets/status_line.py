@@ -1,4 +1,4 @@
-"""The one line in which the console speaks: over the key bar, for some seconds, higher for long sentences."""
+"""The line for the console's messages: over the key bar, for some seconds, higher for long sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = 50
 
 
 class StatusLine(Static):
-    """Shows the newest message. `said` keeps the last ones as (sentence, whether it tells of a problem)."""
+    """Shows the latest message. `said` keeps the last ones as (sentence, whether it is about a problem)."""
 
     DEFAULT_CSS = """
     StatusLine {
@@ -33,7 +33,7 @@ class StatusLine(Static):
         self._timer: Timer | None = None
 
     def say(self, message: object, *, problem: bool = False) -> None:
-        """Show a sentence; text from outside in it is made visible."""
+        """Show a sentence, with text from outside made visible."""
         text = clip(visible(message), LONGEST)
         self.said.append((text, problem))
         self.update(Content(text))
@@ -44,14 +44,14 @@ class StatusLine(Static):
         self._timer = self.set_timer(PROBLEM_SECONDS if problem else SECONDS, self.clear)
 
     def clear(self) -> None:
-        """Give the key bar back."""
+        """Show the key bar again."""
         self.remove_class("-on")
 
     def on_click(self) -> None:
-        """A click takes it away."""
+        """A click closes it."""
         self.clear()
 
     def history(self) -> Content:
         """The last messages, newest first."""
         lines = [(f"{text}\n", "$text-error" if problem else "") for text, problem in reversed(self.said)]
-        return Content.assemble(*lines) if lines else Content("Nothing has been said yet.")
+        return Content.assemble(*lines) if lines else Content("No messages yet.")

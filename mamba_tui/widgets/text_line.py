@@ -1,4 +1,4 @@
-"""Text that is set often: setting what is there already costs nothing, and nothing is laid out anew."""
+"""Text that is set often: setting the same text again costs nothing, and nothing is laid out again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TextLine(Static):
     _shown: Content | None = None
 
     def show(self, content: Content, *, layout: bool = False) -> None:
-        """Show a text if it is another one; `layout` where its height may change."""
+        """Show a text if it is a different one; `layout` if its height may change."""
         if self._shown is not None and content.is_same(self._shown):
             return
         self._shown = content

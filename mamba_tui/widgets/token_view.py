@@ -1,7 +1,7 @@
-"""Text as it is written, token by token: wrapped as it grows, shaded by surprise, with a cursor.
+"""Text as it is generated, token by token: wrapped as it grows, shaded by surprise, with a cursor.
 
-Appending costs the token, not the text: only the last line is ever touched. Whole texts are wrapped
-anew only when the width changes or the text is cut.
+Appending takes time for the token, not for the text: only the last line is ever touched. Whole texts are
+wrapped again only when the width changes or the text is cut.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from mamba_tui.widgets.safe_text import visible
 
 MOST_TOKENS = 40_000
 DROPPED_AT_ONCE = 8_000
-# Surprise in bits (-log2 probability) from which each shade begins.
+# Surprise in bits (-log2 probability) at which each shade begins.
 SHADES = (1.0, 2.0, 3.5, 5.0, 7.0, 10.0)
 _PIECES = re.compile(r"\n|[^\S\n]+|\S+")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of text. `generation` and `index` name it to the generator; a prompt has neither."""
+    """A piece of text. `generation` and `index` identify it for the generator; a prompt has neither."""
 
     text: str
     probability: float | None = None
@@ -47,7 +47,7 @@ class Token:
 
 
 class Wrapper:
-    """Lines of (token, text) fragments, grown at the end."""
+    """Lines of (token, text) fragments that grow at the end."""
 
     def __init__(self, width: int) -> None:
         self.width = max(1, width)
@@ -77,11 +77,11 @@ class Wrapper:
     def _space(self, token: int, piece: str) -> None:
         cells = cell_len(piece)
         if self._soft and not self._used:
-            # Spaces around a wrap are part of it.
+            # Spaces around a wrap belong to it.
             self.lines[-1].append((token, ""))
             return
         if self._used + cells > self.width:
-            # A space that does not fit is where the line ends.
+            # The line ends at a space that doesn't fit.
             self.lines[-1].append((token, ""))
             self._new_line()
             return
@@ -140,11 +140,11 @@ class TokenView(CachedStyles, can_focus=True):
             self.view = view
 
         def can_replace(self, message: Message) -> bool:
-            """Only the last place matters."""
+            """Only the last position matters."""
             return isinstance(message, TokenView.Moved) and message.view is self.view
 
     class Wanted(Message):
-        """The view's owner is asked for `alternatives`, `branch` or `copy`."""
+        """Asks the view's owner for `alternatives`, `branch` or `copy`."""
 
         def __init__(self, view: TokenView, what: str) -> None:
             super().__init__()
@@ -164,11 +164,11 @@ class TokenView(CachedStyles, can_focus=True):
 
     @property
     def text(self) -> str:
-        """All of it, as it was written."""
+        """All of it, as it was generated."""
         return "".join(token.text for token in self.tokens)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start over."""
         self.tokens = []
         self.follow = True
         self.top = 0
@@ -176,8 +176,8 @@ class TokenView(CachedStyles, can_focus=True):
         self._wrap()
 
     def append(self, tokens: Sequence[Token]) -> None:
-        """Add tokens at the end; several at once cost one drawing, of the changed lines where it can be."""
-        # A word that is being written may move to the next line: begin one line earlier.
+        """Add tokens at the end; several at once cost one redraw, of only the changed lines if possible."""
+        # A word that is being written may move to the next line, so start one line earlier.
         top, first, empty = self.top, max(0, len(self.wrapper.lines) - 2), not self.tokens
         for token in tokens:
             self.wrapper.add(len(self.tokens), visible(token.text, lines=True))
@@ -213,7 +213,7 @@ class TokenView(CachedStyles, can_focus=True):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Wrap anew where the width changed."""
+        """Wrap again if the width has changed."""
         if self.wrapper.width != max(1, self.size.width - 2):
             self._wrap()
             self._reveal()
@@ -228,7 +228,9 @@ class TokenView(CachedStyles, can_focus=True):
         self._shades = []
 
     def shades(self) -> list[Style]:
-        """Backgrounds from calm to surprising, made of the theme's warning color, and text for each."""
+        """Backgrounds from calm to surprising, made from the theme's warning color, and a text color for
+        each.
+        """
         if not self._shades:
             variables = self.app.theme_variables
             base = Color.parse(variables.get("background", "#000000"))
@@ -303,7 +305,7 @@ class TokenView(CachedStyles, can_focus=True):
         return min(max(cursor, 0), len(self.tokens) - 1)
 
     def watch_cursor(self) -> None:
-        """Scroll there and tell."""
+        """Scroll to the cursor and report it."""
         self._reveal()
         self.refresh()
         self.post_message(self.Moved(self))
@@ -322,14 +324,14 @@ class TokenView(CachedStyles, can_focus=True):
         )
 
     def action_move(self, by: int) -> None:
-        """To a neighboring token; the first step begins at the end."""
+        """Move to a neighboring token; the first move starts at the end."""
         if not self.tokens:
             return
         self.follow = False
         self.cursor = len(self.tokens) - 1 if self.cursor is None else self.cursor + by
 
     def action_move_line(self, by: int) -> None:
-        """A line up or down; without a cursor the text scrolls."""
+        """Move a line up or down; without a cursor, the text scrolls."""
         if self.cursor is None:
             self._scroll(by)
             return
@@ -338,7 +340,7 @@ class TokenView(CachedStyles, can_focus=True):
             self.cursor = self.wrapper.lines[target][0][0]
 
     def action_edge(self, direction: int) -> None:
-        """To the first token, or to the end and along with it."""
+        """Move to the first token, or to the end, and follow it."""
         if direction < 0:
             self.follow = False
             self.cursor = 0
@@ -352,7 +354,7 @@ class TokenView(CachedStyles, can_focus=True):
         self.post_message(self.Wanted(self, "alternatives"))
 
     def action_branch(self) -> None:
-        """Ask to write on from here."""
+        """Ask to continue from here."""
         self.post_message(self.Wanted(self, "branch"))
 
     def action_copy(self) -> None:
@@ -376,7 +378,7 @@ class TokenView(CachedStyles, can_focus=True):
         self._scroll(3)
 
     def on_click(self, event: events.Click) -> None:
-        """The cursor goes to the token that was clicked."""
+        """The cursor moves to the token that was clicked."""
         line = self.top + event.y
         if line >= len(self.wrapper.lines) or not self.tokens:
             return

@@ -29,7 +29,7 @@ def round_step(span: float, wanted: int) -> float:
 
 
 def multiples(low: float, high: float, step: float) -> list[float]:
-    """Multiples of `step` within [low, high]; none where floats cannot tell them apart, or far too many."""
+    """Multiples of `step` within [low, high]; none if floats can't tell them apart, or if there are too many."""
     if step <= 1e-12 * max(abs(low), abs(high)):
         return []
     first = math.ceil(low / step - 1e-9)
@@ -58,14 +58,14 @@ def number_ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]
 
 def _fixed(value: float, step: float) -> str:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    # A step of 0.25 or 2.5 needs one digit more than its size says.
+    # A step of 0.25 or 2.5 needs one digit more than its size suggests.
     if abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
         decimals += 1
     return f"{value:.{min(decimals, 9)}f}"
 
 
 def log_ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]]:
-    """Ticks of an axis in log10: decades, their 2 and 5 where there is room, else linear values."""
+    """Ticks of an axis in log10: decades, also their 2 and 5 if there is room, otherwise linear values."""
     decades = high - low
     if decades < 0.7:
         return [
@@ -94,7 +94,7 @@ def decade_label(part: int, power: int) -> str:
 
 
 def duration_ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]]:
-    """Ticks in seconds since the start, labelled `90s`, `5m`, `2h`, `3d`."""
+    """Ticks in seconds since the start, labeled `90s`, `5m`, `2h`, `3d`."""
     step = _time_step(high - low, wanted)
     return [(value, short_duration(value, step)) for value in multiples(low, high, step)]
 
@@ -114,7 +114,7 @@ def short_duration(seconds: float, step: float = 1.0) -> str:
 
 
 def clock_ticks(low: float, high: float, wanted: int) -> list[tuple[float, str]]:
-    """Ticks at round local times, labelled `14:05`, with seconds or the date where they matter."""
+    """Ticks at round local times, labeled `14:05`, with seconds or the date if needed."""
     step = _time_step(high - low, wanted)
     zone = time.localtime(low).tm_gmtoff or 0
     pattern = "%H:%M:%S" if step < 60 else "%H:%M" if step < 86400 else "%d %b"

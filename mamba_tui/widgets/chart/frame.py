@@ -50,7 +50,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class View:
-    """What part of the data is shown, and how. `least` is what a linear y axis shows at least.
+    """Which part of the data is shown, and how. A linear y axis shows at least `least`.
 
     `names_x` says where the crosshair is; of several charts in step only one needs to. `x_unit` names what x
     counts, at the end of its labels.
@@ -92,8 +92,8 @@ def x_extent(lines: list[Line]) -> tuple[float, float] | None:
 class ChartFrame:
     """The chart at one size; `strips()` is its text.
 
-    The top row is title and legend, the bottom rows are axis and labels; each goes when there is no
-    room for it, so that 5 x 2 cells still show a curve.
+    The top row is title and legend, the bottom rows are axis and labels; each is left out if there is no room
+    for it, so that 5 x 2 cells still show a curve.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ChartFrame:
     # ------------------------------------------------------------- scaling
 
     def _measure(self) -> None:
-        """Cut the lines to the x range, scale y, and find the y range."""
+        """Cut the lines to the x range, scale y, and determine the y range."""
         self.pieces: list[tuple[Line, Floats, Floats, Floats | None, Floats | None]] = []
         self.x_range = self.view.x_range
         self.y_range: tuple[float, float] | None = None
@@ -167,7 +167,7 @@ class ChartFrame:
         wanted = min(max(2, self.plot_height // 2), 8)
         low, high = self.y_range
         labels = log_ticks(low, high, wanted) if self.view.log_y else ticks("number", low, high, wanted)
-        # Longer numbers would leave no room for what they measure.
+        # Longer numbers would leave no room for the curve.
         return labels if all(2 * len(label) <= self.size.width for _, label in labels) else []
 
     def row_of(self, y: float) -> int:
@@ -197,7 +197,7 @@ class ChartFrame:
             return cells, owner
         edges = np.linspace(*self.x_range, 2 * self.plot_width + 1)
         layers: list[tuple[int, Floats, Floats]] = []
-        # Every range goes behind every line, whatever the order of the series.
+        # Every range is drawn behind every line, whatever the order of the series.
         for index, (_line, x, _y, low, high) in enumerate(self.pieces):
             if low is not None and high is not None and len(x):
                 layers.append((2 * index + 1, *raster.column_extremes(x, low, high, edges)))
@@ -215,8 +215,8 @@ class ChartFrame:
                 cells[drawn] = packed[drawn]
                 owner[drawn] = style
                 continue
-            # A cell has one color: where lines meet it shows the dots of both, in the color of the
-            # one with more of them, so that neither seems to end there.
+            # A cell has one color: where lines meet, it shows the dots of both in the color of the one with
+            # more dots, so that neither seems to end there.
             count = raster.BITS[packed]
             owner[drawn & (count >= line_dots)] = style
             cells[drawn] = np.where(line_dots > 0, cells | packed, packed)[drawn]
@@ -370,7 +370,7 @@ class ChartFrame:
     def _value(self, line: Line) -> str:
         at = len(line.x) - 1
         if self.view.crosshair is not None:
-            # A column's width counts as being on it: the crosshair stands on columns, not on points.
+            # Being within a column's width counts as being on it: the crosshair is on columns, not on points.
             slack = (self.x_range[1] - self.x_range[0]) / max(1, self.plot_width) if self.x_range else 0.0
             if not line.x[0] - slack <= self.view.crosshair <= line.x[-1] + slack:
                 return "-"
@@ -390,7 +390,7 @@ class ChartFrame:
 
 
 def value_text(value: float, digits: int = 4) -> str:
-    """A value for the legend: fixed decimals at the size of a loss, short forms beyond."""
+    """A value for the legend: fixed decimals at the size of a loss, short forms otherwise."""
     if value == 0:
         return "0"
     size = abs(value)

@@ -1,8 +1,8 @@
 """LineChart: series in braille on Textual's line API, fast enough to redraw while a model trains.
 
-The chart knows nothing of runs. It is given `Line`s and `Marker`s, and keeps a view on them: linear
-or logarithmic y, a zoomed or a following x range, and a crosshair. `ChartFrame` draws, `LineChart` is
-the widget with its keys and mouse.
+The chart knows nothing about runs. It is given `Line`s and `Marker`s, and has a view of them: linear or
+logarithmic y, a zoomed or a following x range, and a crosshair. `ChartFrame` draws; `LineChart` is the widget
+with its keys and mouse.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class LineChart(Widget, can_focus=True):
         view = self.view
         if view is not None and self.follow and previous is not None and self.extent is not None:
             shift = self.extent[1] - previous[1]
-            # A view that was following moves along; set without a watcher, the refresh is below.
+            # A view that was following moves along; set without a watcher, because the refresh is below.
             self.set_reactive(LineChart.view, (view[0] + shift, view[1] + shift))
         self.redraw()
 
@@ -121,44 +121,46 @@ class LineChart(Widget, can_focus=True):
         return self.view or self.extent
 
     def redraw(self) -> None:
-        """Forget what was drawn."""
+        """Forget the drawn frame."""
         self._frame = None
         self.refresh()
 
     def watch_log_y(self) -> None:
-        """Draw anew; so do the next watchers."""
+        """Redraw; so do the following watchers."""
         self.redraw()
 
     def watch_ignore_outliers(self) -> None:
-        """Draw anew."""
+        """Redraw."""
         self.redraw()
 
     def watch_axis(self) -> None:
-        """Draw anew."""
+        """Redraw."""
         self.redraw()
 
     def watch_view(self) -> None:
-        """Draw anew."""
+        """Redraw."""
         self.redraw()
 
     def watch_crosshair(self) -> None:
-        """Draw anew."""
+        """Redraw."""
         self.redraw()
 
     def on_resize(self) -> None:
-        """Draw anew at the new size."""
+        """Redraw at the new size."""
         self.redraw()
 
     def notify_style_update(self) -> None:
-        """A theme or focus change alters the colors of what is drawn."""
+        """A change of theme or focus changes colors."""
         super().notify_style_update()
         self._frame = self._look = None
 
     # ------------------------------------------------------------- drawing
 
     def look(self) -> Look:
-        """The styles of the current theme. Textual forgets its own at every refresh; finding them costs
-        as much as drawing the chart."""
+        """The current theme's styles.
+
+        Textual forgets its own at every refresh, and computing them takes as long as drawing the chart.
+        """
         if self._look is None:
             style = self.get_component_rich_style
             self._look = Look(
@@ -199,7 +201,7 @@ class LineChart(Widget, can_focus=True):
         )
 
     def _outliers_note(self) -> str:
-        """For the title, where outliers are not treated as usual."""
+        """For the title, if outliers aren't treated as usual."""
         if self.outliers_by_default and self.ignore_outliers:
             return "without outliers"
         return "" if self.outliers_by_default or self.ignore_outliers else "with outliers"
@@ -207,7 +209,7 @@ class LineChart(Widget, can_focus=True):
     # ---------------------------------------------------------------- view
 
     def set_view(self, x_range: tuple[float, float] | None, *, follow: bool | None = None) -> None:
-        """Show an x range (None for everything) and tell whoever keeps charts in step."""
+        """Show an x range (None for everything) and tell other charts to follow."""
         if x_range is not None:
             x_range = self._clamped(x_range)
         if follow is not None:
@@ -229,7 +231,7 @@ class LineChart(Widget, can_focus=True):
         return start, start + span
 
     def zoom(self, factor: float, around: float | None = None) -> None:
-        """Show `1/factor` of the range around a point, by default the crosshair or what is newest."""
+        """Show `1/factor` of the range around a point, by default the crosshair or the newest point."""
         shown = self.shown
         if shown is None or shown[1] <= shown[0]:
             return
@@ -269,7 +271,7 @@ class LineChart(Widget, can_focus=True):
         self.zoom(ZOOM_STEP if direction > 0 else 1 / ZOOM_STEP)
 
     def action_left_right(self, direction: int) -> None:
-        """Move the crosshair where there is one, else the view."""
+        """Move the crosshair if there is one, otherwise the view."""
         if self.crosshair is not None:
             self.move_crosshair(direction)
         else:
@@ -280,7 +282,7 @@ class LineChart(Widget, can_focus=True):
         self.pan(direction * PAN_STEP)
 
     def action_crosshair(self) -> None:
-        """Switch the crosshair on, at the newest point shown, or off."""
+        """Switch the crosshair on, at the newest visible point, or off."""
         if self.crosshair is not None:
             self._set_crosshair(None)
         elif self.shown is not None:
@@ -323,7 +325,7 @@ class LineChart(Widget, can_focus=True):
         self.zoom(1 / ZOOM_STEP, self._x_at(event.x))
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
-        """A press starts a drag, or sets the crosshair if it does not move."""
+        """A press starts a drag, or sets the crosshair if the mouse doesn't move."""
         shown = self.shown
         if shown is not None:
             self._drag = (event.x, shown)

@@ -1,8 +1,8 @@
-"""From numbers to braille dots: the arithmetic of the chart, without a widget in sight.
+"""From numbers to braille dots: the arithmetic of the chart, without any widget.
 
-Each cell of the terminal is 2 x 4 dots. A series is reduced to one vertical span of dots per dot
-column (its smallest and largest value there, joined to its neighbors), so the cost of drawing does
-not depend on how many points there are beyond one pass over them.
+Each cell of the terminal is 2 x 4 dots. A series is reduced to one vertical span of dots per dot column (its
+smallest and largest value there, joined to its neighbors), so that beyond one pass over the points, the time
+to draw doesn't depend on their number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def as_floats(values: object) -> Floats:
 
 
 def to_log(values: Floats) -> Floats:
-    """log10, with NaN where there is none."""
+    """log10, with NaN where it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(values > 0, np.log10(np.where(values > 0, values, 1.0)), np.nan)
 
@@ -42,7 +42,7 @@ def visible_slice(x: Floats, x0: float, x1: float) -> slice:
 
 
 def column_extremes(x: Floats, low: Floats, high: Floats, edges: Floats) -> tuple[Floats, Floats]:
-    """Smallest `low` and largest `high` among the points of each column; NaN where there are none.
+    """Smallest `low` and largest `high` among the points of each column; NaN if a column has none.
 
     x (n,) ascending, edges (columns + 1,) ascending. The last column includes its right edge.
     """
@@ -109,7 +109,7 @@ def braille(mask: Bools) -> Ints:
 def value_range(
     pieces: list[Floats], log: bool, *, ignore_outliers: bool = False
 ) -> tuple[float, float] | None:
-    """The y range that shows all finite values, with a little room; None where there are none."""
+    """The y range that shows all finite values, with a small margin; None if there are none."""
     finite = [piece[np.isfinite(piece)] for piece in pieces]
     finite = [piece for piece in finite if piece.size]
     if not finite:
