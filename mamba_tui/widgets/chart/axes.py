@@ -29,7 +29,7 @@ def round_step(span: float, wanted: int) -> float:
 
 
 def multiples(low: float, high: float, step: float) -> list[float]:
-    """Multiples of `step` within [low, high]; none if floats can't tell them apart, or if there are too many."""
+    """Multiples of `step` within [low, high]; none if floats can't tell them apart or there are too many."""
     if step <= 1e-12 * max(abs(low), abs(high)):
         return []
     first = math.ceil(low / step - 1e-9)
