@@ -1,14 +1,15 @@
 """The model: an hourglass of layers that mix over time by attention, Mamba (S6) or Mamba-2 (SSD).
 
-A model is a pure function of parameters, tokens and state to outputs and a new state, and cutting a text
-into chunks never changes the result. Every document starts from an empty state, wherever it starts: the
+A model is a pure function of parameters, tokens and state to outputs and a new state, and cutting a text into
+chunks never changes the result. Every document starts from an empty state, wherever it starts: the
 convolution's taps, the recurrent state and attention all stop at `doc_start` (B, T).
 
-What a model remembers of a text, its state, is in `core/model_state.py`. What the layers compute, and on
-which device by which kernels, is in `core/ops`, one function an operation.
+The state, which is everything that a model remembers of a text, is in `core/model_state.py`. The operations
+of the layers, and their kernels for each device, are in `core/ops`, one function per operation.
 
-Shapes: B batch rows, T tokens, C channels of a layer, H heads, E channels of a head, D inner channels of a
-Mamba layer, N its states a channel, K its convolution's taps, W the window (`block_size`), V the vocabulary.
+Shapes: B batch rows, T tokens, C channels of a layer, H heads, E channels per head, D inner channels of a
+Mamba layer, N its states per channel, K its convolution's taps, W the window (`block_size`), V the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
 class Output(NamedTuple):
-    """What a forward pass gives: logits (B, T, V) without targets, the mean loss with them; the state."""
+    """Logits (B, T, V), or the mean loss if there are targets; and the state."""
 
     logits: Tensor | None
     loss: Tensor | None
@@ -64,12 +65,14 @@ def zero_init_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def stratified(count: int) -> Tensor:
-    """One number out of each `count`-th part of 0..1 (count,), shuffled: even also where there are few."""
+    """One random number from each of `count` equal parts of 0..1, (count,), shuffled: evenly spread even if
+    few.
+    """
     return (torch.randperm(count) + torch.rand(count)) / count
 
 
 def initial_dt_bias(places: Tensor) -> Tensor:
-    """The bias whose softplus is at `places` (channels,), 0 to 1, of the magnitudes of Mamba's step sizes."""
+    """The bias whose softplus is at `places` (channels,), 0 to 1, in the range of Mamba's step sizes."""
     low, high = math.log(DT_MIN), math.log(DT_MAX)
     dt = torch.exp(places * (high - low) + low).clamp(min=DT_FLOOR)
     return dt + torch.log(-torch.expm1(-dt))
@@ -102,7 +105,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, x: Tensor, state: AttentionState | None, positions: Positions
     ) -> tuple[Tensor, AttentionState]:
-        """(B, T, C) to (B, T, C), and the cache after it."""
+        """(B, T, C) to (B, T, C), and the new cache."""
         mixed, *cache = attention_mixer(self.qkv(x), state, positions, self.heads, rotary=self.rope)
         return self.out(self.dropout(mixed)), AttentionState(*cache)
 
@@ -131,7 +134,7 @@ class MambaBlock(nn.Module):
         self.out = zero_init_linear(inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
-        """No inputs seen, nothing remembered."""
+        """No inputs yet, nothing remembered."""
         inner, taps = self.conv_weight.shape
         wide = torch.promote_types(dtype, torch.float32)
         return MambaState(
@@ -140,7 +143,7 @@ class MambaBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, state: MambaState | None, positions: Positions) -> tuple[Tensor, MambaState]:
-        """(B, T, C) to (B, T, C), and the state after it."""
+        """(B, T, C) to (B, T, C), and the new state."""
         conv_state, ssm_state = (None, None) if state is None else state
         y, conv_state, ssm_state = mamba_mixer(
             self.in_proj(x),
@@ -160,7 +163,7 @@ class MambaBlock(nn.Module):
 
 
 class Mamba2Block(nn.Module):
-    """Mamba-2's mixer (arXiv 2405.21060): one decay a head, all projections at once, a norm at the end."""
+    """Mamba-2's mixer (arXiv 2405.21060): one decay per head, all projections at once, a norm at the end."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -179,7 +182,7 @@ class Mamba2Block(nn.Module):
         self.out = zero_init_linear(self.inner, width)
 
     def initial_state(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> MambaState:
-        """No inputs seen, nothing remembered."""
+        """No inputs yet, nothing remembered."""
         channels, taps = self.conv_weight.shape
         ssm_shape = (batch_size, self.heads, self.inner // self.heads, self.states)
         return MambaState(
@@ -188,7 +191,7 @@ class Mamba2Block(nn.Module):
         )
 
     def forward(self, x: Tensor, state: MambaState | None, positions: Positions) -> tuple[Tensor, MambaState]:
-        """(B, T, C) to (B, T, C), and the state after it."""
+        """(B, T, C) to (B, T, C), and the new state."""
         conv_state, ssm_state = (None, None) if state is None else state
         y, conv_state, ssm_state = mamba2_mixer(
             x,
@@ -209,7 +212,7 @@ class Mamba2Block(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Works on each token by itself, and leads from a layer's width to the next one's."""
+    """Works on each token separately, and leads from a layer's width to the next one's."""
 
     def __init__(self, width: int, next_width: int) -> None:
         super().__init__()
@@ -230,7 +233,7 @@ MIXERS: dict[str, type[MultiHeadAttention] | type[MambaBlock] | type[Mamba2Block
 
 
 class Block(nn.Module):
-    """One layer: mix over time, then work on each token, both beside a skip."""
+    """One layer: mix over time, then work on each token, both with a skip connection."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -259,8 +262,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A language model over `vocab_size` tokens.
 
-    The embedding has its rows padded to a multiple of 64 for the sake of fast products; the padding is
-    never predicted. `activation_checkpointing` trades time for memory in training.
+    The embedding's rows are padded to a multiple of 64, which makes products fast; padding is never
+    predicted. `activation_checkpointing` saves memory in training at the expense of time.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -285,14 +288,14 @@ class GPT(nn.Module):
         else:
             nn.init.normal_(self.head.weight, std=0.02)
         self.head_working_weight: Tensor | None = None
-        """The head's bf16 working weight, where training keeps one (`core/training/bf16_weights.py`)."""
+        """The head's bf16 working weight, if training keeps one (`core/training/bf16_weights.py`)."""
 
     def initial_state(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> ModelState:
         """The state of `batch_size` batch rows before any text.
 
-        Device and type are by default those of the parameters.
+        By default it has the parameters' device and type.
         """
         like = self.embedding.weight
         device, dtype = torch.device(device or like.device), dtype or like.dtype
@@ -307,7 +310,7 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         lesson: Lesson | None = None,
     ) -> Output:
-        """Read tokens (B, T) on from `state`; `doc_start` (B, T) bool marks where documents start.
+        """Read tokens (B, T), continuing from `state`; `doc_start` (B, T) bool marks where documents start.
 
         Without a state the text starts at its first token. With `targets` (B, T), -100 to ignore, the
         output has the mean loss in nats instead of logits; a teacher's `lesson` about them is part of it.
@@ -337,7 +340,10 @@ class GPT(nn.Module):
     def features(
         self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """What the head sees, (B, T, n_embd[0]), and the new state. Arguments as in `forward`."""
+        """The features that the head reads, (B, T, n_embd[0]), and the new state.
+
+        Arguments as in `forward`.
+        """
         x, state, positions = self._embed(tokens, state, doc_start)
         layers = []
         for i, block in enumerate(self._layers()):
@@ -362,7 +368,7 @@ class GPT(nn.Module):
 
     @property
     def waist(self) -> int:
-        """The last narrowest layer."""
+        """The last of the narrowest layers."""
         narrowest = min(self.config.n_embd)
         return max(i for i, width in enumerate(self.config.n_embd) if width == narrowest)
 
@@ -384,7 +390,7 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """The stream after the mixer of a layer, (B, T, n_embd[layer]), and the state of the layers up to it.
 
-        That state is all that is needed to go on with the same layer; other arguments as in `forward`.
+        That state is enough to continue with the same layer; other arguments as in `forward`.
         """
         x, state, positions = self._embed(tokens, state, doc_start)
         layers: list[LayerState] = []
@@ -410,5 +416,6 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions.position % self.config.block_size)
-        # In 16 bits under autocast: reading and writing the stream between layers is most of a step's time.
+        # In 16 bits under autocast: reading and writing the stream between layers takes most of a step's
+        # time.
         return self.dropout(to_autocast_type(x)), state, positions

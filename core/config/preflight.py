@@ -1,6 +1,7 @@
 """Checks before anything starts: the device, the dataset folder, the tokenizer file, the encoding.
 
-The trainer would find the same problems, but only after loading torch and leaving a run that never started.
+The trainer would discover the same problems, but only after loading torch, and it would leave a run that
+never started.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ BUILT_IN_TOKENIZERS = ("auto", "char", "byte", "gpt2")
 def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = True) -> None:
     """Raise UserError (ConfigError listing every problem) unless a run could start on this machine.
 
-    A resumed run has its own copy of the tokenizer, so the file it came from may be gone. With
-    `folder=False` the dataset folder is not checked: the sample text may still be written there.
-    Costs a few file system calls; imports no torch and reads no text.
+    A resumed run has its own copy of the tokenizer, so the original file may be gone. With `folder=False` the
+    dataset folder isn't checked: the sample text may still be written there. Takes a few file system calls;
+    imports no torch and reads no text.
     """
     resolve_device(config.hardware.device)
     ranks_wanted(config)
@@ -44,7 +45,7 @@ def check_possible(config: RunConfig, *, resuming: bool = False, folder: bool = 
 
 
 def ranks_wanted(config: RunConfig) -> int:
-    """How many ranks a run would have on this machine. Raises UserError where it cannot have them."""
+    """How many ranks a run would have on this machine. Raises UserError if it can't have them."""
     ranks = config.hardware.ranks
     if ranks == 1:
         return 1
@@ -63,7 +64,7 @@ def ranks_wanted(config: RunConfig) -> int:
 
 
 def check_divides(config: RunConfig, ranks: int) -> None:
-    """Raise UserError where so many ranks cannot share a batch."""
+    """Raise UserError if `ranks` can't share a batch evenly."""
     batch = config.training.batch_size
     if batch % ranks:
         near = max(1, round(batch / ranks)) * ranks

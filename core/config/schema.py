@@ -115,7 +115,7 @@ class DataConfig:
     )
     carry_chunks: int = setting(
         8,
-        "chunks read in a row before a batch row jumps elsewhere, 0 = read to the end",
+        "consecutive chunks before a batch row jumps elsewhere, 0 = read to the end",
         unit="chunks",
         low=0,
         high=1 << 20,
@@ -132,7 +132,7 @@ class TrainingConfig:
     )
     auto: str = setting(
         "",
-        "settings that follow the text, the device and the time: any of n_embd (all layers), dropout, "
+        "settings chosen by the text, the device and the time: any of n_embd (all layers), dropout, "
         "mixer_dropout, batch_size",
     )
     time_budget: float = setting(
@@ -145,7 +145,7 @@ class TrainingConfig:
     )
     max_iters: int = setting(
         5000,
-        "optimizer steps in total, auto = as many as the text has use for",
+        "optimizer steps in total, auto = as many as suit the text",
         unit="steps",
         low=0,
         zero="auto",
@@ -201,7 +201,7 @@ class TrainingConfig:
     checkpoint_interval: int = setting(
         0, "steps between checkpoints, auto = at every evaluation", unit="steps", low=0, zero="auto"
     )
-    keep_last: int = setting(3, "how many of the newest checkpoints to keep", unit="checkpoints", low=1)
+    keep_last: int = setting(3, "how many of the latest checkpoints to keep", unit="checkpoints", low=1)
     keep_best: int = setting(
         1, "how many checkpoints of lowest validation loss to keep", unit="checkpoints", low=0
     )
@@ -305,7 +305,7 @@ def build(values: Mapping[str, object], source: str = "configuration") -> RunCon
     """A RunConfig from flat values; missing keys take their defaults.
 
     A single value of a per-layer key applies to all layers; `n_layer` may be omitted if a list implies it.
-    Raises ConfigError listing every problem.
+    Raises ConfigError that lists every problem.
     """
     config, problems = check(values)
     if problems:
@@ -313,7 +313,7 @@ def build(values: Mapping[str, object], source: str = "configuration") -> RunCon
     return config
 
 
-# What the program did before it had a key for it: a frozen configuration without the key was made then.
+# What the program did before there was a key for it: frozen configurations without the key date from then.
 EARLIER: dict[str, object] = {"schedule": "cosine", "decay_small_matrices": True}
 
 
@@ -323,7 +323,9 @@ def build_frozen(values: Mapping[str, object], source: str) -> RunConfig:
 
 
 def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
-    """Like `build`, but returns the problems instead of raising; with any, the configuration is unusable."""
+    """Like `build`, but returns the problems instead of raising; if there are any, the configuration is
+    unusable.
+    """
     problems: list[Problem] = []
     clean: dict[str, Any] = {}
     values = _named_automatic(values, problems)
@@ -392,7 +394,7 @@ def _spread(
     assert isinstance(default, tuple)
     if layers == len(default):
         return default
-    # The default widths and types fit only the default depth; any other depth gets a uniform model.
+    # The default widths and types fit only the default depth; other depths get a uniform model.
     if key == "attention_type":
         return tuple(MAMBA if layer % 2 == 0 else STANDARD for layer in range(layers))
     return (default[0],) * layers

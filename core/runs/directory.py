@@ -23,7 +23,7 @@ from core.system.files import Folder, delete_folder, make_folder
 
 Mode = Literal["auto", "resume", "fresh"]
 LONGEST_NAME = 120  # below the limit of file systems, so that ".old-1" can be appended
-# What a run's folder holds before its first step.
+# The files in a run's folder before its first step.
 OURS = re.compile(
     r"config\.toml|tokenizer\.json|split\.json|teacher\.pt|notes\.json|events\.jsonl|run\.lock|trainer\.log(\.1)?"
     r"|control|\d{1,30}-[0-9a-f]+\.json|\..+\.[0-9a-f]+\.tmp"
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run: of its folder, wherever that is by now."""
+        """The run's name: the current name of its folder."""
         return self.path.name or os.path.basename(os.path.abspath(self.path))
 
     @property
@@ -95,7 +95,7 @@ class Run:
         return load_frozen(self.config_path)
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Every checkpoint with a manifest, sorted by step. Without a manifest, the save never finished."""
+        """Every checkpoint with a manifest, sorted by step. A save without a manifest never finished."""
         return find_checkpoints(self.path)
 
 
@@ -110,7 +110,7 @@ def list_runs(root: Path) -> list[Run]:
 
 
 def next_run_name(root: Path, stem: str = "run") -> str:
-    """The first free name: run-001, run-002, ..."""
+    """The first unused name: run-001, run-002, ..."""
     number = 1
     while (Path(root) / f"{stem}-{number:03d}").exists():
         number += 1
@@ -130,9 +130,9 @@ def check_name(name: str, flag: str = "--run") -> None:
 def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode = "auto") -> Run:
     """Prepare a run for `start_trainer` and freeze its configuration.
 
-    "auto" goes on with the run when there is one, "resume" insists on one, "fresh" moves an older
-    one aside and starts over. `config` None keeps the frozen one. Raises UserError when the run is
-    alive, or when `config` changes what the run's checkpoints depend on.
+    "auto" continues the run if it exists, "resume" requires that it does, "fresh" renames an old one and
+    starts over. If `config` is None the frozen one is kept. Raises UserError if the run is alive, or if
+    `config` changes something that the run's checkpoints depend on.
     """
     check_name(name)
     run = Run(Path(root) / name)
@@ -144,12 +144,12 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
         _move_aside(run)
     if run.exists:
         if config is None:
-            run.config()  # if it is damaged, refuse here and not later in a trainer
+            run.config()  # a damaged one is refused here, and not later in a trainer
         else:
             _apply_changes(run, config)
         return run
     if config is None:
-        raise UserError(f'run "{name}" in {root} has no configuration to go on with')
+        raise UserError(f'run "{name}" in {root} has no configuration to continue with')
     _make_folders(run)
     _freeze(run, portable(config))
     return run
@@ -158,7 +158,7 @@ def prepare_run(root: Path, name: str, config: RunConfig | None, *, mode: Mode =
 def discard(run: Run) -> None:
     """Remove a run that never took a step, so that a mistyped option leaves nothing behind.
 
-    A run with a step or a checkpoint, or whose trainer is alive, is left as it is.
+    A run with a step, a checkpoint or a living trainer is left alone.
     """
     begun = any(isinstance(event, StepEvent) for event in read_tail(run.events_path))
     if not begun and not is_locked(run.lock_path) and not any(run.path.glob("checkpoint_step_*")):
@@ -218,21 +218,21 @@ def _apply_changes(run: Run, config: RunConfig) -> None:
 
 
 def fixed_differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Value, Value]]:
-    """The changes that checkpoints of the old configuration do not allow."""
+    """The changes that checkpoints of the old configuration don't allow."""
     return {key: pair for key, pair in differences(old, new).items() if SETTINGS[key].fixed}
 
 
 def fixed_message(name: str, refused: Mapping[str, tuple[Value, Value]]) -> str:
-    """Why a run cannot continue with these changes, and what to do instead."""
+    """Why a run can't continue with these changes, and what to do instead."""
     lines = []
     for key, pair in refused.items():
         old, new = (show(SETTINGS[key].in_words(value)) for value in pair)
         lines.append(f"  {key} is {old} in the run, {new} asked for")
     return (
-        f'run "{name}" cannot go on with another model or another reading of the text:\n'
+        f'run "{name}" cannot continue with another model or another way of reading the text:\n'
         + "\n".join(lines)
         + "\nkeep the old values, start another run with --run NAME, or start this one over with --fresh "
-        "(the old run is moved aside, not deleted)"
+        "(the old run is renamed, not deleted)"
     )
 
 
@@ -244,7 +244,7 @@ def directory_bytes(path: Path) -> int:
             for entry in entries:
                 try:
                     total += entry.stat(follow_symlinks=False).st_size if entry.is_file() else 0
-                except OSError:  # gone since
+                except OSError:  # deleted in the meantime
                     continue
     except OSError:
         return total

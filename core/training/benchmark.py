@@ -1,7 +1,7 @@
-"""`python -m core.training.benchmark`: how fast a configuration trains and writes on this machine.
+"""`python -m core.training.benchmark`: how fast a configuration trains and generates on this machine.
 
-Reads one JSON object from standard input ({"config": flat values, "seconds": number}) and prints one
-JSON object. The text is random tokens: speed does not depend on what the tokens say.
+Reads one JSON object from standard input ({"config": flat values, "seconds": number}) and prints one JSON
+object. The text is random tokens, because speed doesn't depend on what the tokens say.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import json
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +47,7 @@ MATMUL_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 
 
 class RandomStream:
-    """Random tokens in place of a corpus; the last id opens a document now and then."""
+    """Random tokens in place of a corpus; now and then the last id starts a new document."""
 
     def __init__(self, length: int, vocab_size: int) -> None:
         random = np.random.default_rng(0)
@@ -60,16 +58,16 @@ class RandomStream:
         return len(self._tokens)
 
     def gather(self, starts: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-        """Rows (len(starts), count) of tokens."""
+        """Rows of tokens, (len(starts), count)."""
         return np.stack([self._tokens[start : start + count] for start in starts])
 
     def read(self, start: int, count: int) -> np.ndarray[Any, Any]:
-        """Tokens start..start+count, (count,)."""
+        """Tokens start to start + count, (count,)."""
         return self._tokens[start : start + count]
 
 
 def vocabulary(config: RunConfig) -> int:
-    """The vocabulary size to measure with: the tokenizer's own, or a typical one of its kind."""
+    """The vocabulary size to measure with: the tokenizer's, or a typical one of its kind."""
     return config.data.vocab_size or VOCABULARIES.get(config.data.tokenizer, VOCABULARIES["auto"])
 
 
@@ -97,14 +95,14 @@ class Bench:
         )  # fmt: skip
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def seconds_each(self, work: Callable[[], object], seconds: float, warm_up: int) -> list[float]:
-        """Durations of repeated calls for about `seconds`, after `warm_up` calls that do not count."""
+        """Durations of repeated calls for about `seconds`, after `warm_up` calls that don't count."""
         for _ in range(warm_up):
             work()
         durations: list[float] = []
@@ -154,11 +152,11 @@ class Bench:
         }
 
     def tokens_per_second(self, step_seconds: float) -> float:
-        """Training tokens a second at this duration of a step."""
+        """Training tokens per second if a step takes this long."""
         return self.tokens_per_step / step_seconds
 
     def parts(self, seconds: float) -> dict[str, float]:
-        """Milliseconds of each part of one plain, uncaptured step, the device waited for after each."""
+        """Milliseconds of each part of one plain, uncaptured step, waiting for the device after each part."""
         state = self.model.initial_state(self.ranks.rows(self.config), self.device)
         times: dict[str, list[float]] = {part: [] for part in PARTS}
         training = self.config.training
@@ -209,7 +207,7 @@ class Bench:
         return {"tokens_per_second": max(rates)}
 
     def matrix_ceiling(self) -> float:
-        """Floating-point operations a second of a large matrix product in the run's arithmetic."""
+        """Floating-point operations per second of a large matrix product in the run's arithmetic."""
         size = MATMUL_SIZE[self.device.type]
         with autocast(self.config, self.device):
             half = torch.is_autocast_enabled(self.device.type)
@@ -221,22 +219,22 @@ class Bench:
         return 2 * size**3 / min(durations)
 
     def memory(self) -> int:
-        """Peak bytes so far: of the device, or of this process on a CPU."""
+        """Peak memory in bytes so far: the device's, or this process's on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return peak_process_memory()
 
     def device_name(self) -> str:
-        """What the device calls itself."""
+        """The device's own name."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
 
 def run(config: RunConfig, seconds: float, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """All measurements of one configuration. Raises UserError for a device that is not there.
+    """All measurements of one configuration. Raises UserError if the device doesn't exist.
 
-    With several ranks they train together, and the rest is measured on rank 0 alone.
+    With several ranks they train together, and rank 0 alone measures the rest.
     """
     bench = Bench(config, ranks)
     training = bench.training(seconds)
@@ -246,7 +244,7 @@ def run(config: RunConfig, seconds: float, ranks: Ranks = ALONE) -> dict[str, An
     bench.parted = True
     memory = bench.memory()
     costs = Costs(step=training["step_ms"] / 1e3, memory=float(memory))
-    if training["steps_measured"] >= 3:  # what is measured here makes later estimates better
+    if training["steps_measured"] >= 3:  # these measurements improve later estimates
         remember(config, bench.vocab_size, costs)
     ceiling = bench.matrix_ceiling()
     return {
@@ -266,13 +264,13 @@ def run(config: RunConfig, seconds: float, ranks: Ranks = ALONE) -> dict[str, An
 
 
 def main() -> int:
-    """Read a request, measure, print. Exit code 2 with one sentence for bad input.
+    """Read a request, measure, print the result. Exit code 2 with one sentence for bad input.
 
-    Several ranks read it from the file that is named on their command line.
+    Several ranks read the request from their command line.
     """
     ranks = Ranks(*torchrun_place())
     try:
-        request = json.loads(Path(sys.argv[1]).read_text() if ranks.several else sys.stdin.read())
+        request = json.loads(sys.argv[1] if ranks.several else sys.stdin.read())
         config = build(request["config"])
         if not ranks.several and (count := ranks_wanted(config)) > 1:
             return measure_together(count, request)
@@ -287,11 +285,8 @@ def main() -> int:
 
 
 def measure_together(count: int, request: dict[str, Any]) -> int:
-    """Measure with several ranks, of which rank 0 prints; the exit code."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(request, file)
-        file.flush()
-        failures = start_ranks(count, "-m", "core.training.benchmark", file.name)
+    """Measure with several ranks, of which rank 0 prints the result. Returns the exit code."""
+    failures = start_ranks(count, "-m", "core.training.benchmark", json.dumps(request))
     return max((1 if failure.exitcode != 2 else 2 for failure in failures.values()), default=0)
 
 

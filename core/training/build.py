@@ -1,4 +1,4 @@
-"""From a run directory to everything a trainer works with, new or exactly as a checkpoint left it."""
+"""From a run directory to everything a trainer works with: new, or exactly as a checkpoint left it."""
 
 from __future__ import annotations
 
@@ -49,15 +49,16 @@ from core.training.step import TrainingStep
 from core.training.teacher import Teacher, build_teacher, read_teacher
 
 WIDE = 768
-"""Channels of the narrowest layer from which products are large enough for an H100 as they are."""
+"""If the narrowest layer has at least this many channels, products are large enough for an H100 as they
+are."""
 NOT_COMPILED = (
-    "compile is true, but on this device compiling takes longer than it saves: training goes without"
+    "compile is true, but on this device compiling takes longer than it saves, so nothing is compiled"
 )
 
 
 @dataclass
 class Parts:
-    """What a trainer drives. All of it that changes while training goes into a checkpoint."""
+    """What a trainer works with. Everything in it that changes during training goes into a checkpoint."""
 
     config: RunConfig
     device: torch.device
@@ -80,7 +81,7 @@ class Parts:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    """What the whole run has taken until now, without pauses."""
+    """The time that the whole run has taken so far, without pauses."""
     bad_in_a_row: int = 0
     losses: dict[str, float | None] = field(default_factory=dict)
     changes: dict[str, tuple[Value, Value]] = field(default_factory=dict)
@@ -88,15 +89,15 @@ class Parts:
 
     @property
     def judged_model(self) -> GPT:
-        """The model that is evaluated and writes: the averaged one where there is one."""
+        """The model that is evaluated and generates samples: the averaged one if there is one."""
         return self.model if self.averaged is None else self.averaged.model
 
     def snapshot(self) -> Payload:
-        """Where loader and randomness are, to go back there when a first step fails."""
+        """The positions of loader and random generators, to return to if a first step fails."""
         return {"loader": self.loader.state_dict(), "rng": randomness(self.device)}
 
     def without_compile(self, before: Payload) -> None:
-        """Go on with the plain model from a `snapshot`, after torch.compile has failed."""
+        """Continue with the plain model from a `snapshot`, after torch.compile has failed."""
         self.compiled = False
         self.loader.load_state_dict(before["loader"])
         restore_randomness(before["rng"], self.device)
@@ -111,9 +112,9 @@ def build_parts(
     progress: Callable[[str, float | None], None],
     ranks: Ranks = ALONE,
 ) -> Parts:
-    """Everything ready to train. `progress` hears what is being done; raising in it ends the work.
+    """Prepare everything for training. `progress` is told what is being done; if it raises, the work ends.
 
-    Raises UserError where text, device, checkpoint or configuration do not allow it.
+    Raises UserError if text, device, checkpoint or configuration don't allow training.
     """
     device = open_device(config, ranks)
     torch.manual_seed(config.training.seed)
@@ -191,7 +192,7 @@ def _device_name(device: torch.device, ranks: Ranks) -> str:
 
 
 def plan_run(config: RunConfig, corpus: Corpus, speeds: Speeds) -> Plan:
-    """What is decided for the text that was read."""
+    """The values that are decided after reading the text."""
     sides = (len(corpus.train), len(corpus.validation))
     size = corpus.tokenizer.vocab_size
     text = TextSize(corpus.train.text_bytes, sides[0])
@@ -205,7 +206,7 @@ def plan_run(config: RunConfig, corpus: Corpus, speeds: Speeds) -> Plan:
 
 
 def open_device(config: RunConfig, ranks: Ranks = ALONE) -> torch.device:
-    """The device to train on, with threads and exactness set as asked. Raises UserError."""
+    """The device to train on, with threads and determinism set as configured. Raises UserError."""
     hardware = config.hardware
     name = ranks.device_name(config)
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -223,16 +224,16 @@ def open_device(config: RunConfig, ranks: Ranks = ALONE) -> torch.device:
         torch.set_float32_matmul_precision("high")
         prefer_static_products(config.model)
     if name.startswith("cuda:"):
-        torch.cuda.set_device(name)  # kernels of our own are launched there
+        torch.cuda.set_device(name)  # our own kernels are launched there
     return torch.device(name)
 
 
 def prefer_static_products(model: ModelConfig) -> None:
-    """Leave cuBLAS no workspace where products are large; to be called before the first one on CUDA.
+    """Give cuBLAS no workspace if products are large. Must be called before the first product on CUDA.
 
-    With one, programs of a product ask for their tiles, for which every product begins by zeroing a counter,
-    and sums are split that need not be: about 1 % of a step of 12 layers x 768. Products of narrow layers
-    need it. What the user has chosen stays.
+    With a workspace, the programs of a product request their tiles, for which every product first clears a
+    counter, and sums are split unnecessarily: about 1 % of a step of 12 layers x 768. Products of narrow
+    layers need a workspace. A choice of the user's is left alone.
     """
     if min(model.n_embd) >= WIDE:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":0:0")
@@ -241,7 +242,7 @@ def prefer_static_products(model: ModelConfig) -> None:
 def read_text(
     run: Run, config: RunConfig, payload: Payload | None, progress: Callable[[str, float | None], None]
 ) -> Corpus:
-    """The corpus under the run's own tokenizer and split, which are kept in the run from its first moment."""
+    """The corpus with the run's own tokenizer and split, which the run keeps from the start."""
     tokenizer = None
     if payload is not None:
         tokenizer = Tokenizer.from_dict(payload["tokenizer"], "the checkpoint's tokenizer")
@@ -254,7 +255,9 @@ def read_text(
     split = read_split(run.split_path)
     corpus = prepare(config.data, config.training.seed, tokenizer=tokenizer, split=split, progress=report)
     if split is None and run.split_path.exists():
-        corpus.notices.append(f"{run.split_path} was damaged: the split follows the record beside the text")
+        corpus.notices.append(
+            f"{run.split_path} was damaged, so the split comes from the record beside the text"
+        )
     if not run.tokenizer_path.exists():
         corpus.tokenizer.save(run.tokenizer_path)
     if corpus.split != split:
@@ -265,7 +268,7 @@ def read_text(
 def _check_changes(
     run: Run, config: RunConfig, payload: Payload, info: CheckpointInfo
 ) -> dict[str, tuple[Value, Value]]:
-    """What changed since the checkpoint. Raises UserError where it no longer fits."""
+    """What has changed since the checkpoint. Raises UserError if the checkpoint no longer fits."""
     before = config_of(payload, info.path)
     refused = fixed_differences(before, config)
     if refused:
@@ -274,16 +277,16 @@ def _check_changes(
 
 
 def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
-    """Everything but the weights, as it was after the checkpoint's step.
+    """Restore everything except the weights to its state after the checkpoint's step.
 
-    Raises UserError, in one sentence, where something in it is not what training writes.
+    Raises UserError, in one sentence, if something in the checkpoint isn't what training writes.
     """
     try:
         check_resumable(payload, parts.optimizer, parts.training_step.state, parts.device)
-        parts.loader.load_state_dict(payload["loader"])  # the first change, and it checks by itself
+        parts.loader.load_state_dict(payload["loader"])  # the first change, and it checks for itself
     except ValueError as error:
         raise UserError(
-            f"{info.path} cannot be gone on from: {error}; use another checkpoint of the run"
+            f"{info.path} cannot be resumed from: {error}; use another checkpoint of the run"
         ) from None
     config, step = parts.config, payload["step"]
     parts.optimizer.load_state_dict(payload["optimizer"])
@@ -291,7 +294,7 @@ def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
     same_text = payload["data"] == text
     if not same_text:
         parts.notices.append(
-            "the text has changed since the checkpoint: training goes on with the text as it is now"
+            "the text has changed since the checkpoint; training continues with the current text"
         )
     if parts.averaged is not None:
         load_weights(parts.averaged.model, payload, info.path, judged_weights(payload))
@@ -320,16 +323,16 @@ def restore(parts: Parts, payload: Payload, info: CheckpointInfo) -> None:
 
 
 def return_to(parts: Parts, info: CheckpointInfo) -> None:
-    """Take back the weights and the optimizer's averages of a checkpoint of this run; all else goes on.
+    """Restore the weights and the optimizer's averages from a checkpoint of this run, and nothing else.
 
-    Raises UserError where it cannot be used.
+    Raises UserError if the checkpoint can't be used.
     """
     payload = load(info.path)
     check_keys(payload, RESUMABLE, info.path)
     try:
         check_optimizer(parts.optimizer, payload["optimizer"])
     except ValueError as error:
-        raise UserError(f"{info.path} cannot be gone on from: {error}") from None
+        raise UserError(f"{info.path} cannot be resumed from: {error}") from None
     load_weights(parts.model, payload, info.path)
     parts.optimizer.load_state_dict(payload["optimizer"])
     if parts.averaged is not None:
@@ -345,9 +348,9 @@ def payload_of(
     tokens: int,
     bad_in_a_row: int,
 ) -> Payload:
-    """All that decides the steps to come, and what the model needs to write. Shares memory with training.
+    """Everything that determines later steps, and what the model needs to generate.
 
-    Every rank must call this; only what rank 0 gets is whole.
+    Shares memory with training. Every rank must call this; only rank 0's result is complete.
     """
     optimizer, state = parts.optimizer.state_dict(), parts.ranks.gathered(parts.training_step.state)
     payload: Payload = {

@@ -1,12 +1,11 @@
-"""The training step as one CUDA graph: the host sends positions and a rate, the device does the rest.
+"""The training step as one CUDA graph: the host sends positions and a learning rate, no more.
 
-Launching kernels one by one from Python costs more than running them at these sizes. Here the first steps run
-as they are (which also compiles what has to be compiled); then a step is recorded once and replayed. The
-token stream lives on the device where it fits, so that a step's input is a few numbers a row. Loss and
-gradient norm are written to a ring on the device and read when somebody asks.
+At these sizes, launching kernels one by one from Python takes longer than running them. So the first steps
+run normally (which also compiles the kernels), and then a step is recorded once and replayed. The token
+stream is kept on the device if it fits, so that a step's input is a few numbers per row. Loss and gradient
+norm go to a ring buffer on the device and are read when they are needed.
 
-The same code runs without being recorded where that is not possible (and on CPU, for the tests);
-`notices` says why.
+If recording isn't possible, the same code runs without it (and on CPU, for the tests); `notices` says why.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ if TYPE_CHECKING:
 
 WARM_UP_STEPS = 2
 RING = 1024
-"""Steps whose numbers the device holds; the host never runs further ahead."""
+"""How many steps' numbers the device holds; the host never runs further ahead."""
 SLOTS = 32
-"""Inputs on their way to the device at a time."""
+"""How many inputs can be on their way to the device at a time."""
 RESIDENT_BYTES = 4 << 30
 """A longer token stream stays on the host."""
 
@@ -83,15 +82,15 @@ class CUDAGraphStep:
             ]
             self._buckets = GradientBuckets(ranks, leaves)
         self._feed = Feed(loader, config, device, ranks.rows(config))
-        # Cached keys and values are kept in the type that attention computes in.
+        # Cached keys and values are stored in the type in which attention computes.
         state = model.initial_state(ranks.rows(config), device, working)
         self.state = _laid_out_for_scans(state)
         self._batches = config.training.gradient_accumulation_steps
         self._fused = self._fused_update(optimizer, config.training.grad_clip)
         self._proposed = self.state
-        """The state after the batch; it becomes the state when the step can be taken."""
+        """The state after the batch; it becomes the state if the step is good."""
         self._before = self.state.map(torch.clone) if self._batches > 1 else self.state
-        """The state before the first of several batches, to go back to."""
+        """The state before the first of several batches, to return to."""
         self._loss = torch.zeros((), device=device)
         self._ring = torch.zeros(RING, 2, device=device)
         self._rate = torch.zeros((), device=device)
@@ -102,17 +101,17 @@ class CUDAGraphStep:
         self._taken = 0
 
     def load_state(self, state: ModelState) -> None:
-        """Go on from this model state."""
+        """Continue from this model state."""
         _copy(state, into=self.state)
         _copy(state, into=self._before)
 
     def weights_changed(self) -> None:
-        """Bring the bf16 working weights up to date with the model's."""
+        """Copy the model's weights to the bf16 working weights."""
         if self._working is not None:
             self._working.refresh()
 
     def run(self, step: int) -> None:
-        """Do the optimizer step of this number (the first is 1)."""
+        """Run the optimizer step of this number (the first is 1)."""
         if self._taken == 0:
             self.weights_changed()
         if self._may_capture and self._taken >= WARM_UP_STEPS:
@@ -137,12 +136,12 @@ class CUDAGraphStep:
         self._unread.add(step, rate, waited, self._ring[slot])
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
-        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+        """The metrics of steps that haven't been read yet, in order; all of them with `wait`."""
         metrics, self._recorded = self._recorded, []
         return metrics + self._unread.read(wait=wait)
 
     def _learn(self, *, first: bool) -> None:
-        """Forward and backward of one batch; gradients and loss are added up, the state moves on."""
+        """Forward and backward of one batch; gradients and loss are accumulated, the state advances."""
         x, y, doc_start = self._feed.batch()
         if first:
             self._optimizer.zero_grad(set_to_none=True)
@@ -166,7 +165,7 @@ class CUDAGraphStep:
             _copy(self._proposed, into=self.state)
 
     def _fused_update(self, optimizer: AdamW, clip: float) -> FusedUpdate | None:
-        """The update in three launches, where the kernels can do it."""
+        """The update in three launches, if the kernels support it."""
         if not all(takes_triton(weight) and weight.dtype == torch.float32 for weight in self._parameters):
             return None
         from core.ops.triton.adamw import FusedUpdate
@@ -174,12 +173,12 @@ class CUDAGraphStep:
         return FusedUpdate(optimizer.param_groups, clip, self._copy_of, optimizer.others)
 
     def _copy_of(self, parameter: Tensor) -> Tensor | None:
-        """The working weight of a parameter, if it has one."""
+        """A parameter's working weight, if it has one."""
         return None if self._working is None else self._working.copies.get(id(parameter))
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Clip, update, note the numbers; or leave all as it was where they are not finite."""
+        """Clip, update and store the numbers, or change nothing if they aren't finite."""
         rate, slot = self._feed.schedule()
         self._average()
         if self._fused is not None:
@@ -191,7 +190,8 @@ class CUDAGraphStep:
         norm = torch.nn.utils.get_total_norm(gradients)
         good = torch.isfinite(self._loss) & torch.isfinite(norm)
         clip = self._config.training.grad_clip
-        # The optimizer divides by this; a pass of its own over the gradients would cost as much as it does.
+        # The optimizer divides by this; dividing the gradients separately would take as long as the
+        # optimizer.
         self._optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip > 0 else None
         self._optimizer.found_inf = (~good).float()
         self._rate.copy_(rate)
@@ -205,7 +205,7 @@ class CUDAGraphStep:
         self._ring.index_copy_(0, slot, torch.stack((self._loss, norm.float())).unsqueeze(0))
 
     def _average(self) -> None:
-        """Loss and gradients become their means over the ranks."""
+        """Average loss and gradients over the ranks."""
         if self._buckets is None:
             return
         if self._batches == 1:
@@ -219,13 +219,13 @@ class CUDAGraphStep:
                 parameter.grad.copy_(mean)
 
     def _exchange(self) -> None:
-        """Take over the weights that other ranks have updated."""
+        """Copy the weights that other ranks have updated."""
         if self._optimizer.sharded:
             self._optimizer.exchange()
             self.weights_changed()
 
     def _arrived(self, parameters: list[Tensor]) -> list[Tensor]:
-        """The gradient of each parameter, where it is: its working weight's may not have been added up."""
+        """Each parameter's gradient, where it is now: a working weight's may still be separate."""
         if self._buckets is not None:
             means = {id(weight): mean for weight, mean in zip(self._parameters, self._buckets.means)}
             return [means[id(parameter)] for parameter in parameters]
@@ -239,7 +239,7 @@ class CUDAGraphStep:
         return gradients
 
     def _keep_if_finite(self, good: Tensor) -> None:
-        """The proposed state becomes the state, or the one before all batches does."""
+        """Accept the proposed state, or return to the one before all batches."""
         proposed = list(self._proposed.tensors().values())
         state = list(self.state.tensors().values())
         if self._batches == 1 and takes_triton(state[-1]):
@@ -253,20 +253,20 @@ class CUDAGraphStep:
                 before.copy_(current)
 
     def _capture(self) -> None:
-        """Record the step: whole where it has one batch, else a batch and the update apart.
+        """Record the step: all of it if it has one batch, otherwise a batch and the update separately.
 
-        Where that fails, say why and go on without.
+        If that fails, say why and continue without recording.
         """
         self._may_capture = False
         torch.cuda.synchronize(self._device)
         graphs = [torch.cuda.CUDAGraph() for _ in range(min(self._batches, 2))]
         several = len(graphs) > 1
-        # Threads of NCCL may do as they like while this one records.
+        # NCCL's threads may do anything while this thread records.
         mode = "thread_local" if self._ranks.several else "global"
         stream, random = torch.cuda.current_stream(self._device), torch.cuda.get_rng_state(self._device)
         try:
             if several:
-                # Gradients are added up in place from here on.
+                # From here on, gradients are accumulated in place.
                 self._optimizer.zero_grad(set_to_none=False)
                 self._loss.zero_()
             with torch.cuda.graph(graphs[0], capture_error_mode=mode):
@@ -279,14 +279,14 @@ class CUDAGraphStep:
                     self._optimizer.zero_grad(set_to_none=False)
                     self._loss.zero_()
         except Exception as error:
-            torch.cuda.set_stream(stream)  # torch stays on the one that it recorded
+            torch.cuda.set_stream(stream)  # torch stays on the stream that it recorded
             torch.cuda.synchronize(self._device)
             _free_generator(self._device, random)
             self._optimizer.zero_grad(set_to_none=True)
             first_line = (str(error).strip().splitlines() or [""])[0][:200]
             self.notices.append(
                 "the training step could not be captured in a CUDA graph "
-                f"({type(error).__name__}: {first_line}); training goes on without, slower"
+                f"({type(error).__name__}: {first_line}); training continues without it, slower"
             )
             return
         if self._fused is not None:
@@ -295,7 +295,7 @@ class CUDAGraphStep:
 
 
 class Feed:
-    """Brings what a batch needs to the device: positions in a resident stream, or else the tokens."""
+    """Sends a batch's inputs to the device: positions in a stream that is already there, or tokens."""
 
     def __init__(self, loader: SequentialLoader, config: RunConfig, device: torch.device, rows: int) -> None:
         self._loader = loader
@@ -304,7 +304,8 @@ class Feed:
         self._stream: Tensor | None = None
         if 4 * len(loader.stream) <= RESIDENT_BYTES and hasattr(loader.stream, "read"):
             self._stream = _resident(loader.stream, device)
-        # For each batch row its position and whether it jumped (or its tokens); then the rate and the slot.
+        # For each batch row its position and whether it jumped (or its tokens); then the learning rate and
+        # the slot.
         width = 2 if self._stream is not None else self._length + 2
         shape = (self._rows * width + 2,)
         pinned = device.type == "cuda"
@@ -315,7 +316,7 @@ class Feed:
         self._offsets = torch.arange(self._length + 1, device=device)
 
     def send(self, rate: float, slot: int) -> None:
-        """Start the next batch's way to the device, and the step's learning rate and slot with it."""
+        """Start sending the next batch to the device, with the step's learning rate and slot."""
         index, self._next = self._next, (self._next + 1) % SLOTS
         event = self._gone[index]
         if event is not None:
@@ -337,7 +338,7 @@ class Feed:
             self._gone[index] = gone
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, targets and document starts of the batch sent last, (B, T) each, made on the device."""
+        """Tokens, targets and document starts of the last batch sent, (B, T) each, computed on the device."""
         rows = self._packed[:-2].view(self._rows, -1)
         if self._stream is None:
             window = rows[:, 1:]
@@ -348,14 +349,15 @@ class Feed:
         return x, y, (x == self._loader.eot) | jumped
 
     def schedule(self) -> tuple[Tensor, Tensor]:
-        """The step's learning rate, float64, and its slot (1,) int64."""
+        """The step's learning rate, float64, and its slot, (1,) int64."""
         return self._packed[-2:-1].view(torch.float64)[0], self._packed[-1:]
 
 
 def _free_generator(device: torch.device, random: Tensor) -> None:
-    """Give the device's random generator back its state from before a recording that failed.
+    """Reset the device's random generator to its state before a recording that failed.
 
-    It would go on waiting for the recording's end, and refuse to draw anything outside of one.
+    Otherwise it would keep waiting for the end of the recording, and refuse to generate numbers outside of
+    one.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     fresh = torch.Generator(device)
@@ -364,7 +366,7 @@ def _free_generator(device: torch.device, random: Tensor) -> None:
 
 
 def _resident(stream: object, device: torch.device) -> Tensor:
-    """A token stream on the device, int32, copied piece by piece."""
+    """A token stream on the device, int32, copied in pieces."""
     length = len(stream)  # type: ignore[arg-type]
     tokens = torch.empty(length, dtype=torch.int32, device=device)
     piece = 1 << 24
@@ -375,14 +377,14 @@ def _resident(stream: object, device: torch.device) -> Tensor:
 
 
 def _working_type(config: RunConfig, device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that products are computed in, None where they are in fp32."""
+    """The 16-bit type of products, or None if they are in fp32."""
     with autocast(config, device):
         half = torch.is_autocast_enabled(device.type)
     return torch.bfloat16 if half else None
 
 
 def _laid_out_for_scans(state: ModelState) -> ModelState:
-    """Hidden states with their last two dimensions swapped in memory, as the scans take and give them."""
+    """ssm_states with their last two dimensions swapped in memory, as the scans read and return them."""
     layers = []
     for layer in state.layers:
         if isinstance(layer, MambaState):

@@ -1,4 +1,4 @@
-"""How good a model is: its mean loss over a text that is read in order, the state carried along."""
+"""How good a model is: its mean loss over a text that is read in order, with the state carried along."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from core.training.ranks import ALONE, Ranks
 
 
 class Text(Protocol):
-    """What an evaluation needs of a corpus."""
+    """What an evaluation needs from a corpus."""
 
     @property
     def train(self) -> Stream:
-        """The tokens that are trained on."""
+        """The tokens of the training side."""
 
     @property
     def validation(self) -> Stream:
-        """The tokens that never are."""
+        """The tokens of the validation side."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class SplitLoss:
 
     Attributes:
         loss: mean nats per token.
-        standard_error: of that mean, from the spread of the batches' means; nan with a single batch.
-        tokens: how many were predicted.
-        bytes: of the text that those tokens stand for.
+        standard_error: of that mean, from the spread of the batches' means; nan if there is one batch.
+        tokens: how many tokens were predicted.
+        bytes: of the text of these tokens.
     """
 
     loss: float
@@ -50,13 +50,13 @@ class SplitLoss:
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss in bits per byte of text, which compares across tokenizers; nan without text."""
+        """The loss in bits per byte of text, which can be compared across tokenizers; nan without text."""
         return self.loss * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both splits' losses, and how long finding them took."""
+    """The losses on both splits, and how long computing them took."""
 
     train: SplitLoss
     validation: SplitLoss
@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def token_lengths(tokens: tuple[bytes, ...]) -> npt.NDArray[np.int64]:
-    """The bytes of each token id (V,); the mark that opens a document has none."""
+    """The number of bytes of each token id, (V,); 0 for the mark that starts a document."""
     return np.array([*(len(token) for token in tokens), 0], np.int64)
 
 
@@ -93,9 +93,9 @@ def split_loss(
     tick: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
 ) -> SplitLoss:
-    """The mean loss over a loader's batches, each row's state carried from one to the next.
+    """The mean loss over a loader's batches, with each row's state carried from one batch to the next.
 
-    Where ranks share the rows, every rank gets the loss over all of them.
+    If ranks share the rows, every rank returns the loss over all of them.
     """
     state = model.initial_state(loader.rows, device)
     means, counts, text_bytes = [], [], 0
@@ -110,7 +110,7 @@ def split_loss(
         with autocast(config, device):
             output = model(x, state, doc_start, y)
         assert output.loss is not None
-        # The loss is a mean over real targets: weigh it by them, the last batches have missing ones.
+        # The loss is a mean over real targets, so it is weighted by their number: the last batches lack some.
         means.append(output.loss.float())
         state = output.state
         tick()
@@ -145,9 +145,9 @@ def evaluate(
     tick: Callable[[float], None] = lambda share: None,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Both splits' losses. `lengths` (V,) are the bytes of each token; `tick` hears the share done.
+    """The losses on both splits. `lengths` (V,) are the bytes per token; `tick` is told how far it is.
 
-    Leaves the model in the mode it was in, and the random numbers of training as they were.
+    Leaves the model in its mode, and training's random numbers unchanged.
     """
     began = time.perf_counter()
     training = config.training

@@ -1,4 +1,4 @@
-"""Whether a run still learns: its best validation so far, and how long ago that was."""
+"""Whether a run still improves: its best validation loss so far, and how long ago that was."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RISEN = 1e-3
 
 @dataclass
 class LearningProgress:
-    """The best validation loss of a run, at which step, and the evaluations since without a better one."""
+    """A run's best validation loss, its step, and the number of evaluations since then."""
 
     best_loss: float = math.inf
     best_step: int = 0
@@ -61,7 +61,7 @@ class LearningProgress:
         )
 
     def exhausted(self, patience: int) -> bool:
-        """Whether `patience` evaluations (0 = endless) brought nothing better."""
+        """Whether `patience` evaluations (0 = no limit) brought no improvement."""
         return 0 < patience <= self.evaluations_since
 
     def rises_cooling(self, validation_loss: float) -> bool:
@@ -76,7 +76,7 @@ class LearningProgress:
         return kept | {"doubted": 1} if self.doubted else kept
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         self.best_loss, self.best_step = float(state["loss"]), int(state["step"])
         self.evaluations_since = int(state["since"])
         self.doubted = bool(state.get("doubted"))

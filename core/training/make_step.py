@@ -1,4 +1,4 @@
-"""Which kind of training step a run takes."""
+"""Chooses the kind of training step for a run."""
 
 from __future__ import annotations
 

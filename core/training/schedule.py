@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from core.config.schema import TrainingConfig
 
 COOLDOWN_SHARE = 0.25
-"""Length of a cool-down over all planned steps, where `cooldown_iters` is 0."""
+"""Length of a cool-down as a share of all planned steps, if `cooldown_iters` is 0."""
 SHORTEST_COOLDOWN = 50
 WARM_UP, CONSTANT, COOL_DOWN, COSINE = "warm-up", "constant", "cool-down", "cosine"
 
@@ -31,7 +31,7 @@ class CoolDown:
     begin: int
     steps: int
     rate: float | None = None
-    """The learning rate that it begins with; None for that of the phase before."""
+    """The learning rate that it starts from; None for that of the phase before."""
 
     @property
     def end(self) -> int:
@@ -40,11 +40,11 @@ class CoolDown:
 
 
 class Schedule:
-    """The rate as a function of the step, and which step is the last.
+    """The learning rate as a function of the step, and which step is the last.
 
     Attributes:
-        early: the cool-down that began before the planned one, None while there is none.
-        warm_up_again: the step after which a run that had cooled down goes on, None where none did.
+        early: the cool-down that began before the planned one; None if there is none.
+        warm_up_again: the step after which a run that had cooled down continued; None if none did.
     """
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -54,12 +54,12 @@ class Schedule:
 
     @property
     def last_step(self) -> int:
-        """The step with which training ends."""
+        """The step at which training ends."""
         return self.training.max_iters if self.early is None else self.early.end
 
     @property
     def cool_down(self) -> CoolDown | None:
-        """The cool-down that is planned or under way; None for a cosine that nothing cut short."""
+        """The cool-down that is planned or has begun; None for a cosine that nothing cut short."""
         if self.early is not None:
             return self.early
         if self.training.schedule != "constant":
@@ -69,13 +69,13 @@ class Schedule:
         return CoolDown(total - steps, steps)
 
     def wanted_cool_down(self, step: int) -> int:
-        """Steps of a cool-down that begins after `step` and has time."""
+        """Length in steps of a cool-down after `step` that isn't short of time."""
         return self.training.cooldown_iters or max(SHORTEST_COOLDOWN, round(COOLDOWN_SHARE * step))
 
     def finish(self, step: int, at_most: int | None = None) -> CoolDown:
         """Begin to cool down after `step`, unless that has begun; never ends later than planned.
 
-        With `at_most` it ends within so many steps, also one that has begun: it goes on faster.
+        With `at_most` it ends within that many steps; a cool-down that has begun is shortened.
         """
         current = self.cool_down
         if current is not None and step >= current.begin:
@@ -83,7 +83,7 @@ class Schedule:
                 return current
             self.early = CoolDown(step, max(1, at_most), self.rate(step))
             return self.early
-        # As long a cool-down as fits what was learned: a tenth of the steps so far would leave noise in.
+        # A cool-down as long as what was learned needs: a tenth of the steps so far would leave noise.
         wanted = self.wanted_cool_down(step)
         if at_most is not None:
             wanted = min(wanted, at_most)
@@ -98,7 +98,7 @@ class Schedule:
         self.early = CoolDown(current.begin, step - current.begin, current.rate)
 
     def phase(self, step: int) -> str:
-        """What the rate does at `step`."""
+        """The phase of the schedule at `step`."""
         cool_down = self.cool_down
         if cool_down is not None and step > cool_down.begin:
             return COOL_DOWN
@@ -117,15 +117,15 @@ class Schedule:
         return low + (high - low) * max(0.0, 1.0 - (step - cool_down.begin) / max(1, cool_down.steps))
 
     def _warmth(self, step: int) -> float:
-        """How far a second warm-up has come, as a factor on the rate."""
+        """The progress of a second warm-up, as a factor of the learning rate."""
         if self.warm_up_again is None or self.training.warmup_iters == 0:
             return 1.0
         return min(1.0, max(0, step - self.warm_up_again) / self.training.warmup_iters)
 
     def go_on(self, step: int, rate_before: float) -> str:
-        """Go on after `step`, whose rate was `rate_before`, under changed settings; a sentence if felt.
+        """Continue after `step`, whose learning rate was `rate_before`, with changed settings.
 
-        A rate that had fallen comes back in a warm-up instead of at once.
+        A rate that had fallen returns in a warm-up instead of at once. Returns a message about it, or "".
         """
         self.early = None
         after = self.rate(step + 1)
@@ -138,7 +138,7 @@ class Schedule:
         )
 
     def _before(self, step: int) -> float:
-        """The rate where no cool-down has begun."""
+        """The rate if no cool-down has begun."""
         training = self.training
         if step < training.warmup_iters:
             return training.learning_rate * step / training.warmup_iters
@@ -149,7 +149,7 @@ class Schedule:
         return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps of decisions made while training."""
+        """The decisions made during training that a checkpoint stores."""
         kept: dict[str, float] = {}
         if self.early is not None:
             kept = {"begin": self.early.begin, "steps": self.early.steps}
@@ -158,7 +158,7 @@ class Schedule:
         return kept if self.warm_up_again is None else kept | {"warm_up_again": self.warm_up_again}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         self.early = None
         if "begin" in state:
             self.early = CoolDown(int(state["begin"]), int(state["steps"]), state.get("rate"))

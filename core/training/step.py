@@ -1,8 +1,8 @@
-"""One optimizer step: read a batch, learn from it, and put its numbers where they can be read later.
+"""One optimizer step: read a batch, learn from it, and store its numbers to be read later.
 
-The trainer knows only the `TrainingStep` protocol, so a step captured in a CUDA graph can take the
-place of the plain one. Numbers stay on the device until somebody reads them: `read` never waits for
-steps under way unless told to.
+The trainer knows only the `TrainingStep` protocol, so a step captured in a CUDA graph can replace the plain
+one. Numbers stay on the device until somebody reads them: `read` never waits for running steps unless told
+to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.training.teacher import Teacher
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one optimizer step showed. `good` is False when it was skipped for not being finite."""
+    """The numbers of one optimizer step. `good` is False if it was skipped because they weren't finite."""
 
     step: int
     loss: float
@@ -42,34 +42,34 @@ class TrainingStep(Protocol):
     """One optimizer step, however it is computed."""
 
     state: ModelState
-    """What the model remembers of each batch row after the newest step."""
+    """The model's state for each batch row after the last step."""
     forward: Callable[..., object]
-    """The model, or the model compiled."""
+    """The model, or the compiled model."""
     plain: Callable[..., object]
-    """What `forward` is without compiling."""
+    """`forward` without compiling."""
     schedule: Schedule
     """The learning rate of each step."""
     notices: list[str]
-    """What the user should know about how steps are computed; whoever shows them clears the list."""
+    """Messages for the user about how steps are computed; whoever shows them clears the list."""
 
     def run(self, step: int) -> None:
-        """Do the optimizer step of this number (the first is 1)."""
+        """Run the optimizer step of this number (the first is 1)."""
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
-        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+        """The metrics of steps that haven't been read yet, in order; all of them with `wait`."""
 
     def load_state(self, state: ModelState) -> None:
-        """Go on from this model state."""
+        """Continue from this model state."""
 
     def weights_changed(self) -> None:
-        """The model's weights were replaced from outside: take them over before the next step."""
+        """The model's weights were replaced: use the new ones from the next step on."""
 
 
 class EagerStep:
     """The plain step: forward and backward for each accumulated batch, clip, update.
 
-    A loss or gradient that is not finite skips the update and takes the rows' state back to before
-    the step, on the device itself, so that the host need not look.
+    If the loss or gradient isn't finite, the update is skipped and the rows' state returns to that before the
+    step, on the device itself, so that the host doesn't need to know.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class EagerStep:
         self._unread = Unread()
 
     def load_state(self, state: ModelState) -> None:
-        """Go on from this model state."""
+        """Continue from this model state."""
         self.state = state.to(self._device)
 
     def weights_changed(self) -> None:
-        """Nothing to do: the weights are read where they are."""
+        """Nothing to do: the step reads the model's own weights."""
 
     def run(self, step: int) -> None:
-        """Do the optimizer step of this number (the first is 1)."""
+        """Run the optimizer step of this number (the first is 1)."""
         training = self._config.training
         rate = self.schedule.rate(step)
         for group in self._optimizer.param_groups:
@@ -142,7 +142,7 @@ class EagerStep:
         return tensor.to(self._device, non_blocking=True)
 
     def _update(self, loss: Tensor) -> Tensor:
-        """Clip, update and clear the gradients; their norm before clipping."""
+        """Clip, update and clear the gradients. Returns their norm before clipping."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self._config.training.grad_clip > 0:
@@ -164,27 +164,27 @@ class EagerStep:
         )
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
-        """The metrics of steps that were not read yet, in order; all of them with `wait`."""
+        """The metrics of steps that haven't been read yet, in order; all of them with `wait`."""
         return self._unread.read(wait=wait)
 
 
 class Unread:
-    """The numbers of steps that nobody has read yet, which stay on the device until somebody asks."""
+    """The numbers of steps that nobody has read yet; they stay on the device until then."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, float, float, Tensor]] = []
         self._arriving: Transfer | None = None
 
     def __len__(self) -> int:
-        """Steps whose numbers are still on the device only."""
+        """The number of steps whose numbers are only on the device."""
         return len(self._steps)
 
     def add(self, step: int, rate: float, waited: float, numbers: Tensor) -> None:
-        """Take in a step; `numbers` (2,) are its loss and gradient norm."""
+        """Add a step; `numbers` (2,) are its loss and gradient norm."""
         self._steps.append((step, rate, waited, numbers))
 
     def read(self, *, wait: bool) -> list[StepMetrics]:
-        """What has arrived, in order; with `wait`, all of it."""
+        """The numbers that have arrived, in order; with `wait`, all of them."""
         metrics: list[StepMetrics] = []
         if self._arriving is not None and (wait or self._arriving.done):
             metrics += self._arriving.metrics()
@@ -200,7 +200,7 @@ class Unread:
 
 
 class Transfer:
-    """Numbers on their way from the device; on CUDA without making anybody wait."""
+    """Numbers on their way from the device; on CUDA, without making anybody wait."""
 
     def __init__(self, steps: list[tuple[int, float, float, Tensor]]) -> None:
         self._steps = [(step, rate, waited) for step, rate, waited, _ in steps]
@@ -217,11 +217,11 @@ class Transfer:
 
     @property
     def done(self) -> bool:
-        """Whether the numbers are here."""
+        """Whether the numbers have arrived."""
         return self._arrived is None or bool(self._arrived.query())
 
     def metrics(self) -> list[StepMetrics]:
-        """The numbers of each step, waited for if need be."""
+        """The numbers of each step, after waiting for them if necessary."""
         if self._arrived is not None:
             self._arrived.synchronize()
         finite = torch.isfinite(self._numbers).all(1).tolist()

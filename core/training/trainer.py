@@ -1,8 +1,8 @@
-"""Training one run: steps, evaluations, samples, checkpoints, and commands taken between steps.
+"""Trains one run: steps, evaluations, samples, checkpoints, and commands between steps.
 
 `Trainer` is everything that needs torch; `core/training/process.py` is the process around it. A trainer is
-deterministic: the same run, interrupted at any step and resumed, computes the same numbers (bit for
-bit on CPU), because a checkpoint holds all that decides them.
+deterministic: the same run, interrupted at any step and resumed, computes the same numbers (bit for bit on
+CPU), because a checkpoint holds everything that determines them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS_TOLD = 64
 
 
 class DivergenceError(Exception):
-    """Too many steps in a row could not be taken. The message is meant for the user."""
+    """Too many steps in a row weren't finite. The message is for the user."""
 
 
 class Trainer:
@@ -94,9 +94,10 @@ class Trainer:
         return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
     def train(self) -> bool:
-        """Train to the end; True when it was reached, False when the run was asked to stop before.
+        """Train to the end. Returns True if the end was reached, False if the run was asked to stop before.
 
-        Either way everything learned is saved. Raises DivergenceError, UserError, and whatever torch raises.
+        Either way everything learned is saved. Raises DivergenceError, UserError, and anything that torch
+        raises.
         """
         training = self.config.training
         due = self.step > 0 and (self.step % training.eval_interval == 0 or self._at_end)
@@ -147,7 +148,7 @@ class Trainer:
             self._tell_schedule()
 
     def _first_step(self) -> None:
-        """The first step may have to be compiled, and its loss is what the user waits for."""
+        """The first step, which may have to be compiled, and whose loss the user is waiting for."""
         compiling = self.parts.compiled
         self.writer.state("compiling" if compiling else "training", self.step)
         self.meter.restart()
@@ -161,7 +162,7 @@ class Trainer:
             if not compiling:
                 raise
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.writer.warning(f"torch.compile failed ({first[:200]}); training goes on without it")
+            self.writer.warning(f"torch.compile failed ({first[:200]}); training continues without it")
             self.parts.without_compile(before)
             self.parts.training_step.run(self.step + 1)
         self._count_step()
@@ -194,7 +195,7 @@ class Trainer:
                 self.writer.warning(
                     f"step {metrics.step} was skipped: its loss or gradient is not a finite number"
                 )
-            # Rank 0 says so, and the others end with it.
+            # Rank 0 reports it, and the other ranks end with it.
             if self.bad_in_a_row >= self.config.training.max_bad_steps and self.ranks.first:
                 self.meter.flush()
                 raise DivergenceError(self._divergence())
@@ -210,7 +211,7 @@ class Trainer:
         )
 
     def _after_step(self) -> None:
-        """What is due at this step: evaluation, then a sample, then a checkpoint."""
+        """Do what is due at this step: evaluation, then a sample, then a checkpoint."""
         training, step = self.config.training, self.step
         last = self._at_end
         evaluation = last or step % training.eval_interval == 0
@@ -261,7 +262,10 @@ class Trainer:
             self.writer.warning(sentence)
 
     def _look(self, *, sample: bool = True) -> None:
-        """Evaluate both splits. A stop cuts it short: the run saves at once and looks when it resumes."""
+        """Evaluate on both splits.
+
+        A stop interrupts this: the run saves at once and evaluates when it resumes.
+        """
         parts = self.parts
         self.writer.state("evaluating", self.step, progress=0.0)
         try:
@@ -309,7 +313,7 @@ class Trainer:
             self.writer.warning(f"{doubt}; {way} to tell checkpoints apart")
 
     def _tick(self, state: str) -> Callable[[float], None]:
-        """Called between the batches of a long look: hears commands, says how far it is."""
+        """Called between the batches of an evaluation: takes commands and reports progress."""
 
         def tick(share: float) -> None:
             self.requests.listen(self.step)
@@ -337,13 +341,13 @@ class Trainer:
         self.writer.write(SampleEvent(step=self.step, prompt=prompt, text=text))
 
     def _save(self, detail: str) -> None:
-        """Save this step in the background, unless that has been done."""
+        """Save this step in the background, unless it is saved already."""
         if self.step == 0 or self.ranks.from_first(
             lambda: self.saver.has(self.step, evaluated=self._evaluated)
         ):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
-        if self.config.training.time_budget:  # else runs of one configuration end in the same bytes
+        if self.config.training.time_budget:  # so that runs of one configuration end in the same bytes
             self.parts.seconds = self.clock.spent
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
@@ -354,7 +358,7 @@ class Trainer:
         self._report_saves()
 
     def saved(self) -> CheckpointInfo | None:
-        """The newest checkpoint on the disk, when a save under way has ended."""
+        """The newest checkpoint on disk, after waiting for a save in progress."""
         self.saver.wait()
         self._report_saves()
         return self.last_saved
@@ -363,9 +367,7 @@ class Trainer:
         for saved in self.saver.results():
             if saved.info is None:
                 kept = (
-                    f"{self.last_saved.path.name} is still there"
-                    if self.last_saved
-                    else "nothing is saved yet"
+                    f"{self.last_saved.path.name} still exists" if self.last_saved else "nothing is saved yet"
                 )
                 message = f"the checkpoint of step {saved.step} could not be saved ({saved.problem}); {kept}"
                 say(message)  # the events may be on the same full disk
@@ -386,7 +388,7 @@ class Trainer:
             )
 
     def _listen(self) -> None:
-        """Take commands; do what they ask; wait while paused."""
+        """Take commands, carry them out, and wait while paused."""
         self.requests.listen(self.step)
         if not (self.requests.paused or self.requests.wanted):
             return
@@ -424,7 +426,7 @@ class Trainer:
 
 
 def _usage_of(device: torch.device) -> Usage:
-    """How busy the device is. Torch tells its identity, as the driver may count in another order."""
+    """How busy the device is. Torch supplies its identity, because the driver may count in another order."""
     if device.type != "cuda":
         return device_usage(device.type)
     properties = torch.cuda.get_device_properties(device)

@@ -11,8 +11,6 @@ FILES = "core/system/files.py"
 ALLOWED: dict[str, int] = {
     # A temporary file without a name, and two members of an archive whose own file files.py opened.
     "core/features/feature_file.py": 3,
-    # A temporary file for the ranks' request.
-    "core/training/benchmark.py": 1,
     # 7-Zip reads and writes named files only, so it gets a private temporary folder that goes with the block.
     "mamba_tui/cli/compressors.py": 2,
 }

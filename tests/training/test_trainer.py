@@ -215,7 +215,7 @@ def test_a_compiler_that_fails_costs_only_the_compiling(tmp_path, dataset, monke
     run, plain = new_run(tmp_path, dataset, compile=True), new_run(tmp_path, dataset, "plain")
     assert train_here(run) == train_here(plain) == 0
     assert [event.message for event in events(run, "warning")] == [
-        "torch.compile failed (no C compiler); training goes on without it"
+        "torch.compile failed (no C compiler); training continues without it"
     ]
     assert [event.state for event in events(run, "state")].count("compiling") == 1
     assert curve(run) == curve(plain)
