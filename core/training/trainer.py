@@ -347,7 +347,7 @@ class Trainer:
         ):
             return
         self.writer.state("stopping" if self.requests.stopping else "saving", self.step, detail=detail)
-        if self.config.training.time_budget:  # so that runs of one configuration end in the same bytes
+        if self.config.training.time_budget:  # without one, equal runs end in equal bytes
             self.parts.seconds = self.clock.spent
         payload = payload_of(
             self.parts, self.config, self.step, self.losses, self.meter.tokens, self.bad_in_a_row
