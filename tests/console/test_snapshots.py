@@ -17,9 +17,9 @@ from textual.widgets import TextArea
 
 from core.config.speed import Speeds
 from mamba_tui import clock, themes
+from mamba_tui.backend.run_estimate import Survey
 from mamba_tui.panes.configure import pane as config_pane
 from mamba_tui.panes.configure import settings_list
-from mamba_tui.panes.configure.estimates import Survey
 from mamba_tui.widgets.chart.line_chart import LineChart
 from tests.console.console_support import (
     LARGE,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config.schema import DataConfig
+from core.config.text_key import text_key
 from core.data.corpus.cache import cache_folder, load_json
 from core.data.corpus.listing import SourceFile, list_texts
 from core.data.corpus.token_store import disk_errors
@@ -45,7 +46,7 @@ def known_size(config: DataConfig, seed: int) -> KnownSize:
     )
     try:
         rows: Any = load_json(cache_folder(config.dataset_dir) / FILE)
-        row = rows[_key(config, seed)] if isinstance(rows, dict) else {}
+        row = rows[_digest(config, seed)] if isinstance(rows, dict) else {}
         if row.get("text") == _signature(listing.sources):
             counts = {key: int(row[key]) for key in COUNTS}
             if all(value > 0 for value in counts.values()):
@@ -69,7 +70,7 @@ def remember_size(config: DataConfig, seed: int, sources: Sequence[SourceFile], 
     path = cache_folder(config.dataset_dir) / FILE
     rows = load_json(path)
     rows = rows if isinstance(rows, dict) else {}
-    key, row = _key(config, seed), {"text": _signature(sources), **counts}
+    key, row = _digest(config, seed), {"text": _signature(sources), **counts}
     if rows.get(key) == row:
         return
     rows.pop(key, None)
@@ -78,19 +79,9 @@ def remember_size(config: DataConfig, seed: int, sources: Sequence[SourceFile], 
         write_atomic(path, json.dumps(rows).encode())
 
 
-def _key(config: DataConfig, seed: int) -> str:
-    values = (
-        config.tokenizer,
-        config.vocab_size,
-        config.encoding,
-        config.strip_gutenberg,
-        config.unwrap_lines,
-        config.document_marks,
-        config.outside_links,
-        config.validation_fraction,
-        seed,
-    )
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+def _digest(config: DataConfig, seed: int) -> str:
+    """The key without the folder: the cache that holds it belongs to one folder."""
+    return hashlib.sha256(repr(text_key(config, seed)[1:]).encode()).hexdigest()[:16]
 
 
 def _signature(sources: Sequence[SourceFile]) -> str:

@@ -12,13 +12,14 @@ from textual.content import Content
 from textual.widgets import Button, Input, Static
 
 from core.config.schema import RunConfig
+from core.config.text_key import text_key
 from mamba_tui import keys
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.backend.run_estimate import Estimate, Survey, estimate, survey
 from mamba_tui.document import Document, problem_sentence
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.panes.base import Pane, css_beside
-from mamba_tui.panes.configure.estimates import Estimate, Survey, estimate, survey
 from mamba_tui.panes.configure.files import ConfigurationFiles
 from mamba_tui.panes.configure.layer_dialogs import ask_for_list, ask_for_ramp
 from mamba_tui.panes.configure.layer_table import LayerTable
@@ -46,7 +47,7 @@ class ConfigPane(Pane):
         self.next_run = NextRun(self, document, run_client, options)
         self.known = Survey()
         self.cost: Estimate | None = None
-        self._surveyed: tuple[str, str] = ("", "")
+        self._surveyed: tuple[object, str] | None = None
 
     def compose(self) -> ComposeResult:
         """Layers at the left or top, settings at the right or below."""
@@ -89,7 +90,7 @@ class ConfigPane(Pane):
 
     async def _survey(self) -> None:
         config = self.document.config
-        self._surveyed = (config.data.dataset_dir, config.hardware.device)
+        self._surveyed = _looked_at(config)
         self.known = await off_thread(survey, config, self.run_client.root)
         self.values_changed()
 
@@ -98,7 +99,7 @@ class ConfigPane(Pane):
     def values_changed(self) -> None:
         """Update totals, Start and hint after every key."""
         config = self.document.config
-        if (config.data.dataset_dir, config.hardware.device) != self._surveyed and self._surveyed[0]:
+        if self._surveyed is not None and _looked_at(config) != self._surveyed:
             self._survey_soon()
         layers, totals = self.query_one(LayerTable), self.query_one("#totals", TextLine)
         self.query_one(Hourglass).show(self.document.values["n_embd"], self.document.values["attention_type"])
@@ -313,3 +314,8 @@ class ConfigPane(Pane):
             find.value = ""
             find.remove_class("-on")
             self.query_one(SettingsList).focus()
+
+
+def _looked_at(config: RunConfig) -> tuple[object, str]:
+    """The text and the device that a survey belongs to."""
+    return text_key(config.data, config.training.seed), config.hardware.device

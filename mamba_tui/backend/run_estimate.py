@@ -1,17 +1,22 @@
-"""What the Configure pane says about a configuration before training, from arithmetic and file sizes."""
+"""What a run of a configuration would be and cost, before it is trained. Arithmetic and file sizes only.
+
+The Configure pane shows it, and so does `mamba-tui train --plan`.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from core.config import estimates as budget
 from core.config.plan import Plan, TextSize, plan, seconds_by
+from core.config.run_time import Duration
 from core.config.schema import RunConfig
-from core.config.speed import Duration, Speeds
+from core.config.speed import Speeds
+from core.config.text_key import text_key
 from core.system.hardware import cpu_device, describe, has_cuda, resolve_device
 
 GUESSED_VOCABULARY = 4096
@@ -25,13 +30,13 @@ class Survey:
     text_bytes: int = 0
     memory_free: int = 0
     device: str = ""
-    vocabularies: tuple[tuple[tuple[Any, ...], int], ...] = ()
+    vocabularies: tuple[tuple[tuple[Hashable, ...], int], ...] = ()
     train_bytes: int = 0
     train_tokens: int = 0
     """0 until the text has been prepared."""
     validation_tokens: int = 0
     vocab_size: int = 0
-    text_key: tuple[Any, ...] = ()
+    text_key: tuple[Hashable, ...] = ()
     """What the counts above belong to."""
     speeds: Speeds | None = None
 
@@ -59,12 +64,12 @@ def survey(config: RunConfig, root: Any) -> Survey:
         text.train_tokens,
         text.validation_tokens,
         text.vocab_size,
-        _text_key(config),
+        text_key(config.data, config.training.seed),
         Speeds.here(config),
     )
 
 
-def _vocabularies(root: Any) -> tuple[tuple[tuple[Any, ...], int], ...]:
+def _vocabularies(root: Any) -> tuple[tuple[tuple[Hashable, ...], int], ...]:
     """Vocabularies of the latest runs."""
     from core.config.schema import build
     from core.errors import UserError
@@ -84,7 +89,7 @@ def _vocabularies(root: Any) -> tuple[tuple[tuple[Any, ...], int], ...]:
             config = build(starts[-1].config)
         except UserError:
             continue
-        vocabularies.append((_text_key(config), starts[-1].vocab_size))
+        vocabularies.append((text_key(config.data, config.training.seed), starts[-1].vocab_size))
     return tuple(vocabularies)
 
 
@@ -95,22 +100,18 @@ def _modified(path: Any) -> float:
         return 0.0
 
 
-def _text_key(config: RunConfig) -> tuple[Any, ...]:
-    data = config.data
-    return (os.path.abspath(data.dataset_dir), data.tokenizer, data.vocab_size, data.validation_fraction)
-
-
 def vocabulary(config: RunConfig, known: Survey) -> tuple[int, bool]:
     """The vocabulary's size, and whether it is exact: a known kind's, an earlier run's, or a guess."""
     data = config.data
+    key = text_key(data, config.training.seed)
     if data.tokenizer == "byte":
         return 257, True
     if data.tokenizer == "gpt2":
         return 50257, True
-    if known.vocab_size and known.text_key == _text_key(config):
+    if known.vocab_size and known.text_key == key:
         return known.vocab_size, True
-    for key, size in known.vocabularies:
-        if key == _text_key(config):
+    for text, size in known.vocabularies:
+        if text == key:
             return size, True
     if data.tokenizer == "char":
         return 128, False
@@ -147,7 +148,7 @@ class Estimate:
 
 def text_size(config: RunConfig, known: Survey, vocab_size: int) -> tuple[TextSize, int]:
     """The training side, and the tokens for validation; estimated from bytes until the text is prepared."""
-    if known.train_tokens and known.text_key == _text_key(config):
+    if known.train_tokens and known.text_key == text_key(config.data, config.training.seed):
         return TextSize(known.train_bytes, known.train_tokens), known.validation_tokens
     share = config.data.validation_fraction
     size, each = known.text_bytes * (1 - share), bytes_per_token(vocab_size)
@@ -173,7 +174,7 @@ def estimate(config: RunConfig, known: Survey) -> Estimate:
         seconds = seconds_by(speeds, size, sides)
         planned = plan(config, text, cuda=cuda, vocab_size=size, seconds=seconds)
         config = planned.config
-        length = speeds.duration(config, size, sides)
+        length = speeds.duration(config, size, sides, 0 if text.exact else known.text_bytes)
     costs = budget.layers(config.model, size)
     whole = budget.flops_per_token(config.model, size)
     layers = [(layer.parameters, 3 * layer.flops / whole if whole else 0.0) for layer in costs]
