@@ -144,8 +144,8 @@ Seconds = Callable[[RunConfig], float]
 
 
 def seconds_by(speeds: Speeds, vocab_size: int, text_tokens: tuple[int, int]) -> Seconds:
-    """An estimate from measurements, over (training, validation) tokens, ignoring a time budget."""
-    return lambda config: speeds.duration(without_budget(config), vocab_size, text_tokens).seconds
+    """An estimate from measurements, over (training, validation) tokens, of what a time budget counts."""
+    return lambda config: speeds.duration(without_budget(config), vocab_size, text_tokens).budgeted
 
 
 def plan(

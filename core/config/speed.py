@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from core.config import estimates
+from core.config.run_time import Costs, Duration, duration
 from core.config.schema import ATTENTION_TYPES, MAMBA, MAMBA2, STANDARD, RunConfig, build, flat
 from core.errors import UserError
 from core.system.files import make_own_folder, read_limited, write_atomic
@@ -24,24 +25,6 @@ from core.system.hardware import available_cores, describe, resolve_device
 FILE = "speeds.json"
 LARGEST_FILE = 4 << 20
 MOST_MEASUREMENTS = 60
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds per occurrence of each thing; 0 if it wasn't measured."""
-
-    step: float = 0.0
-    """An optimizer step."""
-    evaluation_token: float = 0.0
-    """A token read by an evaluation."""
-    sample_token: float = 0.0
-    """A token of a text sample."""
-    save: float = 0.0
-    """How long a checkpoint holds up training."""
-    start: float = 0.0
-    """From the start of the trainer to the first step."""
-    memory: float = 0.0
-    """Peak bytes during training, including the framework's own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,17 @@ class Rates:
     """The share of a training step's time, for as many tokens."""
     sample_layer: float
     save_byte: float
+    """To copy a byte of a checkpoint, which holds training up."""
+    write_byte: float
+    """To put it on the disk, beside training or at the end."""
     start: float
+    """Until the trainer can take a step: its libraries, the model."""
+    first_step: float
+    read_byte: float
+    """To read and encode a byte of new text."""
+    learn_byte: float
+    """To learn the vocabulary `auto` from a byte of text."""
+    end: float
     framework_bytes: int
     memory_factor: float
     """The share of the estimated memory that is live besides it."""
@@ -78,7 +71,12 @@ RATES = {
         evaluation=0.33,
         sample_layer=1.4e-3,
         save_byte=4e-9,
-        start=8.0,
+        write_byte=4e-9,
+        start=4.0,
+        first_step=0.5,
+        read_byte=2.5e-7,
+        learn_byte=1.1e-6,
+        end=0.5,
         framework_bytes=532 << 20,
         memory_factor=1.55,
     ),
@@ -92,7 +90,12 @@ RATES = {
         evaluation=0.8,
         sample_layer=4e-5,
         save_byte=1e-9,
-        start=15.0,
+        write_byte=4e-9,
+        start=12.0,
+        first_step=25.0,
+        read_byte=1.5e-7,
+        learn_byte=7e-7,
+        end=1.5,
         framework_bytes=600 << 20,
         memory_factor=1.2,
     ),
@@ -100,11 +103,6 @@ RATES = {
 CORES_EXPONENT = 0.85
 """How much faster several cores are than one."""
 COMPILE_SECONDS = 40.0
-KNOWN, SIMILAR = 0.15, 1.0
-"""Distances within which a measurement is of the same shape, or of a similar one."""
-RANGES = (1.2, 1.5, 3.0)
-"""Factors of uncertainty: for a known shape, a similar one, and a machine that has measured nothing
-similar."""
 FORMULA_WEIGHT = 0.02
 
 
@@ -116,19 +114,6 @@ class Measurement:
     config: dict[str, Any]
     vocab_size: int
     costs: Costs
-
-
-@dataclass(frozen=True)
-class Duration:
-    """How long something takes: the best guess, and a lower and upper limit."""
-
-    seconds: float
-    low: float
-    high: float
-    tokens_per_second: float
-    memory: float
-    measured: bool
-    """Whether this machine has measured this shape or a similar one."""
 
 
 def device_key(config: RunConfig) -> str:
@@ -183,13 +168,17 @@ class Speeds:
         batches = config.training.gradient_accumulation_steps
         step = batches * (rates.step + sum(rates.layer[kind] for kind, _ in layers) + work)
         compiling = self.kind == "cuda" and config.hardware.compile == "true"
+        kept = 16 if config.training.average_decay else 12
         memory = estimates.training_memory(config, vocab_size, cuda=self.kind == "cuda")
         return Costs(
             step=step + rates.parameter * parameters,
             evaluation_token=rates.evaluation * step / batches / tokens,
             sample_token=rates.sample_layer * model.n_layer + 2 * parameters / 1e10 * (self.kind == "cpu"),
-            save=rates.save_byte * parameters * (16 if config.training.average_decay else 12),
-            start=rates.start + (COMPILE_SECONDS if compiling else 0.0),
+            save=rates.save_byte * parameters * kept,
+            start=rates.start,
+            first_step=rates.first_step + (COMPILE_SECONDS if compiling else 0.0),
+            prepare_byte=rates.read_byte + rates.learn_byte * (config.data.tokenizer == "auto"),
+            end=rates.end + rates.write_byte * parameters * kept,
             memory=rates.framework_bytes + memory * rates.memory_factor,
         )
 
@@ -210,43 +199,15 @@ class Speeds:
         nearest = min((away for away, measured, _ in near if measured.step), default=math.inf)
         return Costs(**corrected), nearest
 
-    def duration(self, config: RunConfig, vocab_size: int, text_tokens: tuple[int, int]) -> Duration:
-        """A whole run with `max_iters` steps over (training, validation) tokens."""
+    def duration(
+        self, config: RunConfig, vocab_size: int, text_tokens: tuple[int, int], new_bytes: int = 0
+    ) -> Duration:
+        """A whole run with `max_iters` steps over (training, validation) tokens.
+
+        Of the text `new_bytes` have still to be prepared.
+        """
         costs, nearest = self.costs(config, vocab_size)
-        return duration(config, costs, text_tokens, nearest)
-
-
-def duration(
-    config: RunConfig, costs: Costs, text_tokens: tuple[int, int], nearest: float, *, begun: bool = False
-) -> Duration:
-    """A whole run with these `costs` per occurrence; `begun` leaves out what precedes the first step."""
-    training = config.training
-    steps, interval = training.max_iters, training.eval_interval
-    evaluations = -(-steps // interval)
-    samples = -(-steps // (training.sample_interval or interval)) if training.sample_tokens else 0
-    saves = -(-steps // (training.checkpoint_interval or interval))
-    seconds = (
-        steps * costs.step
-        + evaluations * evaluation_tokens(config, text_tokens) * costs.evaluation_token
-        + samples * training.sample_tokens * costs.sample_token
-        + saves * costs.save
-        + (0.0 if begun else costs.start)
-    )
-    if training.time_budget:
-        seconds = min(seconds, training.time_budget * 60 + (0.0 if begun else costs.start))
-    factor = RANGES[0] if nearest <= KNOWN else RANGES[1] if nearest <= SIMILAR else RANGES[2]
-    high = seconds * factor
-    if training.time_budget:
-        high = min(high, training.time_budget * 60 + costs.start * factor)
-    tokens = training.batch_size * config.model.block_size * training.gradient_accumulation_steps
-    speed = tokens / costs.step if costs.step else 0.0
-    return Duration(seconds, seconds / factor, max(seconds, high), speed, costs.memory, nearest <= SIMILAR)
-
-
-def evaluation_tokens(config: RunConfig, text_tokens: tuple[int, int]) -> int:
-    """Tokens that one evaluation reads, of both sides."""
-    most = config.training.eval_iters * config.training.batch_size * config.model.block_size
-    return sum(min(most, count) for count in text_tokens)
+        return duration(config, costs, text_tokens, nearest, new_bytes=new_bytes)
 
 
 def features(config: RunConfig, vocab_size: int) -> tuple[float, ...]:
@@ -299,6 +260,7 @@ def remember(config: RunConfig, vocab_size: int, costs: Costs) -> None:
     try:
         key = device_key(config)
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in flat(config).items() if k in KEPT}
+        plain["tokenizer"] = "auto" if config.data.tokenizer == "auto" else "byte"
         new = Measurement(key, plain, vocab_size, costs)
         place = features(config, vocab_size)
         kept = []
@@ -322,4 +284,5 @@ KEPT = (
     "expand", "position", "batch_size", "gradient_accumulation_steps", "average_decay", "compile",
     "activation_checkpointing",
 )  # fmt: skip
-"""The settings that determine how fast a run is: no paths, and nothing about the text."""
+"""The settings that determine how fast a run is, besides whether a vocabulary is learned: no paths, and nothing
+about the text."""

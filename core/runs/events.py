@@ -111,9 +111,9 @@ class ScheduleEvent(Event, kind="schedule"):
 @dataclass(frozen=True, kw_only=True)
 class PlanEvent(Event, kind="plan"):
     """the plan: `steps` steps in total are `passes` passes over `tokens` tokens of text, and the run takes
-    between `seconds_low` and `seconds_high`, about `seconds`. Written before the first step, and again when
-    its speed is `measured`. `expected_low` to `expected_high` nats per character are the expected validation
-    loss, and `hint` says if the model is far from what suits the text
+    between `seconds_low` and `seconds_high`, about `seconds`, from its trainer's start to its end. Written
+    before the first step, and again when its speed is `measured`. `expected_low` to `expected_high` nats per
+    character are the expected validation loss, and `hint` says if the model is far from what suits the text
     """
 
     step: Count

@@ -23,6 +23,7 @@ from core.runs.events import (
     ErrorEvent,
     EvaluationEvent,
     Event,
+    PlanEvent,
     RunEvent,
     SampleEvent,
     StateEvent,
@@ -72,6 +73,8 @@ class RunHistory(LatestEvents):
         self.steps = Table(STEP_COLUMNS, rows)
         self.loss = Smoother(self.steps, "loss")
         self.evaluations = Table(EVALUATION_COLUMNS, EVALUATIONS_KEPT)
+        self.plan: PlanEvent | None = None
+        """What was ahead before the first step."""
         self.samples: deque[SampleEvent] = deque(maxlen=SAMPLES_KEPT)
         self.notes: deque[Event] = deque(maxlen=NOTES_KEPT)
         self.answers: dict[str, CommandEvent] = {}
@@ -109,6 +112,11 @@ class RunHistory(LatestEvents):
             self._mark("pause", event, event.step, "paused")
         elif was == "paused" and now != "paused":
             self._mark("go", event, event.step, "continued")
+
+    def _take_plan(self, event: PlanEvent) -> None:
+        if event.step == 0:
+            self.plan = event
+        self.notes.append(event)
 
     def _take_step(self, event: StepEvent) -> None:
         super()._take_step(event)

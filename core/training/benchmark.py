@@ -19,9 +19,10 @@ import torch
 
 from core.config import estimates as budget
 from core.config.preflight import check_divides, ranks_wanted
+from core.config.run_time import Costs
 from core.config.sampling import SamplingSettings
 from core.config.schema import RunConfig, build
-from core.config.speed import Costs, remember
+from core.config.speed import remember
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import byte_tokenizer
 from core.errors import UserError

@@ -8,13 +8,14 @@ import time
 
 import torch
 
+from core.config.run_time import KNOWN, Costs, Duration, duration, evaluation_tokens
 from core.config.schema import RunConfig
-from core.config.speed import KNOWN, Costs, Duration, duration, evaluation_tokens, remember
+from core.config.speed import remember
 from core.runs import EventWriter
 from core.runs.events import PlanEvent
 from core.system.hardware import peak_process_memory
 from core.training.build import Parts
-from core.training.run_clock import EVALUATION, OTHER, PROCESS_BEGAN, SAMPLE, SAVE, STEP, RunClock
+from core.training.run_clock import EVALUATION, FIRST_STEP, PROCESS_BEGAN, SAMPLE, SAVE, STEP, RunClock
 from core.training.schedule import COOL_DOWN, Schedule
 
 MEASURED_STEPS = 20
@@ -37,19 +38,18 @@ class Forecast:
         self._vocab_size = parts.tokenizer.vocab_size
         self._expected, self._nearest = parts.speeds.costs(config, self._vocab_size)
         self._said = parts.step > 0
-        self._start = 0.0
+        self._before = time.monotonic() - PROCESS_BEGAN
+        """Seconds from the trainer's start to here, where it can take its first step."""
 
     def say_plan(self, step: int) -> None:
         """Show the plan before the first step."""
         if step == 0:
-            length = duration(self._config, self._expected, self._sides, self._nearest, begun=True)
+            length = duration(self._config, self._expected, self._sides, self._nearest, before=self._before)
             self._say(0, length, self._config.training.max_iters, measured=False)
 
     def begun(self) -> None:
         """Note the first step, whose duration may include compiling and says nothing about later ones."""
-        self._clock.lap(OTHER)
-        if not self._parts.corpus.encoded_files:  # how long preparing takes depends on the text
-            self._start = time.monotonic() - PROCESS_BEGAN
+        self._clock.lap(FIRST_STEP)
 
     def say_measured(self, step: int, last_step: int) -> None:
         """Show the plan again, once, with the speed of the first steps."""
@@ -59,7 +59,7 @@ class Forecast:
             return
         self._said = True
         config = self._config
-        length = duration(config, self._costs(), self._sides, KNOWN, begun=True)
+        length = duration(config, self._costs(), self._sides, KNOWN, before=self._before)
         self._say(step, length, last_step, measured=True)
 
     def _costs(self) -> Costs:
@@ -124,12 +124,21 @@ class Forecast:
         """Remember the measurements for estimates of later runs."""
         if self._parts.ranks.several or self._clock.each(STEP) * self._clock.steps < WORTH_REMEMBERING:
             return
-        costs = self._clock.costs(self._config, self._sides)
-        remember(
-            self._config,
-            self._vocab_size,
-            dataclasses.replace(costs, start=self._start, memory=self._peak_memory()),
+        corpus = self._parts.corpus
+        costs = dataclasses.replace(
+            self._clock.costs(self._config, self._sides),
+            # Where only a part of the text was new, neither what it took nor the rest is known.
+            start=self._before - self._preparing if self._preparing or not corpus.encoded_files else 0.0,
+            prepare_byte=self._preparing / corpus.new_bytes if self._preparing else 0.0,
+            memory=self._peak_memory(),
         )
+        remember(self._config, self._vocab_size, costs)
+
+    @property
+    def _preparing(self) -> float:
+        """Seconds that went into a new text; 0 where some or all of it was known."""
+        corpus = self._parts.corpus
+        return corpus.prepare_seconds if corpus.new_bytes else 0.0
 
     def _peak_memory(self) -> float:
         device = self._parts.device

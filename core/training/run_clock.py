@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from core.config.run_time import Costs, evaluation_tokens
 from core.config.schema import RunConfig
-from core.config.speed import Costs, evaluation_tokens
 
 PROCESS_BEGAN = time.monotonic()
-"""About when this process started: this module is imported very early."""
-STEP, EVALUATION, SAMPLE, SAVE, OTHER = "step", "evaluation", "sample", "save", "other"
+"""About when this process started: modules are imported first of all."""
+STEP, EVALUATION, SAMPLE, SAVE = "step", "evaluation", "sample", "save"
+FIRST_STEP, END, OTHER = "first step", "end", "other"
 
 
 class RunClock:
@@ -71,4 +72,6 @@ class RunClock:
             evaluation_token=self.each(EVALUATION) / read if read else 0.0,
             sample_token=self.each(SAMPLE) / max(1, config.training.sample_tokens),
             save=self.each(SAVE),
+            first_step=self.each(FIRST_STEP),
+            end=self.each(END),
         )

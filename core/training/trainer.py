@@ -24,7 +24,7 @@ from core.training.evaluation import Evaluation, evaluate, token_lengths, untouc
 from core.training.forecast import Forecast
 from core.training.ranks import RankLostError
 from core.training.requests import Requests, StopRequestedError, say
-from core.training.run_clock import EVALUATION, OTHER, SAMPLE, SAVE, STEP, RunClock
+from core.training.run_clock import END, EVALUATION, OTHER, SAMPLE, SAVE, STEP, RunClock
 from core.training.schedule import COOL_DOWN, Schedule
 
 if TYPE_CHECKING:
@@ -115,12 +115,14 @@ class Trainer:
             if not self.requests.stopping:
                 self._advance()
         finished = self._at_end and (self._evaluated or not self.requests.stopping)
-        self._forecast.remember()
         self._collect(wait=True)
         self.meter.flush()
+        self.clock.lap(STEP)
         self._save("the last checkpoint" if finished else "saving")
         self.saver.wait()
         self._report_saves()
+        self.clock.lap(END)
+        self._forecast.remember()
         return finished
 
     def _advance(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import speed
+from core.config import run_time, speed
 from core.config.changes import keep_planned, replace
 from core.config.files import load_file, preset, save_file
 from core.config.plan import (
@@ -23,9 +23,10 @@ from core.config.plan import (
     tokens_per_step,
     without_budget,
 )
+from core.config.run_time import Costs
 from core.config.schema import build
 from core.config.setting import ConfigError
-from core.config.speed import Costs, Speeds, remember
+from core.config.speed import Speeds, remember
 
 SIZES = st.integers(1, 10**10)
 CPU = Speeds("", "cpu", 2)
@@ -170,8 +171,35 @@ def test_evaluations_samples_and_saves_are_part_of_the_time():
     config = build(
         {"max_iters": 100, "eval_interval": 10, "sample_tokens": 10, "eval_iters": 1, "device": "cpu"}
     )
-    costs = Costs(step=1.0, evaluation_token=1e-4, sample_token=0.1, save=0.5, start=7.0)
+    costs = Costs(
+        step=1.0, evaluation_token=1e-4, sample_token=0.1, save=0.5, start=7.0, first_step=4.0,
+        prepare_byte=1e-3, end=2.0,
+    )  # fmt: skip
     read = 2 * tokens_per_step(config)
-    found = speed.duration(config, costs, (10**9, 10**9), 0.0)
-    assert found.seconds == pytest.approx(100 + 10 * (read * 1e-4 + 1.0 + 0.5) + 7)
+    found = run_time.duration(config, costs, (10**9, 10**9), 0.0)
+    inside = 4 + 99 + 10 * (read * 1e-4 + 1.0 + 0.5)
+    assert found.seconds == pytest.approx(7 + inside + 2)
+    assert found.budgeted == pytest.approx(inside)
+    assert found.seconds == pytest.approx(sum(found.parts.values()))
     assert found.low < found.seconds < found.high
+    new = run_time.duration(config, costs, (10**9, 10**9), 0.0, new_bytes=3000)
+    assert new.seconds == pytest.approx(found.seconds + 3)
+    known = run_time.duration(config, costs, (10**9, 10**9), 0.0, new_bytes=3000, before=11.0)
+    assert known.seconds == pytest.approx(11 + inside + 2), "what was measured takes the place of the guess"
+    assert known.high - known.seconds < found.high - found.seconds
+
+
+def test_a_time_budget_ends_all_but_the_start_and_the_end():
+    config = build({"max_iters": 1000, "eval_interval": 100, "time_budget": 1.0, "device": "cpu"})
+    costs = Costs(step=1.0, start=7.0, end=2.0)
+    found = run_time.duration(config, costs, (999, 999), 0.0)
+    assert found.seconds == pytest.approx(69)
+    assert found.budgeted == pytest.approx(60)
+    assert 60 < found.high < 60 + (7 + 2) * 1.3
+    short = run_time.duration(replace(config, max_iters=10), costs, (999, 999), 0.0)
+    assert short.seconds == pytest.approx(19)
+
+
+def test_a_vocabulary_that_has_to_be_learned_takes_its_time():
+    auto, byte = (build({"device": "cpu", "tokenizer": kind}) for kind in ("auto", "byte"))
+    assert CPU.formula(auto, 300).prepare_byte > 2 * CPU.formula(byte, 300).prepare_byte > 0

@@ -52,6 +52,7 @@ def prepare(
     resumed run needs, whatever happened to the cache. `progress` is called often and may raise to end the
     work; finished work is kept. Raises UserError if there is no usable text.
     """
+    began = time.monotonic()
     given = tokenizer is not None or split is not None
     root = config.dataset_dir
     if not os.path.exists(root):
@@ -85,6 +86,9 @@ def prepare(
         notices = [notice for notice in (notice, store.notice, alike) if notice]
         corpus = join(texts, tokenizer, store, skipped, notices)
     corpus.encoded_files = encoded
+    corpus.prepare_seconds = time.monotonic() - began
+    if encoded == len(texts):
+        corpus.new_bytes = corpus.train.text_bytes + corpus.validation.text_bytes
     corpus.split = (split or {}) | decisions
     if len(corpus.train) < 2 or len(corpus.validation) < 2:
         raise UserError(

@@ -140,6 +140,9 @@ class Corpus:
     tokens: Tokens
     make_report: Callable[[], list[FileReport]]
     encoded_files: int = 0
+    prepare_seconds: float = 0.0
+    new_bytes: int = 0
+    """Of text, where all of it was new and `prepare_seconds` were spent on it; else 0."""
     split: Decisions = field(default_factory=dict)
 
     @cached_property
