@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from mamba_tui import clock
 from mamba_tui.widgets.numbers import bytes_size, duration, loss
+from mamba_tui.widgets.plan_words import plan_lines, rough_time, time_range
 from mamba_tui.widgets.safe_text import visible
 
 if TYPE_CHECKING:
     from textual.content import Content
 
-    from core.runs.events import Event, SampleEvent
+    from core.runs.events import Event, PlanEvent, SampleEvent
     from mamba_tui.backend.run_client import RunClient
 
 LONGEST_SAMPLE = 4000
@@ -107,6 +108,20 @@ def sentence(run_client: RunClient, now: float | None = None) -> str:
     return words
 
 
+def plan_event_lines(event: PlanEvent) -> list[str]:
+    """The plan of a run: all of it before its first step, later how long the run takes at its measured speed."""
+    if event.step:
+        time = time_range(event.seconds_low, event.seconds_high)
+        return [f"at this speed: about {rough_time(event.seconds)} in total ({time})"]
+    expected = None
+    if event.expected_low is not None and event.expected_high is not None:
+        expected = event.expected_low, event.expected_high
+    return plan_lines(
+        event.tokens, event.parameters, event.passes, event.seconds, event.seconds_low, event.seconds_high,
+        event.steps, expected, event.hint,
+    )  # fmt: skip
+
+
 def event_sentence(event: Event) -> str:
     """An event as a sentence of a log, exactly as recorded: make it safe before showing it."""
     from core.runs import events
@@ -115,6 +130,8 @@ def event_sentence(event: Event) -> str:
         case events.RunEvent():
             begin = "started" if event.resumed_from is None else f"resumed from step {event.resumed_from:,}"
             return f"{begin} on {event.device}, {event.parameters:,} parameters"
+        case events.PlanEvent():
+            return ". ".join(plan_event_lines(event))
         case events.EvaluationEvent():
             losses = f"training {loss(event.train_loss)}, validation {loss(event.validation_loss)}"
             return f"step {event.step:,}: evaluated: {losses}, {loss(event.bits_per_byte)} bits per byte"

@@ -284,5 +284,5 @@ KEPT = (
     "expand", "position", "batch_size", "gradient_accumulation_steps", "average_decay", "compile",
     "activation_checkpointing",
 )  # fmt: skip
-"""The settings that determine how fast a run is, besides whether a vocabulary is learned: no paths, and nothing
-about the text."""
+"""The settings that determine how fast a run is, besides whether a vocabulary is learned: no paths,
+and nothing about the text."""

@@ -45,8 +45,8 @@ from core.runs.events import (
 from core.system.files import open_to_append
 from mamba_tui.cli.streams import leave_quietly, say_error, say_note
 from mamba_tui.widgets.numbers import duration
-from mamba_tui.widgets.plan_words import expected_words, plan_words, rough_time, time_range
 from mamba_tui.widgets.safe_text import visible
+from mamba_tui.wording import plan_event_lines
 
 EXIT_UNSEEN = 1
 EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130, "failed": 1}
@@ -265,7 +265,7 @@ class Display:
             case RunEvent():
                 self._started(event)
             case PlanEvent():
-                for line in _plan(event):
+                for line in plan_event_lines(event):
                     self.say(line)
             case EvaluationEvent():
                 words = self.latest.learning_words
@@ -302,17 +302,6 @@ class Display:
             f"step {step.step:,}/{self.max_iters:,}  loss {step.loss:.4f}  "
             f"{speed:,.0f} tokens/s  {duration(left)} left"
         )
-
-
-def _plan(event: PlanEvent) -> list[str]:
-    time_left = time_range(event.seconds_low, event.seconds_high)
-    if event.step:
-        return [f"at this speed: about {rough_time(event.seconds)} in total ({time_left})"]
-    words = plan_words(event.tokens, event.parameters, event.passes, event.seconds)
-    lines = [f"{words} ({time_left}), {event.steps:,} steps"]
-    if event.expected_low is not None and event.expected_high is not None:
-        lines.append(expected_words((event.expected_low, event.expected_high)))
-    return [*lines, event.hint] if event.hint else lines
 
 
 def _evaluation(event: EvaluationEvent) -> str:

@@ -21,6 +21,7 @@ EXAMPLES = {
         "mamba-tui launch --detach": "start training and return at once",
     },
     "train": {
+        "mamba-tui train --preset book --dataset ~/books --plan": "how large and how long; starts nothing",
         "mamba-tui train --dataset ~/books --max-iters 300": "a short run",
         "mamba-tui train --set n_embd=[64,48,64] --set dropout=0.1": "another shape",
         "mamba-tui train --resume --max-iters 10000": "continue the newest run, to step 10,000",

@@ -21,6 +21,7 @@ from core.runs import (
 )
 from mamba_tui.cli import sweep
 from mamba_tui.cli.headless import TAIL_BYTES, follow, reader_at_end, show_schedule
+from mamba_tui.cli.plan import check_plan_options, show_plan
 from mamba_tui.cli.run_options import checkpoints_folder, configuration, run_mode, run_to_resume
 from mamba_tui.launch_options import LaunchOptions
 from mamba_tui.widgets.safe_text import visible
@@ -38,9 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
         need_terminal(f"mamba-tui {arguments.command}", "--no-ui or --detach")
     if arguments.command == "train":
         sweep.check_options(arguments)
+        check_plan_options(arguments)
     root = checkpoints_folder(arguments)
     resumed = run_to_resume(arguments, root)
     config, path = configuration(arguments, resumed)
+    if arguments.command == "train" and arguments.plan:
+        if resumed is not None:
+            raise UserError(f'--plan is for new runs, and run "{resumed.name}" exists; give another --run')
+        return show_plan(arguments, config, root)
     name = resumed.name if resumed else arguments.run
     if not arguments.no_ui and not arguments.detach:
         from mamba_tui.app import main

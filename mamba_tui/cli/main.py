@@ -107,11 +107,13 @@ def build_parser() -> argparse.ArgumentParser:
     launch.add_argument("--read-only", action="store_true", help="watch only: send no commands to runs")
     from mamba_tui.cli.eval import add_parser as add_eval
     from mamba_tui.cli.generate import add_parser as add_generate
+    from mamba_tui.cli.plan import add_plan_options
     from mamba_tui.cli.runs import add_parser as add_runs
     from mamba_tui.cli.sweep import add_sweep_options
 
     train = commands.add_parser("train", help="train as plain text, without the console")
     add_run_options(train)
+    add_plan_options(train)
     add_sweep_options(train)
     train.set_defaults(no_ui=True, read_only=False)
     launch.set_defaults(sweep=[], after=None)

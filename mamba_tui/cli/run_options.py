@@ -96,7 +96,7 @@ def configuration(arguments: argparse.Namespace, run: Run | None = None) -> tupl
             config = load_file(path)
         else:
             config = preset(cuda=_on_cuda(None))
-            if not getattr(arguments, "read_only", False):
+            if not (getattr(arguments, "read_only", False) or getattr(arguments, "plan", False)):
                 _keep(config, path)
     return _overridden(config, arguments), path
 

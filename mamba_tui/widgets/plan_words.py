@@ -20,6 +20,25 @@ def plan_words(
     )
 
 
+def plan_lines(
+    tokens: int,
+    parameters: int,
+    passes: float,
+    seconds: float,
+    low: float,
+    high: float,
+    steps: int,
+    expected: tuple[float, float] | None,
+    hint: str,
+    *,
+    exact: bool = True,
+) -> list[str]:
+    """The whole plan: size and time, the loss to expect where it is known, and a hint if there is one."""
+    words = plan_words(tokens, parameters, passes, seconds, exact=exact)
+    lines = [f"{words} ({time_range(low, high)}), {steps:,} steps", expected_words(expected), hint]
+    return [line for line in lines if line]
+
+
 def rough_time(seconds: float) -> str:
     """A duration as people say it: 40 seconds, 4 minutes, 1.5 hours; `-` if unknown."""
     if not math.isfinite(seconds):

@@ -49,25 +49,29 @@ def first_line(run_client: RunClient, width: int) -> Content:
     history = run_client.history
     left = f"{SIGN.get(state, '◌')} {name}  "
     words = sentence(run_client)
-    right = _progress(run_client, history, BAR_CELLS) if history is not None else ""
-    over = cell_len(left) + cell_len(words) + cell_len(right) + 2 - width
-    if history is not None and over > 0:  # words say more than a bar, so it yields to them
-        right = _progress(run_client, history, max(0, BAR_CELLS - over))
+    right = _progress(run_client, history, width - cell_len(left) - cell_len(words) - 2) if history else ""
     words = clip(words, max(8, width - cell_len(name) - cell_len(right) - 6))
     gap = max(1, width - cell_len(left) - cell_len(words) - cell_len(right))
     return Content.assemble((left, f"bold {color}"), words, " " * gap, (right, "$muted"))
 
 
-def _progress(run_client: RunClient, history: RunHistory, bar_cells: int) -> str:
+def _progress(run_client: RunClient, history: RunHistory, room: int) -> str:
+    """How far the run is. Words say more than a bar: where they leave little room it gives way to them,
+    then the share done, then the time left.
+    """
     if not history.max_iters:
         return ""
     step = f"step {history.step:,}/{history.max_iters:,}"
     share = history.progress or 0.0
-    filled = round(bar_cells * share)
-    bar = "━" * filled + "╌" * (bar_cells - filled) + (" " if bar_cells else "")
     left = history.seconds_left if run_client.alive and state_of(run_client) == "training" else None
     remaining = f"  {duration(left)} left" if left is not None and history.step < history.max_iters else ""
-    return f"{step}  {bar}{share:.0%}{remaining}"
+    percent = f"{share:.0%}"
+    cells = min(BAR_CELLS, room - cell_len(step + percent + remaining) - 3)
+    if cells >= 4:
+        filled = round(cells * share)
+        return f"{step}  {'━' * filled}{'╌' * (cells - filled)} {percent}{remaining}"
+    without_bar = (f"{step}  {percent}{remaining}", f"{step}{remaining}", step)
+    return next((words for words in without_bar if cell_len(words) <= room), step)
 
 
 def second_line(run_client: RunClient, width: int) -> Content:

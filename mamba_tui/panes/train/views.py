@@ -22,13 +22,13 @@ from mamba_tui import keys
 from mamba_tui.backend.run_client import RunClient
 from mamba_tui.widgets.cached_styles import CachedStyles
 from mamba_tui.widgets.safe_text import safe, visible
-from mamba_tui.wording import event_sentence, sample_content
+from mamba_tui.wording import event_sentence, plan_event_lines, sample_content
 
 COLUMN_CELLS = 38
 
 
 def newest_samples(run_client: RunClient, count: int) -> Content:
-    """The latest `count` samples, newest first, in one paragraph each, or how to get one."""
+    """The latest `count` samples, newest first, in one paragraph each; before the first one the run's plan."""
     history = run_client.history
     if history is not None and history.samples:
         paragraphs = [
@@ -39,7 +39,10 @@ def newest_samples(run_client: RunClient, count: int) -> Content:
         return Content("\n\n").join(paragraphs)
     if run_client.run is None or not run_client.alive:
         return Content("")
-    return Content.styled("The first sample comes with the first evaluation; g asks now.", "$muted")
+    plan = history.plan if history is not None else None
+    ahead = visible(". ".join(plan_event_lines(plan)) + ".\n") if plan is not None else ""
+    advice = "The first sample comes with the first evaluation; g asks now."
+    return Content.assemble((ahead, "$foreground"), (advice, "$muted"))
 
 
 class ViewTabs(CachedStyles):
