@@ -109,7 +109,7 @@ def sentence(run_client: RunClient, now: float | None = None) -> str:
 
 
 def plan_event_lines(event: PlanEvent) -> list[str]:
-    """The plan of a run: all of it before its first step, later how long the run takes at its measured speed."""
+    """The plan of a run: all of it before its first step, later how long it takes at its measured speed."""
     if event.step:
         time = time_range(event.seconds_low, event.seconds_high)
         return [f"at this speed: about {rough_time(event.seconds)} in total ({time})"]

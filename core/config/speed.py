@@ -20,7 +20,7 @@ from core.config.schema import ATTENTION_TYPES, MAMBA, MAMBA2, STANDARD, RunConf
 from core.errors import UserError
 from core.system.files import make_own_folder, read_limited, write_atomic
 from core.system.folders import cache_root
-from core.system.hardware import available_cores, describe, resolve_device
+from core.system.hardware import computing_threads, describe, resolve_device
 
 FILE = "speeds.json"
 LARGEST_FILE = 4 << 20
@@ -123,7 +123,7 @@ def device_key(config: RunConfig) -> str:
     """
     name = resolve_device(config.hardware.device)
     if name == "cpu":
-        device = f"cpu of {platform.node()}, {config.hardware.threads or available_cores()} threads"
+        device = f"cpu of {platform.node()}, {computing_threads(config.hardware.threads)} threads"
     else:
         device = describe(name).description
     return f"{device}, {config.hardware.dtype}"
@@ -150,7 +150,7 @@ class Speeds:
             kind, key = resolve_device(config.hardware.device), device_key(config)
         except UserError:
             kind, key = "cpu", ""
-        return cls(key, kind, config.hardware.threads or available_cores(), load())
+        return cls(key, kind, computing_threads(config.hardware.threads), load())
 
     def formula(self, config: RunConfig, vocab_size: int) -> Costs:
         """The formula's result."""

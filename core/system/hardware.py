@@ -87,6 +87,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def computing_threads(configured: int) -> int:
+    """How many threads torch uses on a CPU: as configured (0 = not), as OpenMP is told, or one per core."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return configured or (int(named) if named.isdecimal() and int(named) > 0 else available_cores())
+
+
 def peak_process_memory() -> int:
     """The most memory that this process has used, in bytes."""
     unit = 1 if platform.system() == "Darwin" else 1024

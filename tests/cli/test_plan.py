@@ -74,7 +74,7 @@ def test_what_is_set_is_not_decided_and_a_time_budget_ends_the_plan(capsys):
         ((*PLAN, "--detach"), "--plan starts nothing, so --detach does not go with it"),
         ((*PLAN, "--sweep", "dropout=0,0.1"), "--plan starts nothing, so --sweep does not go with it"),
         (("train", "--json"), "--json is for plans; give --plan too"),
-        (("train", "--plan", "--preset", "book", "--dataset", "empty"), "holds no text"),
+        (("train", "--plan", "--preset", "book", "--dataset", "empty"), "contains no text"),
         ((*PLAN, "--run", "there"), '--plan is for new runs, and run "there" exists'),
     ],
 )

@@ -27,6 +27,7 @@ from core.config.run_time import Costs
 from core.config.schema import build
 from core.config.setting import ConfigError
 from core.config.speed import Speeds, remember
+from core.system.hardware import available_cores
 
 SIZES = st.integers(1, 10**10)
 CPU = Speeds("", "cpu", 2)
@@ -203,3 +204,13 @@ def test_a_time_budget_ends_all_but_the_start_and_the_end():
 def test_a_vocabulary_that_has_to_be_learned_takes_its_time():
     auto, byte = (build({"device": "cpu", "tokenizer": kind}) for kind in ("auto", "byte"))
     assert CPU.formula(auto, 300).prepare_byte > 2 * CPU.formula(byte, 300).prepare_byte > 0
+
+
+def test_an_estimate_is_for_as_many_threads_as_torch_will_use(monkeypatch):
+    config = build({"device": "cpu"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert Speeds.here(config).threads == 3
+    assert "3 threads" in speed.device_key(config)
+    assert Speeds.here(replace(config, threads=5)).threads == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert Speeds.here(config).threads == available_cores()

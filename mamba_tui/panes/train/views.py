@@ -28,7 +28,7 @@ COLUMN_CELLS = 38
 
 
 def newest_samples(run_client: RunClient, count: int) -> Content:
-    """The latest `count` samples, newest first, in one paragraph each; before the first one the run's plan."""
+    """The latest `count` samples, newest first, a paragraph each; before the first one the run's plan."""
     history = run_client.history
     if history is not None and history.samples:
         paragraphs = [
