@@ -190,12 +190,31 @@ def _plain(value: object, depth: int) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Reals(FieldType):
+    """A list of at most `longest` numbers, each as `Real`."""
+
+    longest: int = 4096
+    word: str = "[number]"
+
+    def read(self, value: object) -> list[float]:
+        """As `FieldType.read`."""
+        if type(value) is not list or len(value) > self.longest:
+            raise ValueError(f"not a list of at most {self.longest} numbers")
+        return [NUMBER.read(one) for one in value]
+
+    def write(self, value: Sequence[float]) -> object:
+        """As `FieldType.write`."""
+        return [NUMBER.write(one) for one in value[: self.longest]]
+
+
 COUNT = Whole()
 NUMBER = Real()
 MOMENT = Real(0.0, LATEST_TIME, finite=True)
 
 Count = Annotated[int, COUNT]
 Number = Annotated[float, NUMBER]
+Numbers = Annotated[Sequence[float], Reals()]
 NotNegative = Annotated[float, Real(0.0)]
 Share = Annotated[float, Real(0.0, 1.0, "0..1")]
 Moment = Annotated[float, MOMENT]

@@ -29,6 +29,7 @@ from core.runs.event_fields import (
     Name,
     NotNegative,
     Number,
+    Numbers,
     Readings,
     Real,
     Settings,
@@ -183,6 +184,22 @@ class EvaluationEvent(Event, kind="eval"):
     validation_tokens: Count | None = None
     validation_share: Share | None = None
     seconds: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersEvent(Event, kind="layers"):
+    """how each layer learns, one number a layer, written after each `eval`. `gradient_norm` is that of the
+    layer's weights in one pass over the same text each time, at most four rows of `block_size` tokens of
+    training text, from an empty state, without dropout and before clipping; `activation` the root mean square
+    of the stream after the layer in that pass; `update_ratio` the norm of what the step before the evaluation
+    added to the layer's weights over their norm, empty where nobody knew that it would be evaluated. All are
+    of the weights that are trained, not of their average. Absent in histories of older trainers
+    """
+
+    step: Count
+    gradient_norm: Numbers
+    update_ratio: Numbers
+    activation: Numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from core.runs.events import (
     ErrorEvent,
     EvaluationEvent,
     Event,
+    LayersEvent,
     PlanEvent,
     RunEvent,
     SampleEvent,
@@ -45,6 +46,7 @@ EVALUATION_COLUMNS = (
 )
 EVALUATIONS_KEPT = 1 << 13
 SAMPLES_KEPT = 200
+LAYERS_KEPT = 1000
 NOTES_KEPT = 500
 ANSWERS_KEPT = 100
 MARKS_KEPT = 2000
@@ -73,6 +75,7 @@ class RunHistory(LatestEvents):
         self.steps = Table(STEP_COLUMNS, rows)
         self.loss = Smoother(self.steps, "loss")
         self.evaluations = Table(EVALUATION_COLUMNS, EVALUATIONS_KEPT)
+        self.layers: list[LayersEvent] = []
         self.plan: PlanEvent | None = None
         """What was ahead before the first step."""
         self.samples: deque[SampleEvent] = deque(maxlen=SAMPLES_KEPT)
@@ -88,6 +91,7 @@ class RunHistory(LatestEvents):
         super().take_back(step)
         self.steps.cut(step)
         self.evaluations.cut(step)
+        self.layers = [one for one in self.layers if one.step <= step]
         self.samples = deque((one for one in self.samples if one.step <= step), maxlen=SAMPLES_KEPT)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         self.reached = min(self.reached, step)
@@ -127,6 +131,12 @@ class RunHistory(LatestEvents):
         super()._take_eval(event)
         self.evaluations.add(event)
         self.notes.append(event)
+
+    def _take_layers(self, event: LayersEvent) -> None:
+        self.layers.append(event)
+        if len(self.layers) > LAYERS_KEPT:  # of the older half every second one stays
+            half = LAYERS_KEPT // 2
+            self.layers = self.layers[:half:2] + self.layers[half:]
 
     def _take_sample(self, event: SampleEvent) -> None:
         super()._take_sample(event)

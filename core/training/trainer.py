@@ -22,6 +22,7 @@ from core.training.checkpoint_saver import CheckpointSaver
 from core.training.early_end import EarlyEnd
 from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
 from core.training.forecast import Forecast
+from core.training.layer_watch import LayerWatch
 from core.training.ranks import RankLostError
 from core.training.requests import Requests, StopRequestedError, say
 from core.training.run_clock import END, EVALUATION, OTHER, SAMPLE, SAVE, STEP, RunClock
@@ -72,6 +73,7 @@ class Trainer:
             device_utilization=_usage_of(parts.device),
         )
         self.clock = RunClock(parts.seconds)
+        self._layers = LayerWatch(parts, config, writer)
         self._early_end = EarlyEnd(run, config.training, parts)
         self._forecast = Forecast(parts, config, writer, self.clock)
         self._taken = self.step
@@ -126,6 +128,7 @@ class Trainer:
         return finished
 
     def _advance(self) -> None:
+        self._layers.before_step(self.step + 1, self._schedule.last_step)
         self.parts.training_step.run(self.step + 1)
         self.clock.stepped()
         self._count_step()
@@ -156,6 +159,7 @@ class Trainer:
         self.meter.restart()
         began = time.monotonic()
         before = self.parts.snapshot()
+        self._layers.before_step(self.step + 1, self._schedule.last_step)
         try:
             self.parts.training_step.run(self.step + 1)
         except (torch.OutOfMemoryError, RankLostError):
@@ -284,6 +288,7 @@ class Trainer:
         except StopRequestedError:
             return
         self._record(evaluation)
+        self._layers.report(self.step)
         if sample:
             self._sample(self.config.training.sample_prompt)
 

@@ -32,6 +32,7 @@ from core.runs.events import (
     EndEvent,
     ErrorEvent,
     EvaluationEvent,
+    LayersEvent,
     PlanEvent,
     SampleEvent,
     ScheduleEvent,
@@ -93,6 +94,7 @@ def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
             seconds=0.1,
         )
     )
+    writer.write(LayersEvent(step=1, gradient_norm=[1.0, math.nan], update_ratio=[], activation=[math.inf]))
     writer.write(SampleEvent(step=1, prompt="", text="\ud800 \x1b[2J"))
     writer.write(CheckpointEvent(step=1, file="a", bytes=3, best=False, seconds=0.1))
     writer.write(CommandEvent(id="1", command="pause", accepted=True, message=""))
