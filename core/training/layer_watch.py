@@ -19,9 +19,9 @@ from core.data.loader import EvaluationLoader
 from core.model import GPT
 from core.runs import EventWriter
 from core.runs.events import LayersEvent
+from core.training.arithmetic import autocast
 from core.training.build import Parts
 from core.training.evaluation import untouched_randomness
-from core.training.step import autocast
 
 ROWS = 4
 """Rows of `block_size` tokens that are read for the gradient: a fraction of a step's work."""
