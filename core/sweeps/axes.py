@@ -41,42 +41,53 @@ class Axis:
         return round(value) if SETTINGS[self.key].kind is int else float(f"{value:.3g}")
 
 
-def parse_axis(text: str) -> Axis:
+def parse_axes(text: str) -> list[Axis]:
+    """Axes as typed in one line, with spaces between them. Raises UserError."""
+    terms: list[str] = []
+    for term in _split(text, " "):
+        if terms and (terms[-1].endswith(",") or term.startswith(",")):
+            terms[-1] += term
+        else:
+            terms.append(term)
+    return [parse_axis(term, "") for term in terms]
+
+
+def parse_axis(text: str, flag: str = "--sweep") -> Axis:
     """An axis as typed: `key=value,value,...` or `key=low..high`. Raises UserError."""
+    named = f"{flag} is {show(text)}" if flag else show(text)
     key, equals, rest = text.partition("=")
     key = key.strip()
     if not equals or not rest.strip():
+        example = f"{flag} learning_rate=1e-3,2e-3".strip()
         raise UserError(
-            f"--sweep is {show(text)}; accepted: key=value,value such as --sweep learning_rate=1e-3,2e-3, or "
-            "key=low..high with --random N"
+            f"{named}; accepted: key=value,value such as {example}, or key=low..high with random variants "
+            "(--random N)"
         )
     if key not in SETTINGS:
-        raise UserError(f"--sweep is {show(text)}; accepted: {nearest_key(key)} (this key is unknown)")
+        raise UserError(f"{named}; accepted: {nearest_key(key)} (this key is unknown)")
     low, dots, high = rest.partition("..")
     if dots:
-        return _range(key, low, high, text)
+        return _range(key, low, high, named)
     values: list[object] = []
-    for part in _parts(rest):
+    for part in _split(rest, ","):
         value = parse_value(part)
         if value in values:
-            raise UserError(f"--sweep is {show(text)}; accepted: each value once ({show(value)} is repeated)")
+            raise UserError(f"{named}; accepted: each value once ({show(value)} is repeated)")
         values.append(value)
     return Axis(key, tuple(values))
 
 
-def _range(key: str, low: str, high: str, text: str) -> Axis:
+def _range(key: str, low: str, high: str, named: str) -> Axis:
     ends = [parse_value(low.strip()), parse_value(high.strip())]
     numbers = [float(end) for end in ends if isinstance(end, (int, float)) and not isinstance(end, bool)]
     item = SETTINGS[key]
     if len(numbers) < 2 or not numbers[0] < numbers[1] or item.kind not in (int, float) or item.per_layer:
-        raise UserError(
-            f"--sweep is {show(text)}; accepted: key=low..high, two numbers of which the second is larger"
-        )
+        raise UserError(f"{named}; accepted: key=low..high, two numbers of which the second is larger")
     return Axis(key, low=numbers[0], high=numbers[1])
 
 
-def _parts(text: str) -> list[str]:
-    """The values of a list, split at commas outside of brackets and quotes."""
+def _split(text: str, separator: str) -> list[str]:
+    """The parts that are not empty, split where the separator is outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -87,7 +98,7 @@ def _parts(text: str) -> list[str]:
             depth += 1
         elif character in "]}":
             depth -= 1
-        elif character == "," and depth == 0:
+        elif character == separator and depth == 0:
             parts.append("")
             continue
         parts[-1] += character
@@ -102,11 +113,12 @@ def variants(base: RunConfig, axes: Sequence[Axis], drawn: int | None = None) ->
     """
     keys = [axis.key for axis in axes]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise UserError(f"--sweep names {twice} twice; accepted: each key once, with all its values")
+        raise UserError(f"the sweep names {twice} twice; accepted: each key once, with all its values")
     if drawn is None:
         if ranged := next((axis for axis in axes if not axis.values), None):
             raise UserError(
-                f"--sweep {ranged.key}={ranged.low:g}..{ranged.high:g} is a range; give --random N too"
+                f"{ranged.key}={ranged.low:g}..{ranged.high:g} is a range; give a number of random variants "
+                "too (--random N)"
             )
         number = math.prod(len(axis.values) for axis in axes)
         if number <= MOST_VARIANTS:
@@ -134,6 +146,6 @@ def _checked(base: RunConfig, variants: Iterable[dict[str, object]]) -> list[Cha
     result = []
     for changes in variants:
         what = ", ".join(f"{key}={show(value)}" for key, value in changes.items())
-        config = flat(replace(base, f"--sweep {what}", **changes))
+        config = flat(replace(base, f"variant {what}", **changes))
         result.append({key: config[key] for key in changes})
     return result

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from core.config.setting import Value, show
-from core.sweeps.progress import Progress
 
 # Values drawn from a range are all different, so the lower, middle and upper thirds are compared.
 MOST_GROUPS = 6
@@ -27,7 +27,14 @@ class Effect:
     """The share of the variance between variants that the groups explain (eta squared), 0 to 1."""
 
 
-def effects(variants: Sequence[Progress]) -> list[Effect]:
+class Rated(NamedTuple):
+    """A run's values of the keys that are compared, and the best bits per byte that it reached."""
+
+    changes: Mapping[str, Value]
+    best: float
+
+
+def effects(variants: Sequence[Rated]) -> list[Effect]:
     """The effect of every key that differs, largest first; [] with fewer than two evaluated variants.
 
     A variant that was ended early counts with its best so far, which doesn't flatter it: it was ended for
@@ -36,12 +43,12 @@ def effects(variants: Sequence[Progress]) -> list[Effect]:
     rated = [one for one in variants if math.isfinite(one.best)]
     if len(rated) < 2:
         return []
-    all_effects = [_effect(key, rated) for key in rated[0].variant.changes]
+    all_effects = [_effect(key, rated) for key in rated[0].changes]
     return sorted((one for one in all_effects if len(one.means) > 1), key=lambda one: -one.share)
 
 
-def _effect(key: str, rated: Sequence[Progress]) -> Effect:
-    groups = _groups([one.variant.changes[key] for one in rated])
+def _effect(key: str, rated: Sequence[Rated]) -> Effect:
+    groups = _groups([one.changes[key] for one in rated])
     values: dict[str, list[float]] = {}
     for group, one in zip(groups, rated):
         values.setdefault(group, []).append(one.best)

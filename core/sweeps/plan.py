@@ -8,7 +8,9 @@ that died was restarted.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from core.config.schema import RunConfig
 from core.config.setting import Value, show
 from core.errors import UserError
 from core.runs import Run, check_name, list_runs, prepare_run
+from core.runs.listing.notes import LONGEST_TAG, change_tags
 from core.sweeps.axes import Changes
 from core.system.files import make_folder, read_limited, write_atomic
 
@@ -134,21 +137,32 @@ def make_plan(root: Path, tag: str, base: RunConfig, changes: list[Changes], **o
             f'--tag is "{tag}", but a run "{taken[0]}" exists in {root} already; give another --tag'
         )
     for variant in variants:
-        prepare_run(plan.root, variant.run, replace(base, f"variant {variant.run}", **variant.changes))
+        run = prepare_run(plan.root, variant.run, replace(base, f"variant {variant.run}", **variant.changes))
+        change_tags(run, [common_tag(tag)])
     plan.save()
     return plan
+
+
+def common_tag(tag: str) -> str:
+    """What all runs of a sweep are tagged with: its name, where that can be a tag."""
+    return re.sub(r"[\s,\"'!<>=~]", "-", tag)[:LONGEST_TAG]
 
 
 def queue_run(root: Path, name: str, after: str) -> Plan:
     """A plan with one prepared run that starts when another run ends. Raises UserError."""
-    if not Run(Path(root) / after).exists:
-        known = ", ".join(run.name for run in list_runs(root)) or "none"
-        raise UserError(f"--after is {show(after)}, and there is no such run in {root}; accepted: {known}")
-    if after == name:
-        raise UserError(f"--after is {show(after)}, the run itself; accepted: another run")
+    check_after(root, after)
+    if name in _waits_for(root, after):
+        raise UserError(f"{name} would wait for itself, as {after} does; accepted: another run")
     plan = Plan(Path(root), name, (Variant(name, {}),), at_once=1, after=after)
     plan.save()
     return plan
+
+
+def check_after(root: Path, after: str) -> None:
+    """Raise UserError unless there is a run of this name to wait for; "" is none."""
+    if after and not Run(Path(root) / after).exists:
+        known = ", ".join(run.name for run in list_runs(root)) or "none"
+        raise UserError(f"there is no run {show(after)} in {root} to start after; accepted: {known}")
 
 
 def plan_names(root: Path) -> list[str]:
@@ -157,6 +171,25 @@ def plan_names(root: Path) -> list[str]:
         return sorted(path.stem for path in (Path(root) / FOLDER).iterdir() if path.suffix == ".json")
     except OSError:
         return []
+
+
+def readable_plans(root: Path) -> list[Plan]:
+    """All plans but damaged ones, which nobody can continue."""
+    plans = []
+    for tag in plan_names(root):
+        with contextlib.suppress(UserError):
+            plans.append(load_plan(root, tag))
+    return plans
+
+
+def _waits_for(root: Path, name: str) -> set[str]:
+    """A run, the run that it waits for, the one that waits for, and so on."""
+    after = {variant.run: plan.after for plan in readable_plans(root) for variant in plan.variants}
+    names: set[str] = set()
+    while name and name not in names:
+        names.add(name)
+        name = after.get(name, "")
+    return names
 
 
 def load_plan(root: Path, tag: str) -> Plan:

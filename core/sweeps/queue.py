@@ -7,6 +7,7 @@ depend on it, and the next call continues from the current state, also after a c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -15,8 +16,9 @@ from contextlib import ExitStack
 
 from core.errors import UserError
 from core.runs import Run, is_alive, send_command, signal_trainer, start_trainer
+from core.runs.listing.notes import change_tags
 from core.sweeps.capacity import fitting
-from core.sweeps.plan import Plan, load_plan
+from core.sweeps.plan import Plan, load_plan, readable_plans
 from core.sweeps.progress import Progress, Watcher
 from core.sweeps.pruning import poor
 from core.system.files import delete, open_in_place, write_atomic
@@ -24,6 +26,8 @@ from core.system.locks import NoLocksError, try_lock
 
 LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 1.0
+PRUNED = "pruned"
+"""The tag of a variant that was ended early."""
 
 Tell = Callable[[str], None]
 
@@ -64,9 +68,9 @@ class Queue:
 
     def _wait_for_the_run_before(self) -> None:
         before = Run(self.plan.root / self.plan.after)
-        if self.plan.after and is_alive(before):
+        if self.plan.after and is_to_end(before):
             self.tell(f"waiting until {before.name} ends")
-            while is_alive(before) and not self._asked_to_leave():
+            while is_to_end(before) and not self._asked_to_leave():
                 time.sleep(LOOK_SECONDS)
 
     def _asked_to_leave(self) -> bool:
@@ -105,6 +109,8 @@ class Queue:
                 # First the plan, then the command: after a crash in between, the command is sent again.
                 self.plan.pruned[name] = one.step
                 self.plan.save()
+                with contextlib.suppress(UserError):  # for lists of runs; the plan itself knows
+                    change_tags(one.run, [PRUNED])
             if name in self._asked:
                 continue
             self._asked.add(name)
@@ -175,6 +181,19 @@ def ask_to_stop(plan: Plan) -> int:
     while is_worked_on(plan):
         time.sleep(LOOK_SECONDS)
     return training
+
+
+def is_to_end(run: Run) -> bool:
+    """True while a run is training, or some queue is going to start it."""
+    if is_alive(run):
+        return True
+    for plan in readable_plans(run.path.parent):
+        variants = tuple(variant for variant in plan.variants if variant.run == run.name)
+        if variants and is_worked_on(plan):
+            (one,) = Watcher(dataclasses.replace(plan, variants=variants)).look()
+            if not one.done:
+                return True
+    return False
 
 
 def is_worked_on(plan: Plan) -> bool:

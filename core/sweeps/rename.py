@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from core.errors import UserError
 from core.runs import Run
 from core.runs.listing.trash import rename_run
-from core.sweeps.plan import Plan, load_plan, plan_names
+from core.sweeps.plan import Plan, readable_plans
 from core.sweeps.queue import is_worked_on
 
 
 def rename(run: Run, name: str) -> Run:
     """Rename a run, in plans of sweeps too. Raises UserError, also while one of its sweeps is running."""
-    plans = [plan for plan in _plans(run.path.parent) if _has(plan, run.name)]
+    plans = [plan for plan in readable_plans(run.path.parent) if _has(plan, run.name)]
     for plan in plans:
         if is_worked_on(plan):
             raise UserError(
@@ -24,16 +23,6 @@ def rename(run: Run, name: str) -> Run:
     for plan in plans:
         _renamed(plan, run.name, name).save()
     return renamed
-
-
-def _plans(root: Path) -> list[Plan]:
-    plans = []
-    for tag in plan_names(root):
-        try:
-            plans.append(load_plan(root, tag))
-        except UserError:  # damaged, or not a plan: nobody can continue it anyway
-            continue
-    return plans
 
 
 def _has(plan: Plan, name: str) -> bool:

@@ -84,43 +84,34 @@ def check_options(arguments: argparse.Namespace) -> None:
                 raise UserError(f"--{flag.replace('_', '-')} is for sweeps; give --sweep KEY=A,B too")
     elif arguments.run is not None or arguments.resume or arguments.fresh:
         raise UserError("--sweep makes new runs; accepted: --tag TAG instead of --run, --resume and --fresh")
-    if not 0 <= arguments.at_once <= 1000:
-        raise UserError(
-            f"--at-once is {arguments.at_once}; accepted: a number from 1 to 1000, 0 = as many as fit"
-        )
 
 
 def start(arguments: argparse.Namespace, root: Path, base: RunConfig) -> int:
     """Create the sweep that the options describe and run it. Returns the exit code."""
-    from core.runs import Run
-    from core.sweeps.axes import parse_axis, variants
-    from core.sweeps.capacity import fitting, sharing_cores
-    from core.sweeps.plan import make_plan, next_tag
+    from core.sweeps.axes import parse_axis
+    from core.sweeps.plan import next_tag
+    from core.sweeps.preparing import SweepOptions, prepare
 
-    changes = variants(base, [parse_axis(text) for text in arguments.sweep], arguments.random)
-    if arguments.after and not Run(root / arguments.after).exists:
-        raise UserError(f'--after is "{arguments.after}", and there is no such run in {root}')
-    at_once = min(arguments.at_once or fitting(base), len(changes))
-    plan = make_plan(
-        root,
-        arguments.tag if arguments.tag is not None else next_tag(root),
-        sharing_cores(base, at_once),
-        changes,
+    options = SweepOptions(
+        axes=[parse_axis(text) for text in arguments.sweep],
+        random=arguments.random,
         prune=arguments.prune,
         at_once=arguments.at_once,
+        tag=arguments.tag if arguments.tag is not None else next_tag(root),
         after=arguments.after or "",
     )
+    plan = prepare(root, base, options)
     return _carry_out(plan, detach=arguments.detach)
 
 
 def wait_for(before: Run) -> None:
     """Wait until a run has ended."""
-    from core.runs import is_alive
+    from core.sweeps.queue import is_to_end
     from mamba_tui.widgets.safe_text import visible
 
-    if is_alive(before):
+    if is_to_end(before):
         print(f"Waiting until {visible(before.name)} ends; Ctrl-C leaves.", flush=True)
-    while is_alive(before):
+    while is_to_end(before):
         time.sleep(WAIT_SECONDS)
 
 
@@ -199,12 +190,12 @@ def _stop(plan: Plan) -> int:
 
 def _show(plan: Plan, *, as_json: bool) -> int:
     """The variants from best to worst, and the effect of every key."""
-    from core.sweeps.effects import effects
+    from core.sweeps.effects import Rated, effects
     from core.sweeps.progress import Watcher
     from core.sweeps.queue import is_worked_on
 
     variants = sorted(Watcher(plan).look(), key=lambda one: one.best)
-    ranked = effects(variants)
+    ranked = effects([Rated(one.variant.changes, one.best) for one in variants])
     if as_json:
         print(
             json.dumps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -10,10 +11,12 @@ import pytest
 from core.config.changes import replace
 from core.errors import UserError
 from core.runs import Run, list_runs
+from core.runs.listing.notes import read_notes
 from core.sweeps import capacity
-from core.sweeps.axes import parse_axis, variants
-from core.sweeps.effects import effects
+from core.sweeps.axes import parse_axes, parse_axis, variants
+from core.sweeps.effects import Rated, effects
 from core.sweeps.plan import Variant, load_plan, make_plan, next_tag, plan_names
+from core.sweeps.preparing import SweepOptions, expand, prepare
 from core.sweeps.progress import Progress
 from core.sweeps.pruning import poor
 from tests.run_tools import tiny
@@ -84,6 +87,34 @@ def test_bad_axes_are_one_sentence(base, axes, drawn, words):
         variants(base, [parse_axis(text) for text in axes], drawn)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_axes_in_one_line_are_those_of_several_options():
+    line = "learning_rate=1e-3, 2e-3 n_embd=[16, 12],[32,16]  dropout=0..0.2"
+    assert parse_axes(line) == [
+        parse_axis("learning_rate=1e-3,2e-3"),
+        parse_axis("n_embd=[16,12],[32,16]"),
+        parse_axis("dropout=0..0.2"),
+    ]
+    assert parse_axes(" ") == []
+    with pytest.raises(UserError, match="this key is unknown"):
+        parse_axes("dropot=1")
+
+
+def test_what_is_asked_for_becomes_a_plan_of_tagged_runs(tmp_path, base):
+    options = SweepOptions([parse_axis("dropout=0,0.1,0.2")], tag="my sweep", at_once=2)
+    changes, at_once = expand(base, options)
+    assert [one["dropout"] for one in changes] == [0.0, 0.1, 0.2]
+    assert at_once == 2
+    plan = prepare(tmp_path, base, options)
+    assert [read_notes(plan.run(one)).tags for one in plan.variants] == [("my-sweep",)] * 3
+    with pytest.raises(UserError, match='no run "nobody"'):
+        prepare(tmp_path, base, dataclasses.replace(options, tag="other", after="nobody"))
+    with pytest.raises(UserError, match="nothing is varied"):
+        expand(base, SweepOptions([]))
+    with pytest.raises(UserError, match="at-once"):
+        expand(base, dataclasses.replace(options, at_once=-1))
+    assert [run.name for run in list_runs(tmp_path)] == ["my sweep-1", "my sweep-2", "my sweep-3"]
 
 
 def test_a_plan_survives_and_its_runs_are_ordinary(tmp_path, base):
@@ -159,11 +190,11 @@ def test_nothing_is_ended_early_on_little_evidence():
 
 def test_effects_rank_the_settings_that_mattered():
     rated = [
-        progress({10: 2.0 + (rate == 1e-4) * 1.0 + (drop == 0.2) * 0.1}, learning_rate=rate, dropout=drop)
+        Rated({"learning_rate": rate, "dropout": drop}, 2.0 + (rate == 1e-4) * 1.0 + (drop == 0.2) * 0.1)
         for rate in (1e-4, 1e-3)
         for drop in (0.0, 0.2)
     ]
-    first, second = effects([*rated, progress({}, learning_rate=1e-3, dropout=0.2)])
+    first, second = effects([*rated, Rated({"learning_rate": 1e-3, "dropout": 0.2}, math.inf)])
     assert (first.key, second.key) == ("learning_rate", "dropout")
     assert first.spread == pytest.approx(1.0)
     assert first.share == pytest.approx(1.0 / 1.01)
@@ -172,7 +203,7 @@ def test_effects_rank_the_settings_that_mattered():
 
 
 def test_effects_of_a_range_compare_thirds():
-    rated = [progress({1: float(number)}, dropout=number / 10) for number in range(1, 10)]
+    rated = [Rated({"dropout": number / 10}, float(number)) for number in range(1, 10)]
     (effect,) = effects(rated)
     assert [name for name, _, _ in effect.means] == ["0.1 to 0.3", "0.4 to 0.6", "0.7 to 0.9"]
     assert effects(rated[:1]) == []

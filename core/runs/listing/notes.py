@@ -19,7 +19,8 @@ from core.system.files import read_limited, write_atomic
 FILE = "notes.json"
 LONGEST_NOTE = 1000
 MOST_TAGS = 20
-TAG = re.compile(r"[^\s,\"'!<>=~]{1,40}")
+LONGEST_TAG = 40
+TAG = re.compile(rf"[^\s,\"'!<>=~]{{1,{LONGEST_TAG}}}")
 _LARGEST_FILE = 1 << 16
 
 
@@ -64,17 +65,23 @@ def write_notes(run: Run, notes: Notes) -> None:
         raise UserError(f"{notes_path(run)} cannot be written ({error.strerror})") from None
 
 
+def check_tag_change(change: str) -> str:
+    """The tag that is to be added, or with a minus in front to be removed. Raises UserError."""
+    tag = change.removeprefix("-")
+    if not TAG.fullmatch(tag):
+        raise UserError(
+            f"{show(change)} is not a tag; accepted: up to {LONGEST_TAG} characters without spaces, commas, "
+            "quotes, and any of !<>=~, with - in front to remove it"
+        )
+    return tag
+
+
 def change_tags(run: Run, changes: Iterable[str]) -> Notes:
     """Add tags, and remove those that are given with a minus in front. Raises UserError."""
     notes = read_notes(run)
     tags = dict.fromkeys(notes.tags)
     for change in changes:
-        tag = change.removeprefix("-")
-        if not TAG.fullmatch(tag):
-            raise UserError(
-                f"{show(change)} is not a tag; accepted: up to 40 characters without spaces, commas, quotes, "
-                "and any of !<>=~, with - in front to remove it"
-            )
+        tag = check_tag_change(change)
         if change.startswith("-"):
             tags.pop(tag, None)
         else:
