@@ -24,9 +24,20 @@ from mamba_tui import keys, themes
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.backend.run_trash import RunTrash
 from mamba_tui.document import Document
 from mamba_tui.launch_options import LaunchOptions
-from mamba_tui.messages import CheckpointsChosen, Notice, RunListRequested, RunStarted, RunStateChanged
+from mamba_tui.messages import (
+    CheckpointsChosen,
+    ConfigurationChosen,
+    Notice,
+    RunListRequested,
+    RunRenamed,
+    RunsChosen,
+    RunsQueued,
+    RunStarted,
+    RunStateChanged,
+)
 from mamba_tui.panes.base import Pane
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import safe
@@ -45,6 +56,7 @@ TABS = (
     ("checkpoints", "F4", "Checkpoints"),
     ("generate", "F5", "Generate"),
     ("data", "F6", "Data"),
+    ("runs", "F7", "Runs"),
 )
 # Four times a second looks alive and leaves the processor to the run.
 FLUSH_SECONDS = 0.25
@@ -70,6 +82,7 @@ class MambaTUI(App[int]):
         self.document = Document(options.config, options.config_path or WORKING_FILE)
         self.run_client = RunClient(options)
         self.trash = Trash()
+        self.run_trash = RunTrash()
         self.state = ConsoleState.load(state_path)
         for theme in themes.THEMES:
             self.register_theme(theme)
@@ -176,13 +189,19 @@ class MambaTUI(App[int]):
         switcher = self.panes
         async with self._mounting:  # a second caller must not find a pane without its widgets
             if not switcher.query(f"#{tab}"):
-                await switcher.mount(make_pane(tab, self))
+                await switcher.mount(self._make_pane(tab))
         switcher.current = tab
         self.tab = tab
         self.tab_bar.active = tab
         pane = self.pane
         if pane is not None:
             pane.shown()
+
+    def _make_pane(self, tab: str) -> Pane:
+        from mamba_tui.panes.make import Belongings, make_pane
+
+        own = Belongings(self.document, self.run_client, self.state, self.options, self.trash, self.run_trash)
+        return make_pane(tab, own, self.generator_command)
 
     # ------------------------------------------------- what panes ask for
 
@@ -204,18 +223,55 @@ class MambaTUI(App[int]):
         for slot, row in chosen.slots.items():
             pane.load(row, slot)
 
+    @on(ConfigurationChosen)
+    async def _edit_configuration(self, chosen: ConfigurationChosen) -> None:
+        from mamba_tui.panes.configure.pane import ConfigPane
+
+        await self._show("configure")
+        self.document.replace(chosen.config, chosen.source)
+        self.panes.query_one(ConfigPane).all_changed()
+        self.say(f"Configure has the {chosen.source}. Ctrl+Z undoes it.")
+
+    @on(RunsChosen)
+    async def _show_runs_together(self, chosen: RunsChosen) -> None:
+        self._follow(chosen.names[0])
+        if len(chosen.names) > 1:
+            self.state.overlays = sorted(chosen.names[1:])
+        await self._show("train")
+
+    @on(RunsQueued)
+    async def _show_queued_runs(self, queued: RunsQueued) -> None:
+        from mamba_tui.panes.runs.pane import RunsPane
+
+        await self._show("runs")
+        self.panes.query_one(RunsPane).show_only(queued.filter)
+        self.say(queued.sentence)
+
+    @on(RunRenamed)
+    def _rename_run(self, renamed: RunRenamed) -> None:
+        state = self.state
+        state.overlays = [renamed.new if name == renamed.old else name for name in state.overlays]
+        if self.run_client.run is not None and self.run_client.run.name == renamed.old:
+            self._follow(renamed.new)
+
+    def _follow(self, name: str) -> None:
+        """Follow a run, unless that is done already."""
+        from core.runs import Run
+
+        if self.run_client.run is None or self.run_client.run.name != name:
+            self.run_client.follow(Run(self.run_client.root / name))
+
     @on(RunListRequested)
     def _list_runs(self) -> None:
         self.run_worker(self._choose_run(), group="runs", exclusive=True)
 
     async def _choose_run(self) -> None:
-        from core.runs import Run
         from mamba_tui.panes.runs.runs_screen import RunsScreen
 
         overlays = set(self.state.overlays)
         name = await self.push_screen_wait(RunsScreen(self.run_client, overlays))
-        if name is not None and (self.run_client.run is None or self.run_client.run.name != name):
-            self.run_client.follow(Run(self.run_client.root / name))
+        if name is not None:
+            self._follow(name)
             overlays.discard(name)
         self.state.overlays = sorted(overlays)
         if self.pane is not None:
@@ -368,33 +424,10 @@ class MambaTUI(App[int]):
         for pane in self.panes.query(Pane):
             pane.remember()
         self.trash.empty()
+        self.run_trash.empty()
         self.state.tab = self.tab
         self.state.save()
         self.exit(0, message=safe(message) if message else None)
-
-
-def make_pane(tab: str, app: MambaTUI) -> Pane:
-    """Import and create a pane, with everything that it works with."""
-    document, run_client, state = app.document, app.run_client, app.state
-    if tab == "configure":
-        from mamba_tui.panes.configure.pane import ConfigPane
-
-        return ConfigPane(document, run_client, app.options, id=tab)
-    if tab == "train":
-        from mamba_tui.panes.train.pane import TrainPane
-
-        return TrainPane(run_client, state, id=tab)
-    if tab == "checkpoints":
-        from mamba_tui.panes.checkpoints.pane import CheckpointsPane
-
-        return CheckpointsPane(run_client, state, app.trash, id=tab)
-    if tab == "generate":
-        from mamba_tui.panes.generate.pane import GeneratePane
-
-        return GeneratePane(run_client, state, id=tab, command=app.generator_command)
-    from mamba_tui.panes.data.pane import DataPane
-
-    return DataPane(document, read_only=run_client.read_only, id=tab)
 
 
 def main(options: LaunchOptions) -> int:

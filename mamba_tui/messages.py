@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from core.config.schema import RunConfig
     from mamba_tui.backend.run_client import CheckpointRow
 
 
@@ -49,3 +50,34 @@ class CheckpointsChosen(Message):
     """Load these checkpoints into Generate: slot -> checkpoint."""
 
     slots: dict[int, CheckpointRow]
+
+
+@dataclass
+class RunsChosen(Message):
+    """Follow the first of these runs in Train, and draw the others behind it."""
+
+    names: list[str]
+
+
+@dataclass
+class RunsQueued(Message):
+    """Runs were handed to a queue: show those that pass this filter in Runs, and say this sentence."""
+
+    filter: str
+    sentence: str
+
+
+@dataclass
+class RunRenamed(Message):
+    """A run has another name."""
+
+    old: str
+    new: str
+
+
+@dataclass
+class ConfigurationChosen(Message):
+    """Edit this configuration; `source` says where it comes from."""
+
+    config: RunConfig
+    source: str

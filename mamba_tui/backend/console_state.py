@@ -36,6 +36,9 @@ class ConsoleState:
     pins: list[str] = field(default_factory=list)
     sort: str = "time"
     sort_reverse: bool = False
+    run_columns: list[str] = field(default_factory=list)
+    run_sort: str = "changed"
+    run_sort_reverse: bool = False
     prompts: list[str] = field(default_factory=list)
     sampling: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -58,6 +61,7 @@ class ConsoleState:
                 setattr(state, item.name, value)
         state.prompts = [text for text in state.prompts if isinstance(text, str)][-PROMPTS_KEPT:]
         state.pins = [text for text in state.pins if isinstance(text, str)]
+        state.run_columns = [text for text in state.run_columns if isinstance(text, str)]
         state.overlays = [text for text in state.overlays if isinstance(text, str)]
         return state
 

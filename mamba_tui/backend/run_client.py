@@ -20,6 +20,7 @@ from mamba_tui.launch_options import LaunchOptions, Mode
 if TYPE_CHECKING:
     from core.runs import CheckpointInfo, EventReader, Follower, Run, RunStatus
     from core.runs.history import RunHistory
+    from core.runs.listing.run_list import RunList
     from mamba_tui.backend.history_zoom import Zoom
 
 EVENTS_A_SLICE = 1000
@@ -78,6 +79,7 @@ class RunClient:
         self.caught_up = False
         self.status: RunStatus | None = None
         self._follower: Follower | None = None
+        self._runs: RunList | None = None
         self._row_cache: dict[str, tuple[tuple[Any, ...], RunRow]] = {}
         self._checkpoint_cache: dict[str, tuple[float, list[CheckpointInfo]]] = {}
 
@@ -173,6 +175,15 @@ class RunClient:
         return self.reader.offset / self.reader.size
 
     # --------------------------------------------------------------- lists
+
+    @property
+    def runs(self) -> RunList:
+        """The summaries of all runs."""
+        if self._runs is None:
+            from core.runs.listing.run_list import RunList
+
+            self._runs = RunList(self.root)
+        return self._runs
 
     async def run_rows(self) -> list[RunRow]:
         """All runs, living ones first, then the newest."""

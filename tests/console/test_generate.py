@@ -151,7 +151,7 @@ async def test_two_checkpoints_write_side_by_side(tmp_path):
     end_run(make_run(tmp_path))
     async with console(tmp_path) as (app, pilot):
         pane = await opened(pilot)
-        await pilot.press("f7")
+        await pilot.press("f9")
         await until(pilot, lambda: isinstance(app.screen, Choice))
         await pilot.press("down", "enter")
         await until(pilot, lambda: pane.two)
@@ -160,7 +160,7 @@ async def test_two_checkpoints_write_side_by_side(tmp_path):
         await until(pilot, lambda: len(view(app, 1).tokens) == 31)
         assert view(app, 0).text == view(app, 1).text, "the same prompt and seed"
         assert [side.name for side in pane.sides] == ["run-001 step 400  ★ best, newest", "run-001 step 300"]
-        await pilot.press("f7")
+        await pilot.press("f9")
         await until(pilot, lambda: not pane.two)
 
 
@@ -204,7 +204,7 @@ async def test_the_text_is_copied_and_written_to_a_file(tmp_path, monkeypatch):
         view(app).focus()
         await pilot.press("y")
         assert app.clipboard == view(app).text
-        await pilot.press("f9")
+        await pilot.press("ctrl+s")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         await pilot.press("enter")
         file = tmp_path / "text.txt"

@@ -51,6 +51,7 @@ READY = {
     "checkpoints": ("f4", "Once upon a time 400"),
     "generate": ("f5", "temperature"),
     "data": ("f6", "stormy night"),
+    "runs": ("f7", "sorted by changed"),
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789αβγδεζηθικλμνξοπρστυφχψω"
 

@@ -74,7 +74,7 @@ class CheckpointsPane(Pane):
     def _focus_table(self) -> None:
         focused = self.screen.focused
         if focused is None or self not in focused.ancestors:
-            self.table.focus()
+            self.screen.set_focus(self.table)
 
     def remember(self) -> None:
         """Save pins and sort order."""

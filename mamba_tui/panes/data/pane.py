@@ -78,7 +78,7 @@ class DataPane(Pane):
         """Prepare if the configuration has changed since; focus the table."""
         focused = self.screen.focused
         if focused is None or self not in focused.ancestors:
-            self.files.focus()
+            self.screen.set_focus(self.files)
         if self._needs() != self.prepared_for:
             self.action_prepare()
 

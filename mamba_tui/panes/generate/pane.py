@@ -76,7 +76,7 @@ class GeneratePane(Pane):
 
     def shown(self) -> None:
         """People come here to type, so the prompt is focused."""
-        self.query_one(PromptEditor).focus()
+        self.screen.set_focus(self.query_one(PromptEditor))
         self._show_lines()
 
     def remember(self) -> None:

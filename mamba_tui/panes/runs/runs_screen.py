@@ -104,7 +104,7 @@ class RunsScreen(LeftOnce, ModalScreen[str | None]):
     RunsScreen Input:focus { border: none; background: $primary 30%; }
     RunsScreen Rows { background: $surface; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("runs")
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings("run_picker")
 
     def __init__(self, run_client: RunClient, overlays: set[str]) -> None:
         super().__init__()
