@@ -135,7 +135,7 @@ async def test_marked_runs_show_only_what_differs_and_their_curves_together(tmp_
         assert len(table.rows) == 3
         await pilot.press("c")
         await until(pilot, lambda: app.tab == "train")
-        assert app.session.run.name == "alpha"
+        assert app.run_client.run.name == "alpha"
         assert app.state.overlays == ["beta"]
         await until(pilot, lambda: "beta" in app.pane.charts.overlays.histories)
 
@@ -174,7 +174,7 @@ async def test_enter_follows_and_the_configuration_is_taken_over(tmp_path):
         await until_shown(pilot, "settings of beta")
         await pilot.press("f7", "enter")
         await until(pilot, lambda: app.tab == "train")
-        assert app.session.run.name == "beta"
+        assert app.run_client.run.name == "beta"
 
 
 async def test_notes_and_tags(tmp_path):
@@ -202,10 +202,10 @@ async def test_renaming_the_followed_run_goes_on_following_it(tmp_path):
         table = await opened(pilot)
         table.cursor = names(table).index("alpha")
         await pilot.press("enter")
-        await until(pilot, lambda: app.session.run.name == "alpha")
+        await until(pilot, lambda: app.run_client.run.name == "alpha")
         await pilot.press("f7", "ctrl+n")
         await answer(pilot, "omega")
-        await until(pilot, lambda: app.session.run.name == "omega")
+        await until(pilot, lambda: app.run_client.run.name == "omega")
         await until(pilot, lambda: table.current.name == "omega")
         assert "alpha" not in [run.name for run in list_runs(tmp_path)]
         await pilot.press("ctrl+n")

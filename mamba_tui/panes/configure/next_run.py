@@ -5,11 +5,14 @@ from __future__ import annotations
 from core.errors import UserError
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.backend.sweeps import runs_to_wait_for, start_after
 from mamba_tui.document import Document
 from mamba_tui.launch_options import LaunchOptions, Mode
-from mamba_tui.messages import RunStarted, RunStateChanged
+from mamba_tui.messages import RunsQueued, RunStarted, RunStateChanged
 from mamba_tui.panes.base import Pane
-from mamba_tui.widgets.dialogs import Answer, Prompt, Question
+from mamba_tui.widgets.dialogs import Answer, Choice, Prompt, Question
+
+NOW, AFTER = "now", "after"
 
 
 class NextRun:
@@ -53,7 +56,13 @@ class NextRun:
             self._pane.say(reason, problem=True)
             return
         try:
-            if not await self._has_text() or not await self._may_be_second():
+            if not await self.has_text():
+                return
+            when = await self._when()
+            if when == AFTER:
+                assert self._run_client.run is not None
+                await self.start_after(self._run_client.run.name)
+            if when != NOW:
                 return
             name = await self._run_client.free_name(self.name)
             self._pane.post_message(RunStateChanged())
@@ -61,14 +70,13 @@ class NextRun:
         except UserError as error:
             await self._pane.ask(Question("Not started", str(error), [Answer("ok", "OK")]))
             return
-        self._document.started()
-        # The name and mode from the command line apply to the first start only.
-        self.name, self.mode = None, "auto"
+        self._begun()
         self._pane.post_message(
             RunStarted(f"{run.name} started. It keeps training when the console is closed.")
         )
 
-    async def _has_text(self) -> bool:
+    async def has_text(self) -> bool:
+        """Whether there is text to learn from; where there is none, the sample text is offered."""
         from core.data.sample_corpus import has_texts, no_text, write_sample
 
         folder = self._document.config.data.dataset_dir
@@ -98,16 +106,49 @@ class NextRun:
             self.mode != "fresh" and self.name is not None and Run(self._run_client.root / self.name).exists
         )
 
-    async def _may_be_second(self) -> bool:
+    async def _when(self) -> str:
+        """NOW, AFTER the run that is training has ended, or "" for not at all."""
         run_client = self._run_client
         if run_client.run is None or not run_client.alive or run_client.run.name == self.name:
-            return True
+            return NOW
         answer = await self._pane.ask(
             Question(
                 "A run is training",
                 f"{run_client.run.name} is training. Two runs share the machine, and each is slower.",
-                [Answer("no", "Cancel", "primary"), Answer("yes", "Start a second run")],
-                default="no",
+                [
+                    Answer("", "Cancel", "primary"),
+                    Answer(AFTER, "Start when it ends"),
+                    Answer(NOW, "Start a second run"),
+                ],
+                default="",
             )
         )
-        return answer == "yes"
+        return answer or ""
+
+    async def choose_what_to_wait_for(self) -> None:
+        """Start when another run ends that is training, or that waits itself."""
+        reason = self.reason_against()
+        if reason:
+            raise UserError(reason)
+        names = await off_thread(runs_to_wait_for, self._run_client.root)
+        if not names:
+            raise UserError("no run is training or waiting; Start (Ctrl+R) begins at once")
+        if not await self.has_text():
+            return
+        choices = [(name, name, "") for name in names]
+        after = await self._pane.ask(Choice("Start when this run ends", choices))
+        if after:
+            await self.start_after(after)
+
+    async def start_after(self, after: str) -> None:
+        """Have a queue start it when another run has ended."""
+        run_client = self._run_client
+        name = await run_client.free_name(self.name)
+        await off_thread(start_after, run_client.root, self._document.config, name, self.mode, after)
+        self._begun()
+        self._pane.post_message(RunsQueued("", f"{name} starts when {after} ends."))
+
+    def _begun(self) -> None:
+        self._document.started()
+        # The name and mode from the command line apply to the first start only.
+        self.name, self.mode = None, "auto"

@@ -25,6 +25,7 @@ from mamba_tui.panes.configure.layer_dialogs import ask_for_list, ask_for_ramp
 from mamba_tui.panes.configure.layer_table import LayerTable
 from mamba_tui.panes.configure.next_run import NextRun
 from mamba_tui.panes.configure.settings_list import SettingsList
+from mamba_tui.panes.configure.sweep import Sweep
 from mamba_tui.widgets.hourglass import Hourglass
 from mamba_tui.widgets.numbers import bytes_size, compact
 from mamba_tui.widgets.plan_words import expected_words, plan_words, time_range
@@ -42,9 +43,10 @@ class ConfigPane(Pane):
     def __init__(self, document: Document, run_client: RunClient, options: LaunchOptions, *, id: str) -> None:
         super().__init__(id=id)
         self.document = document
-        self.run_client = run_client
-        self.files = ConfigurationFiles(self, document, run_client, self.all_changed)
-        self.next_run = NextRun(self, document, run_client, options)
+        self.run_client = session
+        self.files = ConfigurationFiles(self, document, session, self.all_changed)
+        self.next_run = NextRun(self, document, session, options)
+        self.sweep = Sweep(self, document, run_client, self.next_run)
         self.known = Survey()
         self.cost: Estimate | None = None
         self._surveyed: tuple[object, str] | None = None
@@ -75,7 +77,7 @@ class ConfigPane(Pane):
     def shown(self) -> None:
         """Focus the layers first."""
         if self.screen.focused is None or self.screen.focused not in self.walk_children():
-            self.query_one(LayerTable).focus()
+            self.screen.set_focus(self.query_one(LayerTable))
         if self.is_mounted:
             self._survey_soon()
 
@@ -219,11 +221,21 @@ class ConfigPane(Pane):
         self._show_ready()
         self._survey_soon()
 
+    def action_start_after(self) -> None:
+        """Start when another run has ended."""
+        self.finish_editing()
+        self.work(self.next_run.choose_what_to_wait_for(), "start")
+
+    def action_sweep(self) -> None:
+        """Start a run for every variant of what is on screen."""
+        self.finish_editing()
+        self.work(self.sweep.ask_and_start(self.known), "start")
+
     # -------------------------------------------------------------- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In read-only mode nothing can be changed."""
-        changing = ("undo", "redo", "save", "load", "preset", "name_run")
+        """Nothing is changed in read-only mode."""
+        changing = ("undo", "redo", "save", "load", "preset", "name_run", "start_after", "sweep")
         return not (self.run_client.read_only and action in changing)
 
     def finish_editing(self) -> None:

@@ -90,7 +90,7 @@ class RunsPane(Pane):
         """On a low screen there is room for the table only."""
         self.set_class(self.size.height < LOW, "-low")
 
-    def session_changed(self) -> None:
+    def run_changed(self) -> None:
         """Another run may be followed."""
         table = self.table
         followed = self.run_client.run.name if self.run_client.run else ""
@@ -128,7 +128,7 @@ class RunsPane(Pane):
 
     def _show(self, runs: list[RunSummary]) -> None:
         table, before = self.table, self.table.current
-        self.session_changed()
+        self.run_changed()
         table.show(runs)
         self.set_class(not runs, "-empty")
         self._show_line()
