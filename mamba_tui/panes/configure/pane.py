@@ -43,9 +43,9 @@ class ConfigPane(Pane):
     def __init__(self, document: Document, run_client: RunClient, options: LaunchOptions, *, id: str) -> None:
         super().__init__(id=id)
         self.document = document
-        self.run_client = session
-        self.files = ConfigurationFiles(self, document, session, self.all_changed)
-        self.next_run = NextRun(self, document, session, options)
+        self.run_client = run_client
+        self.files = ConfigurationFiles(self, document, run_client, self.all_changed)
+        self.next_run = NextRun(self, document, run_client, options)
         self.sweep = Sweep(self, document, run_client, self.next_run)
         self.known = Survey()
         self.cost: Estimate | None = None
