@@ -33,6 +33,8 @@ START = "start"
 class Tick(Checkbox):
     """A checkbox that is empty where it is off; Textual's own differ in color only."""
 
+    BUTTON_INNER = " "
+
     def watch_value(self) -> None:
         """Draw the mark, or none."""
         self.BUTTON_INNER = "X" if self.value else " "
@@ -71,7 +73,7 @@ class SweepDialog(Dialog):
                 with Horizontal(classes="field"):
                     yield Static(safe(label))
                     yield Input(self.values.get(name, ""), placeholder=placeholder, name=name)
-            yield Tick(safe("end variants early that are worse than the median"), self.prune, compact=True)
+            yield Tick(safe("end those early that are worse than the median"), self.prune, compact=True)
             yield Static("", classes="size")
             with Horizontal(classes="buttons"):
                 yield Button(safe("Cancel"), compact=True, name="cancel")
@@ -80,7 +82,7 @@ class SweepDialog(Dialog):
     def on_mount(self) -> None:
         """Begin with what is varied."""
         self.query(Input).first().focus()
-        self._show_size()
+        self.call_after_refresh(self._show_size)
 
     def options(self) -> SweepOptions:
         """What the fields ask for. Raises UserError that names a field."""
