@@ -329,3 +329,19 @@ def test_deleted_runs_come_back_whole(tmp_path):
     assert [path.name for path in second.now.iterdir()] == ["mine.txt"]
     with pytest.raises(UserError, match='no deleted run "zzz"'):
         newest_deleted(tmp_path, "zzz")
+
+
+def test_a_look_cut_short_shows_the_rest_as_unread_and_keeps_what_was_kept(tmp_path):
+    root, kept = tmp_path / "runs", tmp_path / "list.json"
+    for name in ("a", "b", "c"):
+        end_run(make_run(root, name))
+    whole = RunList(root, kept).read_all()
+    for seconds, unread in ((0.0, 3), (60.0, 0)):
+        runs = RunList(root, kept)
+        rows = runs.look(seconds)
+        assert [row.state for row in rows].count("unread") == unread
+        assert len(rows) == 3
+        runs.save()
+        assert len(cache.load(kept)) == 3
+        assert (runs.read_on() or rows) == whole
+        assert runs.read_on() is None

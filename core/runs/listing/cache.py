@@ -61,22 +61,31 @@ def cache_path(root: Path) -> Path:
 
 def load(path: Path) -> dict[str, Kept]:
     """The summaries in a file, by name of their run, if they are in range."""
+    summaries = {name: kept(values) for name, values in load_values(path).items()}
+    return {name: summary for name, summary in summaries.items() if summary is not None}
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """What a file holds by name of a run, to be read one at a time with `kept`."""
     try:
         values = json.loads(read_limited(path, LARGEST_CACHE))
         runs = values["runs"] if values["format"] == FORMAT else {}
-        items = list(runs.items())
+        return dict(runs.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    summaries = {}
-    for name, one in items:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError):
-            summaries[name] = _read(one)
-    return summaries
 
 
-def save(path: Path, runs: Mapping[str, Kept]) -> None:
-    """Write the file; if that fails, the runs are read again next time."""
-    values = {"format": FORMAT, "runs": {name: _values(one) for name, one in runs.items()}}
+def kept(values: Any) -> Kept | None:
+    """One of the summaries in a file; None if it is not in range."""
+    try:
+        return _read(values)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def save(path: Path, runs: Mapping[str, Kept], unread: Mapping[str, Any]) -> None:
+    """Write the file, with those of `load_values` that nobody read; if that fails, runs are read again."""
+    values = {"format": FORMAT, "runs": {**unread, **{name: _values(one) for name, one in runs.items()}}}
     with contextlib.suppress(OSError):
         make_own_folder(path.parent)
         write_atomic(path, json.dumps(values).encode())

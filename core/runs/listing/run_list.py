@@ -7,6 +7,7 @@ the rest is read in slices, newest runs first.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -23,7 +24,7 @@ from core.runs.listing import cache
 from core.runs.listing.cache import Kept, Stamp, stamp
 from core.runs.listing.fold import RunFold
 from core.runs.listing.notes import Notes, notes_path, read_notes
-from core.runs.listing.summary import RunSummary, summarize
+from core.runs.listing.summary import RunSummary, summarize, unread
 from core.runs.lock import is_locked
 from core.system.files import open_to_read
 
@@ -53,6 +54,10 @@ class _Entry:
     alive: bool = False
     log_stamp: Stamp | None = None
     row: RunSummary | None = None
+    touched: float = 0.0
+    """When its history was last written, in seconds since 1970, as it was when the run was first seen."""
+    new: bool = True
+    """Whether nobody has looked at it yet."""
     unsaved: bool = True
 
     @property
@@ -67,39 +72,55 @@ class RunList:
     def __init__(self, root: Path, cache_file: Path | None = None) -> None:
         self.root = Path(root)
         self._cache_file = cache_file or cache.cache_path(self.root)
-        self._kept: dict[str, Kept] | None = None
+        self._kept: dict[str, Any] | None = None
         self._entries: dict[str, _Entry] = {}
         self._saved_at = 0.0
         self._lock = threading.Lock()
 
-    def look(self) -> list[RunSummary]:
-        """All runs in their current state, living ones first, then the newest. Never raises."""
+    def look(self, seconds: float = math.inf) -> list[RunSummary]:
+        """All runs in their current state, living ones first, then the newest. Never raises.
+
+        Runs that are seen for the first time are looked at for about this long, the newest first; the
+        others are "unread" until `read_on` has come to them.
+        """
         with self._lock:
+            deadline = time.monotonic() + seconds
             if self._kept is None:
-                self._kept = cache.load(self._cache_file)
-            entries: dict[str, _Entry] = {}
+                self._kept = cache.load_values(self._cache_file)
+            before, self._entries = self._entries, {}
             for name in self._names():
-                entry = self._entries.get(name) or self._new_entry(name)
-                if self._look_at(entry):
-                    entries[name] = entry
-            self._entries = entries
+                entry = before.get(name) or self._new_entry(name)
+                if entry.new or self._look_at(entry):
+                    self._entries[name] = entry
+            self._look_at_new(deadline)
             return self._rows()
+
+    def _look_at_new(self, deadline: float) -> bool:
+        """Look at runs for the first time, the newest first; whether any were waiting for that."""
+        waiting = [entry for entry in self._entries.values() if entry.new]
+        for entry in sorted(waiting, key=lambda entry: -entry.touched):
+            if time.monotonic() >= deadline:
+                break
+            self._take_over(entry)
+            if not self._look_at(entry):
+                del self._entries[entry.run.name]
+        return bool(waiting)
 
     def read_on(self, seconds: float = 0.1) -> list[RunSummary] | None:
         """Read what `look` has left, for about this long; None if there was nothing."""
         with self._lock:
+            deadline = time.monotonic() + seconds
+            any_read = self._look_at_new(deadline)
             waiting = [entry for entry in self._entries.values() if entry.behind > 0]
             waiting.sort(key=lambda entry: (not entry.alive, -(entry.events or (0,))[0]))
-            deadline = time.monotonic() + seconds
-            any_read = False
             for entry in waiting:
+                if time.monotonic() >= deadline:
+                    break
                 while entry.behind > 0 and time.monotonic() < deadline:
                     if not self._read_slice(entry):
                         break
                     any_read = True
                 self._renew(entry)
-                if time.monotonic() >= deadline:
-                    break
             if any_read:
                 return self._rows()
         self.save(SAVE_SECONDS)
@@ -127,7 +148,8 @@ class RunList:
                 if position and entry.events and entry.config_stamp and entry.glimpse is None:
                     runs[name] = Kept(entry.fold, position, entry.events, entry.config, entry.config_stamp)
                     entry.unsaved = False
-            cache.save(self._cache_file, runs)
+            unread_values = {name: one for name, one in (self._kept or {}).items() if name in self._entries}
+            cache.save(self._cache_file, runs, unread_values)
 
     # ------------------------------------------------------------ one run
 
@@ -141,13 +163,21 @@ class RunList:
     def _new_entry(self, name: str) -> _Entry:
         run = Run(self.root / name)
         entry = _Entry(run, EventReader(run.events_path))
-        kept = (self._kept or {}).pop(name, None)
+        events = stamp(run.events_path)
+        entry.touched = events[0] / 1e9 if events else 0.0
+        if run.config_path.exists():
+            entry.row = unread(run, entry.touched)
+        return entry
+
+    def _take_over(self, entry: _Entry) -> None:
+        """Begin with what was kept of a run, not at the beginning of its history."""
+        entry.new, entry.row = False, None
+        kept = cache.kept((self._kept or {}).pop(entry.run.name, None))
         if kept is not None:
             entry.fold, entry.events = kept.fold, kept.events
             entry.config, entry.config_stamp = kept.config, kept.config_stamp
             entry.reader.go_to(kept.position)
             entry.unsaved = False
-        return entry
 
     def _look_at(self, entry: _Entry) -> bool:
         """Update an entry as far as that takes no time; False if there is no run."""

@@ -87,6 +87,34 @@ class RunSummary:
         return rows * tokens * batches  # type: ignore[operator]
 
 
+UNREAD = "unread"
+
+
+def unread(run: Run, changed: float) -> RunSummary:
+    """A run that is there but was not looked at yet."""
+    return RunSummary(
+        run=run,
+        state=UNREAD,
+        message="",
+        alive=False,
+        complete=False,
+        step=0,
+        target=0,
+        best=None,
+        best_step=None,
+        last=None,
+        validation_loss=None,
+        train_loss=None,
+        parameters=None,
+        tokens=None,
+        tokens_per_second=None,
+        seconds=0.0,
+        changed=changed,
+        bytes=0,
+        config={},
+    )
+
+
 def summarize(
     run: Run, fold: RunFold, config: Mapping[str, Any], notes: Notes, *, alive: bool, complete: bool
 ) -> RunSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 from textual import on
@@ -32,8 +33,12 @@ from mamba_tui.widgets.safe_text import clip, visible
 from mamba_tui.widgets.text_line import TextLine
 
 REFRESH_SECONDS = 2.0
-# A slice of a long history, and how often what it changed is drawn.
+# The time for one slice of long histories, after which the table is drawn again.
 SLICE_SECONDS = 0.05
+# Reading leaves the processor to keys and drawing in between.
+PAUSE_SECONDS = 0.02
+# So long the first look may take before the table is shown.
+LOOK_SECONDS = 0.08
 NONE = "No runs yet. Ctrl+R starts one."
 LOW = 18
 
@@ -122,9 +127,10 @@ class RunsPane(Pane):
 
     async def _refresh_runs(self) -> None:
         runs = self.run_client.runs
-        self._show(await off_thread(runs.look))
+        self._show(await off_thread(runs.look, LOOK_SECONDS))
         while self.in_front and (more := await off_thread(runs.read_on, SLICE_SECONDS)) is not None:
             self._show(more)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _show(self, runs: list[RunSummary]) -> None:
         table, before = self.table, self.table.current
