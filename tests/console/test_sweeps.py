@@ -9,8 +9,8 @@ from core.sweeps import process
 from core.sweeps.axes import parse_axis
 from core.sweeps.plan import load_plan
 from core.sweeps.preparing import SweepOptions, expand, prepare
+from mamba_tui.backend.run_estimate import Survey
 from mamba_tui.panes.configure import sweep_size
-from mamba_tui.panes.configure.estimates import Survey
 from mamba_tui.panes.configure.sweep_dialog import SweepDialog
 from mamba_tui.panes.runs.table import RunTable
 from mamba_tui.widgets.dialogs import Choice, Question

@@ -7,11 +7,11 @@ from functools import partial
 from core.errors import UserError
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.backend.run_estimate import Survey
 from mamba_tui.backend.sweeps import start_sweep
 from mamba_tui.document import Document
 from mamba_tui.messages import RunsQueued
 from mamba_tui.panes.base import Pane
-from mamba_tui.panes.configure.estimates import Survey
 from mamba_tui.panes.configure.next_run import NextRun
 from mamba_tui.widgets.dialogs import Answer, Question
 

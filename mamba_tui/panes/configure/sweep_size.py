@@ -8,7 +8,7 @@ from core.config.changes import replace
 from core.config.schema import RunConfig
 from core.sweeps.axes import Changes
 from core.sweeps.preparing import SweepOptions, expand
-from mamba_tui.panes.configure.estimates import Survey, estimate
+from mamba_tui.backend.run_estimate import Survey, estimate
 from mamba_tui.widgets.plan_words import time_range
 
 # So many variants, evenly chosen, stand for all of them.
