@@ -27,6 +27,7 @@ from core.config.setting import ConfigError
 from core.data.tokenizer.tokenizer import MAX_VOCABULARY, Tokenizer
 from core.errors import UserError
 from core.model import GPT
+from core.ops.self_check import check_kernels
 from core.runs.checkpoints import MANIFEST, CheckpointInfo, held, read_manifest, verify, write_manifest
 from core.system.files import delete, replacing, write_atomic
 
@@ -278,6 +279,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
     The checkpoint may lack its manifest (`has_manifest`); then its content wasn't compared with a hash.
     """
     path = Path(path)
+    check_kernels(device)
     payload = load(path, "cpu", unverified=True)
     model_config: ModelConfig = config_of(payload, path).model
     tokenizer = Tokenizer.from_dict(payload["tokenizer"], str(path))

@@ -14,6 +14,7 @@ from core.compression.format import Segment
 from core.compression.streams import Rows, decode_streams, document_start, encode_streams, rows_of
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
+from core.generation.self_check import check_all_kernels
 from core.model import GPT
 
 Progressed = Callable[[float], object]
@@ -38,6 +39,7 @@ class Engine:
         """
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
+        check_all_kernels(device)
         model, tokenizer, _ = load_model(checkpoint, device)
         return Engine(model, tokenizer)
 

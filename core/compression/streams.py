@@ -20,7 +20,7 @@ from core.compression.coder import StreamDecoder, encode, frequencies
 from core.compression.row_decoder import RowDecoder
 from core.model import GPT
 from core.model_state import ModelState
-from core.ops.dispatch import takes_triton
+from core.ops.dispatch import DECODING, takes_triton
 
 Tokens = npt.NDArray[np.int64]
 Told = Callable[[int], object]
@@ -57,7 +57,7 @@ class _GraphRows:
 
 def rows_of(model: GPT, rows: int, eot: int) -> Rows:
     """The fastest way to read `rows` texts in parallel on the model's device."""
-    if takes_triton(model.embedding.weight):
+    if takes_triton(model.embedding.weight, DECODING):
         from core.generation.cuda.graph_decoder import can_decode
 
         if can_decode(model):

@@ -16,7 +16,7 @@ from core.generation.decoder import Decoder, extensions, never
 from core.generation.sampler import HostSampler, SampledToken, Sampler
 from core.generation.text_stream import TextStream
 from core.model import GPT
-from core.ops.dispatch import takes_triton
+from core.ops.dispatch import DECODING, takes_triton
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def leased_sampler(
     `sampled` tokens of the generation were sampled before. Until the block ends, only the sampler may move
     the decoder; afterwards the decoder is at the end of the text.
     """
-    if takes_triton(decoder.model.embedding.weight):
+    if takes_triton(decoder.model.embedding.weight, DECODING):
         from core.generation.cuda.graph_decoder import shared_graph_decoder
         from core.generation.cuda.lookahead import LookaheadSampler
 

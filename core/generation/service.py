@@ -14,6 +14,7 @@ from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
 from core.generation.decoder import Decoder
 from core.generation.generation import Generation
+from core.generation.self_check import check_all_kernels
 from core.model import GPT
 from core.system.hardware import resolve_device
 from core.system.json_lines import Handlers, Request
@@ -69,6 +70,7 @@ class GeneratorService:
         if old := self._slots.pop(slot, None):  # the new one may need its memory
             self._records = {id: record for id, record in self._records.items() if record.slot is not old}
             del old
+        warnings = check_all_kernels(device)
         model, tokenizer, payload = self._load(path, device)
         model.eval()
         self._slots[slot] = Slot(model, tokenizer, Decoder(model, tokenizer.eot))
@@ -81,6 +83,7 @@ class GeneratorService:
             vocab_size=model.vocab_size,
             slot=slot,
             verified=has_manifest(path),
+            warnings=warnings,
         )
 
     def _on_generate(self, request: Request) -> None:

@@ -28,7 +28,7 @@ def attention_mixer(
     """
     size = qkv.shape[2] // (3 * heads)
     learns = cache is not None and (cache[0].requires_grad or cache[1].requires_grad)
-    if takes_attention_kernels(qkv, size) and size % 2 == 0 and not learns:
+    if takes_attention_kernels(qkv, size, "attention_mixer") and size % 2 == 0 and not learns:
         from core.ops.triton.attention_mixer import attention_mixer_triton
 
         rotations = positions.rotations(qkv, size // 2) if rotary else None

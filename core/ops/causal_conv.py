@@ -40,7 +40,7 @@ def causal_conv(
     Returns:
         the activated convolution (B, L, D) and the new state (B, K - 1, D), zero before its newest reset.
     """
-    if takes_triton(x) and weight.shape[1] <= MOST_TRITON_TAPS:
+    if takes_triton(x, "causal_conv") and weight.shape[1] <= MOST_TRITON_TAPS:
         from core.ops.triton.causal_conv import causal_conv_triton
 
         return causal_conv_triton(x, weight, bias, conv_state=conv_state, reset=reset)

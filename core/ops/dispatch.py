@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,9 +16,23 @@ ALIGNED = 8
 """How many 16-bit numbers fit in 16 bytes. A GPU's fastest reads need rows of a multiple of this."""
 
 
-def takes_triton(tensor: Tensor) -> bool:
-    """True for a tensor on CUDA in a type the kernels know, where triton is installed."""
-    return HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64
+DECODING = "decoding"
+"""Reading and sampling one token at a time: the kernels of a graph decoder."""
+_left_out: tuple[str, ...] = ()  # torch.compile sees through a tuple, and compiles again where it changes
+
+
+def takes_triton(tensor: Tensor, operation: str) -> bool:
+    """True for a tensor on CUDA in a type the kernels know, where triton is installed.
+
+    Not for an operation that was wrong on this GPU (`core/ops/self_check.py`).
+    """
+    return HAS_TRITON and tensor.is_cuda and tensor.dtype != torch.float64 and operation not in _left_out
+
+
+def leave_out(operations: Iterable[str]) -> None:
+    """Have these operations take their plain path from now on, and only these."""
+    global _left_out
+    _left_out = tuple(sorted(operations))
 
 
 def product_type(x: Tensor) -> torch.dtype:

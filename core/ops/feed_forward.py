@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.ops.dispatch import ALIGNED, HAS_TRITON, product_type
+from core.ops.dispatch import ALIGNED, product_type, takes_triton
 
 
 def feed_forward(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def feed_forward(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 def _takes_kernel(x: Tensor, next_width: int) -> bool:
     """Whether products are bfloat16 and the GPU has a tensor copy engine, which needs aligned rows."""
-    if not (HAS_TRITON and x.is_cuda and x.shape[-1] % ALIGNED == 0 and next_width % ALIGNED == 0):
+    if not (takes_triton(x, "feed_forward") and x.shape[-1] % ALIGNED == 0 and next_width % ALIGNED == 0):
         return False
     return product_type(x) == torch.bfloat16 and torch.cuda.get_device_properties(x.device).major >= 9
 

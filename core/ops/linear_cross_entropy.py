@@ -40,7 +40,7 @@ def linear_cross_entropy(
     Returns:
         scalar float32 (float64 if x is), in nats; 0 if every row is ignored.
     """
-    if takes_triton(x):
+    if takes_triton(x, "linear_cross_entropy"):
         from core.ops.triton.linear_cross_entropy import linear_cross_entropy_triton
 
         return linear_cross_entropy_triton(

@@ -50,7 +50,7 @@ def mamba_mixer(
     Returns:
         y (B, L, D), and the new conv_state and ssm_state in the types of the given ones.
     """
-    if takes_triton(projected):
+    if takes_triton(projected, "mamba_mixer"):
         from core.ops.triton.mamba_mixer import mamba_mixer_triton
 
         y, new_conv_state, ssm_state = mamba_mixer_triton(

@@ -71,7 +71,7 @@ class Positions:
 
     def rotations(self, like: Tensor, half: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of `half` angles per token, (B, T, 1, half), on the device of `like`."""
-        if half not in self._rotations and takes_triton(like):
+        if half not in self._rotations and takes_triton(like, "rotary"):
             from core.ops.triton.rotary import rotations
 
             self._rotations[half] = rotations(self.position, half, ROPE_BASE)

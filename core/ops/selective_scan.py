@@ -60,7 +60,7 @@ def selective_scan(
     Returns:
         y (B, L, D) in x's dtype and the last state (B, D, N), float32 (float64 if x is).
     """
-    if takes_triton(x):
+    if takes_triton(x, "selective_scan"):
         from core.ops.triton.selective_scan.operator import selective_scan_triton
 
         return selective_scan_triton(x, dt, A, B, C, D, z=z, dt_bias=dt_bias, h0=h0, reset=reset)

@@ -55,7 +55,7 @@ def ssd_scan(
         y (B, L, H, P) in x's dtype and the last state (B, H, P, N), float32 (float64 if x is).
     """
     batch, length, heads, size = x.shape
-    if length > 1 and takes_triton(x):
+    if length > 1 and takes_triton(x, "ssd_scan"):
         from core.ops.triton.ssd_scan import ssd_scan_triton
 
         return ssd_scan_triton(x, dt, A, B, C, D, dt_bias=dt_bias, h0=h0, reset=reset)

@@ -13,9 +13,9 @@ MAX_HEAD_SIZE = 256
 """The most channels per head that the Triton kernels have room for."""
 
 
-def takes_attention_kernels(x: Tensor, head_size: int) -> bool:
-    """Whether the Triton kernels can take x with heads of `head_size` channels."""
-    return takes_triton(x) and x.element_size() == 2 and head_size <= MAX_HEAD_SIZE
+def takes_attention_kernels(x: Tensor, head_size: int, operation: str) -> bool:
+    """Whether an operation's Triton kernels can take x with heads of `head_size` channels."""
+    return takes_triton(x, operation) and x.element_size() == 2 and head_size <= MAX_HEAD_SIZE
 
 
 def window_attention(
@@ -33,7 +33,7 @@ def window_attention(
     Returns:
         (B, H, T, E).
     """
-    if takes_attention_kernels(q, q.shape[3]):
+    if takes_attention_kernels(q, q.shape[3], "window_attention"):
         from core.ops.triton.window_attention import window_attention_triton
 
         return window_attention_triton(

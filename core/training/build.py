@@ -27,6 +27,7 @@ from core.data.corpus import Corpus, Progress, prepare, read_split, save_split
 from core.data.loader import SequentialLoader
 from core.data.tokenizer.tokenizer import Tokenizer
 from core.errors import UserError
+from core.generation.self_check import check_all_kernels
 from core.model import GPT
 from core.model_state import ModelState
 from core.runs import CheckpointInfo, Run, fixed_differences, fixed_message
@@ -118,6 +119,7 @@ def build_parts(
     """
     device = open_device(config, ranks)
     torch.manual_seed(config.training.seed)
+    left_out = check_all_kernels(device)  # before anything is compiled or captured
     payload, changes = None, {}
     if resumed_from is not None:
         progress(f"reading {resumed_from.path.name}", None)
@@ -174,7 +176,7 @@ def build_parts(
         averaged=AveragedWeights(model, training.average_decay) if training.average_decay else None,
         resumed_from=resumed_from,
         changes=changes,
-        notices=list(corpus.notices),
+        notices=[*corpus.notices, *left_out],
     )
     if config.hardware.compile == "true" and not compiling:
         parts.notices.append(NOT_COMPILED)

@@ -166,7 +166,9 @@ class CUDAGraphStep:
 
     def _fused_update(self, optimizer: AdamW, clip: float) -> FusedUpdate | None:
         """The update in three launches, if the kernels support it."""
-        if not all(takes_triton(weight) and weight.dtype == torch.float32 for weight in self._parameters):
+        if not all(
+            takes_triton(weight, "adamw") and weight.dtype == torch.float32 for weight in self._parameters
+        ):
             return None
         from core.ops.triton.adamw import FusedUpdate
 
@@ -242,7 +244,7 @@ class CUDAGraphStep:
         """Accept the proposed state, or return to the one before all batches."""
         proposed = list(self._proposed.tensors().values())
         state = list(self.state.tensors().values())
-        if self._batches == 1 and takes_triton(state[-1]):
+        if self._batches == 1 and takes_triton(state[-1], "conditional_copy"):
             from core.ops.triton.conditional_copy import conditional_copy
 
             conditional_copy(proposed, state, good)

@@ -144,6 +144,8 @@ class TextWriter:
         self.note(f"{words}; {loaded['parameters']:,} parameters on {loaded['device']}")
         if not loaded["verified"]:
             self.note(unverified(checkpoint))
+        for warning in loaded.get("warnings", ()):
+            self.note(warning)
 
     def generate(self, prompt: str, *, continues: bool) -> int:
         """Stream one generation. Ctrl-C ends it and keeps the text so far. Returns an exit code."""

@@ -28,10 +28,10 @@ WARM = {"temperature": 1.5, "max_new_tokens": 9, "seed": 3}
 @pytest.fixture
 def on_device(monkeypatch):
     """Decode as on CUDA; yields a switch."""
-    monkeypatch.setattr(generations, "takes_triton", lambda tensor: True)
+    monkeypatch.setattr(generations, "takes_triton", lambda *_: True)
 
     def switch(on):
-        monkeypatch.setattr(generations, "takes_triton", lambda tensor: on)
+        monkeypatch.setattr(generations, "takes_triton", lambda *_: on)
 
     return switch
 

@@ -137,7 +137,7 @@ def test_the_captured_step_learns_the_same_with_it(monkeypatch, dtype, batches):
     monkeypatch.undo()
     options = {"dtype": dtype, "gradient_accumulation_steps": batches}
     plain = make_step(CUDAGraphStep, **options)
-    monkeypatch.setattr("core.training.cuda_graph_step.takes_triton", lambda tensor: True)
+    monkeypatch.setattr("core.training.cuda_graph_step.takes_triton", lambda *_: True)
     fused = make_step(CUDAGraphStep, **options)
     for _, step in (plain, fused):
         for number in range(1, 4):
