@@ -1,7 +1,7 @@
-"""Texts to features: what a layer of a model makes of every token, averaged over passages.
+"""Texts to features: a layer's features of every token, averaged over passages.
 
-Texts are read as training reads them, with the state carried through each document, so the cut into chunks
-changes nothing, and memory does not grow with the text.
+Texts are read as training reads them, with the state carried through each document, so cutting them into
+chunks changes nothing, and memory doesn't grow with the text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Rows:
     """Consecutive rows of one document."""
 
     name: str
-    """Of the file, with the document's number where it has several."""
+    """The file's name, with the document's number if the file has several."""
     features: npt.NDArray[np.floating[Any]]
     """(N, C), the mean over the tokens of each passage."""
     start: npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ def chosen_layer(model: GPT, layer: str | int) -> int:
 
 
 class DocumentEncoder:
-    """Reads the tokens of one document after the other and gives the features of its passages."""
+    """Reads the tokens of one document after the other and returns the features of its passages."""
 
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, layer: str | int = WAIST, per: str = "paragraph"
@@ -95,7 +95,7 @@ class DocumentEncoder:
     ) -> Iterator[tuple[int, Rows]]:
         """The rows of all documents of a file, each with its document's number, from 1.
 
-        `tell` hears how many bytes each chunk had; it may raise.
+        `tell` is called with the bytes of each chunk; it may raise.
         """
         for number, document in enumerate(documents(text.pieces(options)), 1):
             name = text.file.name + (f", document {number}" if text.facts.documents > 1 else "")
@@ -116,7 +116,7 @@ class DocumentEncoder:
 
     @torch.inference_mode()
     def _read(self, chunk: Ids, state: ModelState) -> tuple[npt.NDArray[np.floating[Any]], ModelState]:
-        """The features (N, C) of tokens (N,), in float64 if the model is, else float32."""
+        """The features (N, C) of tokens (N,), in float64 if the model is, otherwise float32."""
         tokens = torch.from_numpy(chunk.astype(np.int64)).to(self._device)[None]
         features, state = self._model.encode_layer(self.layer, tokens, state)
         wide = torch.promote_types(features.dtype, torch.float32)
@@ -130,9 +130,9 @@ def _grouped(
     last_byte: npt.NDArray[np.int64],
     position: int,
 ) -> tuple[Rows, Rows]:
-    """Add tokens to passages: the sum of the one that goes on, and the means of those that are whole.
+    """Add tokens to passages: returns the sum of the unfinished passage and the means of the finished ones.
 
-    A token belongs to the passage in which its last byte lies, so a space before a word goes with the word.
+    A token belongs to the passage that contains its last byte, so a space before a word belongs to the word.
     """
     first = np.searchsorted(last_byte, begins)  # the first token of each new passage
     bounds = np.concatenate(([0], first, [len(features)])).astype(np.int64)
@@ -151,7 +151,7 @@ def _grouped(
 
 
 def _mean(rows: Rows, end: npt.NDArray[np.int64]) -> Rows:
-    """Means of sums; passages without a token of their own are left out."""
+    """Means from sums; passages without a token of their own are left out."""
     kept = rows.tokens > 0
     features = rows.features[kept] / rows.tokens[kept, None]
     return Rows(rows.name, features, rows.start[kept], end[kept], rows.tokens[kept])
@@ -166,10 +166,10 @@ def embed(
     per: str = "paragraph",
     tell: Callable[[int, int, str], object] = lambda done, size, name: None,
 ) -> tuple[int, Iterator[Rows]]:
-    """The features' width, and the rows of files and folders, read as they are asked for.
+    """The features' width, and the rows of files and folders, read on demand.
 
-    `tell` hears after every chunk how many bytes of how many are done, and where; it may raise to end the
-    work. Raises UserError for bad arguments and for texts that cannot be read.
+    After every chunk, `tell` is called with the bytes done, the total and the name; it may raise to end the
+    work. Raises UserError for bad arguments and for texts that can't be read.
     """
     model, tokenizer, payload = load_model(checkpoint, resolve_device(device))
     encoder = DocumentEncoder(model, tokenizer, layer, per)

@@ -1,4 +1,4 @@
-"""The process that takes features of texts, `python -P -m core.features.server`: `core/system/json_lines.py`.
+"""The process that computes features, `python -P -m core.features.server`; see `core/system/json_lines.py`.
 
 embed    {"id", "texts", "checkpoint", "device", "layer", "per", "out", "dtype"}
 ->  progress {"done", "size", "name"} ..., done {"rows", "width", "seconds"}
@@ -31,7 +31,7 @@ MOST_HITS = 1_000
 
 
 def _handlers() -> Handlers:
-    # Only now: torch takes seconds to import, and meanwhile the end of the input must be noticed.
+    # Imported only now: torch takes seconds, and the end of the input must be noticed meanwhile.
     from core.features.embed import embed
     from core.features.feature_file import write_features
 
@@ -53,7 +53,7 @@ def _handlers() -> Handlers:
 
 
 def _teller(request: Request, canceled: str) -> Callable[[int, int, str], None]:
-    """Reports progress now and then; raises UserError with that sentence when nobody wants the answer."""
+    """Reports progress now and then; raises UserError with that sentence if the request was canceled."""
     told = time.monotonic()
 
     def tell(done: int, size: int, name: str) -> None:

@@ -1,8 +1,8 @@
-"""Features of the passages of texts, kept in the user's cache folder so that a shelf is read only once.
+"""Features of the passages of texts, stored in the user's cache folder so that a text is read only once.
 
-One file a text, whose name is a hash of all that its rows depend on: the text's bytes, how they are read, the
-model's weights, the tokenizer, the layer and the kind of passage. The file begins with a hash of that name
-and of its contents; one that is not in order counts as missing, which costs only time.
+One file per text, named by a hash of everything that its rows depend on: the text's bytes, how they are read,
+the model's weights, the tokenizer, the layer and the kind of passage. The file begins with a hash of that
+name and of its contents; a damaged file counts as missing, which only costs time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.system.folders import cache_root
 
 FORMAT = 1
 STALE_DAYS = 30
-"""Days after which what nobody asked for is deleted."""
+"""Files that nobody has used for this many days are deleted."""
 LARGEST = 1 << 34
 _SUM_BYTES = 32
 _DAY = 86_400.0
@@ -49,19 +49,19 @@ class TextIndex:
 
 
 def index_name(*depends_on: Any) -> str:
-    """The name for what depends on these values, all of them JSON."""
+    """The name for something that depends on these values, all of them JSON."""
     text = json.dumps([FORMAT, *depends_on])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:40] + ".index"
 
 
 class ShelfIndex:
-    """The folder of all kept files. Where it cannot be written, every call computes again."""
+    """The folder of all stored files. If it can't be written, every call computes again."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_root() / "features"
 
     def load(self, name: str, width: int) -> TextIndex | None:
-        """What is kept under a name, None where that is nothing or is damaged; `width` is C."""
+        """The index stored under a name; None if there is none or it is damaged. `width` is C."""
         path = self.folder / name
         try:
             data = read_limited(path, LARGEST)
@@ -75,11 +75,11 @@ class ShelfIndex:
             return None
         with contextlib.suppress(OSError):
             if os.stat(path).st_mtime < time.time() - _DAY:
-                write_atomic(path, data)  # it is in use: begin its days anew
+                write_atomic(path, data)  # it is in use, so its days start over
         return kept
 
     def save(self, name: str, index: TextIndex) -> None:
-        """Keep an index, and delete those that have become stale."""
+        """Store an index, and delete those that nobody uses any more."""
         out = io.BytesIO()
         np.savez(out, **vars(index))
         with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ def _sum(name: str, data: bytes) -> bytes:
 
 
 def check_unchanged(path: str, signature: tuple[int, int, int, int]) -> None:
-    """Raise UserError if a file is another than when it was first looked at."""
+    """Raise UserError if a file has changed since it was first read."""
     info = os.stat(path)
     if (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) != signature:
-        raise UserError(f"{path} changed while it was read; try again")
+        raise UserError(f"{path} changed while it was being read; try again")

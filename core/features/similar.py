@@ -1,8 +1,8 @@
-"""The passages of a shelf nearest to a passage, by the features that a layer of a model makes of them.
+"""The passages of texts that are most similar to a passage, by the features of a model's layer.
 
-The shelf's features are kept (`shelf_index.py`); the passage is read as a document of its own. Features of
-one model have most of their length in common, so each number is first measured against its mean and standard
-deviation over the shelf; nearness is the cosine of what is left, from -1 to 1.
+The texts' features are stored (`shelf_index.py`); the passage is read as a document. Features of one model
+have most of their length in common, so each number is first standardized by its mean and standard deviation
+over the texts; similarity is the cosine of the result, from -1 to 1.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from core.features.shelf_index import ShelfIndex, TextIndex, check_unchanged, in
 from core.model import GPT
 
 PASSAGE = "100 words"
-"""What a passage of the shelf is unless something else is asked for."""
+"""The kind of passage unless another one is requested."""
 LONGEST_QUERY = 1 << 20
-"""Bytes of the passage that is looked for."""
+"""The most bytes of the passage to search for."""
 SHOWN = 2_000
-"""Characters of a passage that are given back."""
+"""Characters of a passage that are returned."""
 HELD_BYTES = 1 << 29
-"""Bytes of features that stay in memory between two passages."""
+"""Bytes of features that stay in memory between two searches."""
 Tell = Callable[[int, int, str], object]
-"""Called after every chunk with the bytes that are indexed, of how many, and the file; it may raise."""
+"""Called after every chunk with the bytes indexed, the total and the file; it may raise."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage of the shelf."""
+    """A passage of the texts."""
 
     nearness: float
-    """The cosine to the passage looked for, -1 to 1."""
+    """The cosine similarity to the passage searched for, -1 to 1."""
     file: str
     document: int
-    """Its number in the file, from 1."""
+    """The document's number in the file, from 1."""
     start: int
     """Where it begins and ends, in bytes of the document's clean text in UTF-8."""
     end: int
@@ -58,16 +58,16 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """The nearest passages, nearest first, and how many there were."""
+    """The most similar passages, best first, and how many there were."""
 
     hits: list[Hit]
     passages: int
     indexed: int
-    """Files that had to be read by the model; those of the others were kept."""
+    """Files that the model had to read; the others were stored already."""
 
 
 class PassageFinder:
-    """Finds passages with one layer of one model."""
+    """Searches passages with one layer of one model."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class PassageFinder:
         per: str = PASSAGE,
         kept: ShelfIndex | None = None,
     ) -> None:
-        """Raises UserError for a layer or a kind of passage that there is not."""
+        """Raises UserError for a layer or a kind of passage that doesn't exist."""
         if per.strip() == "token":
             raise UserError(
                 'per is "token"; accepted: line, paragraph, document, or a number such as "100 words"'
@@ -91,7 +91,7 @@ class PassageFinder:
     def nearest(
         self, passage: str, texts: Texts, count: int, tell: Tell = lambda done, size, name: None
     ) -> Answer:
-        """The `count` passages nearest to `passage`. Raises UserError, as `tell` may."""
+        """The `count` passages most similar to `passage`. Raises UserError, as `tell` may."""
         wanted = self._features_of(passage)
         files = texts.texts
         moments, indexed = _Moments(self._encoder.width), 0
@@ -113,18 +113,18 @@ class PassageFinder:
             passages += len(index.features)
             nearness = _unit(moments.standardized(index.features)) @ direction
             rows = np.argsort(-nearness, kind="stable")[:count]
-            # Of equals the earlier one comes first.
-            found = ((float(nearness[row]), -number, -int(row)) for row in rows)
-            best = heapq.nlargest(count, [*best, *found])
+            # If equal, the earlier one comes first.
+            ranked = ((float(nearness[row]), -number, -int(row)) for row in rows)
+            best = heapq.nlargest(count, [*best, *ranked])
         return Answer(self._told(best, texts), passages, indexed)
 
     def _features_of(self, passage: str) -> npt.NDArray[np.float64]:
         """The passage's features (C,)."""
         if not passage.strip():
-            raise UserError("the passage to look for is empty; accepted: some words of text")
+            raise UserError("the passage to search for is empty; accepted: some words of text")
         if (size := len(passage.encode("utf-8", "replace"))) > LONGEST_QUERY:
             raise UserError(
-                f"the passage to look for has {size:,} bytes; accepted: at most {LONGEST_QUERY:,}"
+                f"the passage to search for has {size:,} bytes; accepted: at most {LONGEST_QUERY:,}"
             )
         chunks = in_chunks([self._tokenizer.encode(passage)], chunk_tokens(self._model))
         rows = list(self._whole.rows("the passage", chunks))
@@ -153,7 +153,7 @@ class PassageFinder:
         return self._hold(name, index), True
 
     def _hold(self, name: str, index: TextIndex) -> TextIndex:
-        """Keep an index in memory, as many as there is room for; the oldest go first."""
+        """Keep an index in memory; if there is no room, the oldest are dropped."""
         self._held[name] = index
         while len(self._held) > 1 and sum(one.features.nbytes for one in self._held.values()) > HELD_BYTES:
             del self._held[next(iter(self._held))]
@@ -189,7 +189,9 @@ class _Moments:
         self._squares += np.square(wide).sum(0)
 
     def standardized(self, rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-        """(N, C) to (N, C); a number that is the same everywhere says nothing and becomes 0."""
+        """Standardized (N, C) to (N, C); a number that is the same everywhere carries no information and
+        becomes 0.
+        """
         count = max(1, self._count)
         mean = self._sum / count
         variance = self._squares / count - np.square(mean)
@@ -204,7 +206,7 @@ def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _joined(rows: Iterator[tuple[int, Rows]], width: int) -> TextIndex:
-    """The rows of a file as one."""
+    """The rows of a file as one index."""
     features: list[npt.NDArray[Any]] = [np.empty((0, width))]
     places: list[list[npt.NDArray[np.int64]]] = [[np.empty(0, np.int64)] * 3]
     for number, part in rows:

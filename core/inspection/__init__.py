@@ -1,1 +1,1 @@
-"""What the layers of a model do with a text: figures and pictures, all exact."""
+"""What the layers of a model do with a text, in exact figures and pictures."""

@@ -1,4 +1,4 @@
-"""Which earlier tokens the heads of an attention layer look at."""
+"""Which earlier tokens the heads of an attention layer attend to."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from core.model import MultiHeadAttention
 
 @torch.no_grad()
 def attention_map(seen: Trace, layer: int) -> Tensor:
-    """The attention of every head, (H, T, T): row t holds the weights of token t over the text, summing to 1.
+    """The attention of every head, (H, T, T): row t has the weights of token t over the text, with sum 1.
 
-    Nothing later, nothing of another document, and nothing outside the window has any.
+    Later tokens, other documents, and tokens outside the window have weight 0.
     """
     one = seen.layers[layer]
     mixer = one.block.mixer
@@ -33,12 +33,12 @@ def attention_map(seen: Trace, layer: int) -> Tensor:
 def entropy(weights: Tensor) -> Tensor:
     """The entropy in nats of each row of weights (..., T, T) that sum to 1, (..., T).
 
-    Zero looks at one token; ln n looks at n tokens alike.
+    Zero: attends to one token; ln n: attends to n tokens equally.
     """
     return -torch.special.xlogy(weights, weights).sum(-1)
 
 
 def mean_distance(weights: Tensor) -> Tensor:
-    """How many tokens back each row of weights (..., T, T) that sum to 1 looks on average, (..., T)."""
+    """How many tokens back each row of weights (..., T, T) with sum 1 attends on average, (..., T)."""
     time = torch.arange(weights.shape[-1], device=weights.device, dtype=weights.dtype)
     return time - weights @ time

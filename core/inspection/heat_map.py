@@ -1,4 +1,4 @@
-"""Attention and effective attention as a picture: queries below each other, keys beside each other."""
+"""Attention and effective attention as a picture: one row per query, one column per key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = -1
 
 
 class HeatMaps:
-    """The maps of a text's layers; what the newest layer needed is kept for the next picture of it."""
+    """The maps of a text's layers; the last layer's data is kept for its next picture."""
 
     def __init__(self, seen: Trace) -> None:
         self._seen = seen
@@ -29,10 +29,11 @@ class HeatMaps:
         return made_of.shape[0] if isinstance(made_of, Tensor) else made_of.groups
 
     def around(self, layer: int, group: int, token: int, queries: int, keys: int) -> dict[str, Any]:
-        """The last `queries` rows up to a token, each over the `keys` tokens up to it, and its whole row.
+        """The last `queries` rows up to a token, each over the `keys` tokens up to it, and the token's whole
+        row.
 
-        Absolute values, for group -1 their mean over all heads or channels. `row` has all tokens; `entropy`
-        in nats and `distance` in tokens are of the row as shares of its sum.
+        Absolute values; for group -1, their mean over all heads or channels. `row` has all tokens; `entropy`
+        in nats and `distance` in tokens are of the row divided by its sum.
         """
         first_query, first_key = max(0, token - queries + 1), max(0, token - keys + 1)
         rows = self._part(layer, group, slice(first_query, token + 1), slice(first_key, token + 1))
@@ -51,7 +52,7 @@ class HeatMaps:
         }
 
     def rows(self, layer: int, token: int) -> dict[str, Any]:
-        """What every head or channel of a layer looks at from a token, (groups, T), with its sign."""
+        """The row of a token for every head or channel of a layer, (groups, T), with its sign."""
         made_of = self._of(layer)
         if isinstance(made_of, Tensor):
             rows = made_of[:, token]

@@ -1,7 +1,7 @@
-"""What each layer would say: the stream after it, sent straight on to the head.
+"""What each layer would predict: the stream after it, sent directly to the head.
 
-That is the logit lens (nostalgebraist, 2020). The stream after a layer passes the resizes of the layers to
-come, which is all that is left of them when mixer and feed-forward layer add nothing, then the last norm and
+That is the logit lens (nostalgebraist, 2020). The stream after a layer passes through the resizes of later
+layers, which is all that remains of them if mixer and feed-forward layer add nothing, then the last norm and
 the head. The last layer's answer is the model's.
 """
 
@@ -34,11 +34,11 @@ def lens_logits(seen: Trace, layer: int, positions: Tensor | slice = slice(None)
 
 @dataclass(frozen=True)
 class LayerAnswer:
-    """What one layer would say at one token.
+    """What one layer would predict at one token.
 
     Attributes:
         layer: its number; -1 is the embedding, before any layer.
-        tokens: the most probable next tokens, the first the most.
+        tokens: the most probable next tokens, best first.
         probabilities: theirs.
         rank: of the token that follows in the text, 0 for the most probable; None at the text's end.
         probability: of the token that follows; None at the text's end.
@@ -53,13 +53,13 @@ class LayerAnswer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What all layers would say at one token.
+    """What all layers would predict at one token.
 
     Attributes:
         layers: the embedding, then each layer.
         following: the token that follows in the text; None at its end.
-        answer_from: the first layer that would say the following token; None where no layer would.
-        decided_from: the first layer from which on every layer says what the model says.
+        answer_from: the first layer that would predict the following token; None if no layer would.
+        decided_from: the first layer from which on all layers predict what the model predicts.
     """
 
     layers: list[LayerAnswer]
@@ -69,7 +69,7 @@ class Answers:
 
 
 def answers_at(seen: Trace, token: int, count: int = 5) -> Answers:
-    """What each layer would say after token number `token` of the text, the `count` likeliest tokens."""
+    """What each layer would predict after token number `token` of the text: the `count` likeliest tokens."""
     following = int(seen.tokens[token + 1]) if token + 1 < len(seen.tokens) else None
     layers = []
     for layer in range(-1, len(seen.layers)):
@@ -94,7 +94,7 @@ def answers_at(seen: Trace, token: int, count: int = 5) -> Answers:
 
 @torch.no_grad()
 def lens_losses(seen: Trace) -> list[float]:
-    """The mean loss over the text in nats per token that each layer's answer has, the embedding's first.
+    """The mean loss over the text in nats per token of each layer's predictions, the embedding's first.
 
     The last is the model's own. nan for a text of one token.
     """

@@ -1,7 +1,7 @@
-"""What the Mamba layers remember: how fast they forget, which tokens reach which, and how full they are.
+"""What Mamba layers remember: how fast they forget, which tokens affect which, and how large states are.
 
 Both kinds of Mamba are one recurrence. A group g is a channel in Mamba (S6) and a head in Mamba-2; it reads P
-inputs a token (1 in Mamba) into N states each, which decay at its rates (N of them in Mamba, 1 in Mamba-2):
+inputs per token (1 in Mamba) into N states each, which decay at its rates (N of them in Mamba, 1 in Mamba-2):
 
     h_t = exp(delta_t rate) h_{t-1} + delta_t x_t B_t,   y_t = C_t h_t + D x_t,   h is emptied at doc_start
 
@@ -57,7 +57,7 @@ class Recurrence:
 
 @torch.no_grad()
 def recurrence(seen: Trace, layer: int) -> Recurrence:
-    """What a Mamba or Mamba-2 layer computes on the text."""
+    """The recurrence of a Mamba or Mamba-2 layer on the text."""
     one = seen.layers[layer]
     mixer, reset = one.block.mixer, seen.doc_start[None]
     normed = one.mixer_input[None]
@@ -81,7 +81,7 @@ def recurrence(seen: Trace, layer: int) -> Recurrence:
 
 
 def half_lives(memory: Recurrence) -> Tensor:
-    """After how many tokens of this text half of a state is left, (G, N) in Mamba, (G, 1) in Mamba-2.
+    """After how many tokens of this text half of a state remains, (G, N) in Mamba, (G, 1) in Mamba-2.
 
     At the mean step size over the text: ln 2 / (mean delta |rate|).
     """
@@ -89,12 +89,12 @@ def half_lives(memory: Recurrence) -> Tensor:
 
 
 def half_lives_at(memory: Recurrence, tokens: Tensor) -> Tensor:
-    """The same at the mean step size of some tokens only, whose numbers are `tokens` (n,)."""
+    """The same at the mean step size of the tokens numbered `tokens` (n,)."""
     return math.log(2) / (memory.delta[tokens].mean(0).unsqueeze(1) * -memory.rates)
 
 
 def around(memory: Recurrence, starts: Tensor, offset: int) -> Tensor:
-    """The tokens `offset` after each of `starts` (n,) that are in the same document as it, (m,)."""
+    """The tokens `offset` after each of `starts` (n,), if they are in the same document, (m,)."""
     tokens = starts + offset
     inside = (tokens >= 0) & (tokens < len(memory.document))
     starts, tokens = starts[inside], tokens[inside]
@@ -104,9 +104,9 @@ def around(memory: Recurrence, starts: Tensor, offset: int) -> Tensor:
 def effective_attention(
     memory: Recurrence, groups: Tensor, queries: slice = slice(None), keys: slice = slice(None)
 ) -> Tensor:
-    """M of the groups numbered `groups` (g,), (g, queries, keys): signed, and rows sum to anything."""
+    """M for the groups numbered `groups` (g,), (g, queries, keys): signed, with any row sums."""
     time = torch.arange(len(memory.document), device=memory.delta.device)
-    elapsed = memory.delta[:, groups].double().cumsum(0).t()  # differences of long sums need the digits
+    elapsed = memory.delta[:, groups].double().cumsum(0).t()  # differences of long sums need the precision
     spent = elapsed[:, queries, None] - elapsed[:, None, keys]
     visible = (time[queries, None] >= time[keys]) & (memory.document[queries, None] == memory.document[keys])
     spent = spent.masked_fill(~visible, 0.0).to(memory.delta.dtype)

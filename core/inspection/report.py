@@ -1,4 +1,4 @@
-"""Everything there is to say of a text's way through the layers, as plain values for JSON."""
+"""The whole report on a text's way through the layers, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONGEST_HALF_LIFE = 13
 
 
 def look_at(model: GPT, text: InspectedText) -> Trace:
-    """The model's forward pass over a text, kept."""
+    """A model's forward pass over a text, stored."""
     device = model.embedding.weight.device
     return trace(model, torch.from_numpy(text.tokens).to(device), torch.from_numpy(text.starts).to(device))
 
@@ -53,7 +53,7 @@ def about_model(model: GPT) -> dict[str, Any]:
 
 
 def _groups(model: GPT, layer: int) -> dict[str, Any]:
-    """What a layer has several of that can be looked at one by one."""
+    """The parts of a layer that can be inspected individually."""
     mixer: Any = model.blocks[layer].mixer
     if hasattr(mixer, "x_proj"):
         return {"groups": mixer.D.shape[0], "group": "channel"}
@@ -120,12 +120,12 @@ def memory_figures(seen: Trace, text: InspectedText, layer: int) -> dict[str, An
 
 
 def _quantiles(values: Tensor, *shares: float) -> list[float]:
-    """Between the two nearest values, as numpy's; torch.quantile refuses more than 16 million values."""
+    """Interpolated between the two nearest values, like numpy; torch.quantile refuses over 16 million."""
     return [float(value) for value in np.quantile(values.double().cpu().numpy(), shares)]
 
 
 def _around(memory: Recurrence, starts: Tensor, offsets: range) -> dict[str, Any]:
-    """The median half-life at each offset from some starts, and at all tokens that are near none of them."""
+    """The median half-life at each offset from some starts, and at tokens that aren't near any of them."""
     figures: dict[str, Any] = {"starts": len(starts), "offsets": [], "half_life": [], "elsewhere": None}
     far = torch.ones(len(memory.document), dtype=torch.bool, device=memory.delta.device)
     for offset in offsets:
@@ -140,7 +140,7 @@ def _around(memory: Recurrence, starts: Tensor, offsets: range) -> dict[str, Any
 
 
 def answers(seen: Trace, tokenizer: Tokenizer, token: int, count: int) -> dict[str, Any]:
-    """What each layer would say after a token."""
+    """What each layer would predict after a token."""
     return {"token": token, **_answers_in_words(answers_at(seen, token, count), seen, tokenizer, token)}
 
 

@@ -1,6 +1,6 @@
-"""The inspection process, `python -P -m core.inspection.server`, see `core/system/json_lines.py`.
+"""The inspection process, `python -P -m core.inspection.server`; see `core/system/json_lines.py`.
 
-What it answers stands at `core.inspection.service.InspectionService`.
+`core.inspection.service.InspectionService` lists its operations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from core.system.json_lines import Handlers, serve_standard_streams
 
 
 def _handlers() -> Handlers:
-    # Only now: torch takes seconds to import, and meanwhile the end of the input must be noticed.
+    # Imported only now: torch takes seconds, and the end of the input must be noticed meanwhile.
     from core.checkpoint import load_model
     from core.inspection.service import InspectionService
 

@@ -1,4 +1,4 @@
-"""What the inspection process answers: what the layers of a checkpoint do with a text."""
+"""The inspection process's operations: what the layers of a checkpoint do with a text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InspectionService:
     inspect  {"id", "checkpoint", "device", "text" or "texts", "count", "token": -1 for the last, "layer": -1
              for all, "top"}  ->  loaded, progress ..., report
 
-    Numbers that are not finite are text, as in docs/events.md. The figures are those of
+    Numbers that aren't finite are text, as in docs/events.md. The figures are those of
     `core/inspection/report.py`.
     """
 
@@ -60,7 +60,7 @@ class InspectionService:
         self._maps: HeatMaps | None = None
 
     def handlers(self) -> Handlers:
-        """What answers each operation."""
+        """The handler of each operation."""
         return {
             "load": self._on_load,
             "read": self._on_read,
@@ -184,7 +184,7 @@ class InspectionService:
 
     def _looked(self) -> tuple[Trace, InspectedText]:
         if self._seen is None or self._text is None:
-            raise UserError("no text is read yet")
+            raise UserError("no text has been read yet")
         return self._seen, self._text
 
     def _reply(self, request: Request, event: str, values: dict[str, Any]) -> None:

@@ -12,12 +12,12 @@ from core.inspection.trace import LayerTrace
 
 @dataclass(frozen=True)
 class Contribution:
-    """How much a layer adds, each the norm of what is added over the norm of what it is added to, (T,).
+    """How much a layer adds, each as the norm of the addition over the norm of what it is added to, (T,).
 
     Attributes:
-        mixer: the mixer's part, over the stream that comes in.
-        mlp: the feed-forward layer's part, over the stream that it is added to, already resized.
-        layer: both parts, over the stream that comes in, resized where widths change.
+        mixer: the mixer's part, relative to the incoming stream.
+        mlp: the feed-forward layer's part, relative to the stream it is added to, already resized.
+        layer: both parts, relative to the incoming stream, resized if widths change.
     """
 
     mixer: Tensor
@@ -26,7 +26,7 @@ class Contribution:
 
 
 def _ratio(added: Tensor, stream: Tensor) -> Tensor:
-    """(T,) from two (T, C); a stream of zeros counts as the smallest number there is."""
+    """The ratio of norms (T,) of two (T, C); a stream of zeros counts as the smallest positive number."""
     smallest = torch.finfo(stream.dtype).tiny
     return torch.linalg.vector_norm(added, dim=1) / torch.linalg.vector_norm(stream, dim=1).clamp(
         min=smallest
@@ -59,7 +59,7 @@ def singular_values(stream: Tensor) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> float:
-    """How many directions singular values (n,) use: exp of the entropy of their shares.
+    """How many directions the singular values (n,) use: exp of the entropy of their shares.
 
     Roy and Vetterli, 2007.
     """

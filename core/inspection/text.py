@@ -1,4 +1,4 @@
-"""The text that is looked at: typed, from files, or the last that the run validates on."""
+"""The text to inspect: typed, from files, or the last one that the run validates on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.evaluation.texts import find_texts
 from core.features.passages import Passages
 
 MOST_TOKENS = 4096
-"""Tokens looked at at most: attention maps grow with their square."""
+"""The most tokens that can be inspected: attention maps grow with their square."""
 USUAL_TOKENS = 512
 
 Ids = npt.NDArray[np.integer[Any]]
@@ -34,7 +34,7 @@ class InspectedText:
         name: where they come from.
         tokens: (T,) int64.
         starts: where documents start, (T,) bool; the first token always counts as one.
-        paragraphs: the numbers of the tokens that begin a paragraph, but for a document's first, (n,) int64.
+        paragraphs: the numbers of the tokens that begin a paragraph, except a document's first, (n,) int64.
     """
 
     name: str
@@ -44,13 +44,13 @@ class InspectedText:
 
 
 def text_of(name: str, ids: Ids, tokenizer: Tokenizer, most: int) -> InspectedText:
-    """The first `most` of some tokens; `<|endoftext|>` opens a document, and one is put in front if missing.
+    """The first `most` of some tokens; `<|endoftext|>` opens a document, and is inserted in front if missing.
 
-    Raises UserError where there is nothing to look at.
+    Raises UserError if there is no text.
     """
     tokens = np.asarray(ids, np.int64)
     if not len(tokens):
-        raise UserError(f"{name} holds no text; accepted: text of at least one character")
+        raise UserError(f"{name} contains no text; accepted: text of at least one character")
     if tokens[0] != tokenizer.eot:
         tokens = np.concatenate(([tokenizer.eot], tokens))
     tokens = tokens[:most]
@@ -61,7 +61,7 @@ def text_of(name: str, ids: Ids, tokenizer: Tokenizer, most: int) -> InspectedTe
 def _paragraphs(
     tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.bool_], tokenizer: Tokenizer
 ) -> npt.NDArray[np.int64]:
-    """The numbers of the tokens in which paragraphs begin: those that hold the first letter's end."""
+    """The numbers of the tokens in which paragraphs begin: those that contain the end of the first letter."""
     passages, begins = Passages("paragraph"), []
     borders = [*np.flatnonzero(starts).tolist(), len(tokens)]
     for first, end in pairwise(borders):
@@ -107,10 +107,10 @@ def validation_text(
     most: int,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> InspectedText:
-    """The beginning of the last validation text of a run that is long enough, else the text's end.
+    """The beginning of the last validation text of a run that is long enough, otherwise the text's end.
 
-    `tell` hears what is done where the text has to be prepared first; it may raise to end the work. Raises
-    UserError where the run's text is gone.
+    `tell` is called with progress if the text has to be prepared first; it may raise to end the work. Raises
+    UserError if the run's text no longer exists.
     """
     try:
         corpus = prepare(
@@ -126,5 +126,7 @@ def validation_text(
 
 
 def _last_start(starts: Iterable[int], length: int, most: int) -> int:
-    """The last place where a document starts and `most` tokens are left, else where they are left."""
+    """The last position where a document starts and `most` tokens are left; without one, `most` before the
+    end.
+    """
     return max((start for start in starts if start + most <= length), default=max(0, length - most))

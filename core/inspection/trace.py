@@ -1,7 +1,7 @@
-"""One forward pass over a text, with everything kept that the layers read and wrote.
+"""One forward pass over a text, storing everything that the layers read and wrote.
 
-The model computes it itself: hooks on its own modules keep what passes by, so nothing here can differ from
-what the model does.
+The model computes it itself: hooks on its own modules store what passes through, so nothing here can differ
+from what the model does.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class LayerTrace:
 
     @property
     def middle(self) -> Tensor:
-        """The stream between mixer and feed-forward layer, (T, C): what `GPT.encode_layer` gives."""
+        """The stream between mixer and feed-forward layer, (T, C), as `GPT.encode_layer` returns it."""
         return self.before + self.mixed
 
 
 @dataclass
 class Trace:
-    """A text and what the layers made of it.
+    """A text and the layers' data on it.
 
     Attributes:
         tokens: (T,) int64.
         doc_start: where documents start, (T,) bool; the first token always counts as one.
-        positions: of the tokens, as attention sees them.
-        layers: one entry a layer.
-        features: what the head reads, (T, n_embd[0]).
+        positions: of the tokens, as attention uses them.
+        layers: one entry per layer.
+        features: the head's inputs, (T, n_embd[0]).
     """
 
     model: GPT
@@ -75,7 +75,7 @@ class Trace:
 def trace(model: GPT, tokens: Tensor, doc_start: Tensor | None = None) -> Trace:
     """Read tokens (T,) from an empty state; `doc_start` (T,) bool marks where documents start.
 
-    The model must be in evaluation mode: dropout would make every look another one.
+    The model must be in evaluation mode: with dropout every pass would be different.
     """
     if model.training:
         raise ValueError("the model is in training mode; call eval() first")
@@ -96,7 +96,7 @@ def trace(model: GPT, tokens: Tensor, doc_start: Tensor | None = None) -> Trace:
 
 
 def _listen(hooks: ExitStack, block: Block, seen: dict[str, Any]) -> None:
-    """Keep what passes through a layer's parts."""
+    """Store what passes through a layer's parts."""
 
     def on_block(_: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         seen.update(block=block, before=inputs[0][0], positions=inputs[2], after=outputs[0][0])

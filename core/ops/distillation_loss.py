@@ -24,12 +24,12 @@ CHUNK_ELEMENTS = 1 << 25
 
 
 class Lesson(NamedTuple):
-    """What a teacher says about a batch: its logits are features (B, T, C) times head (V, C), transposed."""
+    """A teacher's predictions for a batch: the logits are features (B, T, C) times head (V, C), transposed."""
 
     features: Tensor
     head: Tensor
     share: float
-    """Of the loss that is learned from the teacher, 0 to 1."""
+    """The share of the loss that comes from the teacher, 0 to 1."""
 
 
 def distillation_loss(
@@ -86,7 +86,7 @@ class _DistillationLoss(torch.autograd.Function):
             own = _log_probabilities(x[part], head, vocab_size, wide)
             taught = _log_probabilities(features[part], teacher_head, vocab_size, wide)
             wanted = taught.exp()
-            # 0 * log(0) is 0: where the teacher gives no chance there is nothing to tell apart.
+            # 0 * log(0) is 0: tokens that the teacher gives no probability don't count.
             apart = torch.where(wanted > 0, wanted * (taught - own), 0).sum(1, keepdim=True)
             loss += ((share * apart - (1 - share) * own.gather(1, target)) * count).sum()
             gradient = own.exp_().sub_(wanted, alpha=share)
@@ -106,7 +106,7 @@ class _DistillationLoss(torch.autograd.Function):
 
 
 def _log_probabilities(x: Tensor, head: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
-    """(M, V), with padding of the vocabulary at -inf."""
+    """Logits (M, V), with -inf in the vocabulary's padding."""
     logits = (x @ head.t()).to(dtype)
     logits[:, vocab_size:] = -torch.inf
     return torch.log_softmax(logits, 1)

@@ -1,4 +1,4 @@
-"""How a run is learning, in words: whether it still improves, since when it doesn't, how its end comes."""
+"""How a run is learning, in words: whether it still improves, since when it doesn't, how it is ending."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from core.runs.event_fields import COUNT, NUMBER, number_out
 from core.runs.events import EvaluationEvent, ScheduleEvent
 
 LEAST_GAIN = 5e-4
-"""Of the validation loss: what a better one must be lower by to count as improvement."""
+"""By which share of the validation loss a new best must be lower to count as an improvement."""
 CLEARLY_WORSE = 5e-3
-"""Of the best validation loss: what a later one must be higher by to be called rising."""
+"""By which share of the best validation loss a later one must be higher to count as rising."""
 ROWS_KEPT = 64
 COOL_DOWN = "cool-down"
 
@@ -26,9 +26,9 @@ class EvaluationLosses(NamedTuple):
 
 
 class LearningTrace:
-    """The best evaluation of a run, and how many came after it without a better one.
+    """The best evaluation of a run, and the number of evaluations since then.
 
-    Keeps the newest evaluations, so that a trainer that goes back takes what it did back.
+    Keeps the latest evaluations, so that they can be undone if a trainer goes back.
     """
 
     def __init__(self, rows: Iterable[EvaluationLosses] = ()) -> None:
@@ -41,7 +41,7 @@ class LearningTrace:
             self._take(row)
 
     def take(self, event: EvaluationEvent) -> None:
-        """Take an evaluation."""
+        """Add an evaluation."""
         self._take(EvaluationLosses(event.step, event.train_loss, event.validation_loss))
 
     def _take(self, row: EvaluationLosses) -> None:
@@ -59,18 +59,18 @@ class LearningTrace:
             del self._rows[1 if self._rows[0] == self.best else 0]
 
     def take_back(self, step: int) -> None:
-        """Forget what came after `step`."""
+        """Forget evaluations after `step`."""
         kept = [row for row in self._rows if row.step <= step]
         if len(kept) < len(self._rows):
             LearningTrace.__init__(self, kept)
 
     def values(self) -> list[list[object]]:
-        """What a cache keeps."""
+        """The values that a cache stores."""
         return [[row.step, number_out(row.train), number_out(row.validation)] for row in self._rows]
 
     @classmethod
     def from_values(cls, values: list[list[object]]) -> LearningTrace:
-        """What `values` gave. Raises ValueError or TypeError for anything else."""
+        """The state from stored values. Raises ValueError or TypeError for anything else."""
         return cls(
             EvaluationLosses(COUNT.read(step), NUMBER.read(train), NUMBER.read(validation))
             for step, train, validation in values[:ROWS_KEPT]
@@ -78,7 +78,7 @@ class LearningTrace:
 
 
 def learning_words(trace: LearningTrace, schedule: ScheduleEvent | None, step: int) -> str:
-    """How a run that has come to `step` is learning, in words; "" where there is nothing to say yet.
+    """How a run at `step` is learning, in words; "" if there is nothing to say yet.
 
     `no better since step 600`, `learning the text by heart: training 0.6, validation 2.9, rising`.
     """

@@ -1,4 +1,4 @@
-"""The arithmetic that products are computed in while training."""
+"""The arithmetic of matrix products in training."""
 
 from __future__ import annotations
 

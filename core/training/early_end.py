@@ -1,6 +1,6 @@
-"""A run ends early when validation says that more steps would only be learned by heart.
+"""A run ends early if validation shows that more steps would only memorize the text.
 
-Both rules hold only with `patience`. The trainer says the sentences that they return.
+Both rules apply only with `patience`. The trainer shows the sentences that they return.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class EarlyEnd:
         return self._parts.training_step.schedule
 
     def exhausted(self, step: int) -> bool:
-        """Whether it is time to cool down: validation has not improved for as long as `patience` allows."""
+        """Whether it is time to cool down: validation hasn't improved for `patience` evaluations."""
         waiting = self._schedule.phase(step + 1) in (COOL_DOWN, WARM_UP)
         return not waiting and self._parts.progress.exhausted(self._patience)
 
     def cool_down_from_best(self, step: int) -> str:
-        """Go back to the weights of the best checkpoint on the disk and cool down from there.
+        """Go back to the weights of the best checkpoint on disk and cool down from there.
 
         Returns the sentence for the user.
         """
@@ -46,7 +46,7 @@ class EarlyEnd:
         )
 
     def end_if_rising(self, step: int, validation_loss: float | None) -> str:
-        """End with this step if validation is worse than the cool-down under way has already had it.
+        """End with this step if validation is worse than it has been during the current cool-down.
 
         Returns the sentence for the user, "" if nothing changes.
         """
@@ -62,7 +62,7 @@ class EarlyEnd:
         )
 
     def _best_checkpoint(self, step: int) -> CheckpointInfo | None:
-        """The checkpoint of the best evaluation, if it is an earlier one, and whole."""
+        """The checkpoint of the best evaluation, if it is from an earlier step and intact."""
         wanted = self._parts.progress.best_step
         best = next((info for info in self._run.checkpoints() if info.step == wanted), None)
         return best if best is not None and best.step < step and not verify(best) else None

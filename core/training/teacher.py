@@ -1,11 +1,11 @@
-"""A trained model whose predictions another one learns from, beside the text itself.
+"""A trained model whose predictions another model learns from, in addition to the text itself.
 
-A teacher reads the same batches as its student, with a state of its own. It hands over features and head
-instead of probabilities, of which a batch has tokens x vocabulary (`core/ops/distillation_loss.py`).
+A teacher reads the same batches as its student, with its own state. It passes on features and head instead of
+probabilities, of which a batch has tokens x vocabulary (`core/ops/distillation_loss.py`).
 
-A student takes over the tokenizer and the split of its teacher: the text that validates the student must not
-have taught the teacher. The run keeps a copy of the teacher's weights, so that it does not depend on
-the teacher's run.
+A student uses the tokenizer and the split of its teacher: the student's validation text must not have been
+the teacher's training text. The run stores a copy of the teacher's weights, so that it doesn't depend on the
+teacher's run.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ COPIED = ("format", "step", "config", "vocab_size", "tokenizer")
 
 
 class Teacher:
-    """Reads what its student reads.
+    """Reads the same batches as its student.
 
     Attributes:
-        state: what it remembers of each batch row; its tensors stay where they are.
+        state: its memory of each batch row; the tensors keep their addresses.
     """
 
     def __init__(self, model: GPT, rows: int, config: RunConfig, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Teacher:
 
     @torch.no_grad()
     def lesson(self, tokens: Tensor, doc_start: Tensor) -> Lesson:
-        """What it says about a batch (B, T). Its state moves on."""
+        """Its predictions for a batch (B, T). Its state advances."""
         with autocast(self._config, self._device):
             features, state = self.model.features(tokens, self.state, doc_start)
         self.load_state(state)
@@ -52,16 +52,16 @@ class Teacher:
 
     @torch.no_grad()
     def load_state(self, state: ModelState) -> None:
-        """Go on from this state."""
+        """Continue from this state."""
         before = self.state.tensors()
         for name, tensor in state.tensors().items():
             before[name].copy_(tensor)
 
 
 def read_teacher(run: Run, config: RunConfig) -> Payload | None:
-    """The teacher that the configuration names; None without. The first call copies it into the run.
+    """The teacher that the configuration names; None without one. The first call copies it into the run.
 
-    Raises UserError where it cannot be used.
+    Raises UserError if it can't be used.
     """
     if not config.training.teacher:
         return None
@@ -81,18 +81,18 @@ def read_teacher(run: Run, config: RunConfig) -> Payload | None:
 
 
 def teacher_checkpoint(name: str) -> Path:
-    """The checkpoint that `teacher` names: itself, or the best of a run's folder. Raises UserError."""
+    """The checkpoint that `teacher` names: a file, or the best one of a run's folder. Raises UserError."""
     path = Path(name)
     if not path.is_dir():
         return path
     best = choose_checkpoint(path)
     if best is None:
-        raise UserError(f"teacher is {path}, which holds no checkpoint; accepted: a run that has saved one")
+        raise UserError(f"teacher is {path}, which has no checkpoint; accepted: a run that has saved one")
     return best.path
 
 
 def build_teacher(payload: Payload, rows: int, config: RunConfig, device: torch.device) -> Teacher:
-    """The teacher of a payload, for so many batch rows. Raises UserError where its model makes no sense."""
+    """A payload's teacher for `batch_size` batch rows. Raises UserError if its model isn't valid."""
     path = Path(config.training.teacher)
     model = config_of(payload, path).model
     check_fits(model, payload["vocab_size"], payload, path)

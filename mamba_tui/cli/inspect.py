@@ -1,6 +1,6 @@
 """`mamba-tui inspect`: what each layer of a checkpoint does with a text.
 
-The model lives in a process of its own (`core.inspection.server`); this side shows what it reports.
+The model is in another process (`core.inspection.server`); this one shows its report.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         help="text files or folders, read from their beginning (default: the run's last validation text)",
     )  # fmt: skip
     text.add_argument(
-        "--tokens", type=whole_number, default=512, metavar="N", help="tokens to read at most (default 512)"
+        "--tokens", type=whole_number, default=512, metavar="N", help="the most tokens to read (default 512)"
     )
     look = parser.add_argument_group("what to look at")
     look.add_argument(
@@ -48,10 +48,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )  # fmt: skip
     look.add_argument(
         "--token", type=whole_number, metavar="N",
-        help="the token after which layers are asked what comes next, counted from 0 (default: the last)",
+        help="the token after which to show each layer's prediction, counted from 0 (default: the last)",
     )  # fmt: skip
     look.add_argument(
-        "--top", type=whole_number, default=3, metavar="N", help="how many answers of each layer (default 3)"
+        "--top", type=whole_number, default=3, metavar="N", help="predictions to show per layer (default 3)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
 
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report(events: Iterator[Event], checkpoint: Path, words: str) -> dict[str, Any]:
-    """What the process reports; progress is shown meanwhile."""
+    """The process's report, showing progress in the meantime."""
     with progress_bar() as tell:
         for event in events:
             match event["event"]:
@@ -97,4 +97,4 @@ def _report(events: Iterator[Event], checkpoint: Path, words: str) -> dict[str, 
                     tell(event["share"], visible(event["text"]))
                 case "report":
                     return {key: value for key, value in event.items() if key not in OWN}
-    raise AssertionError("the client raises an error where no answer comes")
+    raise AssertionError("the client raises an error if no answer comes")

@@ -15,7 +15,7 @@ MOST_HEADS = 64
 
 
 def show_layers(report: dict[str, Any]) -> None:
-    """Print a report: the layers, what they would say, memory around starts, one layer's heads."""
+    """Print a report: the layers, what they would predict, memory around starts, one layer's heads."""
     text, layers, waist = report["text"], report["layers"], report["waist"]
     print(
         f"{visible(clip(text['name'], 80))}: {len(text['tokens']):,} tokens, {text['documents']:,} "
@@ -39,7 +39,7 @@ def show_layers(report: dict[str, Any]) -> None:
              "at a document", "state norm, last"),
             [memory_row(one) for one in memory],
         )  # fmt: skip
-        print("half-life: tokens until half of a state is left, the median of all states\n")
+        print("half-life: tokens until half of a state remains, the median of all states\n")
     heads = [one for one in layers if "entropy" in one]
     if heads:
         rows = [
@@ -57,7 +57,7 @@ def show_layers(report: dict[str, Any]) -> None:
 
 
 def layer_row(one: dict[str, Any], lens_loss: Sequence[float]) -> Row:
-    """One layer's figures in words."""
+    """One layer's figures as text."""
     adds = one["contribution"]
     return (
         str(one["layer"]),
@@ -73,7 +73,7 @@ def layer_row(one: dict[str, Any], lens_loss: Sequence[float]) -> Row:
 
 
 def memory_row(one: dict[str, Any]) -> Row:
-    """A Mamba layer's memory in words."""
+    """A Mamba layer's memory as text."""
     life = one["half_life"]
     return (
         str(one["layer"]),
@@ -90,12 +90,12 @@ def _at_start(around: dict[str, Any]) -> str:
 
 
 def show_answers(answers: dict[str, Any]) -> None:
-    """What each layer would say after a token."""
+    """What each layer would predict after a token."""
     following = answers["following"]
     print(f"after token {answers['token']:,} {word(answers['text'])}", end="")
     print(f" comes {word(following['text'])}" if following else ", the last")
     show_table(
-        ("layer", "would say", "rank", "probability"),
+        ("layer", "would predict", "rank", "probability"),
         [
             (
                 "embedding" if one["layer"] < 0 else str(one["layer"]),
@@ -112,12 +112,12 @@ def show_answers(answers: dict[str, Any]) -> None:
 def answers_sentence(answers: dict[str, Any]) -> str:
     """Where the answer first appears."""
     decided = _layer_name(answers["decided_from"])
-    sentence = f"What the model says is decided from {decided} on"
+    sentence = f"The model's prediction is decided from {decided} on"
     if answers["following"] is None:
         return f"{sentence}."
     if answers["answer_from"] is None:
-        return f"{sentence}; no layer would say the token that comes."
-    return f"{sentence}; the token that comes is first said by {_layer_name(answers['answer_from'])}."
+        return f"{sentence}; no layer predicts the token that follows."
+    return f"{sentence}; the token that follows is first predicted by {_layer_name(answers['answer_from'])}."
 
 
 def _layer_name(layer: int) -> str:
@@ -134,7 +134,7 @@ def word(text: str) -> str:
 
 
 def number(value: float | str | None) -> str:
-    """Three digits; what is not finite as it is called."""
+    """Three digits; numbers that aren't finite by their names."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return "-"
     return f"{value:.3g}" if abs(value) < 1000 else compact(value)

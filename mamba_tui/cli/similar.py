@@ -1,6 +1,6 @@
-"""`mamba-tui similar`: the passages of a shelf nearest to a passage, by the features of a checkpoint.
+"""`mamba-tui similar`: the passages of texts that are most similar to a passage, by a checkpoint's features.
 
-The model lives in a process of its own (`core.features.server`); this side shows progress and the passages.
+The model is in another process (`core.features.server`); this one shows progress and the passages.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "similar",
-        help="find the passages of a shelf nearest to a passage",
-        description="Find the passages of texts that a checkpoint's features put nearest to a passage. The "
+        help="find the passages of texts that are most similar to a passage",
+        description="Find the passages of texts that are most similar to a passage, by a checkpoint's features. "
+        "The "
         "texts' features are kept in the user's cache folder, so that later searches take seconds "
         "(docs/features.md).",
     )
-    parser.add_argument("passage", metavar="PASSAGE", help="the passage to look for; - reads standard input")
+    parser.add_argument(
+        "passage", metavar="PASSAGE", help="the passage to search for; - reads standard input"
+    )
     text = parser.add_argument_group("text")
     add_text_option(text)
     text.add_argument(
         "--per", default="100 words", metavar="UNIT",
-        help='what a passage of the texts is: line, paragraph, document, or a number such as "200 words" '
+        help='the kind of passage: line, paragraph, document, or a length such as "200 words" '
         '(default "100 words")',
     )  # fmt: skip
     rows = parser.add_argument_group("search")
@@ -82,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(done: dict[str, Any]) -> None:
-    """The passages, each with its place and its beginning."""
+    """The passages, each with its position and its beginning."""
     width = max(NARROWEST, shutil.get_terminal_size().columns)
     for number, hit in enumerate(done["hits"], 1):
         document = f", document {hit['document']:,}" if hit["document"] > 1 else ""

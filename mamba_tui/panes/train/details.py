@@ -1,7 +1,7 @@
-"""What a run reads and what it was told: the side of a wide screen, and the Details view.
+"""What a run reads, and its settings: the side of a wide screen, and the Details view.
 
-The text comes first: how many tokens were seen against what a model of this size has use for, how often the
-text was read, and where in which file the rows of the batch are. Then the configuration.
+The text comes first: how many tokens were seen, and how many suit a model of this size; how often the text was
+read; and where in which file the rows of the batch are. Then the configuration.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TOKENS_PER_PARAMETER = 20
 """Tokens for each parameter that use a training budget best (Hoffmann et al., 2022, arXiv:2203.15556)."""
 LABEL_CELLS, KEY_CELLS = 14, 22
 MOST_FILES = 12
-# What says most about a run, also where it is the default.
+# The settings that say most about a run, even if they have their defaults.
 ALWAYS = ("n_embd", "attention_type", "n_head", "block_size", "batch_size", "learning_rate", "dropout")
-# Decided by the machine or the folder, or shown elsewhere.
+# Determined by the machine or the folder, or shown elsewhere.
 NEVER = ("n_layer", "dataset_dir", "max_iters", "device", "threads", "auto")
 
 
 def token_share(history: RunHistory) -> tuple[float, float] | None:
-    """Tokens seen, and how many are best for a model of this size; None before the first step."""
+    """Tokens seen, and how many suit a model of this size; None before the first step."""
     if history.last_step is None or history.run is None or not history.run.parameters:
         return None
     return history.last_step.tokens, TOKENS_PER_PARAMETER * history.run.parameters
@@ -64,7 +64,7 @@ def _text(history: RunHistory, width: int) -> Iterator[Content]:
 
 
 def _reading(rows: tuple[tuple[str, float], ...], width: int) -> Iterator[Content]:
-    """Each file in which rows of the batch are, with a dot for each of them on a line from start to end."""
+    """Each file that contains batch rows, with a dot for each row on a line from start to end."""
     files: dict[str, list[float]] = {}
     for name, share in rows:
         files.setdefault(name, []).append(share)
@@ -97,7 +97,7 @@ def _configuration(history: RunHistory, width: int) -> Iterator[Content]:
 
 def _differs(item: Setting, value: object) -> bool:
     if item.per_layer:
-        return False  # every model has a shape of its own
+        return False  # every model has its own shape
     return value != (list(item.default) if isinstance(item.default, tuple) else item.default)
 
 

@@ -12,14 +12,14 @@ from mamba_tui.widgets.safe_text import clip
 
 DOT = "●"
 MAIN = 2
-"""How many series stand beside the title; the others are drawn behind them."""
+"""How many series are beside the title; the others are drawn behind them."""
 
 Entry = tuple[str, str, Style]
 """Name, value and style of a series."""
 
 
 def rows_needed(names: Sequence[str], width: int, most: int) -> int:
-    """Rows below the title that the series drawn behind take, at most `most`."""
+    """How many rows below the title the series drawn behind need, at most `most`."""
     return min(most, len(_packed(names[MAIN:], width)))
 
 
@@ -30,7 +30,7 @@ def title_row(title: str, entries: Sequence[Entry], width: int, look: Style, bas
     ]
     room = width - 1
     if _cells(parts) + cell_len(title) + 1 > room:
-        # What is drawn behind is named before it is measured.
+        # Series drawn behind are named before there is an attempt to show their values.
         parts[MAIN:] = [(f" {DOT} {name}", style) for name, _, style in entries[MAIN:]]
     while len(parts) > 1 and _cells(parts) + cell_len(title) + 1 > room:
         parts.pop()
@@ -40,7 +40,7 @@ def title_row(title: str, entries: Sequence[Entry], width: int, look: Style, bas
 
 
 def behind_rows(entries: Sequence[Entry], width: int, count: int, base: Style) -> list[list[Segment]]:
-    """The series drawn behind, in `count` rows; at the end how many more there are."""
+    """The series drawn behind, in `count` rows, with the number of further ones at the end."""
     behind = entries[MAIN:]
     rows: list[list[Segment]] = []
     shown = 0
@@ -62,7 +62,7 @@ def _cells(parts: Sequence[tuple[str, Style]]) -> int:
 
 
 def _packed(texts: Sequence[str], width: int) -> list[list[str]]:
-    """The texts in rows, as many in a row as fit with their dots."""
+    """The texts in rows, as many per row as fit with their dots."""
     rows: list[list[str]] = []
     used = width
     for text in texts:
