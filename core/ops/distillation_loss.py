@@ -24,7 +24,7 @@ CHUNK_ELEMENTS = 1 << 25
 
 
 class Lesson(NamedTuple):
-    """A teacher's predictions for a batch: the logits are features (B, T, C) times head (V, C), transposed."""
+    """A teacher's predictions: the logits are features (B, T, C) times the transposed head (V, C)."""
 
     features: Tensor
     head: Tensor

@@ -32,9 +32,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "similar",
         help="find the passages of texts that are most similar to a passage",
-        description="Find the passages of texts that are most similar to a passage, by a checkpoint's features. "
-        "The "
-        "texts' features are kept in the user's cache folder, so that later searches take seconds "
+        description="Find the passages of texts that are most similar to a passage, by a checkpoint's "
+        "features. The texts' features are kept in the user's cache folder, so that later searches take seconds "
         "(docs/features.md).",
     )
     parser.add_argument(

@@ -72,7 +72,7 @@ def test_a_folder_without_a_checkpoint_is_refused_in_one_sentence(tmp_path, taug
     assert train_here(run) == 2
     (error,) = [event for event in EventReader(run.events_path).poll() if event.kind == "error"]
     assert error.message == (
-        f"teacher is {tmp_path}, which holds no checkpoint; accepted: a run that has saved one"
+        f"teacher is {tmp_path}, which has no checkpoint; accepted: a run that has saved one"
     )
 
 

@@ -1,7 +1,7 @@
 """What a run reads, and its settings: the side of a wide screen, and the Details view.
 
-The text comes first: how many tokens were seen, and how many suit a model of this size; how often the text was
-read; and where in which file the rows of the batch are. Then the configuration.
+The text comes first: how many tokens were seen, and how many suit a model of this size; how often the
+text was read; and where in which file the rows of the batch are. Then the configuration.
 """
 
 from __future__ import annotations
