@@ -33,8 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "similar",
         help="find the passages of texts that are most similar to a passage",
         description="Find the passages of texts that are most similar to a passage, by a checkpoint's "
-        "features. The texts' features are kept in the user's cache folder, so that later searches take seconds "
-        "(docs/features.md).",
+        "features. The texts' features are kept in the user's cache folder, so that later searches are "
+        "fast (docs/features.md).",
     )
     parser.add_argument(
         "passage", metavar="PASSAGE", help="the passage to search for; - reads standard input"
