@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ class Slot:
     model: GPT
     tokenizer: Tokenizer
     decoder: Decoder
+    busy: bool = False
+
+    def check_free(self) -> None:
+        """Raise UserError while another answer generates with this model."""
+        if self.busy:
+            raise UserError("this slot is generating already; a request beside it needs the other slot")
 
 
 @dataclass
@@ -86,22 +92,23 @@ class GeneratorService:
             warnings=warnings,
         )
 
-    def _on_generate(self, request: Request) -> None:
+    def _on_generate(self, request: Request) -> Iterator[None]:
         settings = SamplingSettings.read(request.values)
         number = _slot_number(request)
         prompt = request.value("prompt", str, "")
         slot = self._slots.get(number)
         if slot is None:
             raise UserError(f"slot {number} has no checkpoint yet; load one first")
+        slot.check_free()
         if not request.value("continue", bool, False):
             slot.decoder = Decoder(slot.model, slot.tokenizer.eot)
         slot.decoder.prompt(slot.tokenizer, prompt)
         record = Record(slot, slot.decoder.fork())
-        self._generate(request, record, Generation(
+        yield from self._generate(request, record, Generation(
             slot.decoder, slot.tokenizer, settings, stopped=lambda: request.canceled
         ))  # fmt: skip
 
-    def _on_branch(self, request: Request) -> None:
+    def _on_branch(self, request: Request) -> Iterator[None]:
         settings = SamplingSettings.read(request.values)
         of, index = request.values.get("of"), request.value("index", int)
         base = self._records.get(of) if isinstance(of, (int, str)) else None
@@ -110,6 +117,7 @@ class GeneratorService:
         if not 0 <= index <= len(base.tokens):
             raise UserError(f"index is {index}; accepted: a whole number from 0 to {len(base.tokens)}")
         token = None if request.values.get("token") is None else request.value("token", int)
+        base.slot.check_free()
         kept = base.tokens[:index]
         decoder = base.start.fork()
         if kept:
@@ -125,9 +133,16 @@ class GeneratorService:
             healed=base.start.healing,
         )
         base.slot.decoder = decoder
-        self._generate(request, Record(base.slot, base.start), generation)
+        yield from self._generate(request, Record(base.slot, base.start), generation)
 
-    def _generate(self, request: Request, record: Record, generation: Generation) -> None:
+    def _generate(self, request: Request, record: Record, generation: Generation) -> Iterator[None]:
+        record.slot.busy = True
+        try:
+            yield from self._tokens(request, record, generation)
+        finally:
+            record.slot.busy = False
+
+    def _tokens(self, request: Request, record: Record, generation: Generation) -> Iterator[None]:
         record.tokens = generation.tokens
         self._records[request.id] = record
         while len(self._records) > REMEMBERED_GENERATIONS:
@@ -146,6 +161,7 @@ class GeneratorService:
                 alternative_tokens=[id for id, _, _ in token.alternatives],
                 ends_document=token.ends_document,
             )
+            yield
         seconds = time.perf_counter() - begin
         # The first token waits for the prompt to be read, so it says nothing about the speed of the others.
         speed = (

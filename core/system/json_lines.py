@@ -6,7 +6,8 @@
     -> {"op": "cancel", "id": 1}                      asks the answer to that request to end early
     -> {"op": "quit"}                                 ends the process, as the end of the input does
 
-Requests are answered one after the other. A thread reads them, so that cancelling works meanwhile, and so
+Requests are answered one after the other, except that one with {"beside": id} takes turns with the answer to
+that request, if it is under way and both are given in parts. A thread reads them, so that cancelling works meanwhile, and so
 that a process whose parent is gone ends even in the middle of work that looks at nothing, such as an import.
 The other end is `json_lines_client.py`.
 """
@@ -20,7 +21,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from core.errors import UserError
@@ -64,7 +66,8 @@ class Request:
         self._server.emit(event, self.id, **values)
 
 
-Handlers = Mapping[str, Callable[[Request], None]]
+Handlers = Mapping[str, Callable[[Request], Iterator[None] | None]]
+"""What answers each operation. A handler that gives its answer in parts yields after each of them."""
 
 
 class Server:
@@ -73,6 +76,7 @@ class Server:
     def __init__(self, lines: Iterable[str], write: Callable[[str], object]) -> None:
         self._lines, self._write = lines, write
         self._requests: queue.SimpleQueue[Request | UserError | None] = queue.SimpleQueue()
+        self._waiting: deque[Request | UserError | None] = deque()
         self._unfinished: set[int | str] = set()
         self._canceled: set[int | str] = set()
         self._input_ended = threading.Event()
@@ -85,13 +89,40 @@ class Server:
     def serve(self, handlers: Handlers) -> None:
         """Answer requests until the input ends or says quit; unanswered ones are dropped."""
         try:
-            while (request := self._requests.get()) is not None and not self._input_ended.is_set():
+            while (request := self._next()) is not None and not self._input_ended.is_set():
                 if isinstance(request, UserError):
                     self.emit("error", None, message=str(request))
                 else:
-                    self._answer(request, handlers)
+                    self._answer_in_turns(request, handlers)
         finally:
             self._done.set()
+
+    def _next(self) -> Request | UserError | None:
+        """The next request, or what is wrong with it; None at the end. Waits for it."""
+        return self._waiting.popleft() if self._waiting else self._requests.get()
+
+    def _beside(self, ids: set[int | str]) -> Request | None:
+        """The next request, if it has come and wants to be answered beside one of these."""
+        if not self._waiting and not self._requests.empty():
+            self._waiting.append(self._requests.get())
+        request = self._waiting[0] if self._waiting else None
+        if not isinstance(request, Request) or request.values.get("beside") not in ids:
+            return None
+        self._waiting.popleft()
+        return request
+
+    def _answer_in_turns(self, request: Request, handlers: Handlers) -> None:
+        """Answer a request, and beside it those that want to be, a part of each in turn."""
+        answers = deque([(request, self._answer(request, handlers))])
+        while answers:
+            current, parts = answers.popleft()
+            try:
+                next(parts)
+            except StopIteration:
+                continue
+            answers.append((current, parts))
+            if (other := self._beside({one.id for one, _ in answers})) is not None:
+                answers.appendleft((other, self._answer(other, handlers)))
 
     def is_canceled(self, request: Request) -> bool:
         """Whether the request was canceled, or the input has ended."""
@@ -124,11 +155,12 @@ class Server:
         if not self._done.wait(GRACE_SECONDS):
             at_end()
 
-    def _answer(self, request: Request, handlers: Handlers) -> None:
+    def _answer(self, request: Request, handlers: Handlers) -> Iterator[None]:
+        """Answer a request in as many parts as its handler does."""
         try:
             if request.op not in handlers:
                 raise UserError(f"op is {request.op!r}; accepted: {', '.join([*handlers, 'cancel', 'quit'])}")
-            handlers[request.op](request)
+            yield from handlers[request.op](request) or ()
         except BrokenPipeError:
             raise
         except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import queue
 import subprocess
@@ -205,6 +206,28 @@ def test_two_slots_side_by_side(client):
     two = client.text({"op": "generate", "id": 4, "prompt": "He", **GREEDY, "slot": 1})
     assert one != two
     assert client.text({"op": "generate", "id": 5, "prompt": "He", **GREEDY}) == one
+
+
+def test_two_slots_generate_in_turns_and_as_if_alone(client):
+    client.answer({"op": "load", "id": 2, "checkpoint": "run/two.pt", "device": "cpu", "slot": 1})
+    request = {"op": "generate", "prompt": "He", **GREEDY, "max_new_tokens": 60}
+    alone = [client.text({**request, "id": 3 + slot, "slot": slot}) for slot in (0, 1)]
+    client.send(
+        {**request, "id": 5, "slot": 0},
+        {**request, "id": 6, "slot": 1, "beside": 5},
+        {**request, "id": 7, "slot": 1, "beside": 5},
+    )
+    events = []
+    while sum(event["event"] in ("done", "error") for event in events) < 3:
+        events.append(client.event())
+    order = [event["id"] for event in events if event["event"] == "token" and event["id"] < 7]
+    turns = sum(one != other for one, other in itertools.pairwise(order))
+    assert turns > 20, "one after the other"
+    for number, id in enumerate((5, 6)):
+        tokens = [event["token"] for event in events if event["id"] == id and event["event"] == "token"]
+        assert tokens == alone[number][1]
+    (refused,) = (event["message"] for event in events if event["event"] == "error")
+    assert "generating already" in refused
 
 
 def test_a_failed_load_is_an_error_and_the_other_slot_lives(client):

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from core.errors import UserError
-from core.system.json_lines import Server
+from core.system.json_lines import Request, Server
 from core.system.json_lines_client import AsyncClient, BlockingClient
 from core.system.processes import module_environment
 
@@ -63,6 +63,29 @@ def test_what_is_wrong_is_one_sentence_and_the_process_lives():
             with pytest.raises(UserError, match=words):
                 next(client.events(client.send(operation, **fields)))
         assert next(client.events(client.send("count", to=0)))["reason"] == "counted"
+
+
+def test_answers_beside_each_other_take_turns_part_by_part():
+    said = []
+
+    def count(request):
+        for value in range(request.value("to", int)):
+            request.reply("number", value=value)
+            yield
+
+    requests = [
+        {"op": "count", "id": 1, "to": 3},
+        {"op": "count", "id": 2, "to": 2, "beside": 1},
+        {"op": "count", "id": 3, "to": 1},
+        {"op": "count", "id": 4, "to": 1, "beside": 1},
+    ]
+    server = Server([], said.append)
+    for request in requests:  # as if all had come before the first is answered
+        server._requests.put(Request(server, request))
+    server._requests.put(None)
+    server.serve({"count": count})
+    ids = [json.loads(line)["id"] for line in said]
+    assert ids == [1, 2, 1, 2, 1, 3, 4]
 
 
 def test_a_request_can_be_canceled_while_it_is_answered():
