@@ -261,6 +261,16 @@ TABLE: dict[str, tuple[Key, ...]] = {
             priority=True,
         ),
         Key("f8", "surprise", "Surprise", "color each token by how unlikely it was", 8, priority=True),
+        Key(
+            "ctrl+o",
+            "library",
+            "Load",
+            "load a prompt from the library, or keep this one in it",
+            9,
+            priority=True,
+        ),
+        Key("alt+left", "variant(-1)", "Earlier text", "show the text before this one", 10, priority=True),
+        Key("alt+right", "variant(1)", "Later text", "show the text after this one", priority=True),
         Key("ctrl+s", "write_file", "Save", "save the text to a file", 9, priority=True),
     ),
     "knobs": (

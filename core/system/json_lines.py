@@ -7,8 +7,9 @@
     -> {"op": "quit"}                                 ends the process, as the end of the input does
 
 Requests are answered one after the other, except that one with {"beside": id} takes turns with the answer to
-that request, if it is under way and both are given in parts. A thread reads them, so that cancelling works meanwhile, and so
-that a process whose parent is gone ends even in the middle of work that looks at nothing, such as an import.
+that request, if it is under way and both are given in parts. A thread reads them, so that cancelling works
+meanwhile, and so that a process whose parent is gone ends even in the middle of work that looks at nothing,
+such as an import.
 The other end is `json_lines_client.py`.
 """
 

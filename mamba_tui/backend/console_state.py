@@ -40,6 +40,7 @@ class ConsoleState:
     run_sort: str = "changed"
     run_sort_reverse: bool = False
     prompts: list[str] = field(default_factory=list)
+    library: list[str] = field(default_factory=list)
     sampling: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -60,6 +61,7 @@ class ConsoleState:
             if item.name != "path" and type(value) is type(getattr(state, item.name)):
                 setattr(state, item.name, value)
         state.prompts = [text for text in state.prompts if isinstance(text, str)][-PROMPTS_KEPT:]
+        state.library = [text for text in state.library if isinstance(text, str)]
         state.pins = [text for text in state.pins if isinstance(text, str)]
         state.run_columns = [text for text in state.run_columns if isinstance(text, str)]
         state.overlays = [text for text in state.overlays if isinstance(text, str)]

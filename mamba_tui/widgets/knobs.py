@@ -146,6 +146,11 @@ class Knobs(CachedStyles, EditInPlace, can_focus=True):
 
     # -------------------------------------------------------------- editing
 
+    def set(self, key: str, value: float | str) -> None:
+        """Set one of the values, which must be acceptable."""
+        self.values[key] = value
+        self._changed()
+
     def _changed(self) -> None:
         self.refresh(layout=True)
         self.post_message(self.Changed())

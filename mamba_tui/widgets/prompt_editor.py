@@ -64,7 +64,7 @@ class PromptEditor(TextArea):
     def action_submit(self) -> None:
         """Remember the prompt and request the text."""
         text = self.text
-        if text.strip() and (not self.past or self.past[-1] != text):
+        if text.strip() and not text.startswith("/") and (not self.past or self.past[-1] != text):
             self.past.append(text)
             del self.past[:-200]
         self._place = len(self.past)

@@ -123,7 +123,7 @@ class TokenView(CachedStyles, can_focus=True):
     DEFAULT_CSS = """
     TokenView { height: 1fr; width: 1fr; background: $background; color: $foreground; }
     TokenView .tokens--prompt { text-style: bold; color: $foreground; background: $background; }
-    TokenView .tokens--cursor { text-style: reverse bold; }
+    TokenView .tokens--cursor { background: $accent; color: $background; text-style: bold; }
     TokenView .tokens--thumb { color: $primary; background: $background; }
     TokenView .tokens--empty { color: $text-muted; background: $background; }
     """
@@ -174,6 +174,20 @@ class TokenView(CachedStyles, can_focus=True):
         self.top = 0
         self.set_reactive(TokenView.cursor, None)
         self._wrap()
+
+    def show_text(self, tokens: list[Token]) -> None:
+        """Show another text, which stays the caller's list: it grows with what is appended."""
+        self.tokens = tokens
+        self.follow = True
+        self.top = 0
+        self.set_reactive(TokenView.cursor, None)
+        self._wrap()
+
+    @property
+    def mean_bits(self) -> float | None:
+        """The mean surprise of the tokens that the model chose; None where there are none."""
+        known = [max(token.probability, 1e-12) for token in self.tokens if token.probability is not None]
+        return -sum(map(math.log2, known)) / len(known) if known else None
 
     def append(self, tokens: Sequence[Token]) -> None:
         """Add tokens at the end; several at once cost one redraw, of only the changed lines if possible."""
@@ -266,8 +280,9 @@ class TokenView(CachedStyles, can_focus=True):
             style = prompt if token.index < 0 and token.generation == 0 else base
             if self.surprise and token.probability is not None:
                 style = style + self.shade(token.probability)
-            if number == self.cursor and self.has_focus:
-                style = style + Style(reverse=True, bold=True)
+            if number == self.cursor:
+                # Neither a shade nor a prompt looks like this, and without the focus it can still be seen.
+                style = self.component("tokens--cursor") if self.has_focus else style + Style(underline=True)
                 text = text or " "
             segments.append(Segment(text, style))
         strip = Strip(segments).adjust_cell_length(width - 1, base)

@@ -22,12 +22,16 @@ from mamba_tui.backend.console_state import ConsoleState
 from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import CheckpointRow, RunClient
 from mamba_tui.panes.base import Pane, css_beside
+from mamba_tui.panes.generate import library
+from mamba_tui.panes.generate.lines import knob_line, legend, token_line
+from mamba_tui.panes.generate.loading import Loading
+from mamba_tui.panes.generate.prompt_commands import carry_out, is_command
 from mamba_tui.panes.generate.side import KNOBS, Side, sampling_values
 from mamba_tui.widgets.dialogs import Choice, Prompt
 from mamba_tui.widgets.knobs import Knobs
-from mamba_tui.widgets.numbers import age, compact, loss
+from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.prompt_editor import PromptEditor
-from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.widgets.safe_text import visible
 from mamba_tui.widgets.text_line import TextLine
 from mamba_tui.widgets.token_view import Token, TokenView
 from mamba_tui.wording import free_path
@@ -54,7 +58,12 @@ class GeneratePane(Pane):
             self._take, command or module_command("core.generation.server"), "the generator"
         )
         self.sides = [Side(0), Side(1)]
+        self.loader = Loading(self, run_client, self.client, self.sides)
         self.two = False
+        self._news = ""
+        self._saved = 0
+        self._warming = False
+        self._prompt = ""
         self._events: list[Event] = []
 
     def compose(self) -> ComposeResult:
@@ -65,6 +74,7 @@ class GeneratePane(Pane):
                 with Vertical(classes="side", id=f"side-{number}"):
                     yield TextLine(classes="side-title", id=f"title-{number}")
                     yield TokenView(EMPTY if number == 0 else "", id=f"text-{number}")
+        yield TextLine(id="legend")
         yield TextLine(id="token-line")
         yield Knobs(KNOBS, self.state.sampling, id="knobs")
         yield PromptEditor(self.state.prompts, id="prompt")
@@ -77,6 +87,31 @@ class GeneratePane(Pane):
     def shown(self) -> None:
         """People come here to type, so the prompt is focused."""
         self.screen.set_focus(self.query_one(PromptEditor))
+        if not self._warming:
+            self.work(self._warm_up(), "warm-up")
+        self._show_lines()
+
+    async def _warm_up(self) -> None:
+        self._warming = True
+        try:
+            await self.loader.warm_up()
+        finally:
+            self._warming = False
+        await self._look_for_news()
+
+    def run_changed(self) -> None:
+        """The run that is followed may have saved a checkpoint."""
+        history = self.run_client.history
+        saved = history.last_checkpoint.step if history is not None and history.last_checkpoint else 0
+        if saved != self._saved:
+            self._saved = saved
+            self.work(self._look_for_news(), "news")
+
+    async def _look_for_news(self) -> None:
+        news = await self.loader.news()
+        if news and news != self._news and self.in_front:
+            self.say(f"Generate: {news}")
+        self._news = news
         self._show_lines()
 
     def remember(self) -> None:
@@ -96,40 +131,17 @@ class GeneratePane(Pane):
         self.work(self._load(row, slot), f"load-{slot}")
 
     async def _load(self, row: CheckpointRow, slot: int) -> None:
-        side = self.sides[slot]
-        side.loading(f"{row.run.name} step {row.info.step:,}{_marks(row)}")
-        self._show_lines()
-        side.load_request = await self.client.send(
-            "load", checkpoint=str(row.info.path), slot=slot, device="auto"
-        )
-        self._show_lines()
-
-    async def _load_default(self, slot: int) -> None:
-        row = await self.run_client.default_checkpoint()
-        if row is None:
-            raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
-        await self._load(row, slot)
+        self.sides[slot].automatic = False
+        await self.loader.load(row, slot)
+        await self._look_for_news()
 
     def action_choose(self) -> None:
         """Choose the checkpoint of the first side."""
         self.work(self._choose(0), "choose")
 
     async def _choose(self, slot: int) -> None:
-        rows = [row for row in await self.run_client.checkpoint_rows() if not row.info.problem]
-        if not rows:
-            raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
-        choices = [
-            (
-                row.key,
-                f"{row.run.name}  step {row.info.step:,}{_marks(row)}",
-                f"validation {loss(row.info.validation_loss)}, {age(row.info.time)} ago",
-            )
-            for row in rows[:1000]
-        ]
-        key = await self.ask(Choice("Checkpoint", choices))
-        chosen = next((row for row in rows if row.key == key), None)
-        if chosen is not None:
-            await self._load(chosen, slot)
+        if await self.loader.choose(slot):
+            await self._look_for_news()
 
     def action_beside(self) -> None:
         """Show a second text beside the first, or remove it."""
@@ -156,24 +168,35 @@ class GeneratePane(Pane):
 
     @on(PromptEditor.Submitted)
     def action_generate(self) -> None:
-        """Write from the prompt."""
-        self.query_one(Knobs).finish()
+        """Write from the prompt, or do what a command in it says."""
+        editor, knobs = self.query_one(PromptEditor), self.query_one(Knobs)
+        knobs.finish()
+        if is_command(editor.text):
+            try:
+                self.say(carry_out(editor.text, knobs))
+            except UserError as error:
+                self.say(error, problem=True)
+            else:
+                editor.text = self._prompt
+                editor.move_cursor(editor.document.end)
+            return
+        self._prompt = editor.text
         self.work(self._generate(), "write")
 
     async def _generate(self) -> None:
         prompt = self.query_one(PromptEditor).text
+        fresh = not any(side.variants.texts for side in self.sides)
         for side in self.active_sides():
-            if not side.name:
-                await self._load_default(side.slot)
+            await self.loader.load_default(side.slot, again=fresh)
+        others: dict[str, int] = {}
+        for side in self.active_sides():
             await self._halt(side)
-            view = self._view(side)
-            view.clear()
-            if prompt:
-                view.append([Token(prompt)])
+            self._view(side).show_text(side.variants.begin([Token(prompt)] if prompt else []))
             values = sampling_values(self.query_one(Knobs).values)
             side.begin(await self.client.send(
-                "generate", prompt=prompt, slot=side.slot, alternatives=ALTERNATIVES, **values
+                "generate", prompt=prompt, slot=side.slot, alternatives=ALTERNATIVES, **others, **values
             ))  # fmt: skip
+            others = {"beside": side.request}
         self._show_lines()
 
     def action_continue_text(self) -> None:
@@ -181,19 +204,59 @@ class GeneratePane(Pane):
         self.work(self._continue(), "write")
 
     async def _continue(self) -> None:
-        values = sampling_values(self.query_one(Knobs).values)
+        """Continue what is shown, which may be an earlier text than the generator is in the middle of."""
+        others: dict[str, int] = {}
         for side in self.active_sides():
             if side.writing:
                 continue
-            if not self._view(side).tokens:
+            view = self._view(side)
+            if not view.tokens:
                 await self._generate()
                 return
-            self._view(side).action_edge(1)
-            values["continue"] = True
-            side.begin(await self.client.send(
-                "generate", prompt="", slot=side.slot, alternatives=ALTERNATIVES, **values
-            ))  # fmt: skip
+            values = sampling_values(self.query_one(Knobs).values)
+            last = next((token for token in reversed(view.tokens) if token.index >= 0), None)
+            view.action_edge(1)
+            if side.variants.newest_shown or last is None:
+                request = await self.client.send(
+                    "generate", prompt="", slot=side.slot, alternatives=ALTERNATIVES, **others, **values,
+                    **{"continue": True},
+                )  # fmt: skip
+            else:
+                request = await self.client.send(
+                    "branch", of=last.generation, index=last.index + 1, token=None, alternatives=ALTERNATIVES,
+                    **others, **values,
+                )  # fmt: skip
+                side.variants.written = view.tokens
+            side.begin(request)
+            others = {"beside": request}
         self._show_lines()
+
+    def action_variant(self, by: int) -> None:
+        """Show an earlier or later text of the side in use, or of both."""
+        focused = self.screen.focused
+        sides = [side for side in self.active_sides() if self._view(side) is focused] or self.active_sides()
+        for side in sides:
+            tokens = side.variants.turn(by)
+            if tokens is not None:
+                self._view(side).show_text(tokens)
+        self._show_lines()
+
+    def action_library(self) -> None:
+        """Choose a prompt, or keep the one in the editor."""
+        self.work(self._library(), "choose")
+
+    async def _library(self) -> None:
+        editor, kept = self.query_one(PromptEditor), self.state.library
+        answer = await self.ask(Choice("Prompts", library.choices(editor.text, kept, self.state.prompts)))
+        if answer is None:
+            return
+        prompt = library.chosen(answer, editor.text, kept)
+        if prompt is None:
+            self.say("Kept in the library" if answer == library.KEEP else "Removed from the library")
+            return
+        editor.text = prompt
+        editor.move_cursor(editor.document.end)
+        editor.focus()
 
     def action_regenerate(self) -> None:
         """Again, with the next seed."""
@@ -262,7 +325,7 @@ class GeneratePane(Pane):
             alternatives=ALTERNATIVES,
             **values,
         )
-        view.cut(place)
+        view.show_text(side.variants.begin(view.tokens[:place]))
         side.begin(request)
         self._show_lines()
 
@@ -294,8 +357,10 @@ class GeneratePane(Pane):
             if problem is not None:
                 self.say(problem, problem=True)
         for side in self.sides:
-            if new[side.slot]:
+            if side.variants.newest_shown:
                 self._view(side).append(new[side.slot])
+            else:
+                side.variants.written += new[side.slot]
         self._show_lines()
 
     @on(TokenView.Moved)
@@ -307,49 +372,43 @@ class GeneratePane(Pane):
             self.query_one(f"#title-{side.slot}", TextLine).show(side.line())
         self.query_one("#model-line", TextLine).show(self._model_line())
         self.query_one("#token-line", TextLine).show(self._token_line())
+        if self._view(self.sides[0]).surprise:
+            self.query_one("#legend", TextLine).show(legend(self._view_in_use()))
 
     def _model_line(self) -> Content:
         first = self.sides[0]
-        if not self.two:
-            return first.line(empty="Enter loads the best checkpoint; Ctrl+L chooses one")
-        return Content.styled("two checkpoints, the same prompt and seed", "$muted")
+        if self.two:
+            line = Content.styled("two checkpoints in turns, the same prompt and seed", "$muted")
+        else:
+            line = first.line(empty="Enter loads the best checkpoint; Ctrl+L chooses one")
+        parts = [(f"  {self._news}", "bold $accent")] if self._news else []
+        if first.variants.words:
+            parts.append((f"  {first.variants.words}", "$muted"))
+        return Content.assemble(line, *parts)
+
+    def _view_in_use(self) -> TokenView:
+        focused = self.screen.focused
+        return focused if isinstance(focused, TokenView) else self._view(self.sides[0])
 
     def _token_line(self) -> Content:
-        focused = self.screen.focused
-        if isinstance(focused, Knobs):
-            return Content.styled(visible(focused.knob.help), "$muted")
-        view = focused if isinstance(focused, TokenView) else self.query_one("#text-0", TokenView)
-        token = view.current
-        if token is None or token.probability is None:
-            return Content.styled(
-                "Tab goes to the text: arrows choose a token, Enter shows others for it.", "$muted"
-            )
-        parts: list[Content | str | tuple[str, str]] = [
-            (repr(visible(clip(token.text, 20))), "bold"),
-            f" {token.probability:.1%}   ",
-        ]
-        room = max(20, self.size.width) - 34
-        for text, probability in token.alternatives:
-            shown = f"{visible(clip(text, 12))!r} {probability:.0%}  "
-            if len(shown) > room:
-                break
-            room -= len(shown)
-            parts.append((shown, "$accent" if text == token.text else "$muted"))
-        return Content.assemble(*parts)
+        if isinstance(self.screen.focused, Knobs):
+            return knob_line(self.query_one(Knobs))
+        return token_line(self._view_in_use(), self.size.width)
 
     def action_surprise(self) -> None:
         """Turn shading by surprise on or off."""
         for side in self.sides:
             view = self._view(side)
             view.surprise = not view.surprise
+        self.set_class(self._view(self.sides[0]).surprise, "-surprise")
+        self._show_lines()
 
     def action_write_file(self) -> None:
         """Write the text to a file."""
         self.work(self._write_file(), "choose")
 
     async def _write_file(self) -> None:
-        focused = self.screen.focused
-        view = focused if isinstance(focused, TokenView) else self._view(self.sides[0])
+        view = self._view_in_use()
         if not view.tokens:
             raise UserError("there is no text to write yet")
         name = await self.ask(Prompt("Write the text", "File to write:", str(free_path(Path("text.txt")))))
@@ -367,9 +426,3 @@ class GeneratePane(Pane):
     def values(self) -> dict[str, Any]:
         """The knobs' values."""
         return dict(self.query_one(Knobs).values)
-
-
-def _marks(row: CheckpointRow) -> str:
-    """Whether a checkpoint is the best or the newest of its run."""
-    marks = [name for name, applies in (("★ best", row.info.best), ("newest", row.latest)) if applies]
-    return f"  {', '.join(marks)}" if marks else ""

@@ -9,6 +9,8 @@ from textual.content import Content
 
 from core.config.sampling import SAMPLING
 from core.system.json_lines_client import Event
+from mamba_tui.backend.run_client import CheckpointRow
+from mamba_tui.panes.generate.variants import Variants
 from mamba_tui.widgets.knobs import Knob
 from mamba_tui.widgets.numbers import compact, duration
 from mamba_tui.widgets.safe_text import clip, visible
@@ -58,6 +60,9 @@ class Side:
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self.name = ""
+        self.row: CheckpointRow | None = None
+        self.automatic = False
+        self.variants = Variants()
         self.about = ""
         self.load_request = 0
         self.request = 0

@@ -1,0 +1,107 @@
+"""Which checkpoints Generate has loaded, and whether their runs have better or newer ones by now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from core.errors import UserError
+from core.system.json_lines_client import AsyncClient
+from mamba_tui.backend.run_client import CheckpointRow, RunClient, best_row
+from mamba_tui.panes.base import Pane
+from mamba_tui.panes.generate.side import Side
+from mamba_tui.widgets.dialogs import Choice
+from mamba_tui.widgets.numbers import age, loss
+
+NOTHING = "no run has saved a checkpoint yet; in Train, c saves one"
+MOST_OFFERED = 1000
+
+
+class Loading:
+    """Loads checkpoints into the sides, by itself or by choice."""
+
+    def __init__(self, pane: Pane, run_client: RunClient, client: AsyncClient, sides: Sequence[Side]) -> None:
+        self._pane = pane
+        self._run_client = run_client
+        self._client = client
+        self._sides = sides
+        self._lock = asyncio.Lock()
+        self.offered = ""
+        """The checkpoint that was announced last, by its key."""
+
+    async def load(self, row: CheckpointRow, slot: int) -> None:
+        """Load a checkpoint into a side."""
+        side = self._sides[slot]
+        side.loading(f"{row.run.name} step {row.info.step:,}{_marks(row)}")
+        side.row = row
+        side.load_request = await self._client.send(
+            "load", checkpoint=str(row.info.path), slot=slot, device="auto"
+        )
+
+    async def load_default(self, slot: int, *, again: bool = False) -> None:
+        """Load the best checkpoint of the run that is followed where none is loaded.
+
+        With `again` also where another was loaded that nobody chose. Raises UserError if there is none.
+        """
+        async with self._lock:
+            side = self._sides[slot]
+            if side.name and not (again and side.automatic):
+                return
+            row = await self._run_client.default_checkpoint()
+            if row is None:
+                if side.name:
+                    return
+                raise UserError(NOTHING)
+            if side.name and side.row is not None and side.row.key == row.key:
+                return
+            await self.load(row, slot)
+            side.automatic = True
+
+    async def warm_up(self) -> None:
+        """Load what Enter would use, so that its first word comes at once."""
+        if not self._sides[0].name and await self._run_client.default_checkpoint() is not None:
+            await self.load_default(0)
+
+    async def choose(self, slot: int) -> bool:
+        """Ask for the checkpoint of a side; whether one was chosen. The one announced comes first."""
+        rows = [row for row in await self._run_client.checkpoint_rows() if not row.info.problem]
+        if not rows:
+            raise UserError(NOTHING)
+        rows.sort(key=lambda row: row.key != self.offered)
+        choices = [
+            (
+                row.key,
+                f"{row.run.name}  step {row.info.step:,}{_marks(row)}",
+                f"validation {loss(row.info.validation_loss)}, {age(row.info.time)} ago",
+            )
+            for row in rows[:MOST_OFFERED]
+        ]
+        key = await self._pane.ask(Choice("Checkpoint", choices))
+        chosen = next((row for row in rows if row.key == key), None)
+        if chosen is None:
+            return False
+        await self.load(chosen, slot)
+        self._sides[slot].automatic = False
+        return True
+
+    async def news(self) -> str:
+        """What the run of the first side has saved that is better, or else newer, than what is loaded."""
+        loaded = self._sides[0].row
+        if loaded is None or not self._sides[0].name:
+            return ""
+        rows = [row for row in await self._run_client.checkpoint_rows() if row.run.name == loaded.run.name]
+        best = best_row([row for row in rows if not row.info.problem], loaded.run.name)
+        newest = max(rows, key=lambda row: row.info.step, default=None)
+        for word, row in (("better", best), ("newer", newest)):
+            if row is not None and not row.info.problem and row.info.step > loaded.info.step:
+                self.offered = row.key
+                value = row.info.validation_loss
+                measured = f", validation {loss(value)}" if value is not None else ""
+                return f"{word}: step {row.info.step:,}{measured} (Ctrl+L)"
+        return ""
+
+
+def _marks(row: CheckpointRow) -> str:
+    """Whether a checkpoint is the best or the newest of its run."""
+    marks = [name for name, applies in (("★ best", row.info.best), ("newest", row.latest)) if applies]
+    return f"  {', '.join(marks)}" if marks else ""
