@@ -42,6 +42,8 @@ class Result:
     """Bytes of the compressed file."""
     streams: int
     seconds: float
+    loading: float
+    """Seconds of them until the model was loaded and tried."""
 
 
 def compress(
@@ -70,6 +72,7 @@ def compress(
         progress = Progress(lambda done: tell(min(done, size), size), stopped)
         with replacing(target, private=False) as out:
             writer = Writer(out, _header(engine, cut.streams))
+            loading = time.monotonic() - began
             many, read = _workers(engine, workers, -(-size // cut.segment)), 0
             for data, segment in code_all(engine, checkpoint, cut.streams, parts, many, progress):
                 read += len(data)
@@ -77,7 +80,7 @@ def compress(
             if read != size:
                 raise UserError(f"{source} changed while it was being read; compress it again")
             writer.end(size, digest.digest())
-    return Result(size, writer.written, cut.streams, time.monotonic() - began)
+    return Result(size, writer.written, cut.streams, time.monotonic() - began, loading)
 
 
 def decompress(
@@ -100,6 +103,7 @@ def decompress(
         header = reader.header
         engine = Engine.load(checkpoint, _device(device, header, source))
         _check_model(engine, header, source, checkpoint)
+        loading = time.monotonic() - began
         progress = Progress(lambda done: tell(min(done, reader.size), reader.size), stopped)
         digest, size = hashlib.sha256(), 0
         with replacing(target, private=False) as out:
@@ -114,7 +118,7 @@ def decompress(
                     f"{source} did not decompress to what was compressed (its hash differs), so nothing was "
                     "written"
                 )
-    return Result(size, os.stat(source).st_size, header.streams, time.monotonic() - began)
+    return Result(size, os.stat(source).st_size, header.streams, time.monotonic() - began, loading)
 
 
 def _workers(engine: Engine, wanted: int | None, segments: int) -> int:

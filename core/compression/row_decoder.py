@@ -32,6 +32,7 @@ class RowDecoder:
         """Nothing is read yet. The model's weights are used in place."""
         self.model = model
         self.rows = rows
+        self.can_be_captured = False  # the position is a number of Python's
         self.position = 0
         mixers: Iterable[Any] = (block.mixer for block in _blocks(model))
         kinds: dict[type, type[Any]] = {

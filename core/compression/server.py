@@ -2,7 +2,7 @@
 
     compress    {"id", "source", "target", "checkpoint", "device", "streams": 0, "workers": 0}
     decompress  {"id", "source", "target", "checkpoint", "device", "workers": 0}
-    ->  progress {"done", "size"} ..., done {"size", "compressed", "streams", "seconds"}
+    ->  progress {"done", "size"} ..., done {"size", "compressed", "streams", "seconds", "loading"}
 
 0 streams or workers means as many as seem best. Canceled, it leaves no file.
 """

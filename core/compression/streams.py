@@ -30,6 +30,9 @@ Told = Callable[[int], object]
 class Rows(Protocol):
     """A model that reads a fixed number of texts in parallel."""
 
+    can_be_captured: bool
+    """Whether every `read` is the same launches on the same memory, so that a CUDA graph can repeat it."""
+
     def load(self, state: ModelState) -> None:
         """Let every text continue from the single one of `state`."""
 
@@ -48,8 +51,10 @@ class _GraphRows:
 
         with torch.inference_mode(False):
             self._decoder = GraphDecoder(model, eot, rows)
-        self._index = torch.zeros(rows, dtype=torch.int64, device=model.embedding.weight.device)
-        self.state, self.read = self._decoder.state, self._decoder.read
+        device = model.embedding.weight.device
+        self._index = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.can_be_captured = device.type == "cuda"
+        self.state, self.read = self._decoder.state, self._decoder.launch
 
     def load(self, state: ModelState) -> None:
         self._decoder.load(state.batch_rows(self._index))
@@ -94,41 +99,93 @@ def document_start(model: GPT, eot: int) -> Start:
 @torch.inference_mode()
 def encode_streams(rows: Rows, streams: int, start: Start, tokens: Tokens, told: Told) -> Coded:
     """Code tokens (N,), N at least `streams`, in `streams` streams of one segment."""
-    device = start.logits.device
-    given = torch.from_numpy(_as_streams(tokens, streams)).to(device)
-    starts, counts = torch.zeros_like(given), torch.zeros_like(given)
+    given = torch.from_numpy(_as_streams(tokens, streams)).to(start.logits.device)
     rows.load(start.state)
-    logits = start.logits.expand(streams, -1)
-    steps = len(given)
-    for step in range(steps):
-        table = frequencies(logits)
-        symbol = given[step].unsqueeze(1)
-        own = table.gather(1, symbol)
-        counts[step] = own.squeeze(1)
-        starts[step] = (table.cumsum(1).gather(1, symbol) - own).squeeze(1)
-        if step + 1 < steps:
-            logits = rows.read(given[step])
-        told(streams)
-    last = len(tokens) - (steps - 1) * streams
-    return Coded(len(tokens), *encode(starts.cpu().numpy(), counts.cpu().numpy(), last))
+    encoding = _Encoding(rows, start.logits.expand(streams, -1), given)
+    _repeat(encoding.step, len(given) - 1, rows.can_be_captured, lambda: told(streams))
+    encoding.code()
+    told(streams)
+    last = len(tokens) - (len(given) - 1) * streams
+    return Coded(len(tokens), *encode(encoding.starts.cpu().numpy(), encoding.counts.cpu().numpy(), last))
+
+
+class _Encoding:
+    """Looks up what each given token (T, S) has of the frequencies: where it starts and how much, (T, S)."""
+
+    def __init__(self, rows: Rows, logits: Tensor, given: Tensor) -> None:
+        self.rows, self.logits, self.given = rows, logits, given
+        self.starts, self.counts = torch.zeros_like(given), torch.zeros_like(given)
+        self.at = torch.zeros(1, dtype=torch.int64, device=given.device)
+
+    def code(self) -> Tensor:
+        """Look up one token of every stream; they are returned, (S,)."""
+        table = frequencies(self.logits)
+        symbols = self.given.index_select(0, self.at)[0]
+        own = table.gather(1, symbols.unsqueeze(1))
+        start = table.cumsum(1).gather(1, symbols.unsqueeze(1)) - own
+        self.counts.index_copy_(0, self.at, own.t())
+        self.starts.index_copy_(0, self.at, start.t())
+        self.at += 1
+        return symbols
+
+    def step(self) -> None:
+        """Look up a token of every stream, and read it."""
+        self.logits = self.rows.read(self.code())
 
 
 @torch.inference_mode()
 def decode_streams(rows: Rows, start: Start, coded: Coded, told: Told) -> Tokens:
     """The tokens (N,) that `encode_streams` was given."""
-    streams, device = len(coded.states), start.logits.device
-    coder = StreamDecoder(coded.states, coded.words, device)
+    streams = len(coded.states)
     steps = -(-coded.tokens // streams)
-    out = torch.zeros(steps, streams, dtype=torch.int64, device=device)
     rows.load(start.state)
-    logits = start.logits.expand(streams, -1)
-    for step in range(steps):
-        active = streams if step + 1 < steps else coded.tokens - step * streams
-        out[step, :active] = coder.next(frequencies(logits), active)
-        if step + 1 < steps:
-            logits = rows.read(out[step])
-        told(streams)
-    return _from_streams(out.cpu().numpy(), coded.tokens)
+    decoding = _Decoding(rows, start.logits.expand(streams, -1), coded, steps)
+    _repeat(decoding.step, steps - 1, rows.can_be_captured, lambda: told(streams))
+    decoding.code(coded.tokens - (steps - 1) * streams)
+    told(streams)
+    return _from_streams(decoding.out.cpu().numpy(), coded.tokens)
+
+
+class _Decoding:
+    """Turns coded words back into tokens, which come to stand in `out` (T, S)."""
+
+    def __init__(self, rows: Rows, logits: Tensor, coded: Coded, steps: int) -> None:
+        self.rows, self.logits, self.streams = rows, logits, len(logits)
+        self.coder = StreamDecoder(coded.states, coded.words, logits.device)
+        self.out = torch.zeros(steps, self.streams, dtype=torch.int64, device=logits.device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=logits.device)
+
+    def code(self, active: int) -> Tensor:
+        """Decode a token of each of the first `active` streams; they are returned, (S,), 0 for the others."""
+        symbols = torch.zeros_like(self.out[0])
+        symbols[:active] = self.coder.next(frequencies(self.logits), active)
+        self.out.index_copy_(0, self.at, symbols.unsqueeze(0))
+        self.at += 1
+        return symbols
+
+    def step(self) -> None:
+        """Decode a token of every stream, and read it."""
+        self.logits = self.rows.read(self.code(self.streams))
+
+
+def _repeat(step: Callable[[], None], count: int, capture: bool, told: Callable[[], object]) -> None:
+    """Do a step `count` times; with `capture` it becomes a CUDA graph, which is replayed.
+
+    The first time it is done as it is, which compiles the kernels. Coding and decoding have as many steps,
+    so both do the same ones by the graph.
+    """
+    graph = None
+    for number in range(count):
+        if number == 1 and capture:
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                step()
+        if graph is None:
+            step()
+        else:
+            graph.replay()
+        told()
 
 
 def _lengths(count: int, streams: int) -> list[int]:

@@ -141,6 +141,12 @@ class GraphDecoder:
         self._repeat("read", self._run, 1)
         return self.logits
 
+    def launch(self, tokens: Tensor) -> Tensor:
+        """As `read`, kernel by kernel: for a caller who captures them in a graph of its own."""
+        self.set_next(tokens)
+        self._run()
+        return self.logits
+
     def read_and_sample(self, count: int) -> None:
         """`count` times, read the token that was set or sampled, and sample the next one."""
         self._repeat(("read and sample", self.sampler.filters), self._run_and_sample, count)
@@ -310,10 +316,12 @@ def _linear(
     outputs = out.shape[1]
     if rows >= MANY_ROWS:
         normed = x if norm is None else F.rms_norm(x, (inputs,), norm.weight, norm.eps)
-        product = torch.mm(normed, layer.weight[:outputs].t())
-        if squared_relu:
-            product = product.relu_().square_()
-        return out.copy_(product if add is None else product.add_(add))
+        weight = layer.weight[:outputs].t()
+        if add is None:
+            torch.mm(normed, weight, out=out)
+        else:
+            torch.addmm(add, normed, weight, out=out)
+        return out.relu_().square_() if squared_relu else out
     padded = triton.next_power_of_2(inputs)
     tile_rows = max(1, min(16, TILE // padded))
     kernels.linear_kernel[(triton.cdiv(outputs, tile_rows), rows)](
