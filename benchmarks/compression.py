@@ -6,7 +6,8 @@
 Without a checkpoint the `book` preset of the device is trained on DIR's texts for so many minutes; a second
 call uses the same run. Each file is compressed and restored in this process after a short text has warmed
 it up (kernels are compiled, the model is on the device), and then by the command in processes of its own.
-What comes back is compared with the file. Figures are lines of a markdown table, also added to OUT/compression.md.
+What comes back is compared with the file. Figures are lines of a markdown table, and added
+to OUT/compression.md.
 """
 
 from __future__ import annotations

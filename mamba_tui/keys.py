@@ -303,7 +303,8 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("escape", "cancel", "Cancel", "stop tokenizing; finished files are kept", 11),
         Key("greater_than_sign,full_stop", "turn(1)", "Next page", "next page of the text", 12),
         Key("less_than_sign,comma", "turn(-1)", "Previous page", "previous page of the text", 13),
-        Key("i", "sample", "Insert sample", "write the built-in sample text to an empty dataset folder", 14),
+        Key("s", "similar", "Find similar", "find the passages nearest to the words at the cursor", 14),
+        Key("i", "sample", "Insert sample", "write the built-in sample text to an empty dataset folder", 15),
     ),
     "text": (
         Key("left,h", "move(-1)", "Previous", "previous token"),

@@ -51,4 +51,4 @@ def make_pane(tab: str, own: Belongings, generator_command: list[str] | None = N
         return RunsPane(own.run_client, own.state, own.run_trash, id=tab)
     from mamba_tui.panes.data.pane import DataPane
 
-    return DataPane(own.document, read_only=own.run_client.read_only, id=tab)
+    return DataPane(own.document, own.run_client, id=tab)

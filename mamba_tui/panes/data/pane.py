@@ -15,13 +15,16 @@ from textual.widgets import Static
 from core.config.schema import RunConfig, flat
 from core.data.corpus import FileReport, Progress
 from core.data.corpus.figures import CorpusFigures
+from core.errors import UserError
 from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import data_wording, keys
 from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.panes.base import Pane, css_beside
 from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView
+from mamba_tui.panes.data.similar import Search, Searcher, SimilarDialog, passage_around
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import clip, visible
 from mamba_tui.widgets.token_view import TokenView
@@ -38,13 +41,14 @@ class DataPane(Pane):
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("data")
 
-    def __init__(self, document: Document, *, read_only: bool, id: str) -> None:
+    def __init__(self, document: Document, run_client: RunClient, *, id: str) -> None:
         super().__init__(id=id)
         self.document = document
-        self.read_only = read_only
+        self.run_client = run_client
         self.process = AsyncClient(
             self._handle, module_command("core.data.server"), "the process that prepares the text"
         )
+        self.searcher = Searcher()
         self.preparing = 0
         self.prepared_for: tuple[object, ...] = ()
         self.start = 0
@@ -89,6 +93,7 @@ class DataPane(Pane):
     async def close(self) -> None:
         """End the process."""
         await self.process.close()
+        await self.searcher.close()
 
     # -------------------------------------------------------------- actions
 
@@ -113,7 +118,7 @@ class DataPane(Pane):
 
     def action_sample(self) -> None:
         """Write the built-in sample text."""
-        if self.read_only:
+        if self.run_client.read_only:
             self.say("this console is read-only", problem=True)
             return
         self.work(self._sample(), "data-sample")
@@ -123,6 +128,22 @@ class DataPane(Pane):
 
         self.say(await off_thread(write_sample, self.config.data.dataset_dir))
         await self._prepare()
+
+    def action_similar(self) -> None:
+        """Find the passages nearest to the words around the cursor."""
+        passage = passage_around(self.text.tokens, self.text.cursor)
+        if not passage.strip():
+            self.say("there are no words here to look for; choose a file with text", problem=True)
+            return
+        self.work(self._similar(passage), "data-similar")
+
+    async def _similar(self, passage: str) -> None:
+        row = await self.run_client.default_checkpoint()
+        if row is None:
+            raise UserError("no run has saved a checkpoint yet; in Train, c saves one")
+        name = f"{row.run.name}, step {row.info.step:,}"
+        search = Search(passage, self.config.data.dataset_dir, str(row.info.path), name)
+        await self.ask(SimilarDialog(self.searcher, search))
 
     def action_turn(self, by: int) -> None:
         """Move to the next or previous part of the text."""
