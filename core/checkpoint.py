@@ -279,7 +279,6 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
     The checkpoint may lack its manifest (`has_manifest`); then its content wasn't compared with a hash.
     """
     path = Path(path)
-    check_kernels(device)
     payload = load(path, "cpu", unverified=True)
     model_config: ModelConfig = config_of(payload, path).model
     tokenizer = Tokenizer.from_dict(payload["tokenizer"], str(path))
@@ -289,6 +288,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
             f"{payload['vocab_size']:,}: they do not belong together"
         )
     check_fits(model_config, payload["vocab_size"], payload, path, judged_weights(payload))
+    check_kernels(device, model_config.attention_type)
     model = GPT(model_config, payload["vocab_size"])
     load_weights(model, payload, path, judged_weights(payload))
     return model.to(device).eval(), tokenizer, payload

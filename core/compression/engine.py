@@ -39,8 +39,8 @@ class Engine:
         """
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
-        check_all_kernels(device)
         model, tokenizer, _ = load_model(checkpoint, device)
+        check_all_kernels(device, model.config.attention_type)
         return Engine(model, tokenizer)
 
     def encode(self, data: bytes, streams: int, progressed: Progressed) -> Segment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 
@@ -11,7 +12,7 @@ from core.config.schema import build
 from core.model import GPT
 from core.ops.dispatch import DECODING
 from core.ops.self_check import check_kernels
-from core.ops.self_check_cases import CASES, WrongResultError, agree
+from core.ops.self_check_cases import WrongResultError, agree
 
 SHAPE = {
     "n_layer": 3,
@@ -23,9 +24,9 @@ SHAPE = {
 VOCABULARY, EOT = 300, 299
 
 
-def check_all_kernels(device: torch.device | str) -> list[str]:
+def check_all_kernels(device: torch.device | str, mixers: Iterable[str]) -> list[str]:
     """`check_kernels` for those of operations and those of decoding."""
-    return check_kernels(device, CASES | {DECODING: check_decoding})
+    return check_kernels(device, mixers, {DECODING: check_decoding})
 
 
 def check_decoding(device: torch.device) -> None:

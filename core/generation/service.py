@@ -76,8 +76,8 @@ class GeneratorService:
         if old := self._slots.pop(slot, None):  # the new one may need its memory
             self._records = {id: record for id, record in self._records.items() if record.slot is not old}
             del old
-        warnings = check_all_kernels(device)
         model, tokenizer, payload = self._load(path, device)
+        warnings = check_all_kernels(device, model.config.attention_type)
         model.eval()
         self._slots[slot] = Slot(model, tokenizer, Decoder(model, tokenizer.eot))
         request.reply(

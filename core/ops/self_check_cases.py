@@ -5,7 +5,7 @@ Sizes are odd, so that tiles are cut, and documents begin inside. Adding an oper
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -225,7 +225,8 @@ def _attention_mixer(device: torch.device) -> None:
 
     def mix(qkv: Tensor) -> Any:
         keys, values = cache.to(qkv.dtype)
-        return attention_mixer(qkv, (keys, values), _positions(device, reset), 2, rotary=True)
+        mixed, keys, values = attention_mixer(qkv, (keys, values), _positions(device, reset), 2, rotary=True)
+        return mixed, keys.detach(), values.detach()  # no gradient comes back from the next chunk
 
     compare(mix, {"qkv": random.normal(B, T, 3 * 48)}, {}, device, BFLOAT16)
 
@@ -317,3 +318,16 @@ CASES: dict[str, Case] = {
     "conditional_copy": _conditional_copy,
 }
 """By the names that `takes_triton` is asked with."""
+
+OF_EVERY_MODEL = ("feed_forward", "linear_cross_entropy", "adamw", "conditional_copy")
+OF_A_MIXER = {
+    "standard": ("rotary", "window_attention", "attention_mixer"),
+    "mamba": ("mamba_mixer",),
+    "mamba2": ("causal_conv", "ssd_scan"),
+}
+
+
+def cases_for(mixers: Iterable[str]) -> dict[str, Case]:
+    """The cases that a model of these kinds of layers needs; compiling the others would take a minute."""
+    names = [*OF_EVERY_MODEL, *(name for mixer in sorted(set(mixers)) for name in OF_A_MIXER[mixer])]
+    return {name: CASES[name] for name in names}

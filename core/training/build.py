@@ -119,7 +119,6 @@ def build_parts(
     """
     device = open_device(config, ranks)
     torch.manual_seed(config.training.seed)
-    left_out = check_all_kernels(device)  # before anything is compiled or captured
     payload, changes = None, {}
     if resumed_from is not None:
         progress(f"reading {resumed_from.path.name}", None)
@@ -136,6 +135,7 @@ def build_parts(
     progress("building the model", None)
     if payload is not None and resumed_from is not None:
         check_fits(config.model, tokenizer.vocab_size, payload, resumed_from.path)
+    left_out = check_all_kernels(device, config.model.attention_type)  # before anything is captured
     model = GPT(config.model, tokenizer.vocab_size)
     model.activation_checkpointing = config.hardware.activation_checkpointing
     if payload is not None and resumed_from is not None:

@@ -94,7 +94,7 @@ def test_loading_says_what_was_loaded():
     parameters = sum(parameter.numel() for parameter in MODELS["one.pt"].parameters())
     assert loaded == {
         "event": "loaded", "id": 1, "name": "run/one.pt", "parameters": parameters, "step": 40,
-        "device": "cpu", "vocab_size": 257, "slot": 0, "verified": False,
+        "device": "cpu", "vocab_size": 257, "slot": 0, "verified": False, "warnings": [],
     }  # fmt: skip
 
 

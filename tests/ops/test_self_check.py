@@ -12,10 +12,11 @@ import torch
 from tests.ops.kernels import DEVICE, needs_cuda
 
 from core.generation.self_check import check_decoding  # isort: skip
+from core.model import MIXERS  # isort: skip
 from core.ops import dispatch, positions, self_check  # isort: skip
 from core.ops.triton import decode_kernels  # isort: skip
 from core.ops.self_check import check, check_kernels  # isort: skip
-from core.ops.self_check_cases import CASES, WrongResultError, compare  # isort: skip
+from core.ops.self_check_cases import CASES, WrongResultError, cases_for, compare  # isort: skip
 
 CPU = torch.device("cpu")
 
@@ -94,10 +95,43 @@ def test_a_record_that_cannot_be_kept_costs_only_time(tmp_path):
 
 def test_nothing_is_checked_on_a_cpu_or_interpreted(monkeypatch):
     case = Counted()
-    assert check_kernels("cpu", {"rotary": case}) == []
+    assert check_kernels("cpu", ["mamba"], {"decoding": case}) == []
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert check_kernels("cuda", {"rotary": case}) == []
+    assert check_kernels("cuda", ["mamba"], {"decoding": case}) == []
     assert case.asked == 0
+
+
+def test_the_parts_of_what_is_wrong_are_checked_too(monkeypatch, tmp_path):
+    """A model asks for the whole alone; where that is left out, its parts are used."""
+    parts = {"causal_conv": Counted(), "selective_scan": Counted(WRONG)}
+    for name, case in parts.items():
+        monkeypatch.setitem(CASES, name, case)
+    whole = {"mamba_mixer": Counted(WRONG)}
+    said = check(CPU, whole, tmp_path / "kernels.json")
+    assert [sentence.split()[3] for sentence in said] == ["mamba_mixer", "selective_scan"]
+    assert dispatch._left_out == ("mamba_mixer", "selective_scan")
+    check(CPU, whole, tmp_path / "kernels.json")
+    assert [case.asked for case in parts.values()] == [1, 1]
+
+
+def test_only_gpus_that_were_not_tried_are_checked(monkeypatch, tmp_path):
+    monkeypatch.setattr(self_check, "HAS_TRITON", True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(self_check, "record_of", lambda device: tmp_path / "kernels.json")
+    monkeypatch.setattr(self_check, "cases_for", lambda mixers: {})
+    case = Counted(WRONG)
+    monkeypatch.setattr(self_check, "_kind", lambda device: next(iter(self_check.TRIED)))
+    assert check_kernels("cuda", ["mamba"], {"decoding": case}) == []
+    monkeypatch.setattr(self_check, "_kind", lambda device: ("sm120", "3.6"))
+    monkeypatch.setattr(self_check, "_problem", lambda case, device: "result 1 differs by 9%")
+    assert len(check_kernels("cuda", ["mamba"], {"decoding": case})) == 1
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_every_kind_of_layer_has_its_cases(kind):
+    names = set(cases_for([kind]))
+    assert names <= set(CASES)
+    assert names - set(cases_for([]))
 
 
 def test_what_is_left_out_takes_its_plain_path(monkeypatch, tmp_path):
