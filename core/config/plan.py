@@ -21,7 +21,7 @@ from core.config.speed import Speeds
 # the first rule went through three points: about 8 without, 25 with 0.3.
 PASSES_WITHOUT_DROPOUT = 8
 PASSES_PER_DROPOUT = 57
-LARGER_TEXT = -0.15
+LARGER_TEXT = -0.2
 """Exponent of the text's size in MB: larger texts need fewer passes."""
 CPU_TOKENS = 6_000_000
 """The tokens that a CPU reads in 25 minutes at 4,000 tokens per second: its longest run without a time

@@ -15,7 +15,7 @@ def test_passes_grow_with_dropout_and_shrink_with_the_text():
     plain, strong = build({}), build({"mixer_dropout": 0.3})
     assert useful_passes(plain, 1_000_000) == pytest.approx(8)
     assert useful_passes(strong, 1_000_000) == pytest.approx(25.1)
-    assert 0.6 < useful_passes(strong, 10_000_000) / useful_passes(strong, 1_000_000) < 0.8
+    assert 0.55 < useful_passes(strong, 10_000_000) / useful_passes(strong, 1_000_000) < 0.8
     assert useful_passes(plain, 1) == useful_passes(plain, 100_000)
 
 
