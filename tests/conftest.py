@@ -1,4 +1,4 @@
-"""The same suite on every machine: no limits of time, no settings of the user's terminal, no hoping."""
+"""The same test suite on every machine: no time limits, no settings from the user's terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes, and how long drawing it takes, say something of the machine and not of us.
+# How long an example takes, and how long generating it takes, depends on the machine and not on us.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-# What a terminal, a user or a build machine may have set, and what output would follow.
+# Settings that a terminal, a user or a build machine may have, and that would change output.
 for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
 for name in [name for name in os.environ if name.startswith(("TEXTUAL", "MAMBA_TUI_EVENT"))]:
@@ -39,10 +39,10 @@ ROUNDS = 50
 
 @pytest.fixture(autouse=True)
 def handled_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a key and a pause of the pilot end when everything they led to has been handled.
+    """Let a key and a pause of the pilot return only when everything that they caused has been handled.
 
-    By itself the pilot waits until the process uses little of the processor, which is also true of one
-    that gets no turn: the next key could come before the dialog that it is meant for.
+    By default the pilot waits until the process uses little processor time, which is also true of a process
+    that gets no time: the next key could arrive before the dialog it is meant for.
     """
     module = sys.modules.get("textual.pilot")
     if module is None:
@@ -63,7 +63,10 @@ def handled_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def handled(pilot: Any) -> None:
-    """Until no widget on screen has a message left. Timers may go on for ever: it ends all the same."""
+    """Wait until no widget on screen has a message left.
+
+    Timers may run forever; this returns all the same.
+    """
     quiet = 0  # twice in a row: a widget without messages may be at work on its last one
     for _ in range(ROUNDS):
         if not await pilot._wait_for_screen(PATIENCE):

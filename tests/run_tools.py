@@ -1,4 +1,4 @@
-"""What the tests of runs share: a small text, a tiny model, a trainer in this process, and patience."""
+"""Helpers for tests of runs: a small text, a tiny model, a trainer in this process, and waiting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERY_STEP = {EVENT_SECONDS_VARIABLE: "0"}
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> object:
-    """Until `condition` is true; its value. Fails in words when it never is."""
+    """Wait until `condition` is true. Returns its value; fails with a message if it never is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
@@ -42,18 +42,18 @@ class Holds:
         }
 
     def wait(self, run: Run, number: int = 0) -> None:
-        """Until the trainer is held at its nth place."""
+        """Wait until the trainer is held at its nth place."""
         held = self.folder / f"held-{number}"
         wait_for(lambda: held.exists() or ended(run), f"the trainer to be held for the {number + 1}. time")
         assert held.exists(), f"the run ended instead: {run.log_path.read_text()}"
 
     def let_go(self, number: int = 0) -> None:
-        """Let the trainer go on from its nth place."""
+        """Let the trainer continue from its nth place."""
         (self.folder / f"go-{number}").touch()
 
 
 def write_text(folder: Path, files: int = 3, words: int = 1500) -> Path:
-    """A dataset of a few files whose text can be learned a little."""
+    """A dataset of a few files with a text that can be learned a little."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
         text = " ".join(f"word{(i * i + number) % 17} and" for i in range(words))
@@ -62,7 +62,7 @@ def write_text(folder: Path, files: int = 3, words: int = 1500) -> Path:
 
 
 def tiny(dataset: Path, **changes: object) -> RunConfig:
-    """A model that trains a step in a few milliseconds on a CPU."""
+    """A model that takes a few milliseconds per training step on a CPU."""
     values: dict[str, object] = {
         "n_embd": [16, 12],
         "n_head": 2,

@@ -1,4 +1,4 @@
-"""Crafted dataset folders, opened by the real command; a home folder beside them is compared byte for byte.
+"""Crafted dataset folders, opened with the real command; a home folder beside them is compared byte for byte.
 
 Add a line to ATTACKS: a name, and what makes the folder hostile.
 """

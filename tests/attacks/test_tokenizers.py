@@ -1,4 +1,4 @@
-"""Crafted tokenizers: each is one sentence.
+"""Crafted tokenizers: each is refused with one sentence.
 
 Add a line to ATTACKS: a name, what differs, words of the sentence.
 """

@@ -1,8 +1,8 @@
-"""Awkward inputs, a line each: what is typed, the exit code, and words of the one sentence that answers.
+"""Awkward inputs, one per line: the command, the exit code, and words of the one-sentence answer.
 
 Add a line to `TYPED` for a command line (run in this process), to `FILES` for a configuration file, to
-`STREAMS` for a real process whose standard streams are odd. `Home` below checks for every line that
-no file changed and that no traceback was shown.
+`STREAMS` for a real process with odd standard streams. `Home` below checks for every line that no file
+changed and that no traceback was shown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DIGITS = "9" * 5000
 
 # (command line, exit code, words that the answer holds)
 TYPED = [
-    # Devices and folders that are not there: known before anything starts.
+    # Devices and folders that don't exist: noticed before anything starts.
     ("train --device mps", 2, ["mps", "this machine does not have"]),
     ("train --set device=mps", 2, ["mps", "this machine does not have"]),
     ("train --device cuda:1234567", 2, ["cuda:1234567", "accepted"]),
@@ -58,7 +58,7 @@ TYPED = [
     ("train --config a\0b.json", 2, ["NUL"]),
     (f"train --config {LONG}.json", 2, ["cannot be read", "File name too long"]),
     ('train --set dataset_dir="a\\u0000b"', 2, ["dataset_dir", "NUL"]),
-    # Numbers that arithmetic cannot hold.
+    # Numbers that can't be represented.
     ("train --max-iters 1e3", 2, ["--max-iters is", "whole number"]),
     ("train --max-iters ١٢", 2, ["--max-iters is", "whole number"]),
     ("train --max-iters 1000000000000", 2, ["max_iters", "1,000,000,000"]),
@@ -79,7 +79,7 @@ TYPED = [
     ("bench --seconds 1e309", 2, ["--seconds is", "a number"]),
     ("bench --seconds 0", 2, ["--seconds is 0"]),
     ("logs ghost --lines 99999999999999999999", 2, ["--lines is", "18 digits"]),
-    # What is mistyped.
+    # Typos.
     ("trian", 2, ["trian", "did you mean train?"]),
     ("train --datset x", 2, ["--datset", "did you mean --dataset?"]),
     ("train --set learning_rat=1", 2, ["learning_rat", '"learning_rate"']),
@@ -139,7 +139,7 @@ STREAMS = [
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with things of the user's, which must be the same afterwards."""
+    """A folder with a user's files, which must be unchanged afterwards."""
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("The old man walked home and the rain fell.\n" * 200)
     (tmp_path / "a.txt").write_text("precious")
@@ -153,7 +153,7 @@ def home(tmp_path, monkeypatch):
 
 
 def contents(folder):
-    """Every file below a folder, with what is in it."""
+    """Every file below a folder, with its content."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -161,7 +161,7 @@ def contents(folder):
 
 
 def call(arguments, capsys):
-    """(exit code, everything that was said) of a command run in this process."""
+    """(exit code, everything printed) by a command run in this process."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:

@@ -1,6 +1,6 @@
-"""Made-up command lines, files and folders through the command line itself; see benchmarks/fuzz.py.
+"""Generated command lines, files and folders for the command line itself; see benchmarks/fuzz.py.
 
-`python -m benchmarks.fuzz --cases 100000 --workers 16` makes many; here are enough to notice a slip.
+`python -m benchmarks.fuzz --cases 100000 --workers 16` runs many; these are enough to notice a mistake.
 """
 
 from __future__ import annotations

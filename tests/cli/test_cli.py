@@ -1,4 +1,4 @@
-"""The command line: what it accepts, and one clear sentence for what it does not."""
+"""The command line: what it accepts, and one clear sentence for everything else."""
 
 import json
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """A shelf with the usual oddities, and an empty working folder."""
+    """A folder of texts with the usual oddities, and an empty working folder."""
     monkeypatch.chdir(tmp_path)
     folder = shelf(tmp_path / "texts")
     (folder / "empty.txt").write_text("")
@@ -36,7 +36,7 @@ def data(*arguments, folder="texts", kind="byte"):
 
 
 def terminal(monkeypatch, width=80):
-    """Make stdout a terminal of that width; what was printed is in the returned file."""
+    """Make stdout a terminal of this width; the returned file has the output."""
     output = io.StringIO()
     monkeypatch.setattr(
         data_command,

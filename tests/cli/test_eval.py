@@ -1,4 +1,4 @@
-"""`mamba-tui eval` as a user meets it."""
+"""`mamba-tui eval` as users see it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = build({"n_embd": [8], "n_head": 1, "attention_type": "mamba", "block_si
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run whose best checkpoint finds every token as probable as any other."""
+    """A run whose best checkpoint gives every token the same probability."""
     folder = tmp_path_factory.mktemp("eval")
     run = folder / "checkpoints" / "harbor"
     run.mkdir(parents=True)

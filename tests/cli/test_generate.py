@@ -1,4 +1,4 @@
-"""`mamba-tui generate` as a user meets it: in a pipe, on a terminal, with streams as they come."""
+"""`mamba-tui generate` as users see it: in a pipe, on a terminal, with odd streams."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GREEDY = ["--temperature", "0", "--max-new-tokens", "3"]
 
 
 def constant_model(token):
-    """A model that always predicts one token: every embedding points the same way, that one the farthest."""
+    """A model that always predicts one token: all embeddings point the same way, its own the farthest."""
     model = GPT(CONFIG.model, TOKENIZER.vocab_size)
     with torch.no_grad():
         for weight in {model.embedding.weight, model.head.weight}:
@@ -40,7 +40,7 @@ def constant_model(token):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run whose best checkpoint writes tabs, and whose newest ends every document at once."""
+    """A run whose best checkpoint writes tabs, and whose newest one ends every document at once."""
     folder = tmp_path_factory.mktemp("generate")
     run = folder / "checkpoints" / "harbor"
     run.mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_a_checkpoint_carried_alone_is_loaded_with_a_warning(folder, tmp_path):
 
 
 class Terminal:
-    """The command on a pseudo-terminal, typed at."""
+    """The command on a pseudo-terminal, with typing."""
 
     def __init__(self, folder, *arguments):
         self.master, slave = pty.openpty()

@@ -1,4 +1,4 @@
-"""The help names every command under a heading, and its examples are commands that can be typed."""
+"""The help lists every command under a heading, and its examples are valid commands."""
 
 from __future__ import annotations
 

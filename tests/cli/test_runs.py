@@ -1,4 +1,4 @@
-"""`runs --json` and `logs`, as a script and a person meet them."""
+"""`runs --json` and `logs`, as scripts and people see them."""
 
 from __future__ import annotations
 

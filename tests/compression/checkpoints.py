@@ -18,7 +18,7 @@ SHAPE = {
 
 
 def model_of(tokenizer: Tokenizer, seed: int = 0, **changes: object) -> GPT:
-    """A model with weights that do something."""
+    """A model with random weights."""
     torch.manual_seed(seed)
     model = GPT(build(SHAPE | changes).model, tokenizer.vocab_size).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -28,7 +28,7 @@ def model_of(tokenizer: Tokenizer, seed: int = 0, **changes: object) -> GPT:
 
 
 def learn(model: GPT, tokenizer: Tokenizer, text: str) -> None:
-    """Learn a text a little, so that it can be made smaller."""
+    """Learn a text a little, so that it can be compressed."""
     tokens = torch.from_numpy(tokenizer.encode(text * 2).astype("int64"))[None]
     parameters = [parameter.requires_grad_() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)

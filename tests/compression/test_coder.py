@@ -1,4 +1,4 @@
-"""The coder: whole numbers from any logits, and every symbol back at the cost of its probability."""
+"""The coder: integers from any logits, and every symbol restored at the cost of its probability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files made small and restored: exactly, on any number of processes, or refused in one sentence."""
+"""Files compressed and restored: exactly, with any number of processes, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def threads():
 
 @pytest.fixture
 def small_cuts(monkeypatch):
-    """Files of a few hundred bytes are cut as large ones are."""
+    """Cut files of a few hundred bytes the way large ones are."""
     monkeypatch.setattr(module, "plan", lambda size, **_: Plan(100, 3))
     monkeypatch.setattr(module, "CUT_WITHIN", 8)
 
@@ -143,7 +143,7 @@ def test_another_arithmetic_is_refused_before_anything_is_decompressed(tmp_path,
 
 
 def test_arithmetic_that_differs_only_later_never_gives_wrong_bytes(tmp_path, checkpoint, monkeypatch):
-    """As if the probe had agreed: the text's own checksum still does not."""
+    """As if the trial had agreed: the text's own checksum still doesn't."""
     from core.compression import streams
 
     small = round_trip(tmp_path, checkpoint, (TEXT * 3).encode(), workers=1)

@@ -1,4 +1,4 @@
-"""Texts read side by side, one token at a time, against the model itself."""
+"""Texts read in parallel, one token at a time, compared with the model itself."""
 
 from __future__ import annotations
 

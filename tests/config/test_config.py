@@ -1,4 +1,4 @@
-"""Values: what is accepted, and that every problem is found at once."""
+"""Values: what is accepted, and that all problems are reported at once."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Configuration on disk: every layout, every way to break one, and writing that loses nothing."""
+"""Configuration files: every layout, every way to break one, and writing without loss."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Arithmetic against the built model."""
+"""Estimates compared with the built model."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The plan of a run: bounded, growing with the text, within a time budget, nothing set by hand changed."""
+"""The plan of a run: bounded, growing with the text, within a time budget, never changing what is set."""
 
 from __future__ import annotations
 

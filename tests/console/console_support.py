@@ -113,7 +113,7 @@ def end_run(run: Run, reason: str = "stopped", step: int = 400) -> None:
 
 
 class FakeTrainer:
-    """Holds a run's lock and answers commands as a trainer does, without training."""
+    """Holds a run's lock and answers commands like a trainer, without training."""
 
     def __init__(self, run: Run) -> None:
         from core.runs import CommandInbox
@@ -155,7 +155,7 @@ class FakeTrainer:
                 return
 
     async def serve(self) -> None:
-        """Answer until cancelled."""
+        """Answer until canceled."""
         while True:
             self.answer()
             await asyncio.sleep(0.01)
@@ -175,7 +175,7 @@ async def serving(trainer: FakeTrainer) -> AsyncIterator[FakeTrainer]:
 async def console(
     root: Path, size: tuple[int, int] = SMALL, **options: Any
 ) -> AsyncIterator[tuple[MambaTUI, Pilot[int]]]:
-    """The application, headless, with the generator that knows no torch."""
+    """The application, headless, with a generator that doesn't need torch."""
     options.setdefault("config", configuration(dataset_dir=str(root / "texts")))
     state_path = options.pop("state_path", None)
     app = MambaTUI(LaunchOptions(checkpoints=root, **options), state_path=state_path)
@@ -186,7 +186,7 @@ async def console(
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for a condition, never for a time."""
+    """Wait for a condition, never for a fixed time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not condition():
@@ -206,7 +206,7 @@ def rows(app: Any) -> list[str]:
 
 
 def screen(app: Any) -> str:
-    """What is on screen, as text; then what the status line has said, a line each."""
+    """The screen's text; then the status line's messages, one per line."""
     notices = [f"notice: {text}" for text, _ in app.status_line.said]
     return "\n".join([*rows(app), *notices])
 

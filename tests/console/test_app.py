@@ -1,4 +1,4 @@
-"""The shell of the console: tabs, help, themes, leaving, reading only, and what it must never import."""
+"""The shell of the console: tabs, help, themes, leaving, read-only mode, and what must never be imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The edited configuration: every operation on layers, problems, and undo that always finds its way back."""
+"""The edited configuration: every operation on layers, problems, and undo that always restores."""
 
 import copy
 

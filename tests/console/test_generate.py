@@ -1,4 +1,4 @@
-"""Generate, by keyboard, against a generator process that needs no torch."""
+"""Generate, by keyboard, with a generator process that needs no torch."""
 
 import pytest
 

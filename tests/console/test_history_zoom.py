@@ -1,4 +1,4 @@
-"""A part of a long run in full: read again from the file, whatever happened to its trainers."""
+"""A part of a long run in full resolution: read again from the file, whatever happened to its trainers."""
 
 import json
 import math

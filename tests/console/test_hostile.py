@@ -32,7 +32,7 @@ HOSTILE = f"{MARKUP} {ESCAPES} {WIDE}"
 
 
 def check_screen(app):
-    """What the terminal would be sent: no control characters but those Textual makes itself."""
+    """What would be sent to the terminal: no control characters except Textual's own."""
     for strip in app.screen._compositor.render_strips():
         for segment in strip:
             if segment.control:

@@ -1,4 +1,4 @@
-"""What a console keeps for the next one: tab, view, chosen chart, and the part of a run that is shown."""
+"""What a console remembers for the next one: tab, view, selected chart, and the visible part of a run."""
 
 import json
 

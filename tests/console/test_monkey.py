@@ -1,4 +1,4 @@
-"""A monkey at the console while a run trains: it ends without a crash, and the run is unharmed."""
+"""Random keys in the console while a run trains: it doesn't crash, and the run is unharmed."""
 
 import random
 
@@ -13,7 +13,7 @@ KEYS = sorted(
     {name for table in TABLE.values() for key in table for name in key.keys.split(",")}
     | {"enter", "escape", "tab", "shift+tab", "up", "down", "left", "right", "1", "2", "9", "z", "backspace"}
 )
-# Leaving ends the test, and pictures litter the folder.
+# These keys end the test, or litter the folder with pictures.
 SPARED = {"ctrl+q", "f12"}
 SIZES = [(80, 24), (120, 40), (40, 12), (20, 6), (200, 50), (7, 3)]
 

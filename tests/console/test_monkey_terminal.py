@@ -1,4 +1,4 @@
-"""A monkey at a real terminal, with the real console and a real trainer, faster than anybody types."""
+"""Random keys in a real terminal, with the real console and a real trainer, faster than anybody types."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ sys.exit(main(LaunchOptions(checkpoints=run.path.parent, attach=run.name, config
 
 
 class Terminal:
-    """A console in a terminal of its own, whose output is read and thrown away but for its end."""
+    """A console in its own terminal; only the end of its output is kept."""
 
     def __init__(self, folder, run: Run) -> None:
         self.pid, self.fd = pty.fork()
@@ -123,7 +123,7 @@ def monkey(folder, run: Run) -> None:
         terminal.resize((80, 24))
 
         def left() -> bool:
-            """Out of whatever is open, as a user gets out; Enter leaves a run that trains alone."""
+            """Leave whatever is open, as a user would; Enter keeps a training run going."""
             for key in (ESCAPE, CTRL_Q, ENTER):
                 if terminal.over():
                     return True
@@ -146,7 +146,7 @@ def monkey(folder, run: Run) -> None:
 
 
 def unharmed(run: Run, follower: Follower) -> None:
-    """The trainer did nothing but what it was told; its history has no gap and its checkpoints are whole."""
+    """The trainer did only what it was told; its history has no gap and its checkpoints are intact."""
     follower.poll()
     if follower.history.end is None:
         assert is_alive(run)

@@ -1,4 +1,4 @@
-"""What the console remembers of a run: bounded, honest about spikes and gaps, right after a resume."""
+"""What the console remembers of a run: bounded, with spikes and gaps intact, right after a resume."""
 
 import json
 import math

@@ -1,7 +1,7 @@
-"""Every tab at two sizes, dark and light, with a run made of files and a clock that stands still.
+"""Every tab at two sizes, dark and light, with a run made of files and a frozen clock.
 
-A snapshot is the text of the screen; below it, in the same places, a letter for the style of each cell, and
-what the letters mean. After a change that is meant:
+A snapshot is the text of the screen; below it, in the same positions, a letter for the style of each cell,
+and the meaning of the letters. After an intended change:
 MAMBA_TUI_UPDATE_SNAPSHOTS=1 python -m pytest tests/console/test_snapshots.py, then look at the difference.
 """
 
@@ -100,7 +100,7 @@ def picture(app):
 
 
 async def compare(name, app, pilot):
-    """The screen becomes the picture that is kept."""
+    """Compare the screen with the stored snapshot."""
     path = FOLDER / f"{name}.txt"
     if UPDATE:
         FOLDER.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Terminals that are not UTF-8."""
+"""Terminals that aren't UTF-8."""
 
 import codecs
 import os

@@ -1,4 +1,4 @@
-"""Train, by keyboard: what is shown of a run, steering it, charts, samples, log, the list of runs."""
+"""Train, by keyboard: what is shown of a run, controlling it, charts, samples, log, the list of runs."""
 
 import math
 

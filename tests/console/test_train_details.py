@@ -1,4 +1,4 @@
-"""What a run reads and what it was told, and the names above a chart with many runs behind it."""
+"""What a run reads, its settings, and the names above a chart with many runs behind it."""
 
 from rich.style import Style
 

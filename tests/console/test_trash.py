@@ -1,4 +1,4 @@
-"""Deleted checkpoints: brought back, really deleted, and those that a killed console left behind."""
+"""Deleted checkpoints: undeleted, permanently deleted, and those that a killed console left behind."""
 
 import os
 import signal

@@ -294,7 +294,7 @@ def test_the_dataset_folder_is_never_written(tmp_path, monkeypatch, mode):
 
 
 def test_what_lies_beside_the_texts_is_ignored(tmp_path):
-    """A cache that came with the texts, as versions before kept it, counts for nothing."""
+    """A cache that came with the texts, as earlier versions made, is ignored."""
     folder = shelf(tmp_path / "texts")
     sides = splits(prepare(config(folder), 1))
     planted = folder / ".mamba-tui-cache"
@@ -342,7 +342,9 @@ def test_a_cache_of_somebody_else_is_not_used(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [7, 60_000])
 def test_ids_that_were_changed_are_prepared_again(tmp_path, value):
-    """In the vocabulary or out of it: a model never learns from what only looks like the text."""
+    """With ids in or out of the vocabulary: a model never learns from something that only looks like the
+    text.
+    """
     first = prepare(config(shelf(tmp_path)), 1)
     expected = first.train.read(0, len(first.train)).copy()
     (tokens,) = first.cache.glob("tokens-*/tokens-*.bin")

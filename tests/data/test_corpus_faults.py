@@ -46,7 +46,7 @@ print("encoded", corpus.encoded_files, len(corpus.train), flush=True)
 
 
 def start(folder, hold_at=0):
-    """A process that prepares; when so many texts are encoded it waits for a line of input."""
+    """A process that prepares text; once this many texts are encoded, it waits for a line of input."""
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder), str(hold_at)],
         stdin=subprocess.PIPE,
@@ -58,7 +58,7 @@ def start(folder, hold_at=0):
 
 
 def until_said(child, word):
-    """What a process says up to the first line with a word in it."""
+    """The output of a process up to the first line that contains a word."""
     lines = []
     for line in child.stdout:
         lines.append(line)
@@ -141,7 +141,7 @@ def test_cancelling_while_a_long_file_is_read_takes_effect_at_once(tmp_path, mon
     see = _Watch.see
 
     def see_and_wait(watch, block):
-        """The first block is read; the next one only when all is meant to have ended."""
+        """The first block is read; the next one only when everything should have ended."""
         see(watch, block)
         blocks.append(len(block))
         assert watch._stop.wait(120)
@@ -170,7 +170,7 @@ def test_learning_can_be_cancelled(tmp_path, monkeypatch, apart):
 
 
 def test_learning_ends_at_once_when_the_one_who_waits_gives_up(monkeypatch):
-    """Even while the library works, which listens to nobody: here a learner that never comes to an end."""
+    """Even while the library works, which can't be interrupted: here, a learner that never ends."""
     endless = (
         "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "sys.stdin.buffer.read(); signal.pause()"
@@ -228,7 +228,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path, every_fi
     written = []
 
     class FullDisk:
-        """A file on a disk that fills up in the middle of the sixth text."""
+        """A file on a disk that becomes full in the middle of the sixth text."""
 
         def __init__(self, file):
             self.file = file
@@ -310,7 +310,7 @@ def test_a_damaged_cache_is_mended(tmp_path, damage):
 
 
 def test_ids_that_were_lost_never_stand_for_another_text(tmp_path):
-    """The line of a lost text must not come to life when others have filled its place in the file."""
+    """The line of a lost text must not become valid when others have filled its place in the file."""
     shelf(tmp_path, count=8)
     first = prepare(config(tmp_path), 1)
     (store,) = first.cache.glob("tokens-*")
@@ -369,8 +369,9 @@ def test_the_lock_is_the_systems_and_waits(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_line(tmp_path):
-    """A single line many times the size of everything that is held at once (the 2 GB one is in
-    benchmarks/corpus.py). What is held grows with the cores at work, so their number is given."""
+    """A single line many times as long as everything in memory at once (the 2 GB one is in
+    benchmarks/corpus.py). Memory grows with the number of cores, so that is fixed.
+    """
     (tmp_path / "line.txt").write_text("lorem ipsum dolor sit amet " * 3_000_000)
     code = (
         "import resource, sys\n"
@@ -392,7 +393,7 @@ def test_memory_does_not_grow_with_the_length_of_a_line(tmp_path):
 
 
 def test_ten_thousand_files_are_opened_without_reading_them(tmp_path, monkeypatch):
-    """Scaled down: what counts is that no file is opened (the time is in benchmarks/corpus.py)."""
+    """Scaled down: the point is that no file is opened (benchmarks/corpus.py measures the time)."""
     for number in range(1000):
         folder = tmp_path / f"{number % 10}"
         folder.mkdir(exist_ok=True)

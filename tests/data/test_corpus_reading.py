@@ -121,7 +121,7 @@ def test_a_file_half_in_another_encoding_is_read_in_both(tmp_path, small_blocks,
 
 @pytest.mark.parametrize("block", [5, 6, 7, 8, 9, 10, 1000])
 def test_halves_of_a_character_are_joined(tmp_path, monkeypatch, block):
-    """Emoji as programs write them that think in UTF-16: two surrogates of three bytes each."""
+    """Emoji as written by programs that use UTF-16 internally: two surrogates of three bytes each."""
     monkeypatch.setattr(reading, "BLOCK", block)
     path = tmp_path / "a.txt"
     text = "Größe, Mühe und Füße\n so 😀 and 𝄞\n" * 5
@@ -164,7 +164,7 @@ def test_binary_names_the_setting(tmp_path):
 
 
 def test_the_guess_is_made_from_what_is_not_ascii(tmp_path):
-    """A few Russian lines in a long English file are Russian all the same."""
+    """A few Russian lines in a long English file are still Russian."""
     path = tmp_path / "a.txt"
     text = ("An English sentence that says nothing much.\n" * 400 + RUSSIAN.split("\n")[0] + "\n") * 12
     path.write_bytes(text.encode("cp1251"))
@@ -192,7 +192,7 @@ def test_a_declared_encoding_is_used_for_what_is_not_utf8(tmp_path):
 
 
 def test_a_declared_utf16_is_believed_without_a_mark(tmp_path):
-    """Chinese in UTF-16 has neither zeros nor few control bytes: only a declaration tells."""
+    """Chinese in UTF-16 has neither zeros nor few control bytes: only a declaration helps."""
     path = tmp_path / "a.txt"
     text = "".join(chr(0x4E00 + 256 * (n % 60) + n % 31) for n in range(2000))
     path.write_bytes(text.encode("utf-16-le"))

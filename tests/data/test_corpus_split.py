@@ -55,7 +55,7 @@ def test_the_order_of_the_files_does_not_matter(documents, seed, fraction, rando
 
 @given(shelves(), seeds, fractions, st.data())
 def test_books_that_arrive_later_move_no_book(documents, seed, fraction, data):
-    """However the books arrive: what was decided stays, under its name and under any other."""
+    """In whatever order books arrive: decisions stay, under their name and any other."""
     known = {}
     shelf = []
     while len(shelf) < len(documents):
@@ -127,7 +127,7 @@ def test_seeds_choose_differently():
 
 
 def rearranged(folder):
-    """A corpus, and books and cache afterwards such that another choice would be made by itself."""
+    """A corpus, and books and cache afterwards for which a new choice would be different."""
     corpus = prepare(config(shelf(folder)), 1)
     shutil.rmtree(corpus.cache)
     for number in range(20):

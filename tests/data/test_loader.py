@@ -14,7 +14,7 @@ EOT = 0
 
 
 class ArrayStream:
-    """A stream whose token at position p is p + 1, so that a batch tells where it was read."""
+    """A stream whose token at position p is p + 1, so that a batch shows where it was read."""
 
     def __init__(self, length, documents=()):
         self.tokens = np.arange(1, length + 1, dtype=np.uint32)
@@ -85,8 +85,9 @@ def test_every_epoch_deals_every_chunk_exactly_once(shape):
 @settings(deadline=None)
 @given(shape=shapes())
 def test_what_is_read_is_what_was_dealt(shape):
-    """No chunk is lost or read twice on the way through lanes, staggering and epochs: after many
-    steps the readings of any two chunks differ by no more than the epochs that are under way."""
+    """No chunk is lost or read twice because of batch rows, staggering and epochs: after many steps the
+    readings of any two chunks differ by no more than the number of unfinished epochs.
+    """
     loader = make(shape)
     steps = 3 * (loader.chunks // loader.batch_size + 1)
     read = Counter()
@@ -103,8 +104,9 @@ def test_what_is_read_is_what_was_dealt(shape):
 @settings(deadline=None)
 @given(shape=shapes(least_chunks=20))
 def test_one_full_epoch_is_read_chunk_by_chunk(shape):
-    """Exactly: with the grid held still, the first `chunks` readings of a divisible shape are all different
-    chunks whenever every lane has finished its segment."""
+    """Exactly: with a fixed grid, the first `chunks` readings of a divisible shape are all different chunks
+    whenever every batch row has finished its segment.
+    """
     loader = make(shape)
     segments = [(row.start, row.remaining) for row in loader._rows] + loader._rests
     segments += dealt_in(loader, 0)[loader._cursor :]
@@ -265,7 +267,7 @@ def test_evaluation_predicts_every_token_once_in_order(tokens, rows, block, batc
 
 
 def test_small_texts_are_evaluated_in_few_rows():
-    """Each row begins with nothing remembered: 64 rows on 20 chunks would read nearly all of it like that."""
+    """Each row begins with an empty state: 64 rows on 20 chunks would read nearly all chunks like that."""
     loader = EvaluationLoader(ArrayStream(20 * 16 + 1), EOT, 64, 16)
     assert (loader.rows, len(loader), loader.share) == (1, 20, 1.0)
     assert EvaluationLoader(ArrayStream(64 * 16 * 16 + 1), EOT, 64, 16).rows == 64

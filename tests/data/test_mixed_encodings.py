@@ -1,4 +1,4 @@
-"""Files joined of UTF-8 and of an encoding with several bytes a character: read whole, counted, noted."""
+"""Files that mix UTF-8 with a multi-byte encoding: read completely, counted, noted."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_text_without_pairs_gives_a_smaller_vocabulary():
 
 
 def test_learning_stops_reading_when_too_many_words_are_different():
-    """Memory for learning grows with the different words, not with the text."""
+    """Memory for learning grows with the number of different words, not with the text."""
     new_words = ["".join(chr(0x4E00 + 50 * n + i) for i in range(50)) for n in range(300)]
     assert len(list(distinct_words(new_words, 15_000))) == 100
     assert len(list(distinct_words(["the same words again"] * 300, 15_000))) == 300

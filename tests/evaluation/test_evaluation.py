@@ -1,4 +1,4 @@
-"""`core.evaluation` against a reference that shares nothing with it: one forward of the whole text."""
+"""`core.evaluation` compared with an independent reference: one forward pass over the whole text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to the console that started it, the run goes on and its chart has no gap."""
+"""Whatever happens to the console that started it, the run continues and its chart has no gap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that fill up or may not be written to, under real trainers."""
+"""Disks that are full or can't be written to, with real trainers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_disk_full_while_the_text_is_encoded_is_one_sentence(tmp_path):
 
 
 def without_privilege() -> None:
-    """Make the process that is about to start obey file modes even when root runs the tests."""
+    """Make the process that is about to start obey file modes even if root runs the tests."""
     if os.geteuid() == 0:
         library = ctypes.CDLL(None, use_errno=True)
         for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH

@@ -1,4 +1,4 @@
-"""Hypothesis at every file that somebody else may have written: sentences, never tracebacks."""
+"""Hypothesis on every file that somebody else may have written: sentences, never tracebacks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_any_frozen_configuration_is_used_or_refused_in_words(tmp_path_factory, 
 
 
 def nearly(value: dict[str, object]) -> st.SearchStrategy[bytes]:
-    """A file that is almost right: some fields are anything."""
+    """A file that is almost right: some fields have arbitrary values."""
     odd = st.dictionaries(st.sampled_from(list(value)), VALUES | st.none(), max_size=3)
     return odd.map(lambda changes: json.dumps({**value, **changes}).encode())
 

@@ -1,4 +1,4 @@
-"""A run's folder is renamed, moved or removed while its trainer trains: it follows, or stops and says so."""
+"""A run's folder is renamed, moved or removed during training: the trainer follows, or stops and says so."""
 
 from __future__ import annotations
 

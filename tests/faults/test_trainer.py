@@ -1,4 +1,4 @@
-"""Real trainers killed, commanded, signalled and broken. Each test waits for a condition, never for time."""
+"""Real trainers killed, commanded, signaled and broken. Each test waits for a condition, never for a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A passage is found where it lies; what is kept of a shelf is used only for the texts and model it is of."""
+"""A passage is its own best match; stored features are used only for the same text and model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph decoder against the model itself, token by token."""
+"""The graph decoder compared with the model itself, token by token."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_model(**changes):
 )
 @pytest.mark.parametrize("many", [16, 2])
 def test_reads_what_the_model_reads(changes, many, monkeypatch):
-    """With products of the kernel's own, and with those of the library that many rows take."""
+    """With the kernel's own products, and with the library's, which many rows use."""
     monkeypatch.setattr(graph_decoder, "MANY_ROWS", many)
     model = make_model(**changes)
     # So long that the ring of the keys is full before a document begins, and again after the second.
@@ -91,7 +91,7 @@ def test_samples_in_proportion_and_by_seed():
 
 
 def test_texts_take_turns_with_the_graph_decoder():
-    """Each goes on as if it were alone, and stands where its tokens say when it gives the decoder back."""
+    """Each continues as if it were alone, and is where its tokens say when it returns the decoder."""
     model = make_model()
     graph = GraphDecoder(model, EOT)
     settings = SamplingSettings(temperature=2.0, seed=3, max_new_tokens=20)
@@ -113,7 +113,7 @@ def test_texts_take_turns_with_the_graph_decoder():
 
 
 def test_a_graph_decoder_goes_with_its_model():
-    """A model that nobody has any more must not keep its memory, of which a GPU has little."""
+    """A model that nobody uses any more must not keep GPU memory."""
     model = make_model()
     graph, gone = shared_graph_decoder(model, EOT), weakref.ref(model)
     assert shared_graph_decoder(model, EOT) is graph

@@ -1,4 +1,4 @@
-"""Sampling ahead of the host gives the text, the state and the reasons that writing token by token gives."""
+"""Sampling ahead of the host gives the same text, state and reasons as generating token by token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_device(monkeypatch):
 
 
 def make_model():
-    """A small model with strong opinions, so that its choices do not hang on the last digit."""
+    """A small model with confident predictions, so that its choices don't depend on the last digit."""
     torch.manual_seed(8)  # greedy texts that do not soon repeat themselves
     values = {"n_layer": 2, "n_embd": [8, 4], "n_head": 2, "attention_type": ["mamba", "standard"]}
     model = GPT(build(values | {"block_size": 6}).model, VOCABULARY)
@@ -61,7 +61,7 @@ def begun(model, eot=EOT):
 
 
 def same_place(one, other):
-    """Two texts stand at the same place, so far as a reader can tell."""
+    """Two texts are at the same place, as far as a reader can tell."""
     assert one.unread == other.unread
     assert torch.equal(one.seen, other.seen)
     for name, tensor in one.state.tensors().items():
@@ -91,7 +91,7 @@ def test_greedy_writes_what_the_host_writes(model, on_device, choice):
 
 @pytest.mark.parametrize("after", [1, 3, 5])
 def test_a_stop_leaves_the_text_where_it_was(model, on_device, after):
-    """After so many tokens: inside of bursts, and between them."""
+    """After this many tokens: inside of bursts, and between them."""
     decoder = begun(model, eot=-1)
     config = SamplingSettings(**WARM)
     steps = []

@@ -1,4 +1,4 @@
-"""What the device samples, against what the host samples from."""
+"""The device's samples compared with the host's distribution."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_temperature_near_zero_is_greedy():
 
 @pytest.mark.parametrize("choice", [{}, {"temperature": 2.0, "min_p": 0.15, "repetition_penalty": 2.0}])
 def test_samples_in_proportion(choice):
-    """Against the host's distribution: the chance that a right one fails is below 1e-6."""
+    """Compared with the host's distribution: the chance that a correct sampler fails is below 1e-6."""
     logits, count = torch.tensor([1.0, 0.2, -0.4, 0.9, -1.5, 0.0]), 200
     seen = torch.tensor([True, False, True, False, False, False])
     sampler = DeviceSampler(6, 1, torch.device(DEVICE))

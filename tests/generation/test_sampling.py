@@ -1,4 +1,4 @@
-"""Generating: what is sampled, what is shown, and that the carried state gives what a full reading gives."""
+"""Generating: what is sampled, what is shown, and that the carried state equals reading everything again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENIZER = byte_tokenizer()
 
 
 def tiny_model(tokenizer: Tokenizer = TOKENIZER, seed: int = 0) -> GPT:
-    """A model with strong opinions, so that its choices do not hang on the last digit."""
+    """A model with confident predictions, so that its choices don't depend on the last digit."""
     torch.manual_seed(seed)
     kinds = ["mamba", "standard", "mamba2"]
     values = {"n_embd": [16, 8, 16], "n_head": 2, "attention_type": kinds, "block_size": 12}

@@ -1,4 +1,4 @@
-"""The generator process: JSON lines in, JSON lines out, whatever comes in."""
+"""The generator process: JSON lines in, JSON lines out, whatever the input."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Imported first by a trainer under test: holds it at chosen places until it is let go, or killed.
+"""Imported first by a trainer under test: holds it at chosen places until it is released or killed.
 
 HOLD_AT lists the places, in order: "step 12" (its event is written), "evaluating 1" (the first evaluation
 begins), "saving 2" (the second checkpoint is written and has not got its name yet). At the nth place the
-file `held-n` appears in HOLD_FOLDER; `go-n` lets it go on. See `Holds` in tests/run_tools.py.
+file `held-n` appears in HOLD_FOLDER; `go-n` lets it continue. See `Holds` in tests/run_tools.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is said of layers is what they do: every figure against a slower way to the same, in float64."""
+"""The reports about layers are true: every figure compared with a slower way to compute it, in float64."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLOSE = {"atol": 1e-11, "rtol": 1e-11}
 
 @st.composite
 def looks(draw, config=model_configs()):  # noqa: B008
-    """A model in float64, and a text with documents that begin where they like."""
+    """A model in float64, and a text with documents that begin anywhere."""
     seed = draw(st.integers(0, 1 << 20))
     model = awake_model(draw(config), seed, torch.float64).eval()
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The inspection process answers about a text, and the command shows it."""
+"""The inspection process answers requests about a text, and the command shows the answers."""
 
 from __future__ import annotations
 

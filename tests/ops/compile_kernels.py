@@ -35,7 +35,7 @@ from tests.ops.reference_ops import conv_inputs, scan_inputs
 
 
 class Absent:
-    """A driver for a GPU that is not there."""
+    """A driver for a GPU that doesn't exist."""
 
     def get_current_device(self):
         return 0

@@ -1,6 +1,6 @@
-"""Where the tests of Triton kernels run: on CUDA if there is one, else in Triton's interpreter on the CPU.
+"""Where tests of Triton kernels run: on CUDA if available, otherwise in Triton's interpreter on the CPU.
 
-Import this before any kernel. The interpreter must be chosen before triton is imported.
+Import this before any kernel, because the interpreter must be chosen before triton is imported.
 """
 
 from __future__ import annotations
@@ -43,4 +43,4 @@ if not CUDA:
     keep_language_interpreted()
 
 needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-"""For what the interpreter cannot show: 16-bit arithmetic, PTX, graphs."""
+"""For tests that the interpreter can't run: 16-bit arithmetic, PTX, graphs."""

@@ -1,4 +1,4 @@
-"""Float64 step-by-step references of the operations, written for plainness, and random inputs for them."""
+"""Obvious float64 step-by-step references of the operations, and random inputs for them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def relative_errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
-    """Norm of each difference over the norm of the reference; infinite where a number is not one."""
+    """Norm of each difference over the norm of the reference; infinite if a number isn't finite."""
     errors = {}
     for name, reference in wanted.items():
         scale = reference.double().norm().clamp(min=1e-12)
@@ -91,7 +91,7 @@ def relative_errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict
 
 
 def conv_loop(x, weight, bias=None, *, conv_state=None, reset=None):
-    """Every output by itself, from the inputs since the newest reset; differentiable."""
+    """Every output separately, from the inputs since the last reset; differentiable."""
     batch, length, _ = x.shape
     past = weight.shape[1] - 1
     padded = torch.cat((x.new_zeros(batch, past, x.shape[2]) if conv_state is None else conv_state, x), 1)

@@ -1,4 +1,4 @@
-"""The update in three launches does what AdamW, clipping and the bf16 copies do one by one."""
+"""The update in three launches does the same as AdamW, clipping and the bf16 copies one by one."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_gradients_may_begin_anywhere_and_lie_across():
 
 
 def test_bias_correction_is_exact_after_many_steps():
-    """float32 would lose what beta ** step tells apart from 1."""
+    """float32 would lose the difference between beta ** step and 1."""
     _, optimizer = make_optimizer()
     fused = FusedUpdate(optimizer.param_groups, 0.0)
     ring, slot = torch.zeros(1, 2, device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)

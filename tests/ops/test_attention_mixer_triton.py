@@ -1,4 +1,4 @@
-"""An attention layer as one operation against the layer made of single operations, in float64."""
+"""An attention layer as one operation compared with the layer of single operations, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The causal convolution against its definition, tap by tap."""
+"""The causal convolution compared with its definition, tap by tap."""
 
 from __future__ import annotations
 

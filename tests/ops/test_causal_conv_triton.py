@@ -1,4 +1,4 @@
-"""The causal convolution's kernels against a float64 loop."""
+"""The causal convolution's kernels compared with a float64 loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_strips_with_and_without_a_reset():
 
 
 def test_what_a_reset_hides_may_be_no_number():
-    """The conv_state of an unused lane may hold anything."""
+    """The conv_state of an unused batch row may contain anything."""
     inputs = conv_inputs(torch.Generator(DEVICE).manual_seed(6), 1, 9, 4, 4, device=DEVICE)
     inputs["reset"][:] = False
     inputs["reset"][0, 0] = True

@@ -1,4 +1,4 @@
-"""The feed-forward kernels against float64."""
+"""The feed-forward kernels compared with float64."""
 
 from __future__ import annotations
 

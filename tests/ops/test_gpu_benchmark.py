@@ -1,4 +1,4 @@
-"""The benchmark for a rented GPU loses nothing to a failure, to a part that hangs, or to its limit."""
+"""The GPU benchmark loses no results to a failure, to a part that hangs, or to its time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chunked loss head against logits and cross-entropy in one piece."""
+"""The chunked output head and loss compared with logits and cross-entropy in one piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss head on CUDA against the plain path in float64."""
+"""The output head and loss on CUDA compared with the plain path in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mamba-2's mixer as one operation against the operations that it is made of (each tested by itself)."""
+"""Mamba-2's mixer as one operation compared with its single operations (each tested separately)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw(block, batch, length, dtype=torch.float64):
 
 
 def results(block, x, state, *, with_state):
-    """Outputs, new state, and the gradients of all there is to learn from, by way of the state too."""
+    """Outputs, new state, and the gradients of everything learnable, also through the state."""
     positions = Positions(torch.zeros(x.shape[:2]), torch.full((x.shape[0],), 9), None, 16)
     y, after = block(x, state, positions)
     generator = torch.Generator().manual_seed(1)

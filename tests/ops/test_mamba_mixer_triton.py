@@ -1,4 +1,4 @@
-"""A Mamba layer as one operation against the layer made of single operations, in float64."""
+"""A Mamba layer as one operation compared with the layer of single operations, in float64."""
 
 from __future__ import annotations
 

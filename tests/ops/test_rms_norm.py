@@ -1,4 +1,4 @@
-"""The norms and squared ReLU in few passes equal torch's own, gradients included."""
+"""The norms and squared ReLU in few passes equal torch's own, including gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The selective scan against a plain loop in float64, gradients included."""
+"""The selective scan compared with a plain loop in float64, including gradients."""
 
 from __future__ import annotations
 

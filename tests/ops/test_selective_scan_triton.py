@@ -1,4 +1,4 @@
-"""The selective scan's kernels against a float64 loop over time."""
+"""The selective scan's kernels compared with a float64 loop over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Mamba-2 scan against a plain loop in float64, gradients included."""
+"""The Mamba-2 scan compared with a plain loop in float64, including gradients."""
 
 from __future__ import annotations
 

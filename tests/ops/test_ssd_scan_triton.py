@@ -1,4 +1,4 @@
-"""The kernels of Mamba-2's scan against a plain loop in float64."""
+"""The kernels of Mamba-2's scan compared with a plain loop in float64."""
 
 from __future__ import annotations
 

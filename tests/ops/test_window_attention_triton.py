@@ -1,4 +1,4 @@
-"""Attention's kernels against the plain path in float64; the copy that a flag decides."""
+"""Attention's kernels compared with the plain path in float64."""
 
 from __future__ import annotations
 
