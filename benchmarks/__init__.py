@@ -1,1 +1,1 @@
-"""Measurements of speed and exactness; README.md says what each one is for, RESULTS.md what came out."""
+"""Measurements of speed and exactness; README.md describes each one, RESULTS.md has the results."""

@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = str(ROOT)  # the consoles it starts have another working directory
-# An installed program has its bytecode beside it; so must the one that is measured.
+# An installed program has its bytecode beside it, so the measured one must have it too.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LAUNCH = (
@@ -54,7 +54,7 @@ class Terminal:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
 
     def wait_for(self, text: bytes, seconds: float = 30.0) -> float:
-        """Seconds until the output holds a text."""
+        """Seconds until the output contains a text."""
         begin, seen = time.perf_counter(), b""
         while text not in seen:
             left = seconds - (time.perf_counter() - begin)
@@ -69,7 +69,7 @@ class Terminal:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def drain(self, seconds: float = 0.0) -> None:
-        """Read what comes within a time."""
+        """Read everything that arrives within a time."""
         end = time.perf_counter() + seconds
         while select.select([self.fd], [], [], max(0.0, end - time.perf_counter()))[0]:
             os.read(self.fd, 65536)
@@ -81,7 +81,7 @@ class Terminal:
 
 
 def paint(times: int = 15) -> None:
-    """Command to first paint, beside a bare Textual application and the import of torch."""
+    """Command to first paint, compared with a bare Textual application and the import of torch."""
     bare = (
         "from textual.app import App\nfrom textual.widgets import Static\n"
         "class A(App):\n    def compose(self): yield Static('hourglass')\nA().run()"
@@ -257,7 +257,7 @@ async def watch_lag(root: Path, name: str, seconds: float) -> None:
 
 
 def share(pairs: int = 60, length: float = 2.5) -> None:
-    """Training throughput with the console attached against alone, in pairs of windows."""
+    """Training throughput with the console attached and without it, in pairs of windows."""
     from core.runs import EventReader
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,9 @@
 
 `books`  fifty files of shuffled paragraphs, prepared by a process that is killed (SIGKILL) half way and
          then by a second one that finishes the work. Before and after, tiktoken's own `encode_batch`
-         encodes a part of the same text with the same vocabulary on all cores. Compares megabytes per
+         encodes part of the same text with the same vocabulary on all cores. Compares megabytes per
          second and reports peak memory.
-`line`   one file that holds a single line of the whole size.
+`line`   one file with a single line of the full size.
 `notes`  10,000 files of 1 KB, and the time it takes to open them again unchanged.
 
 Everything is written to a temporary folder and deleted afterwards. Paragraphs come from --texts, by default
@@ -154,7 +154,7 @@ def encode_batch_here(folder: str) -> dict[str, object]:
 
 
 def run(what: str, folder: Path, kill_at: float | None = None) -> dict[str, object] | None:
-    """Run a child; its result. With `kill_at` it is killed when so much is encoded: then None."""
+    """Run a child and return its result. With `kill_at` it is killed once that much is encoded; then None."""
     command = [sys.executable, "-m", "benchmarks.corpus", "--child", what, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -253,7 +253,7 @@ PARTS = {"books": books, "line": line, "notes": notes}
 
 
 def speed(*results: dict[str, object], of: str = "seconds") -> float:
-    """Megabytes a second over all of them."""
+    """Megabytes per second over all of them."""
     size = sum(float(result["bytes"]) for result in results)  # type: ignore[arg-type]
     return size / sum(float(result[of]) for result in results) / 1e6  # type: ignore[arg-type]
 

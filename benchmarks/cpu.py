@@ -1,7 +1,7 @@
-"""Speed on CPU beside the original project, mamba.py and transformers: `python -m benchmarks.cpu`.
+"""Speed on CPU compared with the original project, mamba.py and transformers: `python -m benchmarks.cpu`.
 
-Everything compared takes turns in one run, so that a busy machine slows all of it alike; the fastest turn
-counts. The packages mambapy (mamba.py) and transformers are left out where they are not installed.
+Everything that is compared takes turns in one run, so that a busy machine slows all of it equally; the
+fastest turn counts. The packages mambapy (mamba.py) and transformers are left out if they aren't installed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ clock = time.perf_counter
 
 
 def in_turns(works: dict[str, Work], repeats: dict[str, int]) -> dict[str, float]:
-    """The fastest of each work's runs in seconds, after one run to warm up (unless it runs only once)."""
+    """The fastest run of each function in seconds, after one run to warm up (unless it runs only once)."""
     best: dict[str, float] = {}
     for name, work in works.items():
         if repeats[name] > 1:
@@ -69,7 +69,7 @@ def scans(batch: int, length: int, width: int, states: int, turns: int) -> dict[
 
 
 def our_step(config: ModelConfig, vocab_size: int, batch: int) -> Work:
-    """A whole training step of ours as the trainer does it: state carried, clipping, fused AdamW."""
+    """A whole training step of ours, as in the trainer: state carried, clipping, fused AdamW."""
     torch.manual_seed(0)
     model = GPT(config, vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -144,7 +144,7 @@ def original_preset_step(batch: int, turns: int) -> dict[str, float]:
 
 
 def decoding(tokens: int) -> dict[str, float]:
-    """Seconds a token, batch 1, early and late in a text."""
+    """Seconds per token, batch 1, early and late in a text."""
     config = preset("original").model
     model = GPT(config, 50257).eval()
     state, token, marks = None, torch.zeros(1, 1, dtype=torch.int64), []
@@ -163,7 +163,7 @@ def decoding(tokens: int) -> dict[str, float]:
 
 
 def show(title: str, seconds: dict[str, float], base: str, rate: float = 0.0) -> None:
-    """A table of one comparison; `rate` is tokens a run, for tokens a second."""
+    """A table of one comparison; `rate` is tokens per run, for tokens per second."""
     print(f"\n{title}")
     for name, value in seconds.items():
         speed = f"{rate / value:12,.0f} tok/s" if rate else ""
@@ -186,7 +186,7 @@ def main() -> None:
         "--cpu-clock", action="store_true", help="one thread, timed by its CPU time: for a busy machine"
     )
     options = parser.parse_args()
-    if not options.plain_allocator:  # as the trainer does; everything compared gains by it
+    if not options.plain_allocator:  # as the trainer does; everything compared benefits
         keep_freed_memory()
     if options.cpu_clock:
         global clock

@@ -1,4 +1,4 @@
-"""The peers' part of `benchmarks.cpu`: mamba.py's scan and the models of transformers, where installed.
+"""The peers' part of `benchmarks.cpu`: mamba.py's scan and the models of transformers, if installed.
 
 The models of transformers have our width and depth and their fastest settings: attention by torch's own
 kernel, Mamba by mamba.py's parallel scan, GPT-2 with and without torch.compile. Its Mamba layers have no
@@ -33,7 +33,7 @@ def mambapy_scan() -> Callable[..., torch.Tensor] | None:
 
 
 def transformers_models(vocab_size: int, layers: int, width: int, heads: int, length: int) -> dict[str, Any]:
-    """Models of transformers by name; empty where the package is not installed."""
+    """Models of transformers by name; empty if the package isn't installed."""
     if importlib.util.find_spec("transformers") is None:
         return {}
     import transformers

@@ -1,4 +1,4 @@
-"""What writing a history costs the trainer, and how long it takes to open a long one.
+"""How much time writing the history takes in training, and how long it takes to open a long one.
 
     python -m benchmarks.events [--preset book] [--steps 60]
 
@@ -67,7 +67,7 @@ def in_training(root: Path, name: str, steps: int) -> None:
         trainer.saver.wait()
         beside = time.perf_counter() - began - stopped
         size = trainer.run.checkpoints()[-1].bytes / 1e6
-    # Other programs only ever add time, so the fastest quarter says most about ours.
+    # Other programs only ever add time, so the fastest quarter is closest to ours.
     with_events, without = (statistics.quantiles(times, n=4)[0] for times in (full, bare))
     share = sum(spent) / sum(full)
     print(f"{name} preset on cpu, {steps} steps each, alternating in one run:")

@@ -1,12 +1,12 @@
-"""Many made-up inputs through the command line itself: nothing may fail, hang, swell or change a file.
+"""Many generated inputs through the command line itself: nothing may fail, hang, swell or change a file.
 
     python -m benchmarks.fuzz --cases 100000 --workers 16 --seed 1
 
-Each worker has a home folder of its own, calls `mamba_tui.cli.main` in its own process with captured streams,
-and holds after every case what is promised of it: an exit code that the README names, no traceback, an answer
-of bounded length, the home as it was byte for byte, no more than SLOWEST seconds or LARGEST bytes. Nothing
-starts another process, and Textual is never needed. A case depends on seed, kind and number alone:
-`--kind datasets --only 4711` runs one again, and shows what it answers.
+Each worker has its own home folder, calls `mamba_tui.cli.main` in its own process with captured streams, and
+checks after every case: an exit code that the README lists, no traceback, an answer of limited length, the
+home folder unchanged byte for byte, no more than SLOWEST seconds or LARGEST bytes. Nothing starts another
+process, and Textual is never needed. A case depends only on seed, kind and number: `--kind datasets --only
+4711` runs one again and shows its answer.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from mamba_tui.cli.streams import say_error
 
 EXIT_CODES = (0, 1, 2, 130)
 SLOWEST = 2.0
-"""Seconds of a processor that a case may take."""
+"""The most processor seconds for a case."""
 HANGING = 20.0
 """Seconds after which a case that waits for something is ended."""
 LARGEST = 500 << 20
 LONGEST_ANSWER = 200_000
-ALLOWED_BEYOND = 2 << 30  # of address space, so that a case that would eat the machine fails alone
+ALLOWED_BEYOND = 2 << 30  # of address space, so that a greedy case fails alone
 
 
 @dataclasses.dataclass
 class Result:
-    """What became of one case."""
+    """The result of one case."""
 
     kind: str
     number: int
@@ -85,7 +85,7 @@ class Bench:
         self.before = contents(self.home)
 
     def run(self, kind: str, number: int) -> tuple[Result, str]:
-        """One case; what became of it, and its command line with what was answered."""
+        """Run one case. Returns its result, its command line and the answer."""
         shutil.rmtree(self.given, ignore_errors=True)
         self.given.mkdir()
         os.chdir(self.home)
@@ -112,7 +112,7 @@ class Bench:
         return f"{result.memory >> 20} MB" if result.memory > LARGEST else ""
 
     def _changed(self, kind: str, shelf: dict[str, Any]) -> str:
-        """What the case changed that it must not; what it was free to add is taken away again."""
+        """What the case changed although it must not; its permitted additions are removed again."""
         after = contents(self.home)
         if after == self.before and (not shelf or contents(self.given) == shelf):
             shutil.rmtree(self.cache, ignore_errors=True)
@@ -132,7 +132,7 @@ class Bench:
 
 
 def _furnish(home: Path, checkpoint: bytes) -> None:
-    """What a user has: texts, a run that has ended, a checkpoint, files of other programs."""
+    """A user's files: texts, a run that has ended, a checkpoint, files of other programs."""
     for name in ("texts", "dataset"):
         (home / name).mkdir()
         (home / name / "a.txt").write_text(SENTENCE * 50)
@@ -144,7 +144,7 @@ def _furnish(home: Path, checkpoint: bytes) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every entry below a folder: its kind and mode, where it leads to, what is in it."""
+    """Every entry below a folder: its kind and mode, its link target, its content."""
     contents: dict[str, Any] = {}
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -161,7 +161,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def _call(line: list[str]) -> tuple[int | None, str]:
-    """The exit code of a command run in this process, and everything it said."""
+    """The exit code of a command run in this process, and everything it printed."""
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace") for _ in range(2)]
     signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, HANGING)
@@ -204,7 +204,7 @@ def load(path: str) -> int:
 
 
 def _peak(name: bytes = b"VmHWM:") -> int:
-    """The most memory this process has held since `_reset_peak`, in bytes."""
+    """The most memory this process has used since `_reset_peak`, in bytes."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         status = Path("/proc/self/status").read_bytes()
         return int(status.split(name)[1].split()[0]) << 10
@@ -212,7 +212,7 @@ def _peak(name: bytes = b"VmHWM:") -> int:
 
 
 def _reset_peak() -> int:
-    """Begin to count anew; what is held now, in bytes."""
+    """Start measuring again. Returns the bytes in use now."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # a sandbox without it: the peak of all cases so far
@@ -221,7 +221,7 @@ def _reset_peak() -> int:
 
 
 def no_process(*arguments: object, **options: object) -> None:
-    """In the place of subprocess.Popen."""
+    """Replaces subprocess.Popen."""
     raise UserError("a process would have been started")
 
 
@@ -235,7 +235,7 @@ class NoTextual:
 
 
 def confine() -> None:
-    """Let this process start no other, import no console and take no more memory than it may."""
+    """Keep this process from starting others, importing the console, and taking too much memory."""
     subprocess.Popen = no_process  # type: ignore[assignment, misc]
     sys.meta_path.insert(0, NoTextual())  # type: ignore[arg-type]
     most = _peak(b"VmSize:") + ALLOWED_BEYOND
@@ -244,7 +244,7 @@ def confine() -> None:
 
 
 def cases(count: int, kinds: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """(kind, number) of so many cases, every kind by its share."""
+    """(kind, number) of all cases, every kind by its share."""
     chosen = list(kinds)
     whole = sum(KINDS[kind][0] for kind in chosen)
     for kind in chosen:
@@ -253,7 +253,7 @@ def cases(count: int, kinds: Iterable[str]) -> Iterator[tuple[str, int]]:
 
 
 def work(folder: Path, plan: list[tuple[str, int]], seed: int, checkpoint: bytes, core: int) -> None:
-    """One worker: its cases, a line in `results` for each."""
+    """One worker: runs its cases and writes a line to `results` for each."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setaffinity(0, {core})
     confine()
@@ -267,7 +267,7 @@ def work(folder: Path, plan: list[tuple[str, int]], seed: int, checkpoint: bytes
 
 
 def run_all(count: int, workers: int, seed: int, kinds: Iterable[str]) -> list[Result]:
-    """All cases on so many processes. A worker that dies is replaced, and its case is a failure."""
+    """Run all cases on several processes. A worker that dies is replaced, and its case is a failure."""
     plan = list(cases(count, kinds))
     context = multiprocessing.get_context("fork")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
@@ -339,12 +339,12 @@ def _right_checkpoint(scratch: Path) -> bytes:
     checkpoint = right_checkpoint(build(MODEL | {"dataset_dir": str(folder)}), scratch / "runs")
     path = folder / "checkpoint_step_2.pt"
     path.write_bytes(checkpoint)
-    use(path)  # imports all that a case needs, once for all workers
+    use(path)  # imports everything that a case needs, once for all workers
     return checkpoint
 
 
 def table(results: list[Result], seconds: float) -> str:
-    """The figures, a line for each kind."""
+    """The results, one line per kind."""
     lines = [
         "| kind | cases | exit codes | longest | largest | failures |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -363,7 +363,7 @@ def table(results: list[Result], seconds: float) -> str:
 
 
 def main() -> int:
-    """Run it. The exit code is 1 where a promise was not kept."""
+    """Run everything. The exit code is 1 if a check failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=1)

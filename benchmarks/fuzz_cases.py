@@ -1,7 +1,7 @@
-"""Made-up inputs for `benchmarks/fuzz.py`: each function makes one case from a random generator.
+"""Generated inputs for `benchmarks/fuzz.py`: each function makes one case from a random generator.
 
-A case may write into `folder`, which is its own, and answers the command line to be called. What another
-file or folder holds is never changed by it. To add a kind, write a function and name it in `KINDS`.
+A case may write into `folder`, which is its own, and returns the command line to call. It never changes the
+content of other files or folders. To add a kind, write a function and add it to `KINDS`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from core.config.schema import SETTINGS
 from core.runs.events import KINDS as EVENT_KINDS
 
-# The model whose runs and checkpoints are damaged.
+# The model of the runs and checkpoints that are damaged.
 MODEL = {"n_embd": [16, 12], "n_head": 2, "attention_type": ["mamba", "standard"], "block_size": 16,
          "batch_size": 3, "tokenizer": "byte", "device": "cpu", "max_iters": 24, "threads": 1}  # fmt: skip
 SENTENCE = "The old man walked home and the rain fell.\n"
@@ -63,7 +63,7 @@ Arguments = list[str]
 
 
 def text(r: random.Random, longest: int = 12) -> str:
-    """A few characters of one of several alphabets, or anything that Unicode has."""
+    """A few characters of one of several alphabets, or any Unicode."""
     count = r.randrange(longest + 1)
     if r.random() < 0.2:
         return "".join(chr(r.randrange(0x110000)) for _ in range(count))
@@ -71,7 +71,7 @@ def text(r: random.Random, longest: int = 12) -> str:
 
 
 def anything(r: random.Random) -> str:
-    """A word as it might stand on a command line."""
+    """A word as it might appear on a command line."""
     kind = r.randrange(5)
     if kind < 2:
         return r.choice(WORDS)
@@ -83,7 +83,7 @@ def anything(r: random.Random) -> str:
 
 
 def value(r: random.Random, depth: int = 0) -> Any:
-    """A JSON value, with integers of any length and strings that no file can hold."""
+    """A JSON value, with integers of any length and strings that no file can contain."""
     kind = r.randrange(10 if depth < 3 else 7)
     if kind == 0:
         return r.choice([None, True, False])
@@ -113,14 +113,14 @@ def as_json(thing: Any) -> bytes:
 
 
 def noise(r: random.Random) -> bytes:
-    """Bytes that are hardly ever anything."""
+    """Bytes that are hardly ever valid."""
     if r.random() < 0.1:
         return r.choice([b"[", b'{"a":', b"\xff", b"1", b"\0"]) * r.choice([900, 5000, 100_000])
     return r.randbytes(r.randrange(200)) if r.random() < 0.5 else text(r, 80).encode("utf-8", "replace")
 
 
 def damaged(r: random.Random, data: bytes) -> bytes:
-    """Bytes with a few changed, taken away or doubled."""
+    """Bytes with a few changed, removed or doubled."""
     damaged = bytearray(data)
     for _ in range(r.randrange(1, 5)):
         place = r.randrange(len(damaged) + 1)
@@ -137,7 +137,7 @@ def damaged(r: random.Random, data: bytes) -> bytes:
 
 
 def mutated(r: random.Random, thing: Any) -> Any:
-    """A copy of nested values of which some are anything else, or missing."""
+    """A copy of nested values, some of which are replaced or missing."""
     if isinstance(thing, dict):
         copy = {key: mutated(r, entry) for key, entry in thing.items() if r.random() > 0.03}
         if r.random() < 0.05:
@@ -149,7 +149,7 @@ def mutated(r: random.Random, thing: Any) -> Any:
 
 
 def special(r: random.Random, path: Path, home: Path) -> None:
-    """Something that is no file where a file should be."""
+    """Something that isn't a file where a file should be."""
     kind = r.randrange(7)
     if kind == 0:
         os.mkfifo(path)
@@ -168,7 +168,7 @@ def special(r: random.Random, path: Path, home: Path) -> None:
 
 
 def write(r: random.Random, path: Path, content: bytes, home: Path, odd: float = 0.05) -> None:
-    """A file, or now and then something special; in the place of what was there."""
+    """A file, or now and then something special, in place of what was there."""
     if path.is_symlink() or path.exists():
         path.unlink()
     if r.random() < odd:
@@ -199,7 +199,7 @@ def command_line(r: random.Random, folder: Path, home: Path) -> Arguments:
 
 
 def configuration(r: random.Random, folder: Path, home: Path) -> Arguments:
-    """A configuration file, JSON or TOML, more or less right."""
+    """A configuration file, JSON or TOML, more or less valid."""
     keys = sorted(SETTINGS)
     path = folder / r.choice(["c.json", "c.toml"])
     table = {r.choice(keys) if r.random() < 0.9 else text(r, 5): value(r) for _ in range(r.randrange(6))}
@@ -229,7 +229,7 @@ def example_of(kind: str) -> dict[str, Any]:
 
 
 def event(r: random.Random) -> bytes:
-    """One line of a history, more or less right."""
+    """One line of a history, more or less valid."""
     if r.random() < 0.15:
         return noise(r)
     fields = example_of(r.choice([*EVENT_KINDS, "run", "step", "end"]))
@@ -242,7 +242,7 @@ def event(r: random.Random) -> bytes:
 
 
 def run_folder(r: random.Random, folder: Path, home: Path) -> Arguments:
-    """A run from elsewhere: every file in it may be anything."""
+    """A foreign run: every file in it may be anything."""
     root, run = folder, folder / "r"
     (run / "control").mkdir(parents=True)
     frozen = (home / "checkpoints" / "old" / "config.toml").read_bytes()
@@ -278,7 +278,7 @@ def run_folder(r: random.Random, folder: Path, home: Path) -> Arguments:
 
 
 def dataset(r: random.Random, folder: Path, home: Path) -> Arguments:
-    """A shelf of texts from elsewhere."""
+    """A foreign dataset."""
     for number in range(r.randrange(1, 4)):
         name = (
             text(r, 20)
@@ -313,7 +313,7 @@ def dataset(r: random.Random, folder: Path, home: Path) -> Arguments:
 
 
 def tokenizer(r: random.Random, folder: Path, home: Path) -> Arguments:
-    """A tokenizer.json, more or less right."""
+    """A tokenizer.json, more or less valid."""
     tokens = [base64.b64encode(bytes((byte,))).decode() for byte in range(256)]
     tokens += [base64.b64encode(word.encode()).decode() for word in ("he", "the", " the", "é")]
     right = {"format": 1, "kind": "bpe", "tokens": tokens, "pattern": r.choice(PATTERNS)}
@@ -334,7 +334,7 @@ def tokenizer(r: random.Random, folder: Path, home: Path) -> Arguments:
 
 
 def checkpoint(r: random.Random, folder: Path, home: Path) -> Arguments:
-    """A checkpoint from elsewhere, carried alone: `load CHECKPOINT` of the fuzzer's own."""
+    """A foreign checkpoint, copied alone: `load CHECKPOINT`, the fuzzer's own command."""
     import torch
 
     right = torch.load(home / "checkpoints" / "right.pt", weights_only=True)
@@ -350,7 +350,7 @@ def checkpoint(r: random.Random, folder: Path, home: Path) -> Arguments:
 
 
 def _other_tensors(r: random.Random, thing: Any, depth: int = 0) -> Any:
-    """A checkpoint's values of which some are other tensors, other values, or missing."""
+    """A checkpoint's values, some of them replaced by other tensors or values, or missing."""
     import torch
 
     share = (0.05, 0.06, 0.03, 0.03)[min(depth, 3)]
@@ -377,7 +377,7 @@ def _other_tensors(r: random.Random, thing: Any, depth: int = 0) -> Any:
     return thing
 
 
-# name of a kind -> (its share of all cases, what makes one)
+# kind -> (its share of all cases, the function that makes one)
 KINDS: dict[str, tuple[float, Callable[[random.Random, Path, Path], Arguments]]] = {
     "command lines": (0.25, command_line),
     "configurations": (0.2, configuration),

@@ -1,4 +1,4 @@
-"""What the fuzzer does with checkpoints: makes a right one, and uses one as a command and a trainer would."""
+"""Checkpoints in the fuzzer: makes a valid one, and uses one as a command and a trainer would."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def right_checkpoint(config: RunConfig, root: Path) -> bytes:
 
 
 def use(path: Path) -> None:
-    """Let it write a few words, then go on training from it. Raises UserError."""
+    """Let it write a few words, then resume training from it. Raises UserError."""
     model, tokenizer, _ = load_model(path)
     generate_text(model, tokenizer, "The", SamplingSettings(seed=1, max_new_tokens=2))
     payload = load(path, unverified=True)

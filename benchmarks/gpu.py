@@ -1,11 +1,11 @@
-"""Speed on one CUDA GPU: training steps, decoding and operations, beside other projects' figures.
+"""Speed on one CUDA GPU: training steps, decoding and operations, compared with other projects.
 
     python -m benchmarks.gpu [PART ...] [--limit SECONDS]
 
 Without a PART it measures everything and runs the tests marked `cuda`. Every part runs in its own process,
-so one that fails or hangs costs the others nothing, and each figure is printed as soon as it is known (and
+so one that fails or hangs doesn't affect the others, and each figure is printed as soon as it is known (and
 appended to $OUT/gpu.txt if OUT is set). The most important parts come first; those that no longer fit into
-the limit are skipped. Peers are measured beside ours where they are installed (`benchmarks/gpu_peers.py`);
+the limit are skipped. Peers are measured beside ours if they are installed (`benchmarks/gpu_peers.py`);
 the peers' figures written in this file are from the same kind of GPU on another day. Operations are timed
 as replays of a CUDA graph, the median of 20.
 

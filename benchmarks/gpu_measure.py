@@ -27,7 +27,7 @@ settings = Settings()
 
 
 def report(text: str) -> None:
-    """Print at once, and append to `$OUT/gpu.txt` where OUT names a folder."""
+    """Print at once, and append to `$OUT/gpu.txt` if OUT names a folder."""
     print(text, flush=True)
     if folder := os.environ.get("OUT"):
         with (Path(folder) / "gpu.txt").open("a") as file:

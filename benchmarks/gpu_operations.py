@@ -1,4 +1,4 @@
-"""The operations' part of `benchmarks.gpu`: scans, convolution, attention, the head."""
+"""The operations' part of `benchmarks.gpu`: scans, convolution, attention, output head."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ STEPS = 30
 
 
 def import_peer(name: str) -> ModuleType | None:
-    """A peer's module, or None (reported) where it is not installed."""
+    """A peer's module, or None (reported) if it isn't installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

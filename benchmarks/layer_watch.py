@@ -1,4 +1,4 @@
-"""What measuring the layers at every evaluation costs the trainer, as a share of its training time.
+"""How much time measuring the layers at every evaluation takes, as a share of the training time.
 
     python -m benchmarks.layer_watch [--preset book] [--turns 5]
 

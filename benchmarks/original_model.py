@@ -1,7 +1,7 @@
 """The original project's model (domschl/mamba_autoencoder_transformer), rewritten from its description.
 
-Only what decides its speed matters here: the scan is a Python loop that indexes (B, L, D, N) tensors, so
-the backward of every step touches all of them; embedding and head are untied; the loss sees all logits.
+Only what determines its speed matters here: the scan is a Python loop that indexes (B, L, D, N) tensors, so
+the backward of every step touches all of them; embedding and head are untied; the loss uses all logits.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Speed and faults of training with several ranks, beside one rank in the same call.
+"""Speed and failures of training with several ranks, compared with one rank in the same call.
 
     python -m benchmarks.ranks [PART ...] [--ranks N] [--seconds S] [--kills K] [--json FILE]
 
-Parts: original, large, large-compiled, billion, kill (all of them without a PART). Rows a card stay the same
-from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited for
-every ten steps. Every part has processes of its own, started by torchrun, and ends within two minutes.
+Parts: original, large, large-compiled, billion, kill (all of them without a PART). The rows per card stay the
+same from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited
+for every ten steps. Every part runs in its own processes, started by torchrun, and ends within two minutes.
 
 `--device cpu --quick` is a rehearsal with tiny shapes, not a measurement.
 """
@@ -30,7 +30,7 @@ from core.system.processes import module_environment
 
 BILLION = LARGE | {"n_layer": 18, "n_embd": 2048, "n_head": 16, "attention_type": ["mamba", "standard"] * 9}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 2}
-# part: (shape, vocabulary, compiled, rows a card to try one after the other where memory runs out)
+# part: (shape, vocabulary, compiled, rows per card to try in turn if memory runs out)
 TRAININGS: dict[str, tuple[dict[str, Any], int, bool, tuple[int, ...]]] = {
     "original": (ORIGINAL | {"dropout": 0.1}, 50257, False, (64,)),
     "large": (LARGE, 50257, False, (16,)),
@@ -45,7 +45,7 @@ KILL_STEPS, KILL_SAVES = 4000, 5
 
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    """One shape on the ranks that torchrun has started; the figures on rank 0."""
+    """One shape on the ranks that torchrun has started. Returns the figures on rank 0."""
     import torch
 
     from core.config.estimates import flops_per_token
@@ -104,7 +104,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
     first = time.perf_counter() - began
     some(5)
     durations: list[float] = []
-    # Every rank must do as many steps as the others.
+    # Every rank must run as many steps as the others.
     while ranks.from_first(lambda: len(durations) < 3 or sum(durations) * 10 < options.seconds):
         durations.append(some(10))
     metrics = step.read(wait=True)
@@ -135,7 +135,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict[str, Any] | None:
-    """Measure in processes of their own; None where they failed, whose last words are printed."""
+    """Measure in separate processes. Returns None if they failed, after printing the end of their output."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         command = [
@@ -167,7 +167,7 @@ def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict
 
 
 def environment() -> dict[str, str]:
-    """Of ranks: no multicast over NVLink, few threads."""
+    """For ranks: no multicast over NVLink, few threads."""
     return {"OMP_NUM_THREADS": "1", **module_environment(), "NCCL_NVLS_ENABLE": "0"}
 
 
@@ -176,7 +176,7 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
     one: dict[str, Any] | None = None
     for rows in TRAININGS[part][3]:
         rows = TINY["batch_size"] if options.quick else rows
-        # What fits into N cards may not fit into one, where the optimizer's state is not divided.
+        # What fits on N cards may not fit on one, where the optimizer's state isn't divided.
         pair = [start(part, ranks, rows, options) for ranks in (1, options.ranks)]
         if pair[-1] is not None or options.quick:
             break
@@ -199,7 +199,7 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
 
 
 def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Kill random ranks of a run at random moments; its curve must be that of a run left alone."""
+    """Kill random ranks of a run at random moments; its curve must equal that of an undisturbed run."""
     os.environ |= environment() | {"MAMBA_TUI_EVENT_SECONDS": "0"}
     chance = random.Random(options.chance)
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +250,10 @@ def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
 def one_run(
     root: Path, name: str, options: argparse.Namespace, strike: Callable[[int], bool]
 ) -> tuple[int, dict[int, float]]:
-    """A run from beginning to end with N ranks, struck whenever it trains; its exit code and its curve."""
+    """A run from beginning to end with N ranks, which are killed while it trains.
+
+    Returns exit code and curve.
+    """
     from core.config.schema import build
     from core.runs import prepare_run, start_trainer, trainer_exit_code
     from core.runs.history import Follower
