@@ -23,6 +23,7 @@ from core.errors import UserError
 from mamba_tui import keys, themes
 from mamba_tui.backend.checkpoint_trash import Trash
 from mamba_tui.backend.off_thread import off_thread
+from mamba_tui.backend.run_alerts import RunAlerts
 from mamba_tui.backend.run_client import RunClient
 from mamba_tui.backend.run_trash import RunTrash
 from mamba_tui.document import Document
@@ -80,7 +81,7 @@ class MambaTUI(App[int]):
 
         self.options = options
         self.document = Document(options.config, options.config_path or WORKING_FILE)
-        self.run_client = RunClient(options)
+        self.run_client = RunClient(options, RunAlerts(self._alert))
         self.trash = Trash()
         self.run_trash = RunTrash()
         self.state = ConsoleState.load(state_path)
@@ -282,6 +283,11 @@ class MambaTUI(App[int]):
     def say(self, message: object, *, problem: bool = False) -> None:
         """Show a message in the status line."""
         self.status_line.say(message, problem=problem)
+
+    def _alert(self, sentence: str, sequence: str, problem: bool) -> None:
+        self.say(sentence, problem=problem)
+        if sequence and self._driver is not None:
+            self._driver.write(sequence)
 
     def show_messages(self) -> None:
         """Show the latest messages again."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from core.runs.history import RunHistory
     from core.runs.listing.run_list import RunList
     from mamba_tui.backend.history_zoom import Zoom
+    from mamba_tui.backend.run_alerts import RunAlerts
 
 EVENTS_A_SLICE = 1000
 POLL_SECONDS = 0.2
@@ -69,10 +70,11 @@ def best_row(rows: Sequence[CheckpointRow], run_name: str) -> CheckpointRow | No
 class RunClient:
     """The runs folder, the run being followed, and commands to it."""
 
-    def __init__(self, options: LaunchOptions) -> None:
+    def __init__(self, options: LaunchOptions, alerts: RunAlerts | None = None) -> None:
         self.root = options.checkpoints
         self.read_only = options.read_only
         self.run: Run | None = None
+        self.alerts = alerts
         self.zoom: Zoom | None = None
         self.alive = False
         self.starting = ""
@@ -129,6 +131,8 @@ class RunClient:
             if self.zoom.outdated or follower.history is not history:
                 self.zoom = None
         before, self.caught_up = self.caught_up, len(events) < EVENTS_A_SLICE
+        if self.alerts is not None and self.run is not None:
+            self.alerts.take(self.run, events, live=before)
         if events or before != self.caught_up:
             changed()
         return bool(events) and follower.reader.behind > 0
@@ -164,6 +168,8 @@ class RunClient:
         if alive != self.alive or (not alive and self.status is None):
             now = await off_thread(status, run)
             if run is self.run:
+                if self.alive and now.state == "died" and self.alerts is not None:
+                    self.alerts.died(run)
                 self.alive, self.status = alive, now
                 changed()
 
