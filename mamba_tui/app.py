@@ -141,6 +141,7 @@ class MambaTUI(App[int]):
                 if newest.status.alive:
                     self.say(f"{newest.name} is training. F3 shows it.")
         self.run_worker(self._take_over_deleted(), group="run_client", name="deleted")
+        self.run_worker(off_thread(importlib.import_module, "mamba_tui.panes.runs.pane"), group="ahead")
         await self.run_client.follow_for_ever(self._changed)
 
     async def _take_over_deleted(self) -> None:

@@ -78,5 +78,6 @@ def setting_text(run: RunSummary, key: str) -> str:
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else show(value)
     if isinstance(value, (tuple, list)):
-        return " ".join(map(str, value))
+        same = len(value) > 1 and all(one == value[0] for one in value)
+        return f"{len(value)}x{value[0]}" if same else " ".join(map(str, value))
     return str(value) if isinstance(value, str) and value else show(value)

@@ -95,6 +95,7 @@ class Queue:
         if one.died:
             self.plan.restarts[name] = (one.fruitless_restarts(self.plan) + 1, one.step)
             self.plan.save()
+            self.tell(f"{name} died at step {one.step:,}; it continues from its newest checkpoint")
         try:
             start_trainer(one.run)
         except UserError as error:

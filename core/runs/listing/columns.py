@@ -104,7 +104,9 @@ def _known(value: Any) -> bool:
 def differing(runs: Sequence[RunSummary]) -> list[str]:
     """The settings that differ between the runs, in the order of the configuration."""
     missing = object()
-    return [key for key in SETTINGS if len({_frozen(run.config.get(key, missing)) for run in runs}) > 1]
+    # Which settings are left to the plan is no setting itself; what they became is.
+    keys = [key for key in SETTINGS if key != "auto"]
+    return [key for key in keys if len({_frozen(run.config.get(key, missing)) for run in runs}) > 1]
 
 
 def _frozen(value: Any) -> Any:

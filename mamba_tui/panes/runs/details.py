@@ -17,7 +17,7 @@ from mamba_tui.widgets.safe_text import clip, visible
 LONGEST_VALUE = 60
 BAR_CELLS = 20
 # What is different in every run, and says nothing about what it learns.
-_PLACE = ("dataset_dir",)
+_PLACE = ("dataset_dir", "auto")
 
 
 def details_content(run: RunSummary) -> Content:

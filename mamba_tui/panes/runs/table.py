@@ -42,6 +42,8 @@ class RunTable(Rows):
         self.problem = ""
         self.only_differences = False
         self.first_column = 0
+        self._longest = 0
+        self._differing: list[str] = []
         self._wanted = ""
         """The run to go to as soon as it is listed."""
 
@@ -92,6 +94,9 @@ class RunTable(Rows):
             self.rows = runs  # as they come: those that live first
         else:
             self.rows = sorted_by(runs, self.sort, "sort", reverse=self.reverse)
+        # Every row that is drawn asks for these.
+        self._longest = max((len(run.name) for run in self.rows), default=0)
+        self._differing = differing(self.rows) if self.only_differences else []
         at = next((i for i, run in enumerate(self.rows) if run.name == name), self.cursor)
         self.set_reactive(Rows.cursor, min(at, max(0, len(self.rows) - 1)))
         self.rows_changed()
@@ -108,13 +113,12 @@ class RunTable(Rows):
     def shown_columns(self) -> tuple[str, ...]:
         """The columns beside the name."""
         if self.only_differences:
-            return ("state", "best", *differing(self.rows), "step")
+            return ("state", "best", *self._differing, "step")
         return tuple(name for name in self.columns if name != "name")
 
     def name_cells(self, width: int) -> int:
         """Room for names: what the longest needs, within limits."""
-        longest = max((len(run.name) for run in self.rows), default=0) + 1
-        return min(max(longest, SHORTEST_NAME), LONGEST_NAME, max(SHORTEST_NAME, width // 3))
+        return min(max(self._longest + 1, SHORTEST_NAME), LONGEST_NAME, max(SHORTEST_NAME, width // 3))
 
     def fitting(self, width: int) -> list[tuple[str, int]]:
         """The columns that fit from `first_column` on, with their cells; a space is between any two."""
