@@ -40,6 +40,7 @@ from mamba_tui.messages import (
     RunStateChanged,
 )
 from mamba_tui.panes.base import Pane
+from mamba_tui.panes.make import TABS, Belongings, make_pane
 from mamba_tui.widgets.bars import KeyBar, TabBar
 from mamba_tui.widgets.safe_text import safe
 from mamba_tui.widgets.status_line import StatusLine
@@ -51,14 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LaunchOptions", "MambaTUI", "main"]
 
-TABS = (
-    ("configure", "F2", "Configure"),
-    ("train", "F3", "Train"),
-    ("checkpoints", "F4", "Checkpoints"),
-    ("generate", "F5", "Generate"),
-    ("data", "F6", "Data"),
-    ("runs", "F7", "Runs"),
-)
 # Four times a second looks alive and leaves the processor to the run.
 FLUSH_SECONDS = 0.25
 
@@ -200,8 +193,6 @@ class MambaTUI(App[int]):
             pane.shown()
 
     def _make_pane(self, tab: str) -> Pane:
-        from mamba_tui.panes.make import Belongings, make_pane
-
         own = Belongings(self.document, self.run_client, self.state, self.options, self.trash, self.run_trash)
         return make_pane(tab, own, self.generator_command)
 

@@ -1,4 +1,4 @@
-"""Makes the pane of a tab. Each is imported when it is first looked at."""
+"""The tabs, and what makes the pane of a tab. Each is imported when it is first looked at."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from mamba_tui.document import Document
     from mamba_tui.launch_options import LaunchOptions
     from mamba_tui.panes.base import Pane
+
+
+# Name, key and label of every tab, from left to right.
+TABS = (
+    ("configure", "F2", "Configure"),
+    ("train", "F3", "Train"),
+    ("checkpoints", "F4", "Checkpoints"),
+    ("generate", "F5", "Generate"),
+    ("data", "F6", "Data"),
+    ("runs", "F7", "Runs"),
+)
 
 
 @dataclass(frozen=True)
