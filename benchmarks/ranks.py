@@ -198,62 +198,83 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
         )
 
 
+class Killer:
+    """Kills one of a run's ranks again and again: mostly while it trains, else while it starts."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._chance = random.Random(options.chance)
+        self._began = time.monotonic()
+        self._last_step = 0
+        self._early = False
+        self.seconds: list[float] = []
+        """From each kill until all ranks had ended."""
+        self.early_kills = 0
+
+    def strike(self, pid: int, step: int) -> bool:
+        """Kill a rank of the run if it is time to; False when it was the last kill.
+
+        On a device it ends in time for a part's two minutes.
+        """
+        late = self._options.device != "cpu" and time.monotonic() - self._began > PART_SECONDS - 30
+        if len(self.seconds) == self._options.kills or late:
+            return False
+        if len(children(pid)) < self._options.ranks or not (self._early or step > self._last_step):
+            return True
+        time.sleep(self._chance.random() * 1.5)
+        ranks = children(pid)
+        if len(ranks) == self._options.ranks:
+            victim = self._chance.choice(ranks)
+            os.kill(victim, signal.SIGKILL)
+            before = time.monotonic()
+            while any(other in children(pid) for other in ranks):
+                time.sleep(0.02)
+            self.seconds.append(time.monotonic() - before)
+            self.early_kills += self._early
+            when = "while starting" if self._early else f"after step {step}"
+            print(
+                f"  killed process {victim} {when}: all had ended after {self.seconds[-1]:.2f} s", flush=True
+            )
+            self._last_step, self._early = max(self._last_step, step), self._chance.random() < 0.25
+        return True
+
+
 def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """Kill random ranks of a run at random moments; its curve must equal that of an undisturbed run."""
     os.environ |= environment() | {"MAMBA_TUI_EVENT_SECONDS": "0"}
-    chance = random.Random(options.chance)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "text").mkdir()
         words = (f"word{(i * i) % 97} and" for i in range(60_000))
         (root / "text" / "book.txt").write_text(" ".join(words))
-        whole, curve = one_run(root, "whole", options, lambda pid: False)
-        times: list[float] = []
-        began = time.monotonic()
-
-        def strike(pid: int) -> bool:
-            if len(times) == options.kills or time.monotonic() - began > PART_SECONDS - 30:
-                return False
-            time.sleep(chance.random() * 1.5)
-            ranks = children(pid)
-            if len(ranks) == options.ranks:
-                victim = chance.choice(ranks)
-                os.kill(victim, signal.SIGKILL)
-                before = time.monotonic()
-                while any(other in children(pid) for other in ranks):
-                    time.sleep(0.02)
-                times.append(time.monotonic() - before)
-                print(f"  killed process {victim}: all ranks had ended after {times[-1]:.2f} s", flush=True)
-            return True
-
-        code, again = one_run(root, "struck", options, strike)
+        whole, curve = one_run(root, "whole", options, lambda pid, step: False)
+        killer = Killer(options)
+        code, again = one_run(root, "struck", options, killer.strike)
     steps = sorted(curve)
     worst = max((abs(again[step] - curve[step]) for step in steps if step in again), default=float("nan"))
     figures = {
         "part": "kill",
         "ranks": options.ranks,
-        "kills": len(times),
+        "kills": len(killer.seconds),
+        "kills_while_starting": killer.early_kills,
         "exit_code": code,
         "steps": len(again),
         "steps_expected": len(steps),
         "largest_difference_of_a_loss": worst,
-        "seconds_until_all_had_ended": times,
+        "seconds_until_all_had_ended": killer.seconds,
     }
     results.append(figures)
     print(
-        f"kill: {len(times)} times, exit code {code} (left alone: {whole}), "
-        f"{len(again)} of {len(steps)} steps, largest difference of a loss {worst:g}; "
-        f"all ranks ended within {max(times, default=0):.2f} s"
+        f"kill: {len(killer.seconds)} times, of which {killer.early_kills} while starting, exit code {code} "
+        f"(left alone: {whole}), {len(again)} of {len(steps)} steps, largest difference of a loss {worst:g}; "
+        f"all ranks ended within {max(killer.seconds, default=0):.2f} s"
     )
 
 
 def one_run(
-    root: Path, name: str, options: argparse.Namespace, strike: Callable[[int], bool]
+    root: Path, name: str, options: argparse.Namespace, strike: Callable[[int, int], bool]
 ) -> tuple[int, dict[int, float]]:
-    """A run from beginning to end with N ranks, which are killed while it trains.
-
-    Returns exit code and curve.
-    """
+    """A run with N ranks, struck by `strike(pid, step)`; its exit code and its curve."""
     from core.config.schema import build
     from core.runs import prepare_run, start_trainer, trainer_exit_code
     from core.runs.history import Follower
@@ -283,15 +304,10 @@ def one_run(
     run = prepare_run(root, name, config, mode="auto")
     pid = start_trainer(run)
     follower = Follower(run.events_path)
-    seen = 0
     more = True
     while trainer_exit_code(pid) is None:
         follower.poll()
-        steps = follower.history.steps.count
-        if more and steps > seen and len(children(pid)) == options.ranks:
-            more = strike(pid)
-            follower.poll()
-            seen = max(0, follower.history.step)
+        more = more and strike(pid, max(0, follower.history.step))
         time.sleep(0.02)
     follower.poll()
     table = follower.history.steps

@@ -18,13 +18,17 @@ EVERY_STEP = {EVENT_SECONDS_VARIABLE: "0"}
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> object:
-    """Wait until `condition` is true. Returns its value; fails with a message if it never is."""
-    deadline = time.monotonic() + seconds
+    """Until `condition` is true; its value. Fails in words when it never is.
+
+    It looks ever less often: looking takes processor time from what is waited for.
+    """
+    deadline, delay = time.monotonic() + seconds, 0.005
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
-        time.sleep(0.005)
+        time.sleep(delay)
+        delay = min(0.1, delay * 1.1)
     raise AssertionError(f"waited {seconds:g} s in vain for {what}")
 
 

@@ -186,13 +186,18 @@ async def console(
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for a condition, never for a fixed time."""
+    """Wait for a condition, never for a time: ever less often, as looking takes time from what is waited for."""
+    if condition():
+        return
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline, delay = loop.time() + seconds, 0.01
+    await pilot.pause()
     while not condition():
         if loop.time() > deadline:
             raise AssertionError(f"did not come true within {seconds} s; the screen is:\n{screen(pilot.app)}")
-        await pilot.pause(0.02)
+        await asyncio.sleep(delay)
+        delay = min(0.1, delay * 1.25)
+    await pilot.pause()
 
 
 async def until_shown(pilot: Pilot[int], text: str, seconds: float = PATIENCE) -> None:
