@@ -122,8 +122,9 @@ class Launcher:
                 self._find_first(began)
             elif self._forwarded < self._signals:
                 self._forwarded += 1
+                # Not SIGTERM, by which the agent ends ranks when another one has failed.
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._first_pid, signal.SIGTERM)
+                    os.kill(self._first_pid, signal.SIGINT)
         return failures
 
     def _caught(self, number: int, frame: FrameType | None) -> None:

@@ -15,6 +15,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -109,6 +110,9 @@ class TrainerProcess:
     def run(self) -> int:
         """Train, and record how it ended, whatever happens."""
         self.requests.catch_signals(self._end_at_once)
+        if launched():
+            # From torchrun's agent this means that another rank has failed: end at once, and write no ending.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             finished = self._train()
         except StopRequestedError:
@@ -154,6 +158,9 @@ class TrainerProcess:
         check_divides(config, self.size)
         ranks.join(open_device(config, ranks), self._rank_lost)
         self.joined = ranks.several
+        if launched():
+            # From now on the failed exchange says so, and a checkpoint that is being written is finished.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ranks.from_first(lambda: newest)
         parts = build_parts(run, config, newest, self._preparing, ranks)
         self.requests.listen_or_leave()
