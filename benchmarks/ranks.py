@@ -2,9 +2,14 @@
 
     python -m benchmarks.ranks [PART ...] [--ranks N] [--seconds S] [--kills K] [--json FILE]
 
-Parts: original, large, large-compiled, billion, kill (all of them without a PART). The rows per card stay the
-same from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited
-for every ten steps. Every part runs in its own processes, started by torchrun, and ends within two minutes.
+Parts: original, large, large-compiled, billion, kill (all of them without a PART). Those that must be named:
+
+- arms: what the sums of gradients cost `large` with other buckets and with fewer thread blocks for NCCL
+- machines: two torchruns, as on two machines (docs/ranks.md), must learn what one launcher does; on a CPU
+
+Rows a card stay the same
+from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited for
+every ten steps. Every part has processes of its own, started by torchrun, and ends within two minutes.
 
 `--device cpu --quick` is a rehearsal with tiny shapes, not a measurement.
 """
@@ -14,19 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rank_faults import environment, kill, machines
 from benchmarks.shapes import LARGE, ORIGINAL
-from core.system.processes import module_environment
 
 BILLION = LARGE | {"n_layer": 18, "n_embd": 2048, "n_head": 16, "attention_type": ["mamba", "standard"] * 9}
 TINY = {"n_layer": 2, "n_embd": 16, "n_head": 2, "block_size": 16, "batch_size": 2}
@@ -38,10 +41,20 @@ TRAININGS: dict[str, tuple[dict[str, Any], int, bool, tuple[int, ...]]] = {
     "billion": (BILLION, 50257, False, (16, 8, 4)),
 }
 PARTS = (*TRAININGS, "kill")
+NAMED_PARTS = ("arms", "machines")
+ARMS: dict[str, tuple[int, dict[str, str]]] = {
+    "buckets of 8 Mi": (8, {}),  # as the trainer's are
+    "2 Mi": (2, {}),
+    "32 Mi": (32, {}),
+    "one bucket": (1 << 10, {}),
+    "8 Mi, 4 blocks": (8, {"NCCL_MAX_CTAS": "4"}),
+    "8 Mi, 8 blocks": (8, {"NCCL_MAX_CTAS": "8"}),
+    "8 Mi, 16 blocks": (8, {"NCCL_MAX_CTAS": "16"}),
+}
+"""Elements of a bucket of gradients, in Mi; environment of the ranks."""
 BF16_PEAK = 989e12
 """FLOP/s of an H100 SXM or H200 in bf16, without sparsity."""
 PART_SECONDS = 115
-KILL_STEPS, KILL_SAVES = 4000, 5
 
 
 def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
@@ -52,6 +65,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
     from core.config.schema import build
     from core.data.loader import SequentialLoader
     from core.model import GPT
+    from core.training import gradient_buckets
     from core.training.benchmark import RandomStream
     from core.training.build import open_device
     from core.training.compilation import compiled
@@ -72,6 +86,7 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
     )
     device = open_device(config, ranks)
     ranks.join(device)
+    gradient_buckets.BUCKET_ELEMENTS = options.bucket << 20
     torch.manual_seed(0)
     model = GPT(config.model, vocabulary).to(device).train()
     optimizer = make_optimizer(model, config.training, ranks)
@@ -134,19 +149,27 @@ def measure(part: str, options: argparse.Namespace) -> dict[str, Any] | None:
     }
 
 
-def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict[str, Any] | None:
-    """Measure in separate processes. Returns None if they failed, after printing the end of their output."""
+def start(
+    part: str, ranks: int, rows: int, options: argparse.Namespace, arm: str = "buckets of 8 Mi"
+) -> dict[str, Any] | None:
+    """Measure in processes of their own; None where they failed, whose last words are printed."""
+    bucket, changes = ARMS[arm]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
             "-m", "benchmarks.ranks", part, "--measure", str(file), "--rows", str(rows),
             "--seconds", str(options.seconds), "--device", options.device, *(["--quick"] * options.quick),
+            "--bucket", str(bucket),
         ]  # fmt: skip
         log = Path(folder) / "log"
         with open(log, "w") as output:
             process = subprocess.Popen(
-                command, env=environment(), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment() | changes,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 code: int | str = process.wait(PART_SECONDS)
@@ -164,11 +187,6 @@ def start(part: str, ranks: int, rows: int, options: argparse.Namespace) -> dict
         lines = [line for line in words.splitlines() if "Error" in line] or words.splitlines()
         print(f"{part} on {ranks}: exit code {code}\n  " + "\n  ".join(line[:300] for line in lines[-12:]))
         return None
-
-
-def environment() -> dict[str, str]:
-    """For ranks: no multicast over NVLink, few threads."""
-    return {"OMP_NUM_THREADS": "1", **module_environment(), "NCCL_NVLS_ENABLE": "0"}
 
 
 def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
@@ -198,151 +216,29 @@ def scaling(part: str, options: argparse.Namespace, results: list[dict[str, Any]
         )
 
 
-class Killer:
-    """Kills one of a run's ranks again and again: mostly while it trains, else while it starts."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._chance = random.Random(options.chance)
-        self._began = time.monotonic()
-        self._last_step = 0
-        self._early = False
-        self.seconds: list[float] = []
-        """From each kill until all ranks had ended."""
-        self.early_kills = 0
-
-    def strike(self, pid: int, step: int) -> bool:
-        """Kill a rank of the run if it is time to; False when it was the last kill.
-
-        On a device it ends in time for a part's two minutes.
-        """
-        late = self._options.device != "cpu" and time.monotonic() - self._began > PART_SECONDS - 30
-        if len(self.seconds) == self._options.kills or late:
-            return False
-        if len(children(pid)) < self._options.ranks or not (self._early or step > self._last_step):
-            return True
-        time.sleep(self._chance.random() * 1.5)
-        ranks = children(pid)
-        if len(ranks) == self._options.ranks:
-            victim = self._chance.choice(ranks)
-            os.kill(victim, signal.SIGKILL)
-            before = time.monotonic()
-            while any(other in children(pid) for other in ranks):
-                time.sleep(0.02)
-            self.seconds.append(time.monotonic() - before)
-            self.early_kills += self._early
-            when = "while starting" if self._early else f"after step {step}"
+def arms(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """`large` on one card, then on N with each arm."""
+    rows = TINY["batch_size"] if options.quick else TRAININGS["large"][3][0]
+    one = start("large", 1, rows, options)
+    for arm in ARMS:
+        figures = start("large", options.ranks, rows, options, arm)
+        if figures is not None and one is not None:
+            scale = figures["tokens_per_second"] / one["tokens_per_second"]
+            results.append(figures | {"part": "arms", "arm": arm, "scaling": scale})
             print(
-                f"  killed process {victim} {when}: all had ended after {self.seconds[-1]:.2f} s", flush=True
+                f"arms: {arm:16} {figures['step_ms']:.3f} ms a step (one card: {one['step_ms']:.3f}), "
+                f"{scale:.3f} x" + ("" if figures["captured"] else ", not captured"),
+                flush=True,
             )
-            self._last_step, self._early = max(self._last_step, step), self._chance.random() < 0.25
-        return True
 
 
-def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Kill random ranks of a run at random moments; its curve must equal that of an undisturbed run."""
-    os.environ |= environment() | {"MAMBA_TUI_EVENT_SECONDS": "0"}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "text").mkdir()
-        words = (f"word{(i * i) % 97} and" for i in range(60_000))
-        (root / "text" / "book.txt").write_text(" ".join(words))
-        whole, curve = one_run(root, "whole", options, lambda pid, step: False)
-        killer = Killer(options)
-        code, again = one_run(root, "struck", options, killer.strike)
-    steps = sorted(curve)
-    worst = max((abs(again[step] - curve[step]) for step in steps if step in again), default=float("nan"))
-    figures = {
-        "part": "kill",
-        "ranks": options.ranks,
-        "kills": len(killer.seconds),
-        "kills_while_starting": killer.early_kills,
-        "exit_code": code,
-        "steps": len(again),
-        "steps_expected": len(steps),
-        "largest_difference_of_a_loss": worst,
-        "seconds_until_all_had_ended": killer.seconds,
-    }
-    results.append(figures)
-    print(
-        f"kill: {len(killer.seconds)} times, of which {killer.early_kills} while starting, exit code {code} "
-        f"(left alone: {whole}), {len(again)} of {len(steps)} steps, largest difference of a loss {worst:g}; "
-        f"all ranks ended within {max(killer.seconds, default=0):.2f} s"
-    )
-
-
-def one_run(
-    root: Path, name: str, options: argparse.Namespace, strike: Callable[[int, int], bool]
-) -> tuple[int, dict[int, float]]:
-    """A run with N ranks, struck by `strike(pid, step)`; its exit code and its curve."""
-    from core.config.schema import build
-    from core.runs import prepare_run, start_trainer, trainer_exit_code
-    from core.runs.history import Follower
-
-    config = build(
-        {
-            "n_embd": 32,
-            "n_layer": 2,
-            "n_head": 2,
-            "attention_type": ["mamba", "standard"],
-            "block_size": 32,
-            "batch_size": 4 * options.ranks,
-            "tokenizer": "byte",
-            "dropout": 0.1,
-            "dataset_dir": str(root / "text"),
-            "max_iters": 300 if options.quick else KILL_STEPS,
-            "eval_interval": 1000,
-            "eval_iters": 2,
-            "checkpoint_interval": KILL_SAVES,
-            "sample_tokens": 0,
-            "device": options.device,
-            "ranks": options.ranks,
-            "threads": 1,
-            "compile": "false",
-        }
-    )
-    run = prepare_run(root, name, config, mode="auto")
-    pid = start_trainer(run)
-    follower = Follower(run.events_path)
-    more = True
-    while trainer_exit_code(pid) is None:
-        follower.poll()
-        more = more and strike(pid, max(0, follower.history.step))
-        time.sleep(0.02)
-    follower.poll()
-    table = follower.history.steps
-    code = trainer_exit_code(pid)
-    if code:
-        print(run.log_path.read_text(errors="replace")[-2000:])
-    return code or 0, dict(zip(map(int, table.column("step")), map(float, table.column("loss"))))
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and that run."""
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid and fields[0] != b"Z" and b"core.training" in cmdline(entry):
-                pids.append(int(entry.name))
-    return pids
-
-
-def cmdline(entry: Path) -> bytes:
-    """The command of a process."""
-    try:
-        return (entry / "cmdline").read_bytes()
-    except OSError:
-        return b""
+OTHERS = {"kill": kill, "arms": arms, "machines": machines}
 
 
 def main() -> int:
     """Measure what is asked for; print a line a figure and write all of them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS + NAMED_PARTS))
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of timed steps")
     parser.add_argument("--kills", type=int, default=10)
@@ -351,11 +247,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", default=str(Path(os.environ.get("OUT", ".")) / "ranks.json"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--bucket", type=int, default=8, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = [part for part in options.parts if part not in PARTS]
+    unknown = [part for part in options.parts if part not in PARTS + NAMED_PARTS]
     if unknown:
-        parser.error(f"there is no part {unknown[0]}; accepted: {', '.join(PARTS)}")
+        parser.error(f"there is no part {unknown[0]}; accepted: {', '.join(PARTS + NAMED_PARTS)}")
     if options.measure:
         figures = measure(options.parts[0], options)
         if os.environ.get("RANK", "0") == "0":
@@ -363,8 +260,8 @@ def main() -> int:
         return 0
     results: list[dict[str, Any]] = []
     for part in options.parts or PARTS:
-        if part == "kill":
-            kill(options, results)
+        if part in OTHERS:
+            OTHERS[part](options, results)
         else:
             scaling(part, options, results)
         Path(options.json).write_text(json.dumps(results, indent=1))
