@@ -88,7 +88,7 @@ def shapes(state: ModelState) -> dict[str, tuple]:
     fixed_state=st.booleans(),
     data=st.data(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_cuts_never_show(dtype, tolerance, seed, length, start_rate, fixed_state, data):
     # In float32 a norm over two channels that are both nearly zero magnifies any rounding without bound.
     config = data.draw(model_configs(smallest=4 if dtype == torch.float32 else 1), "config")
@@ -116,7 +116,7 @@ def test_cuts_never_show(dtype, tolerance, seed, length, start_rate, fixed_state
 
 
 @given(config=model_configs(), seed=st.integers(0, 1 << 20), length=st.integers(2, 16), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_gradients_flow_through_a_carried_state(config, seed, length, data):
     model = awake_model(config, seed, torch.float64)
     tokens = torch.randint(VOCABULARY, (LANES, length))

@@ -15,7 +15,7 @@ from benchmarks import fuzz
 from benchmarks.fuzz_cases import KINDS
 from tests.run_tools import ROOT
 
-CASES = os.environ.get("MAMBA_TUI_FUZZ", "400")
+CASES = os.environ.get("MAMBA_TUI_FUZZ", "250")
 
 
 def test_no_promise_is_broken():

@@ -29,7 +29,7 @@ async def test_random_keys_clicks_and_sizes(tmp_path, monkeypatch, seed):
     async with serving(FakeTrainer(run)) as trainer:
         async with console(tmp_path) as (app, pilot):
             await pilot.press("f3")
-            for step in range(200):
+            for step in range(120):
                 if trainer.alive and step % 7 == 0:
                     trainer.writer.write(StepEvent(
                         step=401 + step, steps=1, loss=2.0, loss_min=1.0, loss_max=3.0, learning_rate=1e-3,

@@ -22,7 +22,7 @@ from tests.run_tools import ended, new_run, wait_for, write_text
 
 pytestmark = pytest.mark.faults
 
-ACTIONS = 3000
+ACTIONS = 2000
 SIZES = [(80, 24), (120, 40), (40, 12), (20, 6), (200, 50), (7, 3)]
 ESCAPE, ENTER, CTRL_Q = b"\x1b", b"\r", b"\x11"
 # Not: ending a run (x), beginning or branching one (Ctrl+R, R, r, b), leaving (Ctrl+Q), pictures (F12).

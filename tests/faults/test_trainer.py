@@ -104,7 +104,7 @@ def test_killed_at_any_moment_the_final_curve_is_the_uninterrupted_one(tmp_path,
     chance = random.Random(20)
 
     lines = b""
-    moments = ["step", "saving", "evaluating", "saving", "step", "evaluating"]
+    moments = ["step", "saving", "evaluating", "saving"]
     for number, moment in enumerate(moments):
         when = {"step": steps_of(run) + chance.randint(1, 12), "saving": chance.randint(1, 2)}
         holds = Holds(tmp_path / f"hold{number}", f"{moment} {when.get(moment, 1)}")

@@ -66,7 +66,7 @@ def test_output_and_gradients(shape, tiles):
     inner=st.integers(1, 9),
     next_width=st.integers(1, 5),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=7, deadline=None)
 def test_random_shapes(seed, rows, width, inner, next_width):
     assert error(seed, rows, 8 * width, 8 * inner, 8 * next_width) < TOLERANCE
 

@@ -86,7 +86,7 @@ def test_outputs_and_gradients(shape, part_chunks):
     options=st.sets(st.sampled_from(sorted(ALL))),
     part_chunks=st.integers(0, 2),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=7, deadline=None)
 def test_random_shapes_in_short_chunks(seed, length, heads, size, states, options, part_chunks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK", 32)
