@@ -71,7 +71,7 @@ class Killer:
 
 
 def kill(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    """Kill random ranks of a run at random moments; its curve must be that of a run left alone."""
+    """Kill random ranks of a run at random moments; its curve must equal that of an undisturbed run."""
     os.environ |= environment() | {"MAMBA_TUI_EVENT_SECONDS": "0"}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

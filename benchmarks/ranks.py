@@ -7,9 +7,9 @@ Parts: original, large, large-compiled, billion, kill (all of them without a PAR
 - arms: what the sums of gradients cost `large` with other buckets and with fewer thread blocks for NCCL
 - machines: two torchruns, as on two machines (docs/ranks.md), must learn what one launcher does; on a CPU
 
-Rows a card stay the same
-from one card to N (weak scaling). Each figure is the median over steps of a CUDA graph's replays, waited for
-every ten steps. Every part has processes of its own, started by torchrun, and ends within two minutes.
+The rows per card stay the same from one card to N (weak scaling). Each figure is the median over steps of a
+CUDA graph's replays, waited for every ten steps. Every part runs in its own processes, started by torchrun,
+and ends within two minutes; kills on a CPU and arms take longer.
 
 `--device cpu --quick` is a rehearsal with tiny shapes, not a measurement.
 """

@@ -18,9 +18,9 @@ EVERY_STEP = {EVENT_SECONDS_VARIABLE: "0"}
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> object:
-    """Until `condition` is true; its value. Fails in words when it never is.
+    """Wait until `condition` is true. Returns its value; fails with a message if it never is.
 
-    It looks ever less often: looking takes processor time from what is waited for.
+    It looks ever less often, because looking takes processor time from what is waited for.
     """
     deadline, delay = time.monotonic() + seconds, 0.005
     while time.monotonic() < deadline:

@@ -186,7 +186,7 @@ async def console(
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for a condition, never for a time; look ever less often, as looking takes processor time."""
+    """Wait for a condition, never for a fixed time; look ever less often, as looking takes time."""
     if condition():
         return
     loop = asyncio.get_running_loop()
