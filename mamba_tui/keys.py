@@ -61,12 +61,25 @@ CONTEXTS: dict[str, Context] = {
     "tokens": Context("Generate: text", "generate", "#text-0"),
     "data": Context("Data", "data", "DataPane"),
     "text": Context("Data: text", "data", "#data-text"),
+    "inspect": Context("Layers", "inspect", "LayersPane"),
+    "inspected": Context("Layers: text", "inspect", "#layers-text"),
+    "picture": Context("Layers: view", "inspect", "Picture"),
     "runs": Context("Runs", "runs", "RunsPane"),
     "run_table": Context("Runs: table", "runs", "RunTable"),
     "run_rows": Context("Choose a run: the selected run"),
     "run_picker": Context("Choose a run"),
     "table": Context("Lists"),
 }
+
+# In a text that is only read.
+TOKEN_CURSOR = (
+    Key("left,h", "move(-1)", "Previous", "previous token"),
+    Key("right,l", "move(1)", "Next", "next token"),
+    Key("up,k", "move_line(-1)", "Up", "a line up"),
+    Key("down,j", "move_line(1)", "Down", "a line down"),
+    Key("home", "edge(-1)", "First", "first token"),
+    Key("end", "edge(1)", "Last", "last token"),
+)
 
 TABLE: dict[str, tuple[Key, ...]] = {
     "app": (
@@ -78,6 +91,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("f5", "tab('generate')", "Generate", "go to Generate", priority=True),
         Key("f6", "tab('data')", "Data", "go to Data", priority=True),
         Key("f7", "tab('runs')", "Runs", "go to Runs", priority=True),
+        Key("f8", "tab('inspect')", "Layers", "go to Layers", priority=True),
         Key("ctrl+pagedown", "next_tab(1)", "Next tab", "next tab", priority=True),
         Key("ctrl+pageup", "next_tab(-1)", "Previous tab", "previous tab", priority=True),
         Key("ctrl+r", "start", "Start", "start training with this configuration", 40, priority=True),
@@ -260,7 +274,7 @@ TABLE: dict[str, tuple[Key, ...]] = {
             7,
             priority=True,
         ),
-        Key("f8", "surprise", "Surprise", "color each token by how unlikely it was", 8, priority=True),
+        Key("f10", "surprise", "Surprise", "color each token by how unlikely it was", 8, priority=True),
         Key(
             "ctrl+o",
             "library",
@@ -306,13 +320,33 @@ TABLE: dict[str, tuple[Key, ...]] = {
         Key("s", "similar", "Find similar", "find the passages nearest to the words at the cursor", 14),
         Key("i", "sample", "Insert sample", "write the built-in sample text to an empty dataset folder", 15),
     ),
-    "text": (
-        Key("left,h", "move(-1)", "Previous", "previous token"),
-        Key("right,l", "move(1)", "Next", "next token"),
-        Key("up,k", "move_line(-1)", "Up", "a line up"),
-        Key("down,j", "move_line(1)", "Down", "a line down"),
-        Key("home", "edge(-1)", "First", "first token"),
-        Key("end", "edge(1)", "Last", "last token"),
+    "text": TOKEN_CURSOR,
+    "inspect": (
+        Key("1", "view('lens')", "Lens", "show what each layer would say next"),
+        Key(
+            "2",
+            "view('attention')",
+            "Attention",
+            "show where a layer looks, attention or Mamba, as a heat map",
+        ),
+        Key("3", "view('memory')", "Memory", "show how long a layer remembers"),
+        Key("4", "view('layers')", "Layers", "show how much each layer adds, dead units, directions used"),
+        Key("v", "next_view", "Next view", "next view: lens, attention, memory, layers", 10),
+        Key("m", "layer(1)", "Layer", "next layer", 11),
+        Key("M", "layer(-1)", "Earlier layer", "previous layer"),
+        Key("n", "group(1)", "Head", "next head or channel; the first picture is the mean of all", 12),
+        Key("N", "group(-1)", "Earlier head", "previous head or channel"),
+        Key("t", "type_text", "Text", "type or paste a text to look at", 13),
+        Key("o", "open_file", "File", "read the beginning of a text file", 14),
+        Key("d", "validation_text", "Validation", "read the run's last validation text", 15),
+        Key("ctrl+l", "choose", "Checkpoint", "choose the checkpoint", 16, priority=True),
+    ),
+    "inspected": TOKEN_CURSOR,
+    "picture": (
+        Key("up,k", "look_at_layer(-1)", "Layer up", "previous layer"),
+        Key("down,j", "look_at_layer(1)", "Layer down", "next layer"),
+        Key("left,h", "look_at_group(-1)", "Head before", "previous head or channel"),
+        Key("right,l", "look_at_group(1)", "Head after", "next head or channel"),
     ),
     "table": (
         Key("up,k", "move_cursor(-1)", "Up", "up"),

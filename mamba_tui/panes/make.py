@@ -23,6 +23,7 @@ TABS = (
     ("generate", "F5", "Generate"),
     ("data", "F6", "Data"),
     ("runs", "F7", "Runs"),
+    ("inspect", "F8", "Layers"),
 )
 
 
@@ -60,6 +61,10 @@ def make_pane(tab: str, own: Belongings, generator_command: list[str] | None = N
         from mamba_tui.panes.runs.pane import RunsPane
 
         return RunsPane(own.run_client, own.state, own.run_trash, id=tab)
+    if tab == "inspect":
+        from mamba_tui.panes.layers.pane import LayersPane
+
+        return LayersPane(own.run_client, id=tab)
     from mamba_tui.panes.data.pane import DataPane
 
     return DataPane(own.document, own.run_client, id=tab)

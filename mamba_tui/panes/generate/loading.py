@@ -9,9 +9,10 @@ from core.errors import UserError
 from core.system.json_lines_client import AsyncClient
 from mamba_tui.backend.run_client import CheckpointRow, RunClient, best_row
 from mamba_tui.panes.base import Pane
+from mamba_tui.panes.checkpoint_choices import checkpoint_choices, checkpoint_name
 from mamba_tui.panes.generate.side import Side
 from mamba_tui.widgets.dialogs import Choice
-from mamba_tui.widgets.numbers import age, loss
+from mamba_tui.widgets.numbers import loss
 
 NOTHING = "no run has saved a checkpoint yet; in Train, c saves one"
 MOST_OFFERED = 1000
@@ -32,7 +33,7 @@ class Loading:
     async def load(self, row: CheckpointRow, slot: int) -> None:
         """Load a checkpoint into a side."""
         side = self._sides[slot]
-        side.loading(f"{row.run.name} step {row.info.step:,}{_marks(row)}")
+        side.loading(checkpoint_name(row))
         side.row = row
         side.load_request = await self._client.send(
             "load", checkpoint=str(row.info.path), slot=slot, device="auto"
@@ -68,15 +69,7 @@ class Loading:
         if not rows:
             raise UserError(NOTHING)
         rows.sort(key=lambda row: row.key != self.offered)
-        choices = [
-            (
-                row.key,
-                f"{row.run.name}  step {row.info.step:,}{_marks(row)}",
-                f"validation {loss(row.info.validation_loss)}, {age(row.info.time)} ago",
-            )
-            for row in rows[:MOST_OFFERED]
-        ]
-        key = await self._pane.ask(Choice("Checkpoint", choices))
+        key = await self._pane.ask(Choice("Checkpoint", checkpoint_choices(rows)))
         chosen = next((row for row in rows if row.key == key), None)
         if chosen is None:
             return False
@@ -99,9 +92,3 @@ class Loading:
                 measured = f", validation {loss(value)}" if value is not None else ""
                 return f"{word}: step {row.info.step:,}{measured} (Ctrl+L)"
         return ""
-
-
-def _marks(row: CheckpointRow) -> str:
-    """Whether a checkpoint is the best or the newest of its run."""
-    marks = [name for name, applies in (("★ best", row.info.best), ("newest", row.latest)) if applies]
-    return f"  {', '.join(marks)}" if marks else ""
