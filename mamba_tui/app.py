@@ -86,6 +86,7 @@ class MambaTUI(App[int]):
         self.panes = ContentSwitcher(id="panes")
         self.status_line = StatusLine()
         self.generator_command: list[str] | None = None
+        self.inspector_command: list[str] | None = None
         self._notice = notice
         self._dirty = False
         self._failed = False
@@ -194,7 +195,7 @@ class MambaTUI(App[int]):
 
     def _make_pane(self, tab: str) -> Pane:
         own = Belongings(self.document, self.run_client, self.state, self.options, self.trash, self.run_trash)
-        return make_pane(tab, own, self.generator_command)
+        return make_pane(tab, own, self.generator_command, self.inspector_command)
 
     # ------------------------------------------------- what panes ask for
 

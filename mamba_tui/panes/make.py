@@ -39,8 +39,13 @@ class Belongings:
     run_trash: RunTrash
 
 
-def make_pane(tab: str, own: Belongings, generator_command: list[str] | None = None) -> Pane:
-    """The pane of a tab, handed what it works with."""
+def make_pane(
+    tab: str,
+    own: Belongings,
+    generator_command: list[str] | None = None,
+    inspector_command: list[str] | None = None,
+) -> Pane:
+    """The pane of a tab, handed what it works with; the commands take the place of processes with torch."""
     if tab == "configure":
         from mamba_tui.panes.configure.pane import ConfigPane
 
@@ -64,7 +69,7 @@ def make_pane(tab: str, own: Belongings, generator_command: list[str] | None = N
     if tab == "inspect":
         from mamba_tui.panes.layers.pane import LayersPane
 
-        return LayersPane(own.run_client, id=tab)
+        return LayersPane(own.run_client, id=tab, command=inspector_command)
     from mamba_tui.panes.data.pane import DataPane
 
     return DataPane(own.document, own.run_client, id=tab)

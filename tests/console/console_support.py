@@ -21,6 +21,7 @@ from core.runs.events import CommandEvent, EndEvent, Event, decode
 from mamba_tui.app import LaunchOptions, MambaTUI
 
 NOW = 1_800_000_000.0
+FAKE_INSPECTOR = [sys.executable, str(Path(__file__).parent / "fake_inspector.py")]
 FAKE_GENERATOR = [sys.executable, str(Path(__file__).parent / "fake_generator.py")]
 SMALL, LARGE = (80, 24), (120, 40)
 PATIENCE = 120.0
@@ -180,6 +181,7 @@ async def console(
     state_path = options.pop("state_path", None)
     app = MambaTUI(LaunchOptions(checkpoints=root, **options), state_path=state_path)
     app.generator_command = FAKE_GENERATOR
+    app.inspector_command = FAKE_INSPECTOR
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause()
         yield app, pilot

@@ -122,7 +122,7 @@ async def test_surprise_shades_what_was_unlikely(tmp_path):
             }
 
         assert len(backgrounds()) <= 2
-        await pilot.press("f8")
+        await pilot.press("f10")
         assert len(backgrounds()) >= 4
         likely, unlikely = view(app).shade(0.9), view(app).shade(0.0001)
         assert likely != unlikely

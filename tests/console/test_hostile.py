@@ -77,7 +77,7 @@ async def test_names_samples_details_and_logs(tmp_path, size):
             ("f4",),
             ("f5",),
             ("f2",),
-            ("f8",),
+            ("f10",),
         ):
             await pilot.press(*keys)
             await pilot.pause(0.15)
@@ -116,7 +116,7 @@ async def test_generated_tokens(tmp_path):
         await until(pilot, lambda: app.pane.sides[0].speed)
         check_screen(app)
         app.query_one("#text-0").focus()
-        await pilot.press("left", "f8")
+        await pilot.press("left", "f10")
         await pilot.pause()
         check_screen(app)
         await pilot.press("enter")

@@ -52,6 +52,7 @@ READY = {
     "generate": ("f5", "temperature"),
     "data": ("f6", "stormy night"),
     "runs": ("f7", "sorted by changed"),
+    "inspect": ("f8", "decided from layer 1"),
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789αβγδεζηθικλμνξοπρστυφχψω"
 

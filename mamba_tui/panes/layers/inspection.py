@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from core.system.json_lines_client import AsyncClient, Event
@@ -18,10 +18,12 @@ class Inspection:
     makes the process fall behind.
     """
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
-        """`changed` hears the kind of each event that was taken."""
+    def __init__(self, changed: Callable[[str], None], command: Sequence[str] | None = None) -> None:
+        """`changed` hears the kind of each event that was taken; `command` starts another process."""
         self.client = AsyncClient(
-            self._take, module_command("core.inspection.server"), "the process that looks into layers"
+            self._take,
+            command or module_command("core.inspection.server"),
+            "the process that looks into layers",
         )
         self._changed = changed
         self.name = ""

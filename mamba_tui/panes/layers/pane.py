@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import events, on
@@ -38,10 +39,10 @@ class LayersPane(Pane):
     DEFAULT_CSS = css_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("inspect")
 
-    def __init__(self, run_client: RunClient, *, id: str) -> None:
+    def __init__(self, run_client: RunClient, *, id: str, command: Sequence[str] | None = None) -> None:
         super().__init__(id=id)
         self.run_client = run_client
-        self.inspection = Inspection(self._changed)
+        self.inspection = Inspection(self._changed, command)
         self.view = "lens"
         self.chosen_layer = 0
         self.group = -1
