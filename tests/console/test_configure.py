@@ -261,7 +261,7 @@ async def test_a_second_run_is_asked_about(tmp_path, monkeypatch):
         assert not started
         await pilot.press("ctrl+r")
         await until_shown(pilot, "Two runs share the machine")
-        await pilot.press("right", "enter")
+        await pilot.press("right", "right", "enter")
         await until(pilot, lambda: started)
 
 
