@@ -1,4 +1,4 @@
-"""How long a whole run takes, from its command to its end, by what its parts cost."""
+"""How long a whole run takes, from its command to its end, from the costs of its parts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Costs:
     start: float = 0.0
     """From the start of the trainer to the first step, without preparing text."""
     first_step: float = 0.0
-    """The first step, with what is compiled and recorded for it."""
+    """The first step, including compiling and recording."""
     prepare_byte: float = 0.0
     """A byte of text that is read, learned from and encoded for the first time."""
     end: float = 0.0
-    """From the last save's begin to the trainer's end: what is still written then."""
+    """From the start of the last save to the trainer's end: what remains to be written."""
     memory: float = 0.0
     """Peak bytes during training, including the framework's own."""
 
@@ -55,7 +55,7 @@ class Duration:
 
     @property
     def budgeted(self) -> float:
-        """The seconds that count for a time budget: not those before the first step, and not the end."""
+        """The seconds that count toward a time budget: not those before the first step, and not the end."""
         return self.seconds - sum(self.parts[name] for name in (PREPARE, START, END))
 
 
@@ -73,10 +73,10 @@ def duration(
     new_bytes: int = 0,
     before: float | None = None,
 ) -> Duration:
-    """A whole run whose occurrences cost `costs`, over (training, validation) tokens.
+    """A whole run with these `costs` per occurrence, over (training, validation) tokens.
 
-    Of the text `new_bytes` are still to be prepared. `before`, where it is known, are the seconds from the
-    trainer's start to its first step.
+    `new_bytes` of the text still have to be prepared. `before`, if known, are the seconds from the trainer's
+    start to its first step.
     """
     training = config.training
     steps, interval = training.max_iters, training.eval_interval

@@ -1,4 +1,4 @@
-"""What a text and its tokens are known by, so that counts of them are never taken for another text's."""
+"""The key of a text and its tokens, so that one text's counts are never used for another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.config.schema import DataConfig
 
 
 def text_key(data: DataConfig, seed: int) -> tuple[Hashable, ...]:
-    """The folder, then every setting that decides which tokens are on which side; files may change."""
+    """The folder, then every setting that determines which tokens are on which side; files may change."""
     return (
         os.path.abspath(os.path.expanduser(data.dataset_dir)),
         data.tokenizer,

@@ -1,10 +1,11 @@
-"""Whether each Triton operation computes on this GPU what its plain path does: asked once per kind of GPU.
+"""Whether each Triton operation computes the same on this GPU as its plain path: checked once per kind of
+GPU.
 
-The kernels are tested on few GPUs (TRIED). On another one a compiler may make something wrong of them,
-without an error. So the first process on such a GPU gives small inputs to every operation its model needs,
-and compares results and gradients with float64, which always takes the plain path. What is wrong is left out
-from then on. The answers are kept in the user's cache folder, by GPU, versions of torch and Triton, and the
-kernels' own sources. Computing takes 0.2 s for all of them; compiling takes half a minute, once.
+The kernels are tested on few GPUs (TRIED). On another one a compiler may produce wrong code without an error.
+So the first process on such a GPU gives small inputs to every operation that its model needs, and compares
+results and gradients with float64, which always takes the plain path. Wrong operations aren't used from then
+on. The results are stored in the user's cache folder, by GPU, versions of torch and Triton, and the kernels'
+sources. Computing takes 0.2 s for all of them; compiling takes half a minute, once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MADE_OF = {
     "mamba_mixer": ("causal_conv", "selective_scan"),
     "attention_mixer": ("window_attention", "rotary"),
 }
-"""Operations whose kernels contain those of others; what is wrong with a part is wrong with the whole."""
+"""Operations whose kernels contain those of others; if a part is wrong, so is the whole."""
 TRIED = frozenset({("sm90", "3.6")})
 """GPUs and versions of Triton on which all tests marked cuda have passed (benchmarks/RESULTS.md)."""
 LARGEST_RECORD = 1 << 16
@@ -40,10 +41,10 @@ _told: dict[str, str] = {}
 def check_kernels(
     device: torch.device | str, mixers: Iterable[str], more: Mapping[str, Case] | None = None
 ) -> list[str]:
-    """Check what was not checked before on this kind of GPU, and leave out what is wrong.
+    """Check operations that haven't been checked on this kind of GPU, and don't use wrong ones.
 
-    Call it before anything is captured or compiled. Nothing is checked on other devices than CUDA, on GPUs
-    that were TRIED, and in Triton's interpreter. Random states stay as they are.
+    Call it before anything is captured or compiled. Nothing is checked on devices other than CUDA, on GPUs
+    that were TRIED, and in Triton's interpreter. Random states don't change.
 
     Args:
         device: where the model will be.
@@ -51,7 +52,7 @@ def check_kernels(
         more: cases of operations outside of `core.ops`.
 
     Returns:
-        a sentence for each operation that is left out.
+        a sentence for each operation that isn't used.
     """
     device = torch.device(device)
     if device.type != "cuda" or not HAS_TRITON or os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
@@ -62,7 +63,7 @@ def check_kernels(
 
 
 def check(device: torch.device, cases: Mapping[str, Case], record: Path) -> list[str]:
-    """`check_kernels` on any device, with answers kept in the file `record`."""
+    """`check_kernels` on any device, with results stored in the file `record`."""
     known = _read(record)
     fresh = [name for name in cases if name not in known]
     known |= {name: _problem(cases[name], device) for name in fresh}
@@ -103,13 +104,13 @@ def _problem(case: Case, device: torch.device) -> str:
         return str(error)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # a compiler that gives up, a launch that is refused
+    except Exception as error:  # a compiler that fails, a launch that is refused
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:LONGEST_REASON]
     return ""
 
 
 def record_of(device: torch.device) -> Path:
-    """The file that the answers for a kind of GPU are kept in."""
+    """The file with the results for a kind of GPU."""
     import triton
 
     kind, _ = _kind(device)
@@ -129,7 +130,7 @@ def _kind(device: torch.device) -> tuple[str, str]:
 
 @functools.cache
 def _sources() -> str:
-    """A hash of everything that kernels are made from."""
+    """A hash of all sources of kernels."""
     here = Path(__file__).parent
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted([*here.rglob("*.py"), *here.parent.glob("generation/cuda/*.py")]):
@@ -138,7 +139,7 @@ def _sources() -> str:
 
 
 def _read(record: Path) -> dict[str, str]:
-    """The answers that are known; none where there is no such file or it is damaged."""
+    """The stored results; none if there is no file or it is damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         known = json.loads(files.read_limited(record, LARGEST_RECORD))
         if isinstance(known, dict) and all(isinstance(problem, str) for problem in known.values()):
@@ -147,14 +148,14 @@ def _read(record: Path) -> dict[str, str]:
 
 
 def _write(record: Path, known: Mapping[str, str]) -> None:
-    """Keep the answers; where that cannot be, the next process checks again."""
+    """Store the results; if that fails, the next process checks again."""
     with contextlib.suppress(OSError):
         files.make_own_folder(record.parent)
         files.write_atomic(record, json.dumps(known, indent=1).encode())
 
 
 def forget(names: Sequence[str] = ()) -> None:
-    """Forget in this process what was checked, for tests."""
+    """Forget this process's results, for tests."""
     for name in names or list(_told):
         _told.pop(name, None)
     leave_out(name for name, problem in _told.items() if problem)

@@ -1,6 +1,6 @@
 """A small input for each Triton operation, and the comparison of its results and gradients with float64.
 
-Sizes are odd, so that tiles are cut, and documents begin inside. Adding an operation is adding a case.
+Sizes are odd, so that tiles are cut, and documents begin inside. To add an operation, add a case.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from core.ops.ssd_scan import ssd_scan
 from core.ops.window_attention import window_attention
 
 Case = Callable[[torch.device], None]
-"""Compares an operation on a device. Raises WrongResultError if it is wrong."""
+"""Compares an operation on a device with float64. Raises WrongResultError if it is wrong."""
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 MOST_APART = {FLOAT32: 0.01, BFLOAT16: 0.05}
-"""Relative distance to the results in float64. Products of float32 may have 10 bits (TF32)."""
+"""Relative distance from the results in float64. Products of float32 may have 10 bits (TF32)."""
 B, T = 2, 37
 
 
 class WrongResultError(Exception):
-    """An operation's result is too far from that of its plain path; the message says which."""
+    """An operation's result is too far from its plain path's; the message says which."""
 
 
 class _Inputs:
@@ -59,9 +59,9 @@ def compare(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Call operation(**activations, **parameters) with activations in `dtype`, and all of it in float64.
+    """Call operation(**activations, **parameters) with activations in `dtype`, and everything in float64.
 
-    It returns one or more tensors. Those and the gradients of all inputs are compared.
+    It returns one or more tensors, which are compared together with the gradients of all inputs.
     """
     rounded = {name: value.to(dtype).float() for name, value in activations.items()}
     outcomes = []
@@ -91,7 +91,7 @@ def compare(
 
 @torch.no_grad()
 def agree(name: str, fast: Tensor, plain: Tensor, most: float) -> None:
-    """Raise WrongResultError unless two results are as near as `most`, relative to the second."""
+    """Raise WrongResultError unless two results are within `most`, relative to the second."""
     plain = plain.double()
     apart = ((fast.double() - plain).norm() / plain.norm().clamp(min=1e-30)).item()
     if not apart <= most:  # NaN included
@@ -317,7 +317,7 @@ CASES: dict[str, Case] = {
     "adamw": _adamw,
     "conditional_copy": _conditional_copy,
 }
-"""By the names that `takes_triton` is asked with."""
+"""By the names that `takes_triton` uses."""
 
 OF_EVERY_MODEL = ("feed_forward", "linear_cross_entropy", "adamw", "conditional_copy")
 OF_A_MIXER = {
@@ -328,6 +328,6 @@ OF_A_MIXER = {
 
 
 def cases_for(mixers: Iterable[str]) -> dict[str, Case]:
-    """The cases that a model of these kinds of layers needs; compiling the others would take a minute."""
+    """The cases for a model with these kinds of layers; compiling the others would take a minute."""
     names = [*OF_EVERY_MODEL, *(name for mixer in sorted(set(mixers)) for name in OF_A_MIXER[mixer])]
     return {name: CASES[name] for name in names}

@@ -1,4 +1,4 @@
-"""A sweep as the command line or the console asks for it: its variants, and runs prepared for a queue."""
+"""A sweep as requested by the command line or the console: its variants, and runs prepared for a queue."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MOST_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What is varied and how it is carried out.
+    """What is varied, and how it is run.
 
-    `random` None takes every combination; `at_once` 0 means as many as fit; `tag` "" the next free one;
+    `random` None takes every combination; `at_once` 0 means as many as fit; `tag` "" the next unused one;
     `after` names a run to wait for.
     """
 
@@ -32,7 +32,7 @@ class SweepOptions:
 
 
 def expand(base: RunConfig, options: SweepOptions) -> tuple[list[Changes], int]:
-    """What each variant changes, and how many train at once. Writes nothing. Raises UserError."""
+    """Each variant's changes, and how many train at once. Writes nothing. Raises UserError."""
     if not options.axes:
         raise UserError("nothing is varied; accepted: key=value,value such as learning_rate=1e-3,2e-3")
     if not 0 <= options.at_once <= MOST_AT_ONCE:

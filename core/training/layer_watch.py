@@ -1,8 +1,8 @@
 """How each layer learns, at every evaluation: its gradients, its updates and the size of its stream.
 
-Steps themselves are left alone, compiled, captured in a CUDA graph or not: the gradient comes from one plain
-pass of its own over a little training text, always the same, and the update from the weights before and after
-the step. Only rank 0 looks, and nothing here talks to other ranks.
+Steps themselves aren't touched, whether compiled, captured in a CUDA graph or not: the gradient comes from a
+separate plain pass over a little training text, always the same, and the update from the weights before and
+after the step. Only rank 0 does this, and nothing here communicates with other ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROWS = 4
 
 
 class LayerWatch:
-    """Measures the layers of a run's model at the steps that are evaluated."""
+    """Measures a model's layers at the steps that are evaluated."""
 
     def __init__(self, parts: Parts, config: RunConfig, writer: EventWriter) -> None:
         self._parts, self._config, self._writer = parts, config, writer
@@ -36,7 +36,7 @@ class LayerWatch:
         self._updated = 0
 
     def before_step(self, step: int, last_step: int) -> None:
-        """Keep the layers' weights, if the step that is about to be taken will be evaluated."""
+        """Store the layers' weights, if the next step will be evaluated."""
         self._before = []
         due = step % self._config.training.eval_interval == 0 or step >= last_step
         if not (due and self._parts.ranks.first):
@@ -49,7 +49,7 @@ class LayerWatch:
 
     @torch.no_grad()
     def report(self, step: int) -> None:
-        """Write what the layers are like after a step; nothing where memory does not suffice for it."""
+        """Record the layers after a step; nothing if there isn't enough memory for it."""
         if not self._parts.ranks.first:
             return
         before, self._before = self._before, []
@@ -68,7 +68,7 @@ class LayerWatch:
         return [list(block.parameters()) for block in self._parts.model.blocks]
 
     def _update_ratios(self, before: Sequence[Tensor]) -> list[float]:
-        """The norm of what a step added to each layer's weights over their norm before it."""
+        """The norm of a step's change to each layer's weights, relative to their norm before it."""
         if not before:
             return []
         ratios, start = [], 0
@@ -109,7 +109,7 @@ class LayerWatch:
 
 
 def _keeper(sizes: dict[int, Tensor], number: int) -> Any:
-    """A hook that keeps the root mean square of what a layer gives on."""
+    """A hook that stores the root mean square of a layer's output."""
 
     def keep(module: nn.Module, inputs: object, outputs: tuple[Tensor, Any]) -> None:
         stream = outputs[0].detach().float()
@@ -124,5 +124,5 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _numbers(values: Sequence[Tensor]) -> list[float]:
-    """Their values, which come from the device at once."""
+    """Their values, fetched from the device at once."""
     return [float(value) for value in torch.stack(list(values)).float().cpu()]

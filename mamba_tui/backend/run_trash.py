@@ -1,4 +1,7 @@
-"""The runs that this console has deleted: they go for good when it is closed, and until then come back."""
+"""The runs that this console has deleted.
+
+They are deleted permanently when it is closed; until then they can be undeleted.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,32 @@ if TYPE_CHECKING:
 
 
 class RunTrash:
-    """What this console can bring back, the newest last. What others deleted is theirs."""
+    """The runs that this console can undelete, the last deleted one last, without other consoles' runs."""
 
     def __init__(self) -> None:
         self.deleted: list[DeletedRun] = []
 
     def delete(self, run: Run) -> None:
-        """Put a run aside. Raises UserError."""
+        """Delete a run, so that it can be undeleted. Raises UserError."""
         from core.runs.listing.trash import delete_run
 
         self.deleted.append(delete_run(run))
 
     def restore(self) -> str:
-        """Bring the newest back; its name, "" when there is none. Raises UserError."""
+        """Undelete the last one. Returns its name, "" if there is none. Raises UserError."""
         from core.runs.listing.trash import undelete_run
 
         if not self.deleted:
             return ""
         deleted = self.deleted[-1]
         if not deleted.now.exists():
-            self.deleted.pop()  # it must not stand in the way of those before it
+            self.deleted.pop()  # it must not block the ones before it
         name = undelete_run(deleted).name
         self.deleted.pop()
         return name
 
     def empty(self) -> None:
-        """Really delete."""
+        """Delete everything permanently."""
         if not self.deleted:
             return
         from core.runs.listing.trash import delete_for_good

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def start_sweep(root: Path, config: RunConfig, options: SweepOptions) -> str:
-    """Prepare a sweep and start its queue; its name. Raises UserError."""
+    """Prepare a sweep and start its queue. Returns its name. Raises UserError."""
     from core.config.preflight import check_possible
     from core.sweeps.preparing import prepare
     from core.sweeps.process import start_in_background
@@ -30,7 +30,7 @@ def start_sweep(root: Path, config: RunConfig, options: SweepOptions) -> str:
 
 
 def start_after(root: Path, config: RunConfig, name: str, mode: Mode, after: str) -> None:
-    """Prepare a run and start the queue that begins it when another run has ended. Raises UserError."""
+    """Prepare a run and start the queue that starts it when another run has ended. Raises UserError."""
     from core.config.preflight import check_possible
     from core.runs import Run, prepare_run
     from core.sweeps.plan import queue_run
@@ -43,24 +43,24 @@ def start_after(root: Path, config: RunConfig, name: str, mode: Mode, after: str
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A sweep, or a run that waits for another, as a list shows it."""
+    """A sweep, or a run that waits for another, as shown in a list."""
 
     name: str
     states: dict[str, int]
-    """How many of its runs are in each state; "gone" are those that there are no more."""
+    """How many of its runs are in each state; "gone" are those that no longer exist."""
     after: str
     in_progress: bool
-    """Whether a queue carries it out now."""
+    """Whether a queue is running it now."""
     problem: str = ""
 
     @property
     def size(self) -> int:
-        """How many runs it has."""
+        """The number of its runs."""
         return sum(self.states.values())
 
 
 def sweep_rows(root: Path, runs: Sequence[RunSummary]) -> list[SweepRow]:
-    """All sweeps, those that are being carried out first."""
+    """All sweeps, running ones first."""
     from core.sweeps.plan import load_plan, plan_names
     from core.sweeps.queue import is_worked_on
 
@@ -89,7 +89,7 @@ def resume_sweep(root: Path, tag: str) -> None:
 
 
 def stop_sweep(root: Path, tag: str) -> int:
-    """End a sweep, after its variants have saved; how many were training. Raises UserError."""
+    """End a sweep, after its variants have saved. Returns how many were training. Raises UserError."""
     from core.sweeps.plan import load_plan
     from core.sweeps.queue import ask_to_stop
 

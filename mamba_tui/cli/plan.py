@@ -1,4 +1,4 @@
-"""`mamba-tui train --plan`: what a run would be, how long it would take, and nothing is started."""
+"""`mamba-tui train --plan`: what a run would be and how long it would take, without starting anything."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from mamba_tui.widgets.safe_text import visible
 if TYPE_CHECKING:
     from mamba_tui.backend.run_estimate import Estimate
 
-UNMEASURED = "the time is a guess: nothing like it was measured on this machine; mamba-tui bench measures it"
+UNMEASURED = "the time is a guess: nothing similar was measured on this machine; mamba-tui bench measures it"
 
 
 def add_plan_options(train: argparse.ArgumentParser) -> None:
     """Add the options of `train` that only plan."""
     group = train.add_argument_group("plan")
     group.add_argument(
-        "--plan", action="store_true", help="show what the run would be and how long it would take, and end"
+        "--plan",
+        action="store_true",
+        help="show what the run would be and how long it would take, without starting it",
     )
     group.add_argument("--json", action="store_true", help="with --plan: print it as one JSON object")
 
 
 def check_plan_options(arguments: argparse.Namespace) -> None:
-    """Raise UserError for options that a plan does not go with."""
+    """Raise UserError for options that don't go together with a plan."""
     if not arguments.plan:
         if arguments.json:
             raise UserError("--json is for plans; give --plan too")
@@ -40,7 +42,7 @@ def check_plan_options(arguments: argparse.Namespace) -> None:
 
 
 def show_plan(arguments: argparse.Namespace, config: RunConfig, root: Path) -> int:
-    """Print the plan of a new run. Returns the exit code; raises UserError where there is no text."""
+    """Print the plan of a new run. Returns the exit code; raises UserError if there is no text."""
     from core.config.preflight import check_possible
     from core.data.sample_corpus import has_texts, no_text
     from mamba_tui.backend.run_estimate import estimate, survey
@@ -75,7 +77,7 @@ def show_plan(arguments: argparse.Namespace, config: RunConfig, root: Path) -> i
 
 
 def _decided(config: RunConfig, planned: RunConfig) -> dict[str, Any]:
-    """The settings that were left open, and others that follow, as the plan has them."""
+    """The settings that were left open, and others that depend on them, with their planned values."""
     open_keys = set(config.training.auto.split())
     if "n_embd" in open_keys:
         open_keys |= set(PER_LAYER)

@@ -29,7 +29,7 @@ TABS = (
 
 @dataclass(frozen=True)
 class Belongings:
-    """What the console has, of which each pane is given what it works with."""
+    """The console's objects, from which each pane gets what it works with."""
 
     document: Document
     run_client: RunClient

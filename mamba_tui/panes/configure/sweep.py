@@ -17,7 +17,7 @@ from mamba_tui.widgets.dialogs import Answer, Question
 
 
 class Sweep:
-    """Asks for a sweep and starts its queue. What was typed is kept until it has started."""
+    """Asks for a sweep and starts its queue. What was typed is kept until the sweep has started."""
 
     def __init__(self, pane: Pane, document: Document, run_client: RunClient, next_run: NextRun) -> None:
         self._pane = pane
@@ -28,7 +28,7 @@ class Sweep:
         self._prune = False
 
     async def ask_and_start(self, known: Survey) -> None:
-        """Ask until it has started, or is left."""
+        """Ask until the sweep has started or the dialog is closed."""
         reason = self._next_run.reason_against()
         if reason:
             self._pane.say(reason, problem=True)
@@ -37,7 +37,7 @@ class Sweep:
             pass
 
     async def _try(self, known: Survey) -> bool:
-        """Ask once; False where it did not start and should be asked again."""
+        """Ask once; False if it didn't start and should be asked again."""
         from core.sweeps.plan import common_tag
         from mamba_tui.panes.configure.sweep_dialog import START, SweepDialog
         from mamba_tui.panes.configure.sweep_size import sweep_size
@@ -56,6 +56,6 @@ class Sweep:
             await self._pane.ask(Question("Not started", str(error), [Answer("ok", "OK")]))
             return False
         self._typed = {}
-        sentence = f"{tag} trains in the background, also when the console is closed."
+        sentence = f"{tag} trains in the background, even if the console is closed."
         self._pane.post_message(RunsQueued(f"tags={common_tag(tag)}", sentence))
         return True

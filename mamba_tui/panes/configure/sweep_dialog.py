@@ -1,4 +1,4 @@
-"""The dialog that asks for a sweep, and says while one types what that would be."""
+"""The dialog for a sweep, which describes the sweep while you type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mamba_tui.panes.base import work_on
 from mamba_tui.widgets.dialogs import Dialog
 from mamba_tui.widgets.safe_text import safe
 
-# Name, label, and what an empty field stands for.
+# Name, label, and the meaning of an empty field.
 FIELDS = (
     ("axes", "Vary", "learning_rate=1e-3,2e-3 dropout=0,0.2"),
     ("random", "Random", "a number of random variants; empty: every combination"),
@@ -31,7 +31,7 @@ START = "start"
 
 
 class Tick(Checkbox):
-    """A checkbox that is empty where it is off; Textual's own differ in color only."""
+    """A checkbox that is empty when it is off; Textual's own differ only in color."""
 
     BUTTON_INNER = " "
 
@@ -42,7 +42,7 @@ class Tick(Checkbox):
 
 
 class SweepDialog(Dialog):
-    """Fields from top to bottom, and one sentence on what they ask for. Answers START; see `options`."""
+    """Fields from top to bottom, and one sentence about the sweep. Answers START; see `options`."""
 
     DEFAULT_CSS = """
     SweepDialog .field { height: 1; }
@@ -58,7 +58,7 @@ class SweepDialog(Dialog):
     ]
 
     def __init__(self, values: dict[str, str], prune: bool, say_size: Callable[[SweepOptions], str]) -> None:
-        """`say_size` says in a sentence what would be trained; it may wait, and raises UserError."""
+        """`say_size` describes what would be trained in a sentence; it may wait, and raises UserError."""
         super().__init__()
         self.values = dict(values)
         self.prune = prune
@@ -80,12 +80,12 @@ class SweepDialog(Dialog):
                 yield Button(safe("Start"), compact=True, name=START, variant="success")
 
     def on_mount(self) -> None:
-        """Begin with what is varied."""
+        """Start at the varied keys."""
         self.query(Input).first().focus()
         self.call_after_refresh(self._show_size)
 
     def options(self) -> SweepOptions:
-        """What the fields ask for. Raises UserError that names a field."""
+        """The options in the fields. Raises UserError that names a field."""
         text = {name: value.strip() for name, value in self.values.items()}
         return SweepOptions(
             axes=parse_axes(text.get("axes", "")),

@@ -1,4 +1,4 @@
-"""What a sweep would cost, before it starts."""
+"""The cost of a sweep, before it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.sweeps.preparing import SweepOptions, expand
 from mamba_tui.backend.run_estimate import Survey, estimate
 from mamba_tui.widgets.plan_words import time_range
 
-# So many variants, evenly chosen, stand for all of them.
+# This many variants, evenly chosen, represent all of them.
 MOST_ESTIMATED = 12
 
 
@@ -29,10 +29,10 @@ def sweep_size(config: RunConfig, options: SweepOptions, *, known: Survey) -> st
 def sweep_seconds(
     config: RunConfig, changes: list[Changes], at_once: int, known: Survey
 ) -> tuple[float, float]:
-    """Between which a sweep takes, in seconds; infinite where that is not known.
+    """The shortest and longest time of a sweep, in seconds; infinite if unknown.
 
-    Variants that train side by side share the machine. Where that slows none of them, the sweep takes its
-    share of the time that they take one after the other; where the machine was busy already, all of it.
+    Variants that train in parallel share the machine. If that slows none of them, the sweep takes its share
+    of their total time; if the machine was busy already, it takes all of it.
     """
     chosen = changes[:: max(1, math.ceil(len(changes) / MOST_ESTIMATED))]
     durations = [estimate(replace(config, "sweep", **one), known).duration for one in chosen]

@@ -1,4 +1,4 @@
-"""The passages of the dataset folder that are nearest to one: a list, and the passage under its cursor."""
+"""The passages of the dataset folder that are most similar to one: a list, and the passage under its cursor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mamba_tui.widgets.safe_text import clip, pad, safe, visible
 from mamba_tui.widgets.token_view import Token
 
 WORDS = 100
-"""Words around the cursor that are looked for, as many as a passage of the texts has."""
+"""How many words around the cursor are searched for: as many as a passage of the texts has."""
 HITS = 100
 _SPLIT_CHARACTER = re.compile("((?:⟨[0-9A-F]{2}⟩)+)")
 
@@ -47,7 +47,7 @@ def passage_around(tokens: Sequence[Token], cursor: int | None) -> str:
 
 
 def _plain(tokens: Sequence[Token]) -> str:
-    """The text of tokens, without the signs that stand for line ends and for bytes of a character."""
+    """The text of tokens, without the symbols that represent line ends and bytes of a character."""
     text = "".join(token.text for token in tokens).replace("⏎\n", "\n")
     parts = _SPLIT_CHARACTER.split(text)
     for index in range(1, len(parts), 2):
@@ -57,7 +57,7 @@ def _plain(tokens: Sequence[Token]) -> str:
 
 @dataclass(frozen=True)
 class Search:
-    """What to look for, where, and with which model."""
+    """What to search for, where, and with which model."""
 
     passage: str
     folder: str
@@ -66,7 +66,7 @@ class Search:
 
 
 class HitRows(Rows):
-    """One passage a row: nearness, place, first words."""
+    """One passage per row: similarity, position, first words."""
 
     def __init__(self) -> None:
         super().__init__(id="similar-rows")
@@ -75,7 +75,7 @@ class HitRows(Rows):
 
     @property
     def row_count(self) -> int:
-        """All passages that were given."""
+        """All passages of the answer."""
         return len(self.hits)
 
     @property
@@ -126,7 +126,7 @@ class SimilarDialog(Dialog):
         self.request = 0
 
     def compose(self) -> ComposeResult:
-        """What is looked for, how far the search is, the passages, and the one under the cursor."""
+        """What is searched for, the progress, the passages, and the one under the cursor."""
         with Vertical(classes="dialog") as box:
             box.border_title = safe("Similar passages")
             box.border_subtitle = safe("↑↓ PgUp PgDn move, Esc close")
@@ -137,7 +137,7 @@ class SimilarDialog(Dialog):
                 yield Static("", id="similar-text", markup=False)
 
     def on_mount(self) -> None:
-        """Begin to search."""
+        """Start the search."""
         rows = self.query_one(HitRows)
         rows.folder = self.search.folder
         rows.focus()
@@ -157,7 +157,7 @@ class SimilarDialog(Dialog):
         if kind == "progress":
             share = event["done"] / max(1, event["size"])
             what = f"reading {event['name']}: {share:.0%} of {bytes_size(event['size'])}"
-            self._say(what if event["size"] else f"looking at {event['name']}")
+            self._say(what if event["size"] else f"checking {event['name']}")
         elif kind == "done":
             rows = self.query_one(HitRows)
             rows.hits = event["hits"]
@@ -196,7 +196,7 @@ class Searcher:
         self._request = 0
 
     async def begin(self, dialog: SimilarDialog, search: Search) -> int:
-        """Search for a dialog; its id. Raises UserError if the process cannot be started."""
+        """Search for a dialog. Returns the request's id. Raises UserError if the process can't be started."""
         self._dialog = dialog
         self._request = await self._client.send(
             "similar", passage=search.passage, texts=[search.folder], checkpoint=search.checkpoint,

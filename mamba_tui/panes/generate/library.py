@@ -1,4 +1,4 @@
-"""The prompt library: prompts that were kept, those used lately, and some to begin with."""
+"""The prompt library: prompts that were kept, recent ones, and some to start with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEEP, FORGET = "keep", "forget"
 
 
 def choices(prompt: str, kept: list[str], past: list[str]) -> list[tuple[str, str, str]]:
-    """Rows of a choice: what is done with the prompt in the editor, then every prompt to take."""
+    """Rows of a choice: actions on the prompt in the editor, then every prompt in the library."""
     rows = []
     if prompt in kept:
         rows.append((FORGET, "- Remove from the library", _shown(prompt)))
@@ -25,7 +25,7 @@ def choices(prompt: str, kept: list[str], past: list[str]) -> list[tuple[str, st
         rows.append((KEEP, "+ Keep in the library", _shown(prompt)))
     seen: set[str] = set()
     recent = past[: -LATELY - 1 : -1]
-    for about, prompts in (("★ kept", kept), ("used lately", recent), ("to begin with", BUILT_IN)):
+    for about, prompts in (("★ kept", kept), ("recent", recent), ("to start with", BUILT_IN)):
         for text in prompts:
             if text not in seen:
                 seen.add(text)
@@ -34,7 +34,7 @@ def choices(prompt: str, kept: list[str], past: list[str]) -> list[tuple[str, st
 
 
 def chosen(answer: str, prompt: str, kept: list[str]) -> str | None:
-    """Carry out an answer; the prompt to put into the editor, if it is one."""
+    """Carry out an answer. Returns the prompt to put into the editor, if it is one."""
     if answer == KEEP:
         kept.append(prompt)
     elif answer == FORGET:

@@ -10,7 +10,7 @@ from mamba_tui.widgets.token_view import SHADES, TokenView
 
 
 def token_line(view: TokenView, width: int) -> Content:
-    """The token under the cursor, its probability and what else was likely."""
+    """The token under the cursor, its probability and likely alternatives."""
     token = view.current
     if token is None or token.probability is None:
         return Content.styled(
@@ -31,12 +31,12 @@ def token_line(view: TokenView, width: int) -> Content:
 
 
 def knob_line(knobs: Knobs) -> Content:
-    """What the chosen setting does."""
+    """A description of the selected setting."""
     return Content.styled(visible(knobs.knob.help), "$muted")
 
 
 def legend(view: TokenView) -> Content:
-    """What each shade of the surprise view means, and the mean surprise of the text."""
+    """The meaning of each shade of the surprise view, and the text's mean surprise."""
     parts: list[Content | tuple[str, str]] = [("surprise in bits ", "$muted")]
     bounds = [f"<{SHADES[0]:g}", *(f"{limit:g}+" for limit in SHADES)]
     for text, style in zip(bounds, view.shades()):
@@ -45,5 +45,5 @@ def legend(view: TokenView) -> Content:
         colors = f"{style.color.get_truecolor().hex} on {style.bgcolor.get_truecolor().hex}"
         parts.append((f" {text} ", colors))
     mean = view.mean_bits
-    parts.append(("  mean " + (f"{mean:.2f} bits a token" if mean is not None else "-"), ""))
+    parts.append(("  mean " + (f"{mean:.2f} bits per token" if mean is not None else "-"), ""))
     return Content.assemble(*parts)

@@ -1,4 +1,4 @@
-"""Which checkpoints Generate has loaded, and whether their runs have better or newer ones by now."""
+"""Which checkpoints Generate has loaded, and whether their runs have better or newer ones now."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_OFFERED = 1000
 
 
 class Loading:
-    """Loads checkpoints into the sides, by itself or by choice."""
+    """Loads checkpoints into the sides, automatically or by choice."""
 
     def __init__(self, pane: Pane, run_client: RunClient, client: AsyncClient, sides: Sequence[Side]) -> None:
         self._pane = pane
@@ -40,9 +40,9 @@ class Loading:
         )
 
     async def load_default(self, slot: int, *, again: bool = False) -> None:
-        """Load the best checkpoint of the run that is followed where none is loaded.
+        """Load the best checkpoint of the followed run if none is loaded.
 
-        With `again` also where another was loaded that nobody chose. Raises UserError if there is none.
+        With `again`, also if another one was loaded that nobody chose. Raises UserError if there is none.
         """
         async with self._lock:
             side = self._sides[slot]
@@ -59,12 +59,12 @@ class Loading:
             side.automatic = True
 
     async def warm_up(self) -> None:
-        """Load what Enter would use, so that its first word comes at once."""
+        """Load what Enter would use, so that its first token comes at once."""
         if not self._sides[0].name and await self._run_client.default_checkpoint() is not None:
             await self.load_default(0)
 
     async def choose(self, slot: int) -> bool:
-        """Ask for the checkpoint of a side; whether one was chosen. The one announced comes first."""
+        """Ask for the checkpoint of a side. Returns whether one was chosen. The announced one comes first."""
         rows = [row for row in await self._run_client.checkpoint_rows() if not row.info.problem]
         if not rows:
             raise UserError(NOTHING)
@@ -78,7 +78,7 @@ class Loading:
         return True
 
     async def news(self) -> str:
-        """What the run of the first side has saved that is better, or else newer, than what is loaded."""
+        """A saved checkpoint of the first side's run that is better, or else newer, than the loaded one."""
         loaded = self._sides[0].row
         if loaded is None or not self._sides[0].name:
             return ""

@@ -1,4 +1,4 @@
-"""Settings typed into the prompt: `/temperature 0.7` turns the knob of that name, `/help` names all."""
+"""Settings typed into the prompt: `/temperature 0.7` turns that knob, `/help` lists all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mamba_tui.widgets.numbers import compact
 
 
 def is_command(text: str) -> bool:
-    """Whether a prompt is a command: one line with a slash first. A space in front makes it text."""
+    """Whether a prompt is a command: one line that starts with a slash. A space in front makes it text."""
     return text.startswith("/") and "\n" not in text.strip()
 
 
 def carry_out(text: str, knobs: Knobs) -> str:
-    """Set what a command says; the sentence to show. Raises UserError for what isn't one."""
+    """Carry out a command. Returns the sentence to show. Raises UserError if it isn't one."""
     name, _, value = text.strip()[1:].partition(" ")
     name, value = name.lower().replace("_", "-"), value.strip()
     names = {knob.label.replace(" ", "-"): knob for knob in knobs.knobs}

@@ -1,4 +1,4 @@
-"""The texts that one side of Generate has generated: a retry or a branch leaves the one before in place."""
+"""The texts that one side of Generate has generated: a retry or a branch keeps the previous one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KEPT = 20
 
 
 class Variants:
-    """Lists of tokens, of which one is shown and one, perhaps another, is being written."""
+    """Lists of tokens, one of which is shown, and one, perhaps another, is being written."""
 
     def __init__(self) -> None:
         self.texts: list[list[Token]] = []
@@ -16,7 +16,7 @@ class Variants:
         self.written: list[Token] = []
 
     def begin(self, tokens: list[Token]) -> list[Token]:
-        """Begin another text with these tokens, and show it. The oldest go."""
+        """Start another text with these tokens, and show it. The oldest ones are dropped."""
         self.texts = [text for text in self.texts if len(text) > 0]
         self.texts.append(tokens)
         del self.texts[:-KEPT]
@@ -34,10 +34,10 @@ class Variants:
 
     @property
     def newest_shown(self) -> bool:
-        """Whether the shown text is the one that the generator is in the middle of."""
+        """Whether the shown text is the one that the generator is continuing."""
         return bool(self.texts) and self.texts[self.at] is self.written
 
     @property
     def words(self) -> str:
-        """Which text is shown, where there are several."""
+        """Which text is shown, if there are several."""
         return f"text {self.at + 1} of {len(self.texts)}" if len(self.texts) > 1 else ""

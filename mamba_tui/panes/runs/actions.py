@@ -1,4 +1,4 @@
-"""What is done with runs: notes, tags, names, deleting, and what their settings say about their losses."""
+"""Operations on runs: notes, tags, names, deleting, and how settings affect their losses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mamba_tui.widgets.dialogs import Answer, Prompt, Question
 
 
 def _first_problem(words: str, check: Callable[[str], object]) -> tuple[str, str] | None:
-    """What is wrong with the first bad one of several words, and that word."""
+    """What is wrong with the first invalid word, and that word."""
     for word in words.replace(",", " ").split():
         try:
             check(word)
@@ -30,17 +30,17 @@ def _first_problem(words: str, check: Callable[[str], object]) -> tuple[str, str
 
 
 def unknown_column(text: str) -> tuple[str, str] | None:
-    """What is wrong with a list of columns, and with which."""
+    """What is wrong with a list of columns, and the wrong word."""
     return _first_problem(text, lambda name: column(name, "columns"))
 
 
 def unusable_tag(text: str) -> tuple[str, str] | None:
-    """What is wrong with changes of tags, and with which."""
+    """What is wrong with changes of tags, and the wrong word."""
     return _first_problem(text, check_tag_change)
 
 
 class RunActions:
-    """Asks what must be asked, and does it in a thread. Everything raises UserError."""
+    """Asks for input and works in a thread. Everything raises UserError."""
 
     def __init__(self, pane: Pane, run_client: RunClient, trash: RunTrash) -> None:
         self._pane = pane
@@ -56,7 +56,7 @@ class RunActions:
             await off_thread(write_notes, run.run, Notes(text.strip(), run.notes.tags))
 
     async def tags(self, runs: Sequence[RunSummary]) -> None:
-        """Ask for changes of tags, and make them in all of the runs."""
+        """Ask for changes of tags, and apply them to all runs."""
         names = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
         now = ", ".join(dict.fromkeys(tag for run in runs for tag in run.notes.tags)) or "none yet"
         text = await self._pane.ask(
@@ -72,7 +72,7 @@ class RunActions:
             await off_thread(change_tags, run.run, (text or "").replace(",", " ").split())
 
     async def change_name(self, run: RunSummary) -> str:
-        """Ask for another name; "" where it keeps its own."""
+        """Ask for a new name; "" if it keeps its name."""
         answer = await self._pane.ask(Prompt(f"Rename {run.name}", "Its new name:", run.name))
         name = (answer or "").strip()
         if name in ("", run.name):
@@ -83,7 +83,7 @@ class RunActions:
         return name
 
     async def delete(self, runs: Sequence[RunSummary]) -> bool:
-        """Ask, then put them aside; whether that was done."""
+        """Ask, then delete them, so that they can be undeleted. Returns whether that was done."""
         names = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
         answer = await self._pane.ask(
             Question(
@@ -101,7 +101,7 @@ class RunActions:
         return True
 
     async def undelete(self) -> None:
-        """Bring the last one back."""
+        """Undelete the last one."""
         name = await off_thread(self._trash.restore)
         self._pane.say(f"Undeleted {name}" if name else "Nothing to undelete")
 
@@ -114,7 +114,7 @@ class RunActions:
         return best
 
     def effects(self, runs: Sequence[RunSummary]) -> list[Effect]:
-        """The effect of every setting in which the runs differ, the largest first."""
+        """The effect of every setting that differs between the runs, the largest first."""
         keys = differing(runs)
         rated = [
             Rated({key: run.config.get(key, "") for key in keys}, math.inf if run.best is None else run.best)

@@ -1,4 +1,4 @@
-"""Beside the table: one run, or what several have not in common."""
+"""Beside the table: one run, or the differences between several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACE = ("dataset_dir", "auto")
 
 
 def details_content(run: RunSummary) -> Content:
-    """One run: where it stands, your words on it, and how it differs from the default."""
+    """One run: its state, its note and tags, and its differences from the default."""
     lines: list[Content] = [Content.styled(visible(run.name), "bold $accent")]
     lines.append(Content(visible(f"{run.state}: {run.message}" if run.message else run.state)))
     if run.best is not None:
@@ -40,7 +40,7 @@ def details_content(run: RunSummary) -> Content:
 
 
 def difference_to_default(run: RunSummary) -> list[Content]:
-    """Every setting that a run has not left at its default: the default, then its own."""
+    """Every setting that isn't at its default: the default, then the run's value."""
     if not run.config:
         return [Content.styled("its configuration cannot be read", "$text-error")]
     default = flat(RunConfig())
@@ -67,7 +67,7 @@ def setting_text_of(value: object) -> str:
 
 
 def comparison_content(runs: Sequence[RunSummary]) -> Content:
-    """Several runs: their best, and every setting that differs, a line for each run."""
+    """Several runs: their best losses, and every setting that differs, one line per run."""
     lines = [Content.styled(f"{len(runs)} runs, only what differs", "bold $accent")]
     for number, run in enumerate(runs, 1):
         lines.append(
@@ -90,11 +90,11 @@ def comparison_content(runs: Sequence[RunSummary]) -> Content:
 
 
 def effects_content(effects: Sequence[Effect], count: int) -> Content:
-    """Which setting mattered: for each the share it explains, as a bar, and the mean loss of its values."""
+    """Which setting mattered: for each, the share it explains, as a bar, and the mean loss of its values."""
     lines = [
         Content.styled(
             f"Of {count} runs: how much of the difference in their best loss (bits per byte) each setting "
-            "explains, and the mean best loss of its values. It says what varied together, not why.",
+            "explains, and the mean best loss of its values. It says which values go with which losses, not why.",
             "$text-muted",
         )
     ]

@@ -35,9 +35,9 @@ from mamba_tui.widgets.text_line import TextLine
 REFRESH_SECONDS = 2.0
 # The time for one slice of long histories, after which the table is drawn again.
 SLICE_SECONDS = 0.05
-# Reading leaves the processor to keys and drawing in between.
+# Between readings the processor is free for keys and drawing.
 PAUSE_SECONDS = 0.02
-# So long the first look may take before the table is shown.
+# How long the first look may take before the table is shown.
 LOOK_SECONDS = 0.08
 NONE = "No runs yet. Ctrl+R starts one."
 LOW = 18
@@ -56,7 +56,7 @@ class RunsPane(Pane):
         self.state = state
         self.actions = RunActions(self, run_client, trash)
         self.sweeps = SweepActions(self, run_client)
-        # Kept by hand: near the end widgets go one after the other, and the list may still be read.
+        # Kept by hand: near the end widgets disappear one by one, and the list may still be read.
         self.table = RunTable(id="runs-table")
         self._details = Static()
         self._line = TextLine(id="runs-line")
@@ -72,27 +72,27 @@ class RunsPane(Pane):
         yield self._line
 
     def on_mount(self) -> None:
-        """Restore columns, order and filter; look again every two seconds."""
+        """Restore columns, order and filter; refresh every two seconds."""
         super().on_mount()
         table, state = self.table, self.state
         if state.run_columns:
             try:
                 table.columns = chosen(" ".join(state.run_columns), "columns")
-            except UserError:  # of another version
+            except UserError:  # from another version
                 state.run_columns = []
         table.sort = state.run_sort if table.can_sort(state.run_sort) else "changed"
         table.reverse = state.run_sort_reverse
         self.set_interval(REFRESH_SECONDS, self._refresh_if_shown)
 
     def shown(self) -> None:
-        """Look at the disk; the table has the keys."""
+        """Refresh, and focus the table."""
         focused = self.screen.focused
         if focused is None or self not in focused.ancestors:
-            self.screen.set_focus(self.table)  # at once: by then another tab may be in front
+            self.screen.set_focus(self.table)  # at once, because another tab may be in front later
         self.refresh_soon()
 
     def on_resize(self) -> None:
-        """On a low screen there is room for the table only."""
+        """A low screen has room for the table only."""
         self.set_class(self.size.height < LOW, "-low")
 
     def run_changed(self) -> None:
@@ -104,11 +104,11 @@ class RunsPane(Pane):
             table.refresh()
 
     def theme_changed(self) -> None:
-        """Draw the states in their new colors."""
+        """Redraw the states in their new colors."""
         self.table.refresh()
 
     def remember(self) -> None:
-        """Keep columns and order."""
+        """Save columns and order."""
         table = self.table
         self.state.run_columns = list(table.columns)
         self.state.run_sort, self.state.run_sort_reverse = table.sort, table.reverse
@@ -121,7 +121,7 @@ class RunsPane(Pane):
             self.refresh_soon()
 
     def refresh_soon(self) -> None:
-        """Look at all runs, and read on in long histories while there are any to read."""
+        """Look at all runs, and read on in long histories while there are any."""
         if not any(worker.group == "runs" and worker.is_running for worker in self.workers):
             self.work(self._refresh_runs(), "runs")
 
@@ -164,7 +164,7 @@ class RunsPane(Pane):
 
     @on(Rows.Moved, "#runs-table")
     def show_details(self) -> None:
-        """The run under the cursor; with several marked, what differs between them."""
+        """The run under the cursor; if several are marked, their differences."""
         self._details.update(self._details_content())
 
     def _details_content(self) -> Content:
@@ -181,18 +181,18 @@ class RunsPane(Pane):
     # -------------------------------------------------------------- looking
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is changed in read-only mode."""
+        """In read-only mode nothing can be changed."""
         changing = ("note", "tags", "rename", "resume", "delete", "undelete", "use_configuration")
         return not (self.run_client.read_only and action in changing)
 
     def one(self) -> RunSummary:
-        """The run under the cursor. Raises UserError where there is none."""
+        """The run under the cursor. Raises UserError if there is none."""
         if self.table.current is None:
             raise UserError("no run is selected; Esc ends the filter")
         return self.table.current
 
     def some(self) -> list[RunSummary]:
-        """The marked runs, or the one under the cursor. Raises UserError where there is none."""
+        """The marked runs, or the one under the cursor. Raises UserError if there is none."""
         return self.table.chosen if self.table.marked else [self.one()]
 
     @on(Rows.Selected, "#runs-table")
@@ -235,7 +235,7 @@ class RunsPane(Pane):
         self._sort(names[at % len(names)], False)
 
     def action_sort_reverse(self) -> None:
-        """The other way round."""
+        """Reverse the order."""
         self._sort(self.table.sort, not self.table.reverse)
 
     def _sort(self, name: str, reverse: bool) -> None:
@@ -269,7 +269,7 @@ class RunsPane(Pane):
     # ------------------------------------------------------------ filtering
 
     def show_only(self, filter_text: str) -> None:
-        """Show the runs that pass a filter, and of several what differs."""
+        """Show the runs that pass a filter, and the differences if there are several."""
         find, table = self.query_one("#runs-filter", Input), self.table
         find.set_class(bool(filter_text), "-on")
         find.value = filter_text
@@ -334,7 +334,7 @@ class RunsPane(Pane):
         self.post_message(ConfigurationChosen(await off_thread(run.run.config), f"settings of {run.name}"))
 
     def action_resume(self) -> None:
-        """Start it again."""
+        """Resume it."""
         self.work(self._resume(), "start")
 
     async def _resume(self) -> None:
@@ -343,12 +343,12 @@ class RunsPane(Pane):
         self.post_message(RunStarted(f"{name} resumed"))
 
     def action_maximize(self) -> None:
-        """The details alone, to scroll through."""
+        """Show only the details, to scroll through."""
         if self.table.current is not None:
             self.app.push_screen(Page("Details", self._details_content()))
 
     def action_copy_path(self) -> None:
-        """Copy the path of its folder, and say it."""
+        """Copy the path of its folder, and show it."""
         if self.table.current is not None:
             path = str(self.table.current.run.path.absolute())
             self.app.copy_to_clipboard(path)
@@ -391,7 +391,7 @@ class RunsPane(Pane):
         self.refresh_soon()
 
     def action_delete(self) -> None:
-        """Delete after a question."""
+        """Delete, after asking."""
         self.work(self._delete(), "dialog")
 
     async def _delete(self) -> None:
@@ -400,7 +400,7 @@ class RunsPane(Pane):
         self.refresh_soon()
 
     def action_undelete(self) -> None:
-        """Bring the last deleted one back."""
+        """Undelete the last one."""
         self.work(self._undelete(), "dialog")
 
     async def _undelete(self) -> None:

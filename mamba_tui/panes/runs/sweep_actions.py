@@ -1,4 +1,4 @@
-"""Sweeps in the Runs tab: which there are, and resuming or stopping one."""
+"""Sweeps in the Runs tab: a list, and resuming or stopping one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mamba_tui.widgets.dialogs import Answer, Choice, Question
 
 
 class SweepActions:
-    """Asks which sweep, and what is to become of it. Everything raises UserError."""
+    """Asks which sweep, and what to do with it. Everything raises UserError."""
 
     def __init__(self, pane: Pane, run_client: RunClient) -> None:
         self._pane = pane
         self._run_client = run_client
 
     async def choose(self, runs: Sequence[RunSummary]) -> str:
-        """The sweep whose runs are to be shown; "" where none was chosen or something else was done."""
+        """The sweep whose runs to show; "" if none was chosen or something else was done."""
         rows = {row.name: row for row in await off_thread(sweep_rows, self._run_client.root, runs)}
         if not rows:
             raise UserError("no sweeps yet; Ctrl+W in Configure starts one")
@@ -53,10 +53,10 @@ class SweepActions:
 
 
 def words(row: SweepRow) -> str:
-    """Such as: 6 runs: 2 finished, 4 new; being carried out."""
+    """Such as: 6 runs: 2 finished, 4 new; running."""
     if row.problem:
         return row.problem
     states = ", ".join(f"{count} {state}" for state, count in row.states.items())
     before = f", after {row.after}" if row.after else ""
-    now = "; being carried out" if row.in_progress else ""
+    now = "; running" if row.in_progress else ""
     return f"{row.size} run{'' if row.size == 1 else 's'}{before}: {states}{now}"

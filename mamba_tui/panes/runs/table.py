@@ -1,4 +1,4 @@
-"""The table of runs: chosen columns, of which those that don't fit are scrolled to."""
+"""The table of runs: chosen columns, scrolled if they don't fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORTEST_NAME, LONGEST_NAME = 10, 28
 
 
 class RunTable(Rows):
-    """One run a row: mark, name, then as many of the columns as fit."""
+    """One run per row: mark, name, then as many of the columns as fit."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings("run_table")
 
@@ -59,24 +59,24 @@ class RunTable(Rows):
 
     @property
     def chosen(self) -> list[RunSummary]:
-        """The marked runs that there are, in the order they were marked; else the one under the cursor."""
+        """The marked runs that exist, in the order they were marked; otherwise the one under the cursor."""
         by_name = {run.name: run for run in self.everything}
         marked = [by_name[name] for name in self.marked if name in by_name]
         return marked or ([self.current] if self.current is not None else [])
 
     def show(self, runs: Sequence[RunSummary]) -> None:
-        """Take new summaries."""
+        """Show new summaries."""
         self.everything = runs
         self.reorder()
 
     def renamed(self, old: str, new: str) -> None:
-        """A run has another name: its mark, and the cursor when it is on it, go with it."""
+        """A run was renamed: its mark, and the cursor if it is there, follow."""
         self.marked = [new if name == old else name for name in self.marked]
         if self.current is not None and self.current.name == old:
             self._wanted = new
 
     def reorder(self) -> None:
-        """Filter and sort anew; the cursor stays on its run. A filter that cannot be keeps the last rows."""
+        """Filter and sort again; the cursor stays on its run. An invalid filter keeps the previous rows."""
         name = self.current.name if self.current else ""
         if any(run.name == self._wanted for run in self.everything):
             name, self._wanted = self._wanted, ""
@@ -91,7 +91,7 @@ class RunTable(Rows):
             wanted = {run.name for run in self.compared}
             runs = [run for run in runs if run.name in wanted]
         if self.sort == "changed" and not self.reverse:
-            self.rows = runs  # as they come: those that live first
+            self.rows = runs  # in their own order: living ones first
         else:
             self.rows = sorted_by(runs, self.sort, "sort", reverse=self.reverse)
         # Every row that is drawn asks for these.
@@ -103,7 +103,7 @@ class RunTable(Rows):
 
     @property
     def compared(self) -> list[RunSummary]:
-        """The runs whose differences are of interest: the marked ones, else all that pass the filter."""
+        """The runs whose differences are of interest: the marked ones, otherwise all that pass the filter."""
         marked = self.chosen if self.marked else []
         return marked if len(marked) > 1 else list(self.everything if self.only_differences else self.rows)
 
@@ -121,7 +121,7 @@ class RunTable(Rows):
         return min(max(self._longest + 1, SHORTEST_NAME), LONGEST_NAME, max(SHORTEST_NAME, width // 3))
 
     def fitting(self, width: int) -> list[tuple[str, int]]:
-        """The columns that fit from `first_column` on, with their cells; a space is between any two."""
+        """The columns that fit from `first_column` on, with their widths; there is a space between any two."""
         left = width - SIGNS - self.name_cells(width) - 1  # the last cell says that there are more
         fitting_columns: list[tuple[str, int]] = []
         columns = self.shown_columns
@@ -144,7 +144,7 @@ class RunTable(Rows):
             self.refresh()
 
     def column_at(self, x: int) -> str:
-        """The column at a place of the header."""
+        """The column at a position in the header."""
         left = SIGNS + self.name_cells(self.size.width)
         if x < left:
             return "name"
@@ -164,7 +164,7 @@ class RunTable(Rows):
     # -------------------------------------------------------------- drawing
 
     def header_segments(self, width: int) -> list[Segment]:
-        """Titles; the sorted one is set off, arrows say that there are more columns."""
+        """Titles; the sorted one is highlighted, arrows show that there are more columns."""
         style, active = self.style_of("header"), self.style_of("accent")
         arrow = "↑" if self.reverse else "↓"
         title = "run" + (arrow if self.sort == "name" else "")
