@@ -1,4 +1,4 @@
-"""`core/ops/self_check.py` with one more case: the kernels of a graph decoder compared with the model itself."""
+"""`core/ops/self_check.py` with one more case: a graph decoder's kernels compared with the model."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ async def test_the_surprise_view_says_what_its_shades_mean(tmp_path):
         await written(pilot, pane)
         await pilot.press("f8")
         # log2 of 2, 4, ..., 14 in the mean.
-        await until_shown(pilot, "mean 2.76 bits a token")
+        await until_shown(pilot, "mean 2.76 bits/token")
         await until_shown(pilot, "<1")
         view(app).focus()
         await pilot.press("left")

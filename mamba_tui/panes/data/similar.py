@@ -1,4 +1,4 @@
-"""The passages of the dataset folder that are most similar to one: a list, and the passage under its cursor."""
+"""The passages of the dataset that are most similar to one: a list, and the passage under its cursor."""
 
 from __future__ import annotations
 

@@ -45,5 +45,5 @@ def legend(view: TokenView) -> Content:
         colors = f"{style.color.get_truecolor().hex} on {style.bgcolor.get_truecolor().hex}"
         parts.append((f" {text} ", colors))
     mean = view.mean_bits
-    parts.append(("  mean " + (f"{mean:.2f} bits per token" if mean is not None else "-"), ""))
+    parts.append(("  mean " + (f"{mean:.2f} bits/token" if mean is not None else "-"), ""))
     return Content.assemble(*parts)

@@ -94,7 +94,7 @@ def effects_content(effects: Sequence[Effect], count: int) -> Content:
     lines = [
         Content.styled(
             f"Of {count} runs: how much of the difference in their best loss (bits per byte) each setting "
-            "explains, and the mean best loss of its values. It says which values go with which losses, not why.",
+            "explains, and the mean best loss of its values. This shows what varied together, not why.",
             "$text-muted",
         )
     ]

@@ -121,7 +121,7 @@ class RunTable(Rows):
         return min(max(self._longest + 1, SHORTEST_NAME), LONGEST_NAME, max(SHORTEST_NAME, width // 3))
 
     def fitting(self, width: int) -> list[tuple[str, int]]:
-        """The columns that fit from `first_column` on, with their widths; there is a space between any two."""
+        """The columns that fit from `first_column` on, with their widths; a space is between any two."""
         left = width - SIGNS - self.name_cells(width) - 1  # the last cell says that there are more
         fitting_columns: list[tuple[str, int]] = []
         columns = self.shown_columns
