@@ -5,7 +5,7 @@
     python -m benchmarks.features --speed [--device cuda]
 
 study  passages of 50, 200 and 1,000 words, each read by itself, by nearest neighbor and linear probe;
-       splits at random (which book), or with one book of each author held out (which author). The model is
+       splits at random (which book), or with one book of each author left out (which author). The model is
        the `book` preset as an hourglass, trained on DIR for so many minutes, unless a checkpoint is given.
 width  bits per byte of the validation text against the width of the waist, as many steps each
 mixer  the same with Mamba, Mamba-2 or attention at the waist
