@@ -39,6 +39,8 @@ class Shape:
     mixer_dropout: float
     batch_size: int
     kinds: tuple[str, ...] = ()
+    measured: bool = False
+    """Whether an experiment chose it (docs/recipe.md), or a rule."""
 
     def changes(self, automatic: Sequence[str]) -> dict[str, object]:
         """This shape's values for the settings among `automatic`."""
@@ -54,25 +56,25 @@ class Shape:
         return changes
 
 
-# ---- How large: for texts of up to this many MB, the smallest model first. Only rows marked * were measured
+# ---- How large: for texts of up to this many MB, the smallest model first. Only those marked were measured
 # (docs/recipe.md); the others follow about 8 M parameters x (MB)^0.45, and dropout falls as passes do.
 SHAPES: dict[str, tuple[tuple[float, Shape], ...]] = {
     "cpu": (
         (0.1, Shape((64, 64, 64, 64), 4, 0.1, 0.1, 8)),
         (0.3, Shape((96, 96, 96, 96), 4, 0.0, 0.0, 16)),
-        (  # *
+        (
             math.inf,
             Shape(
                 (128, 128, 96, 96, 128, 128), 4, 0.0, 0.0, 16,
-                (MAMBA, STANDARD, MAMBA, MAMBA, STANDARD, MAMBA),
+                (MAMBA, STANDARD, MAMBA, MAMBA, STANDARD, MAMBA), measured=True,
             ),
         ),
     ),
     "cuda": (
         (0.3, Shape((192,) * 4, 4, 0.3, 0.3, 32)),
-        (3.0, Shape((320,) * 6, 5, 0.3, 0.3, 64)),  # *
-        (20.0, Shape((416,) * 8, 8, 0.2, 0.2, 128)),  # *
-        (100.0, Shape((512,) * 10, 8, 0.1, 0.1, 128)),  # *
+        (3.0, Shape((320,) * 6, 5, 0.3, 0.3, 64, measured=True)),
+        (20.0, Shape((416,) * 8, 8, 0.2, 0.2, 128, measured=True)),
+        (100.0, Shape((512,) * 10, 8, 0.1, 0.1, 128, measured=True)),
         (math.inf, Shape((640,) * 12, 10, 0.0, 0.0, 128)),
     ),
 }  # fmt: skip
@@ -136,7 +138,7 @@ class Plan:
         what = f"{_millions(self.parameters)} parameters for {megabytes(self.text.bytes)} of text"
         why = "it will learn it by heart" if ratio > 1 and self.passes > 2 else ""
         why = why or ("more than it needs" if ratio > 1 else "it could learn more")
-        return f"{what}: {why}; about {_millions(self.suited)} suits it"
+        return f"{what}: {why}; about {_millions(self.suited)} suits it (docs/shelf-size.md)"
 
 
 Seconds = Callable[[RunConfig], float]

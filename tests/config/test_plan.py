@@ -28,6 +28,7 @@ from core.config.schema import build
 from core.config.setting import ConfigError
 from core.config.speed import Speeds, remember
 from core.system.hardware import available_cores
+from mamba_tui.backend import shelf_table
 
 SIZES = st.integers(1, 10**10)
 CPU = Speeds("", "cpu", 2)
@@ -214,3 +215,10 @@ def test_an_estimate_is_for_as_many_threads_as_torch_will_use(monkeypatch):
     assert Speeds.here(replace(config, threads=5)).threads == 5
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert Speeds.here(config).threads == available_cores()
+
+
+def test_the_page_of_shelf_sizes_shows_what_is_planned():
+    page = shelf_table.PAGE.read_text()
+    assert shelf_table.with_table(page) == page, "python -m mamba_tui.backend.shelf_table"
+    assert page.count("| measured |") >= 3
+    assert shelf_table.planned(0.1, "2 CPU cores", 10).parameters < 1_000_000
