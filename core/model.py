@@ -328,14 +328,17 @@ class GPT(nn.Module):
                 working_weight=self.head_working_weight,
             )
             return Output(None, taught, state)
-        loss = linear_cross_entropy(
+        return Output(None, self.loss(features, targets), state)
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss in nats of targets (B, T), -100 to ignore, from `features` (B, T, n_embd[0])."""
+        return linear_cross_entropy(
             features.flatten(0, 1),
             self.head.weight,
             targets.flatten(),
             vocab_size=self.vocab_size,
             working_weight=self.head_working_weight,
         )
-        return Output(None, loss, state)
 
     def features(
         self, tokens: Tensor, state: ModelState | None = None, doc_start: Tensor | None = None

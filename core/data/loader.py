@@ -384,6 +384,10 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return self.batches
 
+    def target_positions(self, batch: int) -> Int64:
+        """Where in the stream the first target of each row of a batch is, (B,)."""
+        return (self._bounds[:-1] + batch) * self.block_size + 1
+
     def __iter__(self) -> Iterator[Batch]:
         last = len(self.stream) - 1
         for batch in range(self.batches):

@@ -63,6 +63,29 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(x, weight, head, safe, share, vocab_size, needs_gradient)
 
 
+@torch.no_grad()
+def token_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, vocab_size: int | None = None
+) -> Tensor:
+    """Cross-entropy of each row by itself, without gradients; arguments as for `linear_cross_entropy`.
+
+    Returns:
+        (M,) float32 (float64 if x is), in nats; 0 for rows that are ignored.
+    """
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    head = weight[:vocab_size].to(x.dtype).to(wide)
+    kept = targets != ignore_index
+    safe = torch.where(kept, targets, 0).unsqueeze(1)
+    rows = max(1, CHUNK_ELEMENTS // len(head))
+    losses = torch.zeros(len(x), dtype=wide, device=x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            logits = x[part].to(wide) @ head.t()
+            losses[part] = logits.logsumexp(1) - logits.gather(1, safe[part])[:, 0]
+    return torch.where(kept, losses, 0)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

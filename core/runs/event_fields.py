@@ -177,6 +177,31 @@ class Shares(FieldType):
         return [[text[:4096], round(float(share), 4)] for text, share in value[:MOST_PAIRS]]
 
 
+class TextFigures(FieldType):
+    """A list of [text, whole number, number, number], such as the loss of each of some files."""
+
+    word = "[[text, int, number, number]]"
+
+    def read(self, value: object) -> tuple[tuple[str, int, float, float], ...]:
+        """As `FieldType.read`."""
+        if type(value) is not list or len(value) > MOST_PAIRS:
+            raise ValueError(f"not a list of at most {MOST_PAIRS}")
+        if not all(type(row) is list and len(row) == 4 for row in value):
+            raise ValueError("not a list of four values each")
+        name = Words(4096)
+        return tuple(
+            (name.read(text), COUNT.read(count), NUMBER.read(one), NUMBER.read(other))
+            for text, count, one, other in value
+        )
+
+    def write(self, value: Sequence[tuple[str, int, float, float]]) -> object:
+        """As `FieldType.write`."""
+        return [
+            [text[:4096], count, number_out(one), number_out(other)]
+            for text, count, one, other in value[:MOST_PAIRS]
+        ]
+
+
 def _plain(value: object, depth: int) -> bool:
     """Whether JSON values are in range all the way down."""
     if type(value) is int:
@@ -221,6 +246,7 @@ Moment = Annotated[float, MOMENT]
 Text = Annotated[str, Words()]
 Name = Annotated[str, Words(4096, "name")]
 Flag = Annotated[bool, YesNo()]
+FileFigures = Annotated[tuple[tuple[str, int, float, float], ...], TextFigures()]
 Readings = Annotated[tuple[tuple[str, float], ...], Shares()]
 Settings = Annotated[Mapping[str, Any], Values()]
 Changes = Annotated[Mapping[str, Any], Values(pairs=True)]

@@ -24,6 +24,7 @@ from core.runs.event_fields import (
     Changes,
     Count,
     FieldType,
+    FileFigures,
     Flag,
     Moment,
     Name,
@@ -200,6 +201,17 @@ class LayersEvent(Event, kind="layers"):
     gradient_norm: Numbers
     update_ratio: Numbers
     activation: Numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesEvent(Event, kind="files"):
+    """the validation loss of each file at this step, the best so far or the last: its name, how many of its
+    tokens were read, and their mean loss in nats per token and in bits per byte. Of more than 200 files,
+    those of which most was read
+    """
+
+    step: Count
+    files: FileFigures
 
 
 @dataclass(frozen=True, kw_only=True)

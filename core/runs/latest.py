@@ -10,6 +10,7 @@ from core.runs.events import (
     ErrorEvent,
     EvaluationEvent,
     Event,
+    FilesEvent,
     ReadingEvent,
     RunEvent,
     SampleEvent,
@@ -34,6 +35,8 @@ class LatestEvents:
         self.reading: ReadingEvent | None = None
         self.last_step: StepEvent | None = None
         self.last_evaluation: EvaluationEvent | None = None
+        self.files: FilesEvent | None = None
+        """The losses of files at the best evaluation."""
         self.last_sample: SampleEvent | None = None
         self.last_checkpoint: CheckpointEvent | None = None
         self.error: ErrorEvent | None = None
@@ -53,7 +56,10 @@ class LatestEvents:
 
     def take_back(self, step: int) -> None:
         """Forget everything recorded after `step`, and how the previous trainer ended."""
-        for name in ("schedule", "reading", "last_step", "last_evaluation", "last_sample", "last_checkpoint"):
+        for name in (
+            *("schedule", "reading", "last_step", "last_evaluation", "files"),
+            *("last_sample", "last_checkpoint"),
+        ):
             event = getattr(self, name)
             if event is not None and event.step > step:
                 setattr(self, name, None)
@@ -80,6 +86,11 @@ class LatestEvents:
     def _take_eval(self, event: EvaluationEvent) -> None:
         self.last_evaluation = event
         self.learning.take(event)
+
+    def _take_files(self, event: FilesEvent) -> None:
+        best = self.learning.best
+        if self.files is None or best is None or best.step == event.step:
+            self.files = event
 
     def _take_sample(self, event: SampleEvent) -> None:
         self.last_sample = event

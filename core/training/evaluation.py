@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,18 @@ import torch
 from core.config.schema import RunConfig
 from core.data.loader import EvaluationLoader, Stream
 from core.model import GPT
+from core.ops.linear_cross_entropy import token_cross_entropy
 from core.training.arithmetic import autocast
+from core.training.file_losses import FileLoss, FileLosses
 from core.training.ranks import ALONE, Ranks
+
+
+class FileStream(Stream, Protocol):
+    """A stream that knows which files it consists of."""
+
+    @property
+    def files(self) -> Sequence[tuple[str, int]]:
+        """Names, each with the position at which it begins, in order."""
 
 
 class Text(Protocol):
@@ -28,7 +38,7 @@ class Text(Protocol):
         """The tokens of the training side."""
 
     @property
-    def validation(self) -> Stream:
+    def validation(self) -> FileStream:
         """The tokens of the validation side."""
 
 
@@ -41,12 +51,14 @@ class SplitLoss:
         standard_error: of that mean, from the spread of the batches' means; nan if there is one batch.
         tokens: how many tokens were predicted.
         bytes: of the text of these tokens.
+        files: the loss of each file of it, if that was asked for.
     """
 
     loss: float
     standard_error: float
     tokens: int
     bytes: int
+    files: tuple[FileLoss, ...] = ()
 
     @property
     def bits_per_byte(self) -> float:
@@ -92,14 +104,18 @@ def split_loss(
     device: torch.device,
     tick: Callable[[], None] = lambda: None,
     ranks: Ranks = ALONE,
+    files: Sequence[tuple[str, int]] = (),
 ) -> SplitLoss:
     """The mean loss over a loader's batches, with each row's state carried from one batch to the next.
+
+    With `files`, names and the positions where they begin in the loader's stream, also the loss of each.
 
     If ranks share the rows, every rank returns the loss over all of them.
     """
     state = model.initial_state(loader.rows, device)
     means, counts, text_bytes = [], [], 0
-    for batch in loader:
+    by_file = FileLosses(files, lengths) if files else None
+    for number, batch in enumerate(loader):
         counts.append(int((batch.y >= 0).sum()))
         text_bytes += int(lengths[batch.y[batch.y >= 0]].sum())
         if loader.rows == 0:  # there are fewer rows than ranks
@@ -108,11 +124,17 @@ def split_loss(
             continue
         x, y, doc_start = (torch.from_numpy(item).to(device) for item in batch)
         with autocast(config, device):
-            output = model(x, state, doc_start, y)
-        assert output.loss is not None
+            features, state = model.features(x, state, doc_start)
+            if by_file is None:
+                loss = model.loss(features, y)
+            else:
+                each = token_cross_entropy(
+                    features.flatten(0, 1), model.head.weight, y.flatten(), vocab_size=model.vocab_size
+                )
+                loss = each.sum() / max(1, counts[-1])
+                by_file.add(loader.target_positions(number), batch.y, each.view(y.shape))
         # The loss is a mean over real targets, so it is weighted by their number: the last batches lack some.
-        means.append(output.loss.float())
-        state = output.state
+        means.append(loss.float())
         tick()
     losses = (
         torch.stack(means).double().cpu().numpy()
@@ -132,7 +154,7 @@ def split_loss(
         error = float(
             np.sqrt((weights**2 * (losses - mean) ** 2).sum() * len(losses) / (len(losses) - 1)) / total
         )
-    return SplitLoss(mean, error, int(total), text_bytes)
+    return SplitLoss(mean, error, int(total), text_bytes, by_file.figures(ranks) if by_file else ())
 
 
 def evaluate(
@@ -174,7 +196,8 @@ def evaluate(
     try:
         with untouched_randomness(device):
             train, validation = (
-                split_loss(model, loader, lengths, config, device, count, ranks) for loader in loaders
+                split_loss(model, loader, lengths, config, device, count, ranks, files)
+                for loader, files in zip(loaders, ((), text.validation.files), strict=True)
             )
     finally:
         model.train(was_training)

@@ -21,6 +21,7 @@ from core.training.build import Parts, payload_of
 from core.training.checkpoint_saver import CheckpointSaver
 from core.training.early_end import EarlyEnd
 from core.training.evaluation import Evaluation, evaluate, token_lengths, untouched_randomness
+from core.training.file_losses import files_event
 from core.training.forecast import Forecast
 from core.training.layer_watch import LayerWatch
 from core.training.ranks import RankLostError
@@ -315,6 +316,8 @@ class Trainer:
                 seconds=round(evaluation.seconds, 3),
             )
         )
+        if evaluation.validation.files and (self._at_end or self.parts.progress.best_step == self.step):
+            self.writer.write(files_event(self.step, evaluation.validation.files))
         if doubt:
             way = "raise eval_iters" if evaluation.validation_share < 1 else "use more validation text"
             self.writer.warning(f"{doubt}; {way} to tell checkpoints apart")

@@ -17,7 +17,7 @@ from core.data.corpus.token_store import cache_lock
 from core.data.server import DataService
 from core.system.json_lines import Request, Server
 from mamba_tui.app import LaunchOptions, MambaTUI
-from tests.console.console_support import until
+from tests.console.console_support import eval_event, make_run, run_event, until, write_events
 from tests.data.test_corpus import shelf, story
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def configuration(folder, **changes):
     return build({"dataset_dir": str(folder), "tokenizer": "byte", **changes})
 
 
-def console(folder, tmp_path, **changes):
+def console(folder, tmp_path, attach=None, **changes):
     options = LaunchOptions(
         config=configuration(folder, **changes),
         config_path=None,
@@ -35,7 +35,7 @@ def console(folder, tmp_path, **changes):
         run_name=None,
         mode="auto",
         read_only=False,
-        attach=None,
+        attach=attach,
     )
     return MambaTUI(options, state_path=None)
 
@@ -89,6 +89,33 @@ async def test_the_tab_lists_files_and_shows_the_tokens_of_the_one_under_the_cur
         await pilot.press("greater_than_sign")
         await until(pilot, lambda: "tokens 1,000 to" in about(pane))
         await until(pilot, lambda: shown(pane) == story(2)[999:])
+
+
+async def test_the_validation_loss_of_each_file_stands_beside_it(tmp_path):
+    folder = shelf(tmp_path / "texts")
+    run = make_run(tmp_path / "checkpoints", dataset_dir=str(folder))
+    event = {
+        "kind": "files",
+        "step": 400,
+        "files": [["book 1.txt", 90, 1.0, 1.5], ["book 4.txt", 90, 2.0, 2.75]],
+    }
+    write_events(run, [run_event(400, config=flat(run.config())), eval_event(400), event])
+    app = console(folder, tmp_path, attach=run.name)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("f6")
+        pane = app.pane
+        await until(pilot, lambda: pane.files.losses)
+        rows = [pane.files.render_line(line).text for line in range(7)]
+        assert "bits/B" in rows[0]
+        assert "1.50" in rows[2]
+        assert "2.75" in rows[5]
+        assert "1.50" not in rows[1] + rows[3]
+        assert max(map(len, rows)) <= 80
+        said = "validation loss of run-001 at step 400: book 1.txt 1.5000 is the lowest, book 4.txt 2.7500"
+        assert said in " ".join(head(pane).split())
+        pane.document.set("dataset_dir", str(tmp_path / "other"))
+        pane.run_changed()
+        assert not pane.files.losses, "another folder's files are not those of the run"
 
 
 async def test_escape_ends_preparing_and_p_begins_it_again(tmp_path):

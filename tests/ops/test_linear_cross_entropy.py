@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.ops import linear_cross_entropy as module
-from core.ops.linear_cross_entropy import linear_cross_entropy
+from core.ops.linear_cross_entropy import linear_cross_entropy, token_cross_entropy
 
 
 @given(
@@ -32,9 +32,12 @@ def test_equals_cross_entropy_with_gradients(seed, rows, vocab_size, padding, ig
         patch.setattr(module, "CHUNK_ELEMENTS", chunk)
         ours = linear_cross_entropy(x, weight, targets, vocab_size=vocab_size)
         without_gradients = linear_cross_entropy(x.detach(), weight.detach(), targets, vocab_size=vocab_size)
+        each = token_cross_entropy(x, weight, targets, vocab_size=vocab_size)
     true = F.cross_entropy((x @ weight.t())[:, :vocab_size], targets)
     torch.testing.assert_close(ours, true)
     torch.testing.assert_close(without_gradients, true)
+    apart = F.cross_entropy((x @ weight.t())[:, :vocab_size], targets, reduction="none")
+    torch.testing.assert_close(each, apart.detach())
     for mine, theirs in zip(
         torch.autograd.grad(ours * 3, (x, weight)), torch.autograd.grad(true * 3, (x, weight))
     ):

@@ -322,6 +322,8 @@ def test_evaluation_weighs_tokens_and_leaves_the_model_as_it_was(dataset):
             parameter += 0.1 * torch.randn_like(parameter)
 
     class Stream:
+        files = (("a.txt", 0), ("empty.txt", 4), ("b.txt", 4))
+
         def __init__(self, tokens):
             self.tokens = torch.tensor(tokens).numpy()
 
@@ -347,6 +349,15 @@ def test_evaluation_weighs_tokens_and_leaves_the_model_as_it_was(dataset):
     assert (validation.tokens, validation.bytes, found.validation_share) == (6, 24, 1.0)
     assert validation.bits_per_byte == pytest.approx(validation.loss / math.log(2) / 4)
     model.eval()
+    first, second = validation.files
+    assert [(one.name, one.tokens) for one in validation.files] == [("a.txt", 3), ("b.txt", 3)]
+    assert (first.loss + second.loss) / 2 == pytest.approx(validation.loss)
+    assert first.bits_per_byte == pytest.approx(first.loss / math.log(2) / 4)
+    with torch.no_grad():
+        tokens = torch.from_numpy(Text.validation.tokens)[None]
+        alone = float(model(tokens[:, :3], targets=tokens[:, 1:4]).loss)
+    assert first.loss == pytest.approx(alone, rel=1e-5)
+    assert not found.train.files
     losses, state = [], model.initial_state(1)
     with torch.no_grad():
         for batch in EvaluationLoader(Text.train, 256, 3, 16, 2):

@@ -47,15 +47,15 @@ class TokenStream:
         self._starts = np.cumsum([0, *(count for _, count in joined)], dtype=np.int64)
         self.documents: Int64 = np.array(documents, np.int64)
         self.text_bytes = text_bytes
-        self._files = files
+        self.files = files
 
     def place(self, position: int) -> tuple[str, float]:
         """The file at a position, and the share of its part of this stream that lies before."""
-        index = bisect.bisect_right(self._files, position, key=itemgetter(1)) - 1
+        index = bisect.bisect_right(self.files, position, key=itemgetter(1)) - 1
         if index < 0:
             return "", 0.0
-        name, start = self._files[index]
-        end = self._files[index + 1][1] if index + 1 < len(self._files) else len(self)
+        name, start = self.files[index]
+        end = self.files[index + 1][1] if index + 1 < len(self.files) else len(self)
         return name, min(1.0, (position - start) / max(1, end - start))
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,12 +13,14 @@ from textual.color import Color
 
 from core.data.corpus import FileReport
 from mamba_tui import data_wording, keys, themes
+from mamba_tui.widgets.numbers import loss
 from mamba_tui.widgets.rows import Rows
-from mamba_tui.widgets.safe_text import pad
+from mamba_tui.widgets.safe_text import clip, pad
 from mamba_tui.widgets.token_view import Token, TokenView
 
 # title, cells, whether it may be left out of a narrow table
 COLUMNS = (("encoding", 11, True), ("docs", 7, True), ("tokens", 13, False), ("B/token", 8, True))
+LOSS_COLUMN = ("bits/B", 8, False)
 SPLIT_CELLS = 14
 NARROW = 64
 
@@ -55,12 +57,22 @@ class TextFile:
         )
 
 
+def losses_words(run: str, step: int, losses: Mapping[str, float]) -> str:
+    """Whose losses the table shows, and the best and the worst of them."""
+    best, worst = min(losses, key=losses.__getitem__), max(losses, key=losses.__getitem__)
+    words = f"validation loss of {run} at step {step:,}: {clip(best, 40)} {loss(losses[best])}"
+    if best != worst:
+        words += f" is the lowest, {clip(worst, 40)} {loss(losses[worst])} the highest"
+    return f"{words} bits per byte"
+
+
 class FileTable(Rows):
     """One file per row: name, encoding, documents, tokens, bytes per token, split."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
         self.files: list[TextFile] = []
+        self.losses: Mapping[str, float] = {}
 
     @property
     def row_count(self) -> int:
@@ -80,6 +92,11 @@ class FileTable(Rows):
         self.set_reactive(Rows.cursor, at)
         self.rows_changed()
 
+    def show_losses(self, losses: Mapping[str, float]) -> None:
+        """Show the validation losses of files, in bits per byte by name; none for no column."""
+        self.losses = losses
+        self.rows_changed()
+
     def header_segments(self, width: int) -> list[Segment]:
         """Titles of the columns that fit."""
         style = self.style_of("header")
@@ -88,7 +105,8 @@ class FileTable(Rows):
         return [Segment(pad(" file", self._name_cells(width)) + "".join(titles) + "  split", style)]
 
     def _columns(self, width: int) -> list[tuple[str, int]]:
-        return [(title, cells) for title, cells, may_go in COLUMNS if width >= NARROW or not may_go]
+        columns = (*COLUMNS, LOSS_COLUMN) if self.losses else COLUMNS
+        return [(title, cells) for title, cells, may_go in columns if width >= NARROW or not may_go]
 
     def _name_cells(self, width: int) -> int:
         return max(8, width - SPLIT_CELLS - sum(cells for _, cells in self._columns(width)))
@@ -98,7 +116,9 @@ class FileTable(Rows):
         file = self.files[index]
         read = file.split != "skipped"
         base, muted = self.rich_style, self.style_of("muted")
+        bits = self.losses.get(file.name)
         values = {
+            "bits/B": "" if bits is None else loss(bits),
             "encoding": file.encoding,
             "docs": f"{file.documents:,}" if read else "",
             "tokens": f"{file.tokens:,}" if read else "",

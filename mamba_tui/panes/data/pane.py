@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from typing import Any, ClassVar
 
 from textual import on
@@ -16,6 +18,7 @@ from core.config.schema import RunConfig, flat
 from core.data.corpus import FileReport, Progress
 from core.data.corpus.figures import CorpusFigures
 from core.errors import UserError
+from core.runs.events import FilesEvent
 from core.system.json_lines_client import AsyncClient, Event
 from core.system.processes import module_command
 from mamba_tui import data_wording, keys
@@ -23,7 +26,7 @@ from mamba_tui.backend.off_thread import off_thread
 from mamba_tui.backend.run_client import RunClient
 from mamba_tui.document import Document
 from mamba_tui.panes.base import Pane, css_beside
-from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView
+from mamba_tui.panes.data.file_table import FileTable, TextFile, TextView, losses_words
 from mamba_tui.panes.data.similar import Search, Searcher, SimilarDialog, passage_around
 from mamba_tui.widgets.rows import Rows
 from mamba_tui.widgets.safe_text import clip, visible
@@ -45,6 +48,8 @@ class DataPane(Pane):
         super().__init__(id=id)
         self.document = document
         self.run_client = run_client
+        self._losses_of: FilesEvent | None = None
+        self._corpus_words: list[str] = []
         self.process = AsyncClient(
             self._handle, module_command("core.data.server"), "the process that prepares the text"
         )
@@ -177,6 +182,8 @@ class DataPane(Pane):
 
     def _handle(self, event: Event) -> None:
         kind, current = event["event"], event.get("id") == self.preparing
+        if kind in ("progress", "error", "ended"):
+            self._corpus_words = []
         if kind == "progress" and current:
             progress = Progress(**_fields(event))
             filled = round(BAR * progress.fraction)
@@ -211,9 +218,35 @@ class DataPane(Pane):
         ]
         if more > 0:
             lines.append(f"{more:,} more files are included but not listed here")
-        self._head("\n".join(visible(line) for line in lines))
+        self._corpus_words = lines
         self.files.show([TextFile.of(FileReport(**row)) for row in event["files"]])
+        self._show_losses()
         self._other_file()
+
+    # --------------------------------------------------------------- losses
+
+    def run_changed(self) -> None:
+        """Show the losses of files when the followed run has new ones."""
+        if self._corpus_words and self._losses() is not self._losses_of:
+            self._show_losses()
+
+    def _losses(self) -> FilesEvent | None:
+        """Of the followed run's best evaluation, if it reads the texts that are shown."""
+        history = self.run_client.history
+        if history is None or history.files is None or history.run is None:
+            return None
+        folder = str(history.run.config.get("dataset_dir", ""))
+        here = os.path.abspath(os.path.expanduser(self.config.data.dataset_dir))
+        return history.files if os.path.abspath(os.path.expanduser(folder)) == here else None
+
+    def _show_losses(self) -> None:
+        losses = self._losses_of = self._losses()
+        rows = losses.files if losses is not None else ()
+        self.files.show_losses({name: bits for name, _, _, bits in rows if math.isfinite(bits)})
+        words = list(self._corpus_words)
+        if losses is not None and self.run_client.run is not None and self.files.losses:
+            words.append(losses_words(self.run_client.run.name, losses.step, self.files.losses))
+        self._head("\n".join(visible(line) for line in words))
 
     def _head(self, text: str, style: str = "") -> None:
         self.query_one("#data-head", Static).update(Content.styled(text, style) if style else Content(text))
