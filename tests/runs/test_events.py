@@ -32,8 +32,10 @@ from core.runs.events import (
     EndEvent,
     ErrorEvent,
     EvaluationEvent,
+    FilesEvent,
     LayersEvent,
     PlanEvent,
+    ReadingEvent,
     SampleEvent,
     ScheduleEvent,
     UnknownEvent,
@@ -83,6 +85,7 @@ def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
             seconds_high=3.0,
         )
     )
+    writer.write(ReadingEvent(step=0, rows=(("a.txt", 0.5),)))
     writer.write(step_event(1))
     writer.write(
         EvaluationEvent(
@@ -95,6 +98,7 @@ def test_every_kind_that_the_writer_writes_is_in_the_schema_and_valid(path):
         )
     )
     writer.write(LayersEvent(step=1, gradient_norm=[1.0, math.nan], update_ratio=[], activation=[math.inf]))
+    writer.write(FilesEvent(step=1, files=(("a.txt", 9, 1.0, math.nan),)))
     writer.write(SampleEvent(step=1, prompt="", text="\ud800 \x1b[2J"))
     writer.write(CheckpointEvent(step=1, file="a", bytes=3, best=False, seconds=0.1))
     writer.write(CommandEvent(id="1", command="pause", accepted=True, message=""))
