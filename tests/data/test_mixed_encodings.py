@@ -37,3 +37,22 @@ def test_lines_are_decoded_whatever_the_blocks_are(size):
     decoder = make_decoder("utf-8+gb18030")
     pieces = [decoder.decode(data[at : at + size]) for at in range(0, len(data), size)]
     assert "".join(pieces) + decoder.decode(b"", True) == CHINESE * 2 + "plain\r\n" + CHINESE
+
+
+EMOJI = b"Hello \xed\xa0\xbd\xed\xb8\x80 world\n"  # U+1F600 as two surrogates
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (EMOJI, "UTF-8, except for 1 surrogate pair, joined; the first in line 1"),
+        (EMOJI * 20, "UTF-8, except for 20 surrogate pairs, joined; the first in line 1"),
+        (EMOJI * 20 + b"Zo\xeb\n", "1 byte that was read as Windows-1252 and 20 surrogate pairs, joined"),
+    ],
+)
+def test_nothing_but_split_emoji(tmp_path, content, note):
+    """Without another character that is UTF-8 beside them they look like many an encoding."""
+    (tmp_path / "a.txt").write_bytes(content)
+    [source] = list_texts(str(tmp_path), False).sources
+    facts = survey(source, ReadingOptions(None, True, False, False), lambda size: None, threading.Event())
+    assert any(note in said for said in facts.notes), facts.notes

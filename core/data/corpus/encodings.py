@@ -12,7 +12,13 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from core.data.corpus.stray_bytes import STRAY, StrayDecoder, StrayLineDecoder, is_single_byte
+from core.data.corpus.stray_bytes import (
+    STRAY,
+    SURROGATE_PAIR,
+    StrayDecoder,
+    StrayLineDecoder,
+    is_single_byte,
+)
 from core.errors import UserError
 
 SAMPLE = 1 << 16
@@ -122,7 +128,7 @@ def next_guess(head: bytes, trouble: Trouble, declared: str | None) -> Guess:
     # Legacy encodings don't use control bytes; a few percent of them means it isn't prose.
     if _control_share(head) > 0.02 or _control_share(trouble.around) > 0.02:
         raise NotTextError(BINARY)
-    if trouble.is_mixed:
+    if trouble.is_mixed or _has_surrogate_pairs(trouble.sample):
         return Guess(f"utf-8{STRAY}{_encoding_of_strays(trouble.sample)}")
     name = _detect(trouble.sample if _strays(trouble.sample) >= ENOUGH_STRAYS else _wider(head, trouble))
     return Guess(name, f"not UTF-8: decoded as {name} (guessed); set `encoding` if it is wrong")
@@ -134,6 +140,12 @@ def make_decoder(encoding: str) -> codecs.IncrementalDecoder:
     if plus and not is_single_byte(strays):
         return StrayLineDecoder(strays)
     return StrayDecoder(strays) if plus else codecs.getincrementaldecoder(name)("strict")
+
+
+def _has_surrogate_pairs(sample: bytes) -> bool:
+    """Whether most of what is not ASCII are characters written as two surrogates (CESU-8)."""
+    rest, pairs = SURROGATE_PAIR.subn(b"", sample)
+    return pairs * 6 > _strays(rest)
 
 
 def _encoding_of_strays(sample: bytes) -> str:

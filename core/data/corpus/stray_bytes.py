@@ -14,7 +14,7 @@ import threading
 STRAY = "+"
 """Separates UTF-8 from the encoding of the stray bytes in the name of such an encoding: `utf-8+cp1252`."""
 HANDLER = "mamba-tui-stray"
-_HALVES = re.compile(rb"\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])")
+SURROGATE_PAIR = re.compile(rb"\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])")
 _BEGUN = re.compile(rb"\xed(?:[\xa0-\xaf](?:[\x80-\xbf](?:\xed[\xb0-\xbf]?)?)?)?\Z")
 _LONGEST = 6
 _ASCII = bytes(range(128))
@@ -71,7 +71,7 @@ class StrayDecoder(codecs.IncrementalDecoder):
     def _read(self, error: UnicodeDecodeError) -> tuple[str, int]:
         if not self.first_line:
             self.first_line = self._lines + error.object.count(b"\n", 0, error.start) + 1
-        if halves := _HALVES.match(error.object, error.start):
+        if halves := SURROGATE_PAIR.match(error.object, error.start):
             first, second, third, fourth = (halves[group][0] & 0x3F for group in range(1, 5))
             self.joined_pairs += 1
             high, low = (first & 0xF) << 6 | second, (third & 0xF) << 6 | fourth
