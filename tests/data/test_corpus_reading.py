@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.data.corpus import listing as listing_module
 from core.data.corpus import reading
 from core.data.corpus.document_marks import MARKS, MarkCounter, cut_at_marks
 from core.data.corpus.encodings import check_declared
@@ -598,6 +599,25 @@ def test_a_link_up_to_a_folder_that_holds_the_dataset_is_never_followed(tmp_path
     assert [file.name for file in listing.sources] == ["a.txt", "beside/c.txt"]
     assert sorted(listing.skipped) == ["beside/root", "up.txt"]
     assert all("contains the dataset folder itself" in reason for reason in listing.skipped.values())
+
+
+def test_a_huge_folder_behind_a_link_is_looked_through_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing_module, "MOST_OUTSIDE", 10)
+    for number in range(8):
+        folder = tmp_path / "elsewhere" / str(number)
+        folder.mkdir(parents=True)
+        for name in "abc":
+            (folder / f"{name}.txt").write_text(name)
+    own = tmp_path / "texts" / "own"
+    own.mkdir(parents=True)
+    for number in range(20):
+        (own / f"{number}.txt").write_text("mine")
+    (tmp_path / "texts" / "linked").symlink_to(tmp_path / "elsewhere")
+    listing = list_texts(str(tmp_path / "texts"), outside_links=True)
+    names = [source.name for source in listing.sources]
+    assert sum(name.startswith("own/") for name in names) == 20
+    assert 0 < sum(name.startswith("linked/") for name in names) < 10
+    assert "more than 10 files and folders" in listing.skipped["linked"]
 
 
 def test_a_dataset_folder_that_is_a_link_is_one_like_others(tmp_path):

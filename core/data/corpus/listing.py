@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from core.system.files import kind
 
 SUFFIXES = (".txt", ".txt.gz")
+MOST_OUTSIDE = 1_000_000
+"""Names that are looked through behind links that lead out of the folder: enough for any shelf, not for a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,19 @@ def _walk(
 ) -> Iterator[tuple[str, str, bool]]:
     """Yields (name, path, is a link) of everything named like a text that isn't a folder."""
     inside = os.path.realpath(root)
-    folders = [("", root)]
+    folders = [("", root, "")]  # prefix of the names, path, the link out of the dataset folder that led here
+    seen_outside = 0
     while folders:
-        prefix, folder = folders.pop()
+        prefix, folder, outside = folders.pop()
+        if outside and seen_outside >= MOST_OUTSIDE:
+            listing.skipped[outside] = (
+                f"not all of it was looked through: links out of the dataset folder lead to more than "
+                f"{MOST_OUTSIDE:,} files and folders"
+            )
+            continue
         try:
             entries = list(os.scandir(folder))
+            seen_outside += len(entries) if outside else 0
         except OSError as error:
             listing.skipped[prefix or folder] = f"folder cannot be opened: {error.strerror}"
             continue
@@ -88,7 +98,8 @@ def _walk(
                     )
                 elif is_folder:
                     if _first_visit(entry, name, seen, listing):
-                        folders.append((name + "/", entry.path))
+                        beyond = outside or (name if linked and _leads_out(entry.path, inside) else "")
+                        folders.append((name + "/", entry.path, beyond))
                     if is_text:
                         listing.skipped.setdefault(name, "is a folder; the texts in it are read")
                 elif is_text:
