@@ -104,7 +104,7 @@ def _flatten(data: Mapping[str, object], source: str) -> dict[str, object]:
         elif key in SETTINGS:
             take(key, value)
         else:
-            problems.append(Problem(key, value, f"{nearest_key(key)} (this key is unknown)"))
+            problems.append(Problem(key, value, f"{nearest_key(key, problems)} (this key is unknown)"))
     if problems:
         raise ConfigError(problems, source)
     return values

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config.setting import ConfigError, Problem, Setting, Value, checked, setting
+from core.config.setting import MOST_PROBLEMS, ConfigError, Problem, Setting, Value, checked, setting
 
 STANDARD = "standard"
 MAMBA = "mamba"
@@ -295,8 +295,10 @@ def _settings() -> Iterator[Setting]:
 SETTINGS: dict[str, Setting] = {item.key: item for item in _settings()}
 
 
-def nearest_key(key: str) -> str:
-    """The known key most similar to `key`, or the list of all keys, as a phrase for an error."""
+def nearest_key(key: str, before: Sequence[Problem] = ()) -> str:
+    """The known key most similar to `key`, or all keys, as a phrase for an error after those `before`."""
+    if len(before) >= MOST_PROBLEMS:
+        return "a known key"  # nobody reads it, and a search takes a millisecond
     near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.5)
     return f'the key "{near[0]}"' if near else "one of " + ", ".join(SETTINGS)
 
@@ -332,7 +334,7 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig, list[Problem]]:
     for key, value in values.items():
         item = SETTINGS.get(key)
         if item is None:
-            problems.append(Problem(key, value, f"{nearest_key(key)} (this key is unknown)"))
+            problems.append(Problem(key, value, f"{nearest_key(key, problems)} (this key is unknown)"))
         elif item.per_layer and isinstance(value, (list, tuple)):
             entries = [checked(item, entry, problems, f"{key}[{i}]") for i, entry in enumerate(value)]
             if not entries:

@@ -32,13 +32,20 @@ class Problem:
         return f"{shorten(self.key)} is {show(self.value)}; accepted: {self.accepted}"
 
 
+MOST_PROBLEMS = 30
+"""As many problems of a configuration are told in full; a file with more is hardly one."""
+
+
 class ConfigError(UserError):
     """The configuration can't be used; `problems` lists every reason, not only the first."""
 
     def __init__(self, problems: list[Problem], source: str = "configuration") -> None:
         self.problems = problems
         self.source = source
-        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        lines = [f"{source}: {problem}" for problem in problems[:MOST_PROBLEMS]]
+        if more := len(problems) - len(lines):
+            lines.append(f"{source}: ... and {more:,} more problems")
+        super().__init__("\n".join(lines))
 
 
 def setting(

@@ -11,7 +11,7 @@ from core.system.files import kind
 
 SUFFIXES = (".txt", ".txt.gz")
 MOST_OUTSIDE = 1_000_000
-"""Names that are looked through behind links that lead out of the folder: enough for any shelf, not for a disk."""
+"""Names looked through behind links that lead out of the folder: enough for any shelf, not for a disk."""
 
 
 @dataclass(frozen=True, slots=True)
