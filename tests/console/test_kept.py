@@ -109,7 +109,7 @@ async def test_the_view_and_the_chart_that_stands_alone_come_back(tmp_path):
     async with console(tmp_path, state_path=path) as (app, pilot):
         await until_shown(pilot, "Once upon a time 400")
         assert app.query_one(TrainPane).view == "samples"
-        await pilot.press("v", "v")
+        await pilot.press("v", "v", "v")  # samples, log, details, charts
         await until(pilot, lambda: chart(app, "gradient").size.height > 12)
         assert not chart(app).is_on_screen
 
