@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import socket
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from core.errors import UserError
 from core.runs import Run, RunLock, start_trainer, trainer_exit_code
 from core.runs.event_file import read_tail
 from core.runs.events import WarningEvent
-from core.training.ranks import ALONE, Ranks
+from core.training.ranks import ALONE, TIMEOUT_VARIABLE, RankLostError, Ranks
 from tests.data.test_loader import ArrayStream
 from tests.run_tools import curve, evaluations, history, new_run, train_here, wait_for, write_text
 
@@ -177,6 +179,46 @@ def test_a_killed_rank_ends_the_others_and_training_goes_on_by_itself(tmp_path, 
     whole = new_run(tmp_path, dataset, "whole", **changes)
     assert train_together(whole, 2) == [0, 0]
     assert curve(run) == curve(whole)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("environment", [{}, {"MAMBA_TUI_SHARD_FROM": "0"}], ids=["whole", "divided"])
+def test_two_devices_compute_what_one_does(tmp_path, dataset, environment):
+    changes = MIXED | {"device": "cuda", "max_iters": 20, "eval_interval": 10}
+    run, one = (new_run(tmp_path, dataset, name, **changes) for name in ("run", "one"))
+    assert train_here(one) == 0
+    assert train_together(run, 2, **environment) == [0, 0]
+    ours, theirs = dict(curve(run)), dict(curve(one))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    for mine, its in zip(evaluations(run), evaluations(one), strict=True):
+        assert mine == pytest.approx(its, rel=1e-4)
+
+
+def wait_in_vain(rank: int, port: int, meeting: Barrier, answer: SimpleQueue) -> None:
+    """Two ranks meet; then rank 0 waits for rank 1, which lives on and does not answer."""
+    os.environ |= {TIMEOUT_VARIABLE: "4", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    ranks = Ranks(rank, 2, rank)
+    meeting.wait(120)  # whoever starts later must not use up the time
+    ranks.join(torch.device("cpu"))
+    if rank == 0:
+        try:
+            ranks.broadcast(torch.zeros(3), 1)
+        except RankLostError as error:
+            answer.put(str(error))
+    meeting.wait(120)
+    os._exit(0)
+
+
+def test_a_rank_that_does_not_answer_is_a_sentence():
+    with contextlib.closing(socket.create_server(("localhost", 0))) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["core.training.follow", "core.training.process", __name__])
+    meeting, answer = context.Barrier(2), context.SimpleQueue()
+    for rank in range(2):
+        context.Process(target=wait_in_vain, args=(rank, port, meeting, answer), daemon=True).start()
+    assert answer.get() == "rank 0 has waited 4 s for another rank, which does not answer"
 
 
 @pytest.mark.parametrize(
