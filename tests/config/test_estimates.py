@@ -11,6 +11,7 @@ from core.config import estimates as budget
 from core.config.changes import replace
 from core.config.files import preset
 from core.config.schema import ATTENTION_TYPES, build
+from core.config.speed import Speeds
 from core.model import GPT
 
 
@@ -58,3 +59,14 @@ def test_memory_advice_computes_the_same_gradient_and_fits():
     assert budget.training_memory(replace(config, batch_size=batch), 50257) <= need // 3
     assert budget.training_memory(replace(config, batch_size=2 * batch), 50257) > need // 3
     assert "n_embd" in budget.lower_memory_advice(replace(config, batch_size=1), 50257, 1)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_ranks_share_rows_in_memory_and_in_time(kind):
+    """What Configure shows for N cards: a rank's memory, and the speed of all together."""
+    one = build({"batch_size": 64, "n_embd": 256, "n_layer": 4, "block_size": 256, "ranks": 1})
+    two = replace(one, ranks=2)
+    cuda = kind == "cuda"
+    assert budget.training_memory(two, 1024, cuda=cuda) < budget.training_memory(one, 1024, cuda=cuda)
+    whole, shared = (Speeds("", kind, 1).formula(config, 1024).step for config in (one, two))
+    assert whole / 2 < shared < 0.75 * whole
