@@ -171,21 +171,33 @@ class _Decoding:
 def _repeat(step: Callable[[], None], count: int, capture: bool, told: Callable[[], object]) -> None:
     """Do a step `count` times; with `capture` it becomes a CUDA graph, which is replayed.
 
-    The first time it is done as it is, which compiles the kernels. Coding and decoding have as many steps,
-    so both do the same ones by the graph.
+    The first time it is done as it is, which compiles the kernels. Coding and decoding have the same number
+    of steps, so both do the same ones by the graph. A step that can't be captured is repeated as it is:
+    capturing computes nothing.
     """
     graph = None
     for number in range(count):
         if number == 1 and capture:
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
+            graph = _captured(step)
         if graph is None:
             step()
         else:
             graph.replay()
         told()
+
+
+def _captured(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """The step as a CUDA graph, None if it can't be captured."""
+    torch.cuda.synchronize()
+    stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:
+        torch.cuda.set_stream(stream)  # torch stays on the one that it captured
+        torch.cuda.synchronize()
+        return None
+    return graph
 
 
 def _lengths(count: int, streams: int) -> list[int]:
