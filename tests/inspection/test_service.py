@@ -39,7 +39,8 @@ def ask(service, *requests):
     lines: list[str] = []
     server = Server([], lines.append)
     for number, (operation, values) in enumerate(requests, 1):
-        server._answer(Request(server, {"op": operation, "id": number, **values}), service.handlers())
+        request = Request(server, {"op": operation, "id": number, **values})
+        server._answer_in_turns(request, service.handlers())
     return [json.loads(line) for line in lines]
 
 
