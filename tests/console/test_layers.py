@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from core.runs import RunHistory
+from core.runs.events import LayersEvent
 from mamba_tui.panes.layers.pane import LayersPane
 from mamba_tui.panes.layers.picture import Picture, heat_lines
-from mamba_tui.panes.layers.words import columns, sparkline
+from mamba_tui.panes.layers.words import columns
+from mamba_tui.panes.train.layer_lines import layer_lines
+from mamba_tui.widgets.sparkline import sparkline
 from tests.console.console_support import LARGE, SMALL, console, end_run, make_run, screen, until, until_shown
 from tests.console.fake_inspector import SHAPE
+from tests.run_tools import run_event
 
 
 def pane_of(app):
@@ -153,3 +158,18 @@ def test_the_process_that_tests_drive_answers_what_the_real_one_does():
     map_request = {"token": 1, "group": 0, "layer": 0, "queries": 2, "keys": 2}
     assert keys(picture) == keys(fake_inspector.heat(map_request))
     assert keys(memory) == keys(fake_inspector.memory(0))
+
+
+def test_a_run_shows_a_curve_for_each_layer():
+    history = RunHistory()
+    history.feed([run_event(config={"attention_type": ["mamba", "standard"]})])
+    assert list(layer_lines(history, 80)) == []
+    for step, gradient in ((1, 1.0), (2, 4.0)):
+        figures = {"gradient_norm": [gradient, 0.5], "update_ratio": [] if step == 1 else [2e-3, 1e-4]}
+        history.feed([LayersEvent(step=step, activation=[1.25, 3.0], **figures)])
+    wide = [line.plain for line in layer_lines(history, 80)]
+    assert wide[3].split() == ["0", "mamba", "4", "0.002", "1.25", "▂█"]
+    assert wide[4].split() == ["1", "attention", "0.500", "0.0001", "3", "██"]
+    assert all(len(line) <= 30 for line in (line.plain for line in layer_lines(history, 30)))
+    history.feed([LayersEvent(step=3, gradient_norm=[float("nan"), 1.0], update_ratio=[], activation=[])])
+    assert "NaN" in [line.plain for line in layer_lines(history, 80)][3]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mamba_tui.panes.layers.words import KINDS, columns, figure, layer_name, share, sparkline, word
+from mamba_tui.panes.layers.words import KINDS, columns, figure, layer_name, share, word
 from mamba_tui.widgets.safe_text import pad
+from mamba_tui.widgets.sparkline import sparkline
 
 Line = list[tuple[str, str]]
 Shape = Sequence[dict[str, Any]]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.safe_text import clip, visible
+from mamba_tui.widgets.sparkline import LEVELS
 
 KINDS = {"standard": "attention", "mamba": "mamba", "mamba2": "mamba-2"}
-LEVELS = " ▁▂▃▄▅▆▇█"
 
 
 def word(text: object, cells: int = 14) -> str:
@@ -36,20 +35,6 @@ def layer_name(layer: int, shape: Sequence[dict[str, Any]]) -> str:
     if layer < 0:
         return "embedding"
     return f"{layer} {KINDS.get(str(shape[layer]['kind']), str(shape[layer]['kind']))}"
-
-
-def sparkline(values: Sequence[object], cells: int) -> str:
-    """Values as bars of eighths, from zero to the largest; several share a cell where room is short."""
-    numbers = [float(v) if isinstance(v, (int, float)) and math.isfinite(v) else 0.0 for v in values]
-    if not numbers or cells < 1:
-        return ""
-    if len(numbers) > cells:
-        bounds = [round(i * len(numbers) / cells) for i in range(cells + 1)]
-        numbers = [max(numbers[low:high]) for low, high in pairwise(bounds)]
-    top = max(numbers)
-    if top <= 0:
-        return LEVELS[0] * len(numbers)
-    return "".join(LEVELS[max(0, min(8, math.ceil(8 * number / top)))] for number in numbers)
 
 
 def columns(counts: Sequence[int], height: int, cells: int) -> list[str]:

@@ -19,6 +19,7 @@ from core.config.setting import Setting, show
 from core.runs.history import RunHistory
 from mamba_tui import keys
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.panes.train.layer_lines import layer_lines
 from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.safe_text import clip, pad, visible
 from mamba_tui.widgets.text_line import TextLine
@@ -45,7 +46,7 @@ def details(run_client: RunClient, width: int) -> Content:
     history = run_client.history
     if history is None or history.run is None:
         return Content.styled("No run yet.", "$muted")
-    parts = [*_text(history, width), *_configuration(history, width)]
+    parts = [*_text(history, width), *layer_lines(history, width), *_configuration(history, width)]
     return Content("\n").join(parts)
 
 
