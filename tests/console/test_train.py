@@ -380,3 +380,18 @@ async def test_on_a_small_screen_the_loss_is_the_last_thing_to_go(tmp_path):
         assert not app.query_one("#small").display
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: app.query_one("#small").display and app.query_one("#side").display)
+
+
+async def test_before_the_first_sample_the_plan_is_shown_and_afterwards_in_the_log(tmp_path):
+    run = make_run(tmp_path, steps=50)
+    plan = {"kind": "plan", "step": 0, "tokens": 3_000_000, "parameters": 20_000_000, "steps": 1000,
+            "passes": 12.0, "seconds": 240.0, "seconds_low": 180.0, "seconds_high": 300.0,
+            "expected_low": 1.41, "expected_high": 1.43, "hint": "text is short"}  # fmt: skip
+    write_events(run, [plan])
+    async with serving(FakeTrainer(run)), console(tmp_path, LARGE, attach="run-001") as (_, pilot):
+        await until_shown(
+            pilot, "3.00 M tokens, 20.0 M parameters, 12 passes, about 4 minutes (3 to 5 minutes)"
+        )
+        await until_shown(pilot, "nats/character. text is short.")
+        await pilot.press("3")
+        await until_shown(pilot, "12 passes, about 4 minutes")
