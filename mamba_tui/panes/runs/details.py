@@ -113,7 +113,8 @@ def effects_content(effects: Sequence[Effect], count: int) -> Content:
         for name, mean, number in effect.means:
             lines.append(
                 Content.assemble(
-                    f"  {mean:.4f}  {visible(clip(name, 40))}", (f"  {number} runs", "$text-muted")
+                    f"  {mean:.4f}  {visible(clip(name, 40))}",
+                    (f"  {number} run{'s' if number > 1 else ''}", "$text-muted"),
                 )
             )
     return Content("\n").join(lines)

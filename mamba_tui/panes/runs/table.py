@@ -13,7 +13,7 @@ from textual.color import Color
 from core.errors import UserError
 from core.runs.listing.columns import USUAL, column, differing, sorted_by
 from core.runs.listing.filters import compiled
-from core.runs.listing.summary import RunSummary
+from core.runs.listing.summary import UNREAD, RunSummary
 from mamba_tui import keys
 from mamba_tui.run_columns import reading
 from mamba_tui.widgets.rows import Rows
@@ -66,8 +66,12 @@ class RunTable(Rows):
 
     def show(self, runs: Sequence[RunSummary]) -> None:
         """Show new summaries."""
+        # Until all runs were looked at, the first row is another one each time; nobody chose it.
+        at_first = self.cursor == 0 and any(run.state == UNREAD for run in self.everything)
         self.everything = runs
         self.reorder()
+        if at_first:
+            self.cursor = 0
 
     def renamed(self, old: str, new: str) -> None:
         """A run was renamed: its mark, and the cursor if it is there, follow."""
