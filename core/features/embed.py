@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from core.checkpoint import config_of, load_model
 from core.data.corpus.reading import ReadingOptions
@@ -81,7 +83,7 @@ class DocumentEncoder:
             last_byte = np.cumsum(lengths) - 1
             if self._passages.per == "token":
                 starts = position + last_byte + 1 - lengths
-                yield Rows(name, features, starts, starts + lengths, np.ones_like(starts))
+                yield Rows(name, features.cpu().numpy(), starts, starts + lengths, np.ones_like(starts))
             else:
                 held, whole = _grouped(held, features, self._passages.begins(text), last_byte, position)
                 if len(whole.start):
@@ -115,17 +117,17 @@ class DocumentEncoder:
         return self._model.encode_layer(self.layer, opening)[1]
 
     @torch.inference_mode()
-    def _read(self, chunk: Ids, state: ModelState) -> tuple[npt.NDArray[np.floating[Any]], ModelState]:
+    def _read(self, chunk: Ids, state: ModelState) -> tuple[Tensor, ModelState]:
         """The features (N, C) of tokens (N,), in float64 if the model is, otherwise float32."""
         tokens = torch.from_numpy(chunk.astype(np.int64)).to(self._device)[None]
         features, state = self._model.encode_layer(self.layer, tokens, state)
         wide = torch.promote_types(features.dtype, torch.float32)
-        return features[0].to(wide).cpu().numpy(), state
+        return features[0].to(wide), state
 
 
 def _grouped(
     held: Rows,
-    features: npt.NDArray[np.floating[Any]],
+    features: Tensor,
     begins: npt.NDArray[np.int64],
     last_byte: npt.NDArray[np.int64],
     position: int,
@@ -137,10 +139,7 @@ def _grouped(
     first = np.searchsorted(last_byte, begins)  # the first token of each new passage
     bounds = np.concatenate(([0], first, [len(features)])).astype(np.int64)
     counts = np.diff(bounds)
-    sums = np.zeros((len(counts), features.shape[1]))
-    filled = np.flatnonzero(counts)
-    if len(filled):
-        sums[filled] = np.add.reduceat(features.astype(np.float64), bounds[:-1][filled], 0)
+    sums = _sums(features, bounds)
     sums[0] += held.features[0]
     counts = counts.copy()
     counts[0] += held.tokens[0]
@@ -148,6 +147,19 @@ def _grouped(
     rest = Rows(held.name, sums[-1:], starts[-1:], starts[-1:], counts[-1:])
     whole = Rows(held.name, sums[:-1], starts[:-1], starts[1:], counts[:-1])
     return rest, _mean(whole, whole.end)
+
+
+@torch.inference_mode()
+def _sums(features: Tensor, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The sums (N, C) of the rows between N + 1 bounds, made where the features are: few are brought here."""
+    if features.device.type == "cuda":
+        total = F.pad(features.double().cumsum(0), (0, 0, 1, 0))[torch.from_numpy(bounds).to(features.device)]
+        return total.diff(dim=0).cpu().numpy()
+    rows = features.cpu().numpy()
+    sums = np.zeros((len(bounds) - 1, rows.shape[1]))
+    if len(filled := np.flatnonzero(np.diff(bounds))):
+        sums[filled] = np.add.reduceat(rows.astype(np.float64), bounds[:-1][filled], 0)
+    return sums
 
 
 def _mean(rows: Rows, end: npt.NDArray[np.int64]) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.ops.kernels import DEVICE
@@ -21,3 +22,17 @@ def test_streams_come_back():
     coded = encode_streams(rows, 3, start, tokens, steps.append)
     assert decode_streams(rows, start, coded, steps.append).tolist() == tokens.tolist()
     assert steps == [3] * 8
+
+
+@pytest.mark.cuda
+def test_streams_come_back_through_a_captured_step():
+    tokenizer = byte_tokenizer()
+    model = model_of(tokenizer).to("cuda")
+    start = document_start(model, tokenizer.eot)
+    tokens = torch.randint(0, 256, (1000,)).numpy()
+    for streams in (3, 33):
+        rows = _GraphRows(model, streams, tokenizer.eot)
+        assert rows.can_be_captured
+        coded = encode_streams(rows, streams, start, tokens, lambda count: None)
+        for again in (rows, _GraphRows(model, streams, tokenizer.eot)):
+            assert decode_streams(again, start, coded, lambda count: None).tolist() == tokens.tolist()

@@ -134,6 +134,33 @@ def test_the_matrix_alone(folder, tmp_path):
     assert np.load(tmp_path / "f.npy").shape == (count, 16)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_parquet_file_has_a_row_a_passage(folder, tmp_path, dtype):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    checkpoint = next((folder / "checkpoints" / "harbor").glob("*.pt"))
+    texts = [str(folder / "texts")]
+    for suffix in ("parquet", "npz"):
+        width, rows = embed(texts, checkpoint, device="cpu", per="line")
+        write_features(tmp_path / f"f.{suffix}", rows, width, dtype)
+    table = parquet.read_table(tmp_path / "f.parquet")
+    with np.load(tmp_path / "f.npz") as file:
+        assert table.column("document").to_pylist() == file["documents"][file["document"]].tolist()
+        for key in ("start", "end", "tokens"):
+            assert table.column(key).to_pylist() == file[key].tolist()
+        features = np.array(table.column("features").to_pylist(), dtype)
+        np.testing.assert_array_equal(features, file["features"])
+    assert (
+        str(table.schema.field("features").type.value_type)
+        == {"float32": "float", "float16": "halffloat"}[dtype]
+    )
+
+
+def test_a_parquet_file_needs_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"f\.parquet, which needs pyarrow .*accepted without: \.npz"):
+        write_features(tmp_path / "f.parquet", iter(()), 8)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -166,3 +193,15 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capfd, words, sentence
 def test_a_name_that_says_no_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--out is .*accepted: a name that ends in \.npz, \.npy, \.parquet"):
         write_features(tmp_path / "features.csv", iter(()), 8)
+
+
+@pytest.mark.cuda
+def test_rows_on_a_gpu_are_those_of_the_cpu():
+    tokens = TOKENIZER.encode("one two three four five six seven eight nine ten " * 40)
+    chunks = [tokens[:100], tokens[100:101], tokens[101:]]
+    rows = {
+        device: list(DocumentEncoder(MODEL.to(device), TOKENIZER, 1, "7 words").rows("text", iter(chunks)))
+        for device in ("cuda", "cpu")
+    }
+    cuda, cpu = (np.concatenate([part.features for part in rows[device]]) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(cuda, cpu, rtol=1e-6, atol=1e-8)
