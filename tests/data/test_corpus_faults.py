@@ -14,6 +14,7 @@ import pytest
 
 from core.config.schema import DataConfig
 from core.data.corpus import Progress, encode, prepare
+from core.data.corpus.progress import Reporter
 from core.data.corpus.survey import _Watch
 from core.data.corpus.token_store import JOURNAL, TokenStore, cache_lock
 from core.data.tokenizer import bpe_training as learner
@@ -421,3 +422,13 @@ def test_room_for_the_tokens_is_looked_for_before_anything_is_written(tmp_path, 
     assert not any(path.stat().st_size for path in cache_folder(str(folder)).rglob("tokens-*.bin"))
     monkeypatch.undo()
     assert len(prepare(DataConfig(dataset_dir=str(folder), tokenizer="byte"), 1).train) > 1000
+
+
+def test_more_text_than_expected_never_says_that_time_runs_backward():
+    seen = []
+    reporter = Reporter(seen.append)
+    reporter.begin("reading", 10)
+    reporter.count(1000, "a.txt.gz")
+    reporter.tell(force=True)
+    assert seen[-1].seconds_left == 0
+    assert "left" not in seen[-1].text

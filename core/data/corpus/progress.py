@@ -83,5 +83,6 @@ class Reporter:
         self._last = now
         elapsed = now - self._began
         rate = self.done / elapsed if elapsed > 0 else 0.0
-        left = (self.total - self.done) / rate if rate > 0 else None
+        # A compressed file that holds more than was expected leaves nothing to wait for, not less than that.
+        left = max(0.0, (self.total - self.done) / rate) if rate > 0 else None
         self._callback(Progress(self.stage, self.done, self.total, self.file, rate, left))
