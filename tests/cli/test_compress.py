@@ -20,7 +20,7 @@ TEXT = "She had a lively, playful disposition, which delighted in anything ridic
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compress-command")
-    write_checkpoint(folder / "checkpoints" / "harbor", text=TEXT)
+    write_checkpoint(folder / "checkpoints" / "harbor", text=TEXT[:80])
     return folder
 
 
