@@ -33,7 +33,10 @@ FUNCTION = [b"\x1bO" + code for code in (b"P", b"Q", b"R", b"S")] + [
     b"\x1b[%d~" % n for n in (15, 17, 18, 19, 20)
 ]
 CURSOR = [b"\x1b[" + code for code in (b"A", b"B", b"C", b"D", b"H", b"F", b"Z", b"2~", b"3~", b"5~", b"6~")]
-MODIFIED = [b"\x1b[1;2" + code for code in (b"A", b"B", b"C", b"D")] + [b"\x1b[5;5~", b"\x1b[6;5~"]
+MODIFIED = [b"\x1b[1;%d" % n + code for n in (2, 3) for code in (b"A", b"B", b"C", b"D")] + [
+    b"\x1b[5;5~",
+    b"\x1b[6;5~",
+]
 KEYS = PLAIN + CONTROL + FUNCTION + CURSOR + MODIFIED + [ESCAPE]
 
 CONSOLE = """

@@ -54,6 +54,7 @@ def test_details_say_how_much_was_read_and_where_the_rows_are(tmp_path):
     assert "● block_size" in text
     assert "  dropout" in text
     assert "● dropout" not in text
+    assert "▲  checkpoint" in text
 
 
 async def test_a_wide_screen_and_the_fourth_view_show_them(tmp_path):

@@ -19,6 +19,7 @@ from core.config.setting import Setting, show
 from core.runs.history import RunHistory
 from mamba_tui import keys
 from mamba_tui.backend.run_client import RunClient
+from mamba_tui.panes.train.charts import MARK_GLYPHS
 from mamba_tui.panes.train.layer_lines import layer_lines
 from mamba_tui.widgets.numbers import compact
 from mamba_tui.widgets.safe_text import clip, pad, visible
@@ -34,6 +35,17 @@ ALWAYS = ("n_embd", "attention_type", "n_head", "block_size", "batch_size", "lea
 NEVER = ("n_layer", "dataset_dir", "max_iters", "device", "threads", "auto")
 
 
+GLYPH_WORDS = {
+    MARK_GLYPHS["eval"]: "evaluation",
+    MARK_GLYPHS["checkpoint"]: "checkpoint",
+    MARK_GLYPHS["best"]: "checkpoint with the best validation loss",
+    MARK_GLYPHS["pause"]: "paused",
+    MARK_GLYPHS["go"]: "continued",
+    MARK_GLYPHS["start"]: "resumed by a new trainer",
+    "×": "a loss that is not a number",
+}
+
+
 def token_share(history: RunHistory) -> tuple[float, float] | None:
     """Tokens seen, and how many suit a model of this size; None before the first step."""
     if history.last_step is None or history.run is None or not history.run.parameters:
@@ -47,6 +59,7 @@ def details(run_client: RunClient, width: int) -> Content:
     if history is None or history.run is None:
         return Content.styled("No run yet.", "$muted")
     parts = [*_text(history, width), *layer_lines(history, width), *_configuration(history, width)]
+    parts += _glyphs()
     return Content("\n").join(parts)
 
 
@@ -94,6 +107,14 @@ def _configuration(history: RunHistory, width: int) -> Iterator[Content]:
             words = clip(visible(_in_words(item, value)), max(8, width - KEY_CELLS - 2))
             mark = ("● ", "$accent") if changed else ("  ", "")
             yield Content.assemble(mark, (f"{pad(item.key, KEY_CELLS)}", "$muted"), words)
+
+
+def _glyphs() -> Iterator[Content]:
+    """What the glyphs on the charts' x axes stand for."""
+    yield Content("")
+    yield Content.styled("On the x axis of the charts", "bold $accent")
+    for glyph, words in GLYPH_WORDS.items():
+        yield Content.assemble((f" {glyph}  ", "bold"), (words, "$muted"))
 
 
 def _differs(item: Setting, value: object) -> bool:
