@@ -11,15 +11,19 @@ from textual.color import Color
 from textual.theme import Theme
 
 # Order: training, validation, then overlays and further series.
-DARK_SERIES = ("#56b4e9", "#e69f00", "#2fbf8f", "#cc79a7", "#f0e442", "#d5703b", "#9aa7ff", "#b0b0b0")
-LIGHT_SERIES = ("#0060a0", "#a85a00", "#007a57", "#9c3f74", "#7a6a00", "#b03a00", "#4a4fc4", "#606060")
-CONTRAST_SERIES = ("#66ccff", "#ffb000", "#00ff9c", "#ff8ad8", "#ffff00", "#ff7a3d", "#b3b9ff", "#ffffff")
+DARK_SERIES = ("#56b4e9", "#e69f00", "#2fbf8f", "#d884b4", "#f0e442", "#e0875a", "#9aa7ff", "#b0b0b0")
+LIGHT_SERIES = ("#0060a0", "#8f4a00", "#006b4c", "#94396c", "#6a5c00", "#a03400", "#4a4fc4", "#585858")
+CONTRAST_SERIES = ("#66ccff", "#ffb000", "#00ff9c", "#ff8ad8", "#ffff00", "#ff8c55", "#b3b9ff", "#ffffff")
 
 
-def _variables(series: tuple[str, ...], faint: str, muted: str) -> dict[str, str]:
+def _variables(series: tuple[str, ...], faint: str, muted: str, line: str, selection: str) -> dict[str, str]:
     return {
         **{f"series-{index}": color for index, color in enumerate(series)},
         "series-faint": faint,
+        # Between parts of the screen, and of a chart's grid.
+        "line": line,
+        # Behind the selected row, on which every color of text must still be legible.
+        "selection": selection,
         # Textual's own color is a blend with the background, which only style sheets understand.
         "text-muted": muted,
         "muted": muted,
@@ -32,41 +36,41 @@ def _variables(series: tuple[str, ...], faint: str, muted: str) -> dict[str, str
 THEMES = (
     Theme(
         name="mamba-dark",
-        primary="#3b82b8",
+        primary="#4b8fc4",
         secondary="#5b6b7b",
         accent="#f2b134",
         warning="#e6a23c",
-        error="#e5534b",
-        success="#57ab5a",
+        error="#f07068",
+        success="#62b866",
         foreground="#d7dde4",
         background="#0f1419",
         surface="#161c23",
         panel="#26303a",
         dark=True,
-        variables=_variables(DARK_SERIES, "#36566e", "#8b98a5"),
+        variables=_variables(DARK_SERIES, "#456f8c", "#93a0ad", "#64727f", "#223445"),
     ),
     Theme(
         name="mamba-light",
-        primary="#2f6f9f",
+        primary="#286490",
         secondary="#7a8794",
-        accent="#9a5b00",
-        warning="#9a6700",
-        error="#b3261e",
-        success="#1f7a3a",
+        accent="#8a5200",
+        warning="#855600",
+        error="#a3221b",
+        success="#1a6b33",
         foreground="#1d242b",
         background="#fbfaf7",
         surface="#f1efe9",
-        panel="#dcd9d0",
+        panel="#e4e1d9",
         dark=False,
-        variables=_variables(LIGHT_SERIES, "#a9c3d6", "#5c6670"),
+        variables=_variables(LIGHT_SERIES, "#6f8ba2", "#55606a", "#858172", "#dfe7ee"),
     ),
     Theme(
         name="mamba-contrast",
-        primary="#4fa3ff",
+        primary="#62adff",
         secondary="#ffffff",
         accent="#ffd500",
         warning="#ffd500",
-        error="#ff6b6b",
+        error="#ff8080",
         success="#5dff8f",
         foreground="#ffffff",
         background="#000000",
@@ -74,11 +78,15 @@ THEMES = (
         panel="#3a3a3a",
         dark=True,
         text_alpha=1.0,
-        variables=_variables(CONTRAST_SERIES, "#2f6a90", "#d0d0d0"),
+        variables=_variables(CONTRAST_SERIES, "#3b7ba6", "#d0d0d0", "#808080", "#16324d"),
     ),
 )
 DEFAULT = THEMES[0].name
 NAMES = tuple(theme.name for theme in THEMES)
+
+
+TEXT_CONTRAST = 4.5
+"""What WCAG 2.1 asks for text (1.4.3)."""
 
 
 def fallback_variables(dark: bool) -> dict[str, str]:
@@ -88,9 +96,12 @@ def fallback_variables(dark: bool) -> dict[str, str]:
 
 
 def shaded(background: Color, *texts: Color) -> Style:
-    """A background, with the most readable of these colors for text on it."""
-    legible = max(texts, key=lambda color: contrast(color, background))
-    return Style(color=legible.rich_color, bgcolor=background.rich_color)
+    """A background with the most legible of these text colors, moved away from it until it can be read."""
+    text = max(texts, key=lambda color: contrast(color, background))
+    away = Color.parse("#ffffff" if _luminance(text) < _luminance(background) else "#000000")
+    while contrast(text, background) < TEXT_CONTRAST and contrast(away, background) > 1.01:
+        background = background.blend(away, 0.08)
+    return Style(color=text.rich_color, bgcolor=background.rich_color)
 
 
 def contrast(first: Color, second: Color) -> float:

@@ -37,7 +37,7 @@ class Rows(CachedStyles, can_focus=True):
     Rows { height: 1fr; width: 1fr; background: $background; }
     Rows .rows--header { color: $text-muted; text-style: bold; }
     Rows .rows--cursor { background: $boost; }
-    Rows:focus .rows--cursor { background: $primary 35%; text-style: bold; }
+    Rows:focus .rows--cursor { background: $selection; text-style: bold; }
     Rows .rows--muted { color: $text-muted; }
     Rows .rows--accent { color: $accent; }
     Rows .rows--good { color: $text-success; }

@@ -117,7 +117,7 @@ class SimilarDialog(Dialog):
     SimilarDialog Rows { background: $surface; height: 3fr; }
     SimilarDialog Static { height: auto; }
     SimilarDialog #similar-for { max-height: 3; color: $text-muted; }
-    SimilarDialog VerticalScroll { height: 2fr; border-top: solid $panel; }
+    SimilarDialog VerticalScroll { height: 2fr; border-top: solid $line; }
     """
 
     def __init__(self, searcher: Searcher, search: Search) -> None:

@@ -94,7 +94,7 @@ class SamplesView(Horizontal, can_focus=True):
 
     DEFAULT_CSS = """
     SamplesView { height: 1fr; }
-    SamplesView > VerticalScroll { width: 1fr; height: 1fr; padding: 0 1; border-right: solid $panel; }
+    SamplesView > VerticalScroll { width: 1fr; height: 1fr; padding: 0 1; border-right: solid $line; }
     SamplesView:focus > VerticalScroll { border-right: solid $primary 60%; }
     SamplesView Static { height: auto; }
     """

@@ -44,7 +44,7 @@ class LineChart(Widget, can_focus=True):
     DEFAULT_CSS = """
     LineChart { height: 1fr; width: 1fr; background: $background; }
     LineChart .line-chart--axis { color: $text-muted; background: $background; }
-    LineChart .line-chart--grid { color: $panel; background: $background; }
+    LineChart .line-chart--grid { color: $line; background: $background; }
     LineChart .line-chart--title { color: $foreground; background: $background; text-style: bold; }
     LineChart:focus .line-chart--title { color: $accent; }
     LineChart .line-chart--crosshair { background: $panel; }
