@@ -54,9 +54,6 @@ READY = {
     "runs": ("f7", "sorted by changed"),
     "inspect": ("f8", "decided from layer 1"),
 }
-# What a very small screen shows of each tab when it is ready, where that is something else.
-READY_TINY = {"configure": "Layers", "train": "validation", "checkpoints": "second", "runs": "second"}
-TINY, HUGE = (60, 16), (200, 60)
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789αβγδεζηθικλμνξοπρστυφχψω"
 
 
@@ -119,8 +116,6 @@ async def compare(name, app, pilot):
 
 async def shown(app, pilot, tab):
     key, text = READY[tab]
-    if tuple(app.size) == TINY:
-        text = READY_TINY.get(tab, text)
     await pilot.press(key)
     await until(pilot, lambda: app.tab == tab)
     await until_shown(pilot, text)
