@@ -81,7 +81,7 @@ def answers(checkpoint, *texts, cancel_after=None):
             return seen > cancel_after
 
         server.is_canceled = canceled
-    server._answer(request, EvaluationService(load_model).handlers())
+    server._answer_in_turns(request, EvaluationService(load_model).handlers())
     return events
 
 
