@@ -37,16 +37,16 @@ kill -9 "$(pid_of sweep-001-2)"
 see "sweep-001-2 +✘ died"
 show "One trainer is killed (kill -9)" "sweep-001-2 had a checkpoint of step $before when its process was killed from outside, as a machine that runs out of memory would."
 see "sweep-001-2 +(◌ preparing|● training)"; see "sweep-001-2 +● training"; sleep 2
-show "The queue resumes it" "Nobody pressed a key: the queue starts it again, and it goes on from its newest checkpoint. After a reboot, \`w\` in the Runs tab
+show "The queue resumes it" "Nobody pressed a key: the queue starts it again, and it goes on from its newest checkpoint. After a reboot, \`Q\` in the Runs tab
 or \`mamba-tui sweep sweep-001 --resume\` does the same for the whole sweep."
 await '[ "$(grep -c "\"kind\":\"end\".*\"finished\"" "$runs"/sweep-001-*/events.jsonl | grep -c ":1$")" = 6 ]'
 await '! tm capture-pane -p | grep -qE "training|preparing|new "'
-key w; see "6 runs: 6 finished"
+key Q; see "6 runs: 6 finished"
 show "All six have finished (w)" "\`w\` lists all sweeps: what became of their runs, and whether a queue is at work."
 key Escape; sleep 1; key s s s; see "sorted by best"; key Home; sleep 1
 show "The best first (s)" "\`s\` sorts by the next column, here by the lowest validation loss in bits per byte."
 best=$(tm capture-pane -p | grep -oE "sweep-001-[0-9]" | head -1)
-key i; see "Which setting mattered"; sleep 0.5
+key I; see "Which setting mattered"; sleep 0.5
 show "Which setting mattered (i)" "How much of the difference between the runs each setting explains, and the mean best loss of its values."
 key Escape; sleep 1; key m; see "differs from the default"; sleep 0.5
 show "The best run against the default (m)" "Every setting of $best that isn't at its default: the default, then its own."

@@ -24,6 +24,7 @@ def test_streams_come_back():
     assert steps == [3] * 8
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.cuda
 def test_streams_come_back_through_a_captured_step():
     tokenizer = byte_tokenizer()

@@ -157,7 +157,7 @@ async def test_which_setting_mattered(tmp_path):
     three(tmp_path)
     async with console(tmp_path, LARGE) as (app, pilot):
         await opened(pilot)
-        await pilot.press("i")
+        await pilot.press("I")
         await until(pilot, lambda: isinstance(app.screen, Page))
         await until_shown(pilot, "learning_rate")
         assert "best to worst" in screen(app)
@@ -182,16 +182,16 @@ async def test_notes_and_tags(tmp_path):
     async with console(tmp_path, LARGE) as (_, pilot):
         table = await opened(pilot)
         table.cursor = names(table).index("alpha")
-        await pilot.press("n")
+        await pilot.press("E")
         await answer(pilot, "good start")
         await until(pilot, lambda: read_notes(Run(tmp_path / "alpha")).note == "good start")
         await until_shown(pilot, "good start")
         table.marked = ["alpha", "beta"]
-        await pilot.press("t")
+        await pilot.press("T")
         await answer(pilot, "draft -keep")
         await until(pilot, lambda: read_notes(Run(tmp_path / "beta")).tags == ("draft",))
         assert read_notes(Run(tmp_path / "alpha")) == Notes("good start", ("draft",))
-        await pilot.press("t")
+        await pilot.press("T")
         await answer(pilot, "a=b", rejected=True)
         await until_shown(pilot, "is not a tag")
 
@@ -244,7 +244,7 @@ async def test_a_run_that_trains_is_neither_deleted_nor_renamed(tmp_path):
         await until(pilot, lambda: isinstance(app.screen, Question))
         await pilot.press("right", "enter")
         await until_shown(pilot, "alpha is training; stop it first")
-        await pilot.press("n")
+        await pilot.press("E")
         await answer(pilot, "fine")
         await until(pilot, lambda: read_notes(run).note == "fine")
     assert run.exists
@@ -266,7 +266,7 @@ async def test_read_only_changes_nothing(tmp_path):
     three(tmp_path)
     async with console(tmp_path, LARGE, read_only=True) as (app, pilot):
         await opened(pilot)
-        await pilot.press("d", "n", "t", "ctrl+n", "u", "R")
+        await pilot.press("d", "E", "T", "ctrl+n", "u", "R")
         await pilot.pause()
         assert len(app.screen_stack) == 1
         assert not list(tmp_path.glob(".deleted"))

@@ -195,6 +195,7 @@ def test_a_name_that_says_no_kind_is_refused(tmp_path):
         write_features(tmp_path / "features.csv", iter(()), 8)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.cuda
 def test_rows_on_a_gpu_are_those_of_the_cpu():
     tokens = TOKENIZER.encode("one two three four five six seven eight nine ten " * 40)
