@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -29,7 +30,7 @@ def test_examples_belong_to_known_commands():
 
 @pytest.mark.parametrize("typed", TYPED)
 def test_examples_can_be_typed(typed):
-    program, *words = shlex.split(typed.partition(" > ")[0])
+    program, *words = shlex.split(re.split(" [<>] ", typed)[0])
     assert program == "mamba-tui"
     assert build_parser().parse_args(words).command == words[0]
 

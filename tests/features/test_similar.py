@@ -129,7 +129,7 @@ def test_what_nobody_asked_for_in_a_month_goes(tmp_path):
 def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path, shelf):
     texts = texts_of(shelf)
     (shelf / "0.txt").write_text(story(0) + "more", encoding="utf-8")
-    with pytest.raises(UserError, match=r"0\.txt changed while it was read"):
+    with pytest.raises(UserError, match=r"0\.txt changed while it was being read"):
         finder(tmp_path).nearest("sea", texts, 1)
 
 

@@ -260,7 +260,7 @@ def test_an_unforeseen_failure_is_one_sentence():
         ({"op": "generate", "id": [2]}, "id is [2]"),
         ({"op": "cancel"}, "id is None"),
         ({"op": "generate", "id": 2, "prompt": 5}, "prompt is 5"),
-        ({"op": "generate", "id": 2, "slot": 1}, "slot 1 holds no checkpoint"),
+        ({"op": "generate", "id": 2, "slot": 1}, "slot 1 has no checkpoint yet"),
         ({"op": "generate", "id": 2, "slot": 9}, "slot is 9"),
         ({"op": "generate", "id": 2, "continue": "yes"}, "continue is 'yes'"),
         ({"op": "generate", "id": 2, "temperature": "hot"}, 'temperature is "hot"'),
