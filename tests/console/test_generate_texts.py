@@ -112,7 +112,7 @@ async def test_the_surprise_view_says_what_its_shades_mean(tmp_path):
         pane = await opened(pilot, length=7)
         await pilot.press("a", "enter")
         await written(pilot, pane)
-        await pilot.press("f8")
+        await pilot.press("f10")
         # log2 of 2, 4, ..., 14 in the mean.
         await until_shown(pilot, "mean 2.76 bits/token")
         await until_shown(pilot, "<1")

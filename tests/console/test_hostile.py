@@ -164,11 +164,16 @@ async def test_values_in_a_configuration(tmp_path):
 
 
 def test_every_kind_of_note_is_a_safe_sentence():
+    samples = {
+        "bool": True, "text": ESCAPES, "name": ESCAPES, "[number]": [1.0],
+        "[[text, 0..1]]": [[ESCAPES, 0.5]], "[[text, int, number, number]]": [[ESCAPES, 1, 1.0, 1.0]],
+    }  # fmt: skip
     for kind in KINDS.values():
         values = {"kind": kind.kind, "time": 1.0}
         for field in fields_of(kind)[1:]:
-            value = {"bool": True, "text": ESCAPES, "name": ESCAPES}.get(field.made_of.word, 1)
-            values[field.name] = {} if field.made_of.word.startswith("{") else value
+            values[field.name] = (
+                {} if field.made_of.word.startswith("{") else samples.get(field.made_of.word, 1)
+            )
         (event,) = typed([values])
         words = event_sentence(event)
         assert words

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Size
 
+from mamba_tui import themes
 from mamba_tui.widgets.chart import raster
 from mamba_tui.widgets.chart.axes import clock_ticks, duration_ticks, log_ticks, number_ticks, ticks
 from mamba_tui.widgets.chart.frame import ChartFrame, Line, Look, Marker, View, value_text, x_extent
@@ -268,6 +269,9 @@ def test_columns_keep_extremes():
 
 
 class ChartApp(App[None]):
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return themes.fallback_variables(True)
+
     def compose(self) -> ComposeResult:
         yield LineChart("Loss", id="chart")
 
