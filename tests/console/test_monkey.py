@@ -23,6 +23,7 @@ async def test_random_keys_clicks_and_sizes(tmp_path, monkeypatch, seed):
     monkeypatch.chdir(tmp_path)
     texts_folder(tmp_path)
     monkeypatch.setattr("core.runs.start_trainer", lambda run: 1)
+    monkeypatch.setattr("core.sweeps.process.start_in_background", lambda plan: 1)
     chance = random.Random(seed)
     run = make_run(tmp_path)
     before = run.config()
@@ -54,4 +55,5 @@ async def test_random_keys_clicks_and_sizes(tmp_path, monkeypatch, seed):
             assert app._exception is None
     assert run.config() == before
     assert Run(run.path).checkpoints()
-    assert {name for name, _ in trainer.commands} <= {"pause", "resume", "stop", "save", "evaluate", "sample"}
+    commands = {"pause", "resume", "stop", "save", "evaluate", "sample", "finish"}
+    assert {name for name, _ in trainer.commands} <= commands
