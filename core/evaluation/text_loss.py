@@ -13,12 +13,11 @@ from torch import Tensor
 from core.errors import UserError
 from core.evaluation.loss_sum import Losses, TextLoss
 from core.model import GPT, ModelState
+from core.ops.linear_cross_entropy import token_cross_entropy
 
 Ids = npt.NDArray[np.integer[Any]]
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 2048}
 """About how many tokens to read at once: enough to keep the device busy, few enough to report often."""
-LOGITS = 1 << 24
-"""Logits that exist at once."""
 FIRST_BUCKET = 64
 
 
@@ -104,13 +103,11 @@ class DocumentReader:
         return features.flatten(0, 1)[: len(tokens)]
 
     def _losses(self, features: Tensor, targets: Tensor) -> Losses:
-        """Cross entropy (N,) from features (N, C), for a few rows of logits at a time."""
-        rows = max(1, LOGITS // self._model.vocab_size)
-        losses = [
-            torch.nn.functional.cross_entropy(self._model.logits(part).float(), goal, reduction="none")
-            for part, goal in zip(features.split(rows), targets.split(rows), strict=True)
-        ]
-        values: Losses = torch.cat(losses).cpu().numpy().astype(np.float64)
+        """Cross entropy (N,) from features (N, C)."""
+        losses = token_cross_entropy(
+            features, self._model.head.weight, targets, vocab_size=self._model.vocab_size
+        )
+        values: Losses = losses.cpu().numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise UserError(
                 "the model's output is not a number; its training diverged, use another checkpoint"

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from core.ops.dispatch import product_type
+from core.ops.linear_cross_entropy import product_head, scaled_gradients, targets_and_shares, wide_type
 
 CHUNK_ELEMENTS = 1 << 25
 
@@ -49,16 +50,11 @@ def distillation_loss(
     """
     dtype = product_type(x) if x.is_cuda else x.dtype
     x = x.to(dtype)
-    kept = targets != ignore_index
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    counts = kept.to(wide) / kept.sum().clamp(min=1)
-    head = working_weight
-    if head is None or head.dtype != dtype:
-        head = weight.detach().to(dtype)
+    safe, shares = targets_and_shares(targets, ignore_index, wide_type(x))
+    head = product_head(weight, working_weight, dtype)
     teacher = lesson.features.flatten(0, -2).to(dtype), lesson.head.to(dtype)
     size = weight.shape[0] if vocab_size is None else vocab_size
-    safe = torch.where(kept, targets, 0)
-    loss: Tensor = _DistillationLoss.apply(x, weight, head, safe, counts, teacher, lesson.share, size)
+    loss: Tensor = _DistillationLoss.apply(x, weight, head, safe, shares, teacher, lesson.share, size)
     return loss
 
 
@@ -70,39 +66,37 @@ class _DistillationLoss(torch.autograd.Function):
         weight: Tensor,
         head: Tensor,
         targets: Tensor,
-        counts: Tensor,
+        shares: Tensor,
         teacher: tuple[Tensor, Tensor],
-        share: float,
+        of_teacher: float,
         vocab_size: int,
     ) -> Tensor:
-        wide = counts.dtype
+        wide = shares.dtype
         features, teacher_head = teacher
         loss = torch.zeros((), dtype=wide, device=x.device)
         grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight, dtype=wide)
         rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
         for start in range(0, x.shape[0], rows):
             part = slice(start, start + rows)
-            target, count = targets[part].unsqueeze(1), counts[part].unsqueeze(1)
+            target, share = targets[part].unsqueeze(1), shares[part].unsqueeze(1)
             own = _log_probabilities(x[part], head, vocab_size, wide)
             taught = _log_probabilities(features[part], teacher_head, vocab_size, wide)
             wanted = taught.exp()
             # 0 * log(0) is 0: tokens that the teacher gives no probability don't count.
             apart = torch.where(wanted > 0, wanted * (taught - own), 0).sum(1, keepdim=True)
-            loss += ((share * apart - (1 - share) * own.gather(1, target)) * count).sum()
-            gradient = own.exp_().sub_(wanted, alpha=share)
-            gradient.scatter_add_(1, target, torch.full_like(count, share - 1))
+            loss += ((of_teacher * apart - (1 - of_teacher) * own.gather(1, target)) * share).sum()
+            gradient = own.exp_().sub_(wanted, alpha=of_teacher)
+            gradient.scatter_add_(1, target, torch.full_like(share, of_teacher - 1))
             grad_logits = gradient.to(x.dtype)
-            grad_x[part] = (grad_logits @ head) * count
-            grad_weight += grad_logits.t() @ (x[part] * count).to(x.dtype)
+            grad_x[part] = (grad_logits @ head) * share
+            grad_weight += grad_logits.t() @ (x[part] * share).to(x.dtype)
         ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = ctx.saved_tensors
-        learned = grad_x * grad_loss.to(grad_x.dtype), grad_weight * grad_loss.to(grad_weight.dtype)
-        return *learned, None, None, None, None, None, None
+        return *scaled_gradients(ctx, grad_loss), None, None, None, None, None, None
 
 
 def _log_probabilities(x: Tensor, head: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:

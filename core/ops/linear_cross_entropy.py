@@ -52,15 +52,34 @@ def linear_cross_entropy(
             working_weight=working_weight,
         )
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
-    kept = targets != ignore_index
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    share = kept.to(wide) / kept.sum().clamp(min=1)
-    safe = torch.where(kept, targets, 0)
+    safe, share = targets_and_shares(targets, ignore_index, wide_type(x))
     needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    head = working_weight
-    if head is None or head.dtype != x.dtype:
-        head = weight.detach().to(x.dtype)
+    head = product_head(weight, working_weight, x.dtype)
     return _LinearCrossEntropy.apply(x, weight, head, safe, share, vocab_size, needs_gradient)
+
+
+def wide_type(x: Tensor) -> torch.dtype:
+    """What losses of features x are added up in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def targets_and_shares(targets: Tensor, ignore_index: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Targets (M,) with 0 for ignored ones, and each row's share (M,) of the mean, 0 for ignored ones."""
+    kept = targets != ignore_index
+    return torch.where(kept, targets, 0), kept.to(wide) / kept.sum().clamp(min=1)
+
+
+def product_head(weight: Tensor, working_weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The head (V, C) in the product's type: its working weight if that has it."""
+    if working_weight is not None and working_weight.dtype == dtype:
+        return working_weight
+    return weight.detach().to(dtype)
+
+
+def scaled_gradients(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and the head that the forward has saved, for a gradient of the loss."""
+    grad_x, grad_weight = ctx.saved_tensors
+    return grad_x * grad_loss.to(grad_x.dtype), grad_weight * grad_loss.to(grad_weight.dtype)
 
 
 @torch.no_grad()
@@ -72,7 +91,7 @@ def token_cross_entropy(
     Returns:
         (M,) float32 (float64 if x is), in nats; 0 for rows that are ignored.
     """
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_type(x)
     head = weight[:vocab_size].to(x.dtype).to(wide)
     kept = targets != ignore_index
     safe = torch.where(kept, targets, 0).unsqueeze(1)
@@ -132,13 +151,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = ctx.saved_tensors
-        return (
-            grad_x * grad_loss.to(grad_x.dtype),
-            grad_weight * grad_loss.to(grad_weight.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        return *scaled_gradients(ctx, grad_loss), None, None, None, None, None
