@@ -1,5 +1,6 @@
 """The console tells of the run that it follows as alerts.toml asks."""
 
+import contextlib
 import json
 
 from core.runs.events import EndEvent
@@ -12,7 +13,9 @@ notify = "cat > alert.json"
 """
 
 
-async def test_the_end_and_the_death_of_a_run_are_told(tmp_path, monkeypatch):
+@contextlib.asynccontextmanager
+async def followed(tmp_path, monkeypatch):
+    """A console that follows a living run, with a user who wants alerts."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "config" / "mamba-tui"
@@ -21,6 +24,11 @@ async def test_the_end_and_the_death_of_a_run_are_told(tmp_path, monkeypatch):
     trainer = FakeTrainer(make_run(tmp_path / "checkpoints"))
     async with serving(trainer), console(tmp_path / "checkpoints") as (app, pilot):
         await until(pilot, lambda: app.run_client.caught_up and app.run_client.alive)
+        yield app, pilot, trainer
+
+
+async def test_the_end_and_the_death_of_a_run_are_told(tmp_path, monkeypatch):
+    async with followed(tmp_path, monkeypatch) as (app, pilot, trainer):
         written = []
         monkeypatch.setattr(app._driver, "write", written.append)
         trainer.writer.write(EndEvent(reason="finished", step=400, message="finished at step 400"))
@@ -30,14 +38,7 @@ async def test_the_end_and_the_death_of_a_run_are_told(tmp_path, monkeypatch):
 
 
 async def test_a_death_is_told_to_the_command_by_the_console(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / "config" / "mamba-tui"
-    folder.mkdir(parents=True)
-    (folder / "alerts.toml").write_text(WANTED)
-    trainer = FakeTrainer(make_run(tmp_path / "checkpoints"))
-    async with serving(trainer), console(tmp_path / "checkpoints") as (app, pilot):
-        await until(pilot, lambda: app.run_client.caught_up and app.run_client.alive)
+    async with followed(tmp_path, monkeypatch) as (app, pilot, trainer):
         trainer.__exit__()
         await until_shown(pilot, "R in Train resumes it")
         alert = tmp_path / "alert.json"

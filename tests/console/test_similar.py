@@ -1,5 +1,6 @@
 """Finding similar passages from the Data tab, with a search process that has no model."""
 
+import contextlib
 import sys
 
 from core.runs import prepare_run
@@ -49,10 +50,12 @@ def test_the_words_around_the_cursor_inside_its_document():
     assert passage_around(many, 490).split() == [f"w{n}" for n in range(400, 500)]
 
 
-async def test_find_similar_lists_passages_that_can_be_paged(tmp_path):
+@contextlib.asynccontextmanager
+async def searching(tmp_path, text):
+    """A console whose dialog searches for a passage; its Data tab, and the log of the fake search process."""
     folder, log = tmp_path / "texts", tmp_path / "log"
     folder.mkdir()
-    (folder / "book.txt").write_text("It was a dark and stormy night. " * 400)
+    (folder / "book.txt").write_text(text)
     run = prepare_run(tmp_path / "checkpoints", "harbor", configuration(folder))
     add_checkpoint(run, 600)
     (tmp_path / "fake.py").write_text(FAKE)
@@ -63,6 +66,11 @@ async def test_find_similar_lists_passages_that_can_be_paged(tmp_path):
         await until(pilot, lambda: pane.text.tokens)
         await pilot.press("s")
         await until(pilot, lambda: isinstance(pilot.app.screen, SimilarDialog))
+        yield pilot, pane, log
+
+
+async def test_find_similar_lists_passages_that_can_be_paged(tmp_path):
+    async with searching(tmp_path, "It was a dark and stormy night. " * 400) as (pilot, _, _):
         dialog = pilot.app.screen
         await until(pilot, lambda: dialog.query_one(HitRows).hits)
         rows = dialog.query_one(HitRows)
@@ -80,19 +88,7 @@ async def test_find_similar_lists_passages_that_can_be_paged(tmp_path):
 
 
 async def test_a_search_that_fails_says_why_and_one_that_is_left_is_canceled(tmp_path):
-    folder, log = tmp_path / "texts", tmp_path / "log"
-    folder.mkdir()
-    (folder / "book.txt").write_text("nothing at all. " * 90)
-    run = prepare_run(tmp_path / "checkpoints", "harbor", configuration(folder))
-    add_checkpoint(run, 600)
-    (tmp_path / "fake.py").write_text(FAKE)
-    async with console(folder, tmp_path).run_test(size=(80, 24)) as pilot:
-        await pilot.press("f6")
-        pane = pilot.app.pane
-        pane.searcher = Searcher([sys.executable, str(tmp_path / "fake.py"), str(log)])
-        await until(pilot, lambda: pane.text.tokens)
-        await pilot.press("s")
-        await until(pilot, lambda: isinstance(pilot.app.screen, SimilarDialog))
+    async with searching(tmp_path, "nothing at all. " * 90) as (pilot, pane, log):
         state = pilot.app.screen.query_one("#similar-state")
         await until(pilot, lambda: "no such luck" in str(state.render()))
         await pilot.press("escape")
