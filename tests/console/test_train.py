@@ -388,10 +388,11 @@ async def test_before_the_first_sample_the_plan_is_shown_and_afterwards_in_the_l
             "passes": 12.0, "seconds": 240.0, "seconds_low": 180.0, "seconds_high": 300.0,
             "expected_low": 1.41, "expected_high": 1.43, "hint": "text is short"}  # fmt: skip
     write_events(run, [plan])
-    async with serving(FakeTrainer(run)), console(tmp_path, LARGE, attach="run-001") as (_, pilot):
+    async with serving(FakeTrainer(run)), console(tmp_path, LARGE, attach="run-001") as (app, pilot):
         await until_shown(
             pilot, "3.00 M tokens, 20.0 M parameters, 12 passes, about 4 minutes (3 to 5 minutes)"
         )
+        assert "␊" not in screen(app), "lines are lines"
         await until_shown(pilot, "nats/character. text is short.")
         await pilot.press("3")
         await until_shown(pilot, "12 passes, about 4 minutes")

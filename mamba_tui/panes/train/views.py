@@ -40,7 +40,7 @@ def newest_samples(run_client: RunClient, count: int) -> Content:
     if run_client.run is None or not run_client.alive:
         return Content("")
     plan = history.plan if history is not None else None
-    ahead = visible(". ".join(plan_event_lines(plan)) + ".\n") if plan is not None else ""
+    ahead = visible(". ".join(plan_event_lines(plan))) + ".\n" if plan is not None else ""
     advice = "The first sample comes with the first evaluation; g asks now."
     return Content.assemble((ahead, "$foreground"), (advice, "$muted"))
 
