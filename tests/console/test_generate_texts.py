@@ -17,6 +17,20 @@ from tests.console.console_support import (
 from tests.console.test_generate import opened, view, written
 
 
+def save_better(run):
+    """A better checkpoint than that of step 400, as a trainer saves it."""
+    path = add_checkpoint(run, 500, validation=1.5)
+    saved = {
+        "kind": "checkpoint",
+        "step": 500,
+        "file": path.name,
+        "bytes": 7,
+        "best": True,
+        "seconds": 0.1,
+    }
+    write_events(run, [{**saved, "train_loss": 1.4, "validation_loss": 1.5, "bits_per_byte": 0.9}])
+
+
 async def test_the_tab_loads_what_enter_would_use_and_tells_of_a_better_one(tmp_path):
     run = make_run(tmp_path)
     async with console(tmp_path, LARGE) as (app, pilot):
@@ -25,22 +39,26 @@ async def test_the_tab_loads_what_enter_would_use_and_tells_of_a_better_one(tmp_
         assert pane.sides[0].name.startswith("run-001 step 400  ★ best")
         await pilot.press("a", "enter")
         await written(pilot, pane)
-        path = add_checkpoint(run, 500, validation=1.5)
-        saved = {
-            "kind": "checkpoint",
-            "step": 500,
-            "file": path.name,
-            "bytes": 7,
-            "best": True,
-            "seconds": 0.1,
-        }
-        write_events(run, [{**saved, "train_loss": 1.4, "validation_loss": 1.5, "bits_per_byte": 0.9}])
+        save_better(run)
         await until_shown(pilot, "better: step 500, validation 1.5000 (Ctrl+L)")
         await pilot.press("ctrl+l")
         await until(pilot, lambda: isinstance(app.screen, Choice))
         await pilot.press("enter")
         await until(pilot, lambda: pane.sides[0].name.startswith("run-001 step 500"))
         await until(pilot, lambda: not pane._news)
+
+
+async def test_news_end_when_the_first_text_loads_the_better_checkpoint(tmp_path):
+    run = make_run(tmp_path)
+    end_run(run)
+    async with console(tmp_path, LARGE) as (_, pilot):
+        pane = await opened(pilot, length=7)
+        save_better(run)
+        await until_shown(pilot, "better: step 500")
+        await pilot.press("a", "enter")
+        await written(pilot, pane)
+        assert pane.sides[0].name.startswith("run-001 step 500")
+        assert not pane._news
 
 
 async def test_texts_are_kept_paged_and_continued(tmp_path):

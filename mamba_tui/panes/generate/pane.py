@@ -188,6 +188,8 @@ class GeneratePane(Pane):
         fresh = not any(side.variants.texts for side in self.sides)
         for side in self.active_sides():
             await self.loader.load_default(side.slot, again=fresh)
+        if self._news:  # it may be what was loaded just now
+            await self._look_for_news()
         others: dict[str, int] = {}
         for side in self.active_sides():
             await self._halt(side)
